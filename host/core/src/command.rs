@@ -1,0 +1,350 @@
+//! What a guest may ask for, and how its activations end.
+
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::Op;
+use crate::json::{Json, JsonError};
+use crate::limits;
+use crate::retry::RetryPolicy;
+
+/// One command of a guest. Each takes the next [`Op`] and becomes one ledger row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Call an activity.
+    ScheduleActivity {
+        /// What the activity components call it.
+        name: Arc<str>,
+        /// Its arguments.
+        input: Json,
+        /// Bounds and retry policy.
+        options: ActivityOptions,
+    },
+    /// Sleep.
+    StartTimer {
+        /// For this many milliseconds after the row's `at`.
+        ms: u64,
+    },
+    /// Wait for one signal of this name.
+    AwaitSignal {
+        /// The signal's name.
+        name: Arc<str>,
+    },
+    /// Start another workflow.
+    StartChild {
+        /// The workflow's name.
+        workflow: Arc<str>,
+        /// Its input.
+        input: Json,
+        /// Its id and what becomes of it when this run closes.
+        options: ChildOptions,
+    },
+    /// Give up an op: no outcome of it is delivered any more.
+    Cancel {
+        /// The op given up.
+        target: Op,
+    },
+    /// The run took the new side of a change of code.
+    Patch {
+        /// The change's name.
+        change_id: Arc<str>,
+    },
+}
+
+impl Command {
+    /// Whether `self`, asked for now, is what the ledger `recorded`.
+    ///
+    /// Options are left out: bounds and retry policies may be tuned under open runs, and the
+    /// recorded ones stand for the recorded call.
+    pub fn repeats(&self, recorded: &Self) -> bool {
+        match (self, recorded) {
+            (
+                Self::ScheduleActivity { name, input, .. },
+                Self::ScheduleActivity { name: name_then, input: input_then, .. },
+            ) => name == name_then && input == input_then,
+            (
+                Self::StartChild { workflow, input, .. },
+                Self::StartChild { workflow: workflow_then, input: input_then, .. },
+            ) => workflow == workflow_then && input == input_then,
+            (now, then) => now == then,
+        }
+    }
+
+    /// Checks the bounds that the guest is responsible for. The text says which one it met.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::ScheduleActivity { name, options, .. } => {
+                check_name("activity", name)?;
+                options.check()
+            }
+            Self::StartTimer { ms } if *ms > limits::SLEEP_MS_MAX => {
+                Err(format!("a sleep of {ms} ms; the longest is {} ms (100 years)", limits::SLEEP_MS_MAX))
+            }
+            Self::StartTimer { .. } | Self::Cancel { .. } => Ok(()),
+            Self::AwaitSignal { name } => check_name("signal", name),
+            Self::StartChild { workflow, options, .. } => {
+                check_name("workflow", workflow)?;
+                options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))?;
+                options.task_queue.as_deref().map_or(Ok(()), |queue| check_name("task queue", queue))
+            }
+            Self::Patch { change_id } => check_name("change id", change_id),
+        }
+    }
+
+    /// Bytes of text that the command carries: whatever of it a guest can make large.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            Self::ScheduleActivity { name, input, options } => {
+                name.len() + input.as_str().len() + options.text_bytes()
+            }
+            Self::StartChild { workflow, input, options } => {
+                let texts = [&options.workflow_id, &options.task_queue].into_iter().flatten();
+                workflow.len() + input.as_str().len() + texts.map(|text| text.len()).sum::<usize>()
+            }
+            Self::AwaitSignal { name } | Self::Patch { change_id: name } => name.len(),
+            Self::StartTimer { .. } | Self::Cancel { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    /// As a divergence report shows it: one line, payloads cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ScheduleActivity { name, input, .. } => {
+                write!(f, "activity {}({})", Cut(name), Cut(input.as_str()))
+            }
+            Self::StartTimer { ms } => write!(f, "sleep {ms} ms"),
+            Self::AwaitSignal { name } => write!(f, "wait for signal \"{}\"", Cut(name)),
+            Self::StartChild { workflow, input, .. } => {
+                write!(f, "child {}({})", Cut(workflow), Cut(input.as_str()))
+            }
+            Self::Cancel { target } => write!(f, "cancel op {target}"),
+            Self::Patch { change_id } => write!(f, "patched \"{}\"", Cut(change_id)),
+        }
+    }
+}
+
+/// A guest's text on one line of a report: a name is not checked before it is compared.
+pub(crate) struct Cut<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN_CHARS: usize = 160;
+        let end = self.0.char_indices().nth(SHOWN_CHARS).map(|(end, _)| end);
+        let shown = &self.0[..end.unwrap_or(self.0.len())];
+        shown.chars().try_for_each(|c| f.write_char(if c.is_control() { ' ' } else { c }))?;
+        end.map_or(Ok(()), |_| write!(f, "… {} bytes", self.0.len()))
+    }
+}
+
+/// Checks a name or id that a user or guest chose: 1 to [`limits::NAME_BYTES_MAX`] bytes without
+/// control characters (Postgres text holds no NUL, people's terminals no others).
+pub fn check_name(what: &str, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        Err(format!("an empty {what} name"))
+    } else if name.len() > limits::NAME_BYTES_MAX {
+        Err(format!("a {what} name of {} bytes; the longest is {}", name.len(), limits::NAME_BYTES_MAX))
+    } else if name.chars().any(char::is_control) {
+        Err(format!("the {what} name {name:?} holds control characters"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Options of an activity call. Persisted in the row's `detail`; absent fields mean the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActivityOptions {
+    /// Which workers serve the call; none: `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_queue: Option<Arc<str>>,
+    /// Bound on one attempt, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_to_close_ms: Option<u64>,
+    /// Bound on all attempts together, from the row's `at`, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_to_close_ms: Option<u64>,
+    /// Longest silence of a running attempt, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heartbeat_ms: Option<u64>,
+    /// None: [`RetryPolicy::default`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+}
+
+/// The task queue of calls and components that name none.
+pub const DEFAULT_TASK_QUEUE: &str = "default";
+
+impl ActivityOptions {
+    /// The queue's name, the default filled in.
+    pub fn queue(&self) -> &str {
+        self.task_queue.as_deref().unwrap_or(DEFAULT_TASK_QUEUE)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if let Some(queue) = &self.task_queue {
+            check_name("task queue", queue)?;
+        }
+        let bounds = [
+            ("start-to-close", self.start_to_close_ms),
+            ("schedule-to-close", self.schedule_to_close_ms),
+            ("heartbeat", self.heartbeat_ms),
+        ];
+        for (bound, ms) in bounds {
+            // The database and sums with the clock hold less than 64 bits.
+            if let Some(ms) = ms.filter(|ms| *ms > limits::SLEEP_MS_MAX) {
+                return Err(format!("a {bound} bound of {ms} ms; the longest is {}", limits::SLEEP_MS_MAX));
+            }
+        }
+        self.retry.as_ref().map_or(Ok(()), RetryPolicy::check)
+    }
+
+    fn text_bytes(&self) -> usize {
+        let codes = self.retry.iter().flat_map(|retry| &retry.non_retryable).map(String::len);
+        self.task_queue.as_deref().map_or(0, str::len) + codes.sum::<usize>()
+    }
+}
+
+/// Options of a child. Persisted in the row's `detail`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ChildOptions {
+    /// None: derived from the parent's run id and the op.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<Arc<str>>,
+    /// Which hosts serve it; none: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_queue: Option<Arc<str>>,
+    /// What becomes of it when the parent closes first.
+    pub parent_close: ParentClose,
+}
+
+/// What becomes of an open child when its parent closes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ParentClose {
+    /// It is terminated.
+    #[default]
+    Terminate,
+    /// It is asked to cancel.
+    RequestCancel,
+    /// Nothing.
+    Abandon,
+}
+
+/// Whose doing a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The code said so.
+    Application,
+    /// A bound of the options passed.
+    Timeout,
+    /// Asked to stop.
+    Cancelled,
+    /// Stopped without being asked.
+    Terminated,
+}
+
+/// An ordinary error of an activity or a workflow, as the ledger and the guests carry it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Whose doing.
+    pub kind: FailureKind,
+    /// Stable, for programs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Whatever the author attached. The ledger keeps it within the failure's own JSON, so that
+    /// whitespace around it is not kept: see [`Failure::clipped`].
+    #[serde(default, deserialize_with = "attached", skip_serializing_if = "Option::is_none")]
+    pub details: Option<Json>,
+    /// Whether another attempt could succeed.
+    pub retryable: bool,
+}
+
+impl Failure {
+    /// A failure that no other attempt can mend.
+    pub fn fatal(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
+        Self { kind, code: code.to_owned(), message: message.into(), details: None, retryable: false }
+    }
+
+    /// What every pending op of a cancelled run ends with. No row holds it: a change of one byte
+    /// would make guests of old ledgers diverge.
+    pub fn cancelled() -> Self {
+        Self::fatal(FailureKind::Cancelled, "cancelled", "the run was asked to cancel")
+    }
+
+    /// Brings a guest's text within bounds and into the form that survives the ledger: an overlong
+    /// code or message is cut, whitespace around the details is dropped.
+    pub fn clipped(mut self) -> Self {
+        self.details = self.details.map(Json::trimmed);
+        crate::fault::cut(&mut self.code, limits::CODE_BYTES_MAX);
+        crate::fault::cut(&mut self.message, limits::MESSAGE_BYTES_MAX);
+        self
+    }
+
+    /// The persisted form. Fails if the details make it larger than a payload may be.
+    pub fn to_json(&self) -> Result<Json, JsonError> {
+        Json::of(self)
+    }
+}
+
+/// Attached details of `null` are not the same as none.
+fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+/// How an activation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Every branch waits for an event.
+    Blocked,
+    /// The workflow returned this.
+    Completed(Json),
+    /// The workflow failed.
+    Failed(Failure),
+    /// The workflow goes on as a new run with this input.
+    ContinueAsNew(Json),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn activity(name: &str, options: ActivityOptions) -> Command {
+        Command::ScheduleActivity { name: name.into(), input: Json::null(), options }
+    }
+
+    #[test]
+    fn tuning_options_is_no_change_but_another_name_is() {
+        let recorded = activity("pay", ActivityOptions::default());
+        let tuned = ActivityOptions { start_to_close_ms: Some(5), ..ActivityOptions::default() };
+        assert!(activity("pay", tuned).repeats(&recorded));
+        assert!(!activity("refund", ActivityOptions::default()).repeats(&recorded));
+        assert!(!Command::StartTimer { ms: 1 }.repeats(&Command::StartTimer { ms: 2 }));
+    }
+
+    #[test]
+    fn names_that_postgres_or_a_terminal_would_choke_on_are_refused() {
+        assert!(activity("a\0b", ActivityOptions::default()).check().is_err());
+        assert!(activity("", ActivityOptions::default()).check().is_err());
+        assert!(activity(&"x".repeat(257), ActivityOptions::default()).check().is_err());
+        assert!(activity("größe/β", ActivityOptions::default()).check().is_ok());
+        assert!(Command::StartTimer { ms: limits::SLEEP_MS_MAX + 1 }.check().is_err());
+    }
+
+    #[test]
+    fn default_options_are_stored_as_an_empty_object() {
+        assert_eq!(serde_json::to_string(&ActivityOptions::default()).unwrap(), "{}");
+    }
+}

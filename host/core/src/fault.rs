@@ -1,0 +1,116 @@
+//! Why a run was parked: what went wrong in a guest, its code or its ledger, told to the operator.
+//!
+//! A fault is never an outcome that a guest can see and never a ledger row. The run stays as its
+//! ledger says, waits for `run retry`, and can be inspected and terminated meanwhile.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// What kind of fault, for programs. Persisted: names are append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The guest panicked and said so.
+    Panic,
+    /// Any other trap: unreachable, division by zero, out of bounds …
+    Trap,
+    /// The guest used up [`limits::FUEL_PER_EVENT`].
+    Fuel,
+    /// The guest asked for more memory or table space than it may have.
+    Memory,
+    /// The guest's stack is full.
+    Stack,
+    /// The guest met another bound of [`limits`].
+    Limit,
+    /// The guest broke the rules of the world: commands in a query, text that is not JSON …
+    Protocol,
+    /// The guest asked for something else than the ledger holds.
+    Divergence,
+    /// The ledger does not match its checksums or its own rules.
+    Corrupt,
+    /// The component cannot be loaded here.
+    Component,
+}
+
+impl FaultKind {
+    /// The persisted name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Trap => "trap",
+            Self::Fuel => "fuel",
+            Self::Memory => "memory",
+            Self::Stack => "stack",
+            Self::Limit => "limit",
+            Self::Protocol => "protocol",
+            Self::Divergence => "divergence",
+            Self::Corrupt => "corrupt",
+            Self::Component => "component",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A fault with what the operator needs to act on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{kind}: {message}")]
+pub struct Fault {
+    /// What kind.
+    pub kind: FaultKind,
+    /// One or two sentences for people.
+    pub message: String,
+    /// The guest's frames, innermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a backtrace. Cuts an overlong message.
+    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        cut(&mut message, limits::MESSAGE_BYTES_MAX);
+        Self { kind, message, backtrace: None }
+    }
+
+    /// Adds the guest's frames. Cuts an overlong list.
+    pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Self {
+        let mut backtrace = backtrace.into();
+        cut(&mut backtrace, limits::BACKTRACE_BYTES_MAX);
+        self.backtrace = Some(backtrace).filter(|text| !text.is_empty());
+        self
+    }
+}
+
+/// Cuts `text` to at most `bytes_max` bytes at a character's edge and marks the cut.
+pub fn cut(text: &mut String, bytes_max: usize) {
+    const MARK: &str = " …(cut)";
+    if text.len() > bytes_max {
+        let mut end = bytes_max.saturating_sub(MARK.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(MARK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlong_message_is_cut_at_a_character() {
+        let fault = Fault::new(FaultKind::Panic, "é".repeat(limits::MESSAGE_BYTES_MAX));
+        assert!(fault.message.len() <= limits::MESSAGE_BYTES_MAX);
+        assert!(fault.message.ends_with("é …(cut)"));
+    }
+}

@@ -1,0 +1,182 @@
+//! What others may say to a run: written by anyone into the inbox, consumed by the run's owner, which
+//! alone may turn it into ledger rows.
+//!
+//! | kind | op | name | payload | detail |
+//! |---|---|---|---|---|
+//! | signal | | signal | payload | |
+//! | cancel, terminate | | | | `{"reason"}` |
+//! | retry | | | | |
+//! | child-completed, child-failed | of the start | | output, failure | |
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Failure;
+use crate::ids::Op;
+use crate::json::Json;
+
+/// One message to a run.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// A signal for the guest.
+    Signal {
+        /// Its name.
+        name: Arc<str>,
+        /// What the guest gets.
+        payload: Json,
+    },
+    /// Please stop: the guest may clean up.
+    Cancel {
+        /// Who and why.
+        reason: String,
+    },
+    /// Stop now: the guest is not asked.
+    Terminate {
+        /// Who and why.
+        reason: String,
+    },
+    /// A parked run may go on.
+    Retry,
+    /// A child of the run has closed.
+    ChildClosed {
+        /// The command that started it.
+        op: Op,
+        /// What the guest gets.
+        outcome: Result<Json, Failure>,
+    },
+}
+
+/// A message as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageRow {
+    /// The persisted number of the kind: append-only.
+    pub kind: i16,
+    /// See the table of this module.
+    pub op: Option<Op>,
+    /// See the table of this module.
+    pub name: Option<Arc<str>>,
+    /// JSON text in the sender's own bytes.
+    pub payload: Option<Arc<str>>,
+    /// JSON text of our own making.
+    pub detail: Option<Arc<str>>,
+}
+
+/// A stored message that no version of this program wrote.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an inbox item cannot be read: {0}")]
+pub struct UnreadableMessage(String);
+
+#[derive(Serialize, Deserialize)]
+struct Reason {
+    reason: String,
+}
+
+const SIGNAL: i16 = 1;
+const CANCEL: i16 = 2;
+const TERMINATE: i16 = 3;
+const RETRY: i16 = 4;
+const CHILD_COMPLETED: i16 = 5;
+const CHILD_FAILED: i16 = 6;
+
+impl Message {
+    /// The persisted form.
+    pub fn to_row(&self) -> MessageRow {
+        match self {
+            Self::Signal { name, payload } => MessageRow {
+                kind: SIGNAL,
+                name: Some(Arc::clone(name)),
+                payload: Some(payload.text()),
+                ..MessageRow::default()
+            },
+            Self::Cancel { reason } => MessageRow {
+                kind: CANCEL,
+                detail: Some(text(&Reason { reason: reason.clone() })),
+                ..MessageRow::default()
+            },
+            Self::Terminate { reason } => MessageRow {
+                kind: TERMINATE,
+                detail: Some(text(&Reason { reason: reason.clone() })),
+                ..MessageRow::default()
+            },
+            Self::Retry => MessageRow { kind: RETRY, ..MessageRow::default() },
+            Self::ChildClosed { op, outcome: Ok(output) } => MessageRow {
+                kind: CHILD_COMPLETED,
+                op: Some(*op),
+                payload: Some(output.text()),
+                ..MessageRow::default()
+            },
+            Self::ChildClosed { op, outcome: Err(failure) } => MessageRow {
+                kind: CHILD_FAILED,
+                op: Some(*op),
+                payload: Some(text(failure)),
+                ..MessageRow::default()
+            },
+        }
+    }
+}
+
+impl MessageRow {
+    /// What the row says. Fails on columns that no version of this program has written.
+    pub fn message(&self) -> Result<Message, UnreadableMessage> {
+        match self.kind {
+            SIGNAL => {
+                let name = self.name.clone().ok_or_else(|| bad("no name"))?;
+                Ok(Message::Signal { name, payload: self.json()? })
+            }
+            CANCEL => Ok(Message::Cancel { reason: self.reason()? }),
+            TERMINATE => Ok(Message::Terminate { reason: self.reason()? }),
+            RETRY => Ok(Message::Retry),
+            CHILD_COMPLETED => Ok(Message::ChildClosed { op: self.op()?, outcome: Ok(self.json()?) }),
+            CHILD_FAILED => {
+                let text = self.payload.as_deref().ok_or_else(|| bad("no failure"))?;
+                let failure = serde_json::from_str(text).map_err(bad)?;
+                Ok(Message::ChildClosed { op: self.op()?, outcome: Err(failure) })
+            }
+            kind => Err(bad(format!("unknown kind {kind}"))),
+        }
+    }
+
+    fn op(&self) -> Result<Op, UnreadableMessage> {
+        self.op.ok_or_else(|| bad("no op"))
+    }
+
+    fn json(&self) -> Result<Json, UnreadableMessage> {
+        let text = self.payload.clone().ok_or_else(|| bad("no payload"))?;
+        Json::new(text).map_err(bad)
+    }
+
+    fn reason(&self) -> Result<String, UnreadableMessage> {
+        let text = self.detail.as_deref().ok_or_else(|| bad("no detail"))?;
+        serde_json::from_str::<Reason>(text).map(|detail| detail.reason).map_err(bad)
+    }
+}
+
+fn text(value: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(value).expect("plain structs of numbers and strings always serialise").into()
+}
+
+fn bad(problem: impl ToString) -> UnreadableMessage {
+    UnreadableMessage(problem.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_survives_its_row() {
+        let messages = [
+            Message::Signal { name: "s".into(), payload: Json::new("{\"b\":1,\"a\":1.0}").unwrap() },
+            Message::Cancel { reason: "why \"so\"".into() },
+            Message::Terminate { reason: String::new() },
+            Message::Retry,
+            Message::ChildClosed { op: Op(4), outcome: Ok(Json::null()) },
+            Message::ChildClosed { op: Op(4), outcome: Err(Failure::cancelled()) },
+        ];
+        for message in messages {
+            assert_eq!(message.to_row().message(), Ok(message));
+        }
+        assert!(MessageRow { kind: 99, ..MessageRow::default() }.message().is_err());
+    }
+}

@@ -1,0 +1,38 @@
+//! The pure heart of Backstitch: what a run is, which ledger rows it may grow by, and how a guest is
+//! led back over them.
+//!
+//! Nothing here reads a clock, draws a random number, touches a file, a socket or a database, or
+//! knows of wasm. Time and identities come in as parameters, so the same calls give the same answers
+//! in production, in a test and in a replay of last year's ledger.
+//!
+//! * [`event`]: the ledger's vocabulary and its persisted form.
+//! * [`run`]: a fold over the ledger. It says what may come next, and seals it with the chain checksum.
+//! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
+//!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
+//! * [`retry`]: whether and when a failed activity is tried again.
+//! * [`limits`]: every bound, each with its reason.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect"))]
+
+pub mod command;
+pub mod event;
+pub mod fault;
+pub mod ids;
+pub mod inbox;
+pub mod json;
+pub mod limits;
+mod random;
+pub mod replay;
+pub mod retry;
+pub mod run;
+mod waits;
+
+pub use command::{ActivityOptions, ChildOptions, Command, Failure, FailureKind, ParentClose, Status};
+pub use event::{Event, Kind, Row};
+pub use fault::{Fault, FaultKind};
+pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TenantId};
+pub use inbox::Message;
+pub use json::Json;
+pub use replay::{Delivery, Divergence, Replay};
+pub use retry::RetryPolicy;
+pub use run::{Run, RunStatus};

@@ -1,0 +1,516 @@
+//! The guest's side of a run: leads a guest along its ledger, and past its end.
+//!
+//! The same object serves a first activation, a warm one and a replay from row 0; the guest cannot
+//! tell which. Commands are checked, in order, against the recorded ones until those are used up, and
+//! are new from there on. Outcomes are delivered in ledger order.
+//!
+//! | the guest calls | while recorded commands remain | afterwards |
+//! |---|---|---|
+//! | a command | must repeat the next recorded one, else [`Divergence`] | it is new: see [`Replay::take_issued`] |
+//! | `patched` | true if the next recorded one is that mark, else false and no op | true, and a new command |
+//! | `next-event` | recorded commands above the next row must be used up; then as afterwards | the next outcome of an op that is open; then none |
+//! | returns | [`Replay::finish`]: recorded commands must be used up | |
+//!
+//! Two kinds of outcome have no row of their own and are made here: a signal that was received before
+//! it was awaited goes to its wait at once, and a cancel request ends every op that is open when it
+//! is delivered. Both come before the next row.
+//!
+//! How many rows a batch has is nobody's input. Hence commands are refused before a resumed guest has
+//! taken its first event and after its last, the run's random stream stands still there, and bounds
+//! count from event to event.
+//!
+//! Nothing here is bounded by trust: every error is a value, and none of them is a panic.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::command::{Command, Cut, Failure, Status, check_name};
+use crate::event::Event;
+use crate::ids::{Op, RunId, Seq};
+use crate::json::Json;
+use crate::limits;
+use crate::random::SplitMix64;
+use crate::waits::Waits;
+
+/// The outcome of one op.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivery {
+    /// Which op.
+    pub op: Op,
+    /// How it ended.
+    pub outcome: Result<Json, Failure>,
+}
+
+/// The guest and the ledger disagree: the first place where they do.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Divergence {
+    /// The command's number, or where the run should have ended.
+    pub op: Op,
+    /// The ledger row, where there is one.
+    pub seq: Option<Seq>,
+    /// What the ledger holds.
+    pub ledger: String,
+    /// What the guest asked for or did now.
+    pub guest: String,
+    /// The guest's frames at the guilty call, innermost first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at op {}", self.op)?;
+        if let Some(seq) = self.seq {
+            write!(f, " (row {seq})")?;
+        }
+        write!(f, " the ledger holds {}, the guest now gave {}", self.ledger, self.guest)
+    }
+}
+
+/// Why a call of the guest is refused. Each becomes a trap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The guest is not the one that wrote this ledger, or is not deterministic.
+    #[error("{0}")]
+    Divergence(Box<Divergence>),
+    /// A command where none is allowed: before a resumed guest's first event, after `next-event`
+    /// returned none, or while being described or queried.
+    #[error("{0}")]
+    Protocol(String),
+    /// A bound of [`limits`].
+    #[error("{0}")]
+    Limit(String),
+}
+
+/// What the guest is allowed to do right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Resumed: nothing has happened to the guest until it takes an event.
+    Waking,
+    /// At the start of the run, or with an event at hand: commands may be given.
+    Active,
+    /// `next-event` has returned none: only returning is left.
+    Drained,
+    /// In `query` or `describe`: reading only.
+    ReadOnly,
+}
+
+/// A row that the guest has not been led past yet.
+#[derive(Clone, Debug)]
+struct Ahead<T> {
+    seq: Seq,
+    at_ms: u64,
+    what: T,
+}
+
+/// An outcome without a row of its own. Of an op that is closed by then, nothing comes of it.
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    /// The oldest kept signal of the name that the op waits for, if there still is one: a signal is
+    /// used up by being delivered, so a wait that is given up before that costs none.
+    Signal(Op),
+    /// The run was asked to cancel.
+    Cancelled(Op),
+}
+
+/// New commands of a guest, as the bounds count them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Issued {
+    commands: usize,
+    bytes: usize,
+}
+
+/// One guest's way along one ledger.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    phase: Phase,
+    has_begun: bool,
+    recorded: VecDeque<Ahead<(Op, Command)>>,
+    ahead: VecDeque<Ahead<Event>>,
+    ready: VecDeque<Ready>,
+    /// Ops whose outcome the guest has not had; with the signal's name if it is a wait.
+    open: BTreeMap<Op, Option<Arc<str>>>,
+    waits: Waits,
+    kept_signals: HashMap<Arc<str>, VecDeque<Json>>,
+    patches: HashMap<Arc<str>, bool>,
+    next_op: Op,
+    issued: Vec<(Op, Command)>,
+    since_begin: Issued,
+    since_event: Issued,
+    ended: Option<Ahead<Event>>,
+    now_ms: u64,
+    random: SplitMix64,
+    /// What is drawn where the number of draws is nobody's to know: in queries, around events.
+    random_aside: SplitMix64,
+}
+
+impl Replay {
+    /// A guest at the start of `run`, whose row 0 was recorded at `started_at_ms`.
+    pub fn new(run: RunId, started_at_ms: u64) -> Self {
+        Self {
+            phase: Phase::ReadOnly,
+            has_begun: false,
+            recorded: VecDeque::new(),
+            ahead: VecDeque::new(),
+            ready: VecDeque::new(),
+            open: BTreeMap::new(),
+            waits: Waits::default(),
+            kept_signals: HashMap::new(),
+            patches: HashMap::new(),
+            next_op: Op(0),
+            issued: Vec::new(),
+            since_begin: Issued::default(),
+            since_event: Issued::default(),
+            ended: None,
+            now_ms: started_at_ms,
+            random: SplitMix64::of(run),
+            random_aside: SplitMix64::aside_of(run),
+        }
+    }
+
+    /// Lays one more committed row before the guest. Commands are expected back; outcomes will be
+    /// delivered; anything else does not concern it. Rows must come in ledger order, and the
+    /// commands that the guest has just issued are not laid before it again.
+    ///
+    /// A failure reaches the guest in the form that the ledger keeps ([`Failure::clipped`]), whether
+    /// it comes from there or from the attempt that has just ended.
+    pub fn lay(&mut self, seq: Seq, at_ms: u64, event: Event) {
+        let event = match event {
+            Event::ActivityClosed { op, attempt, outcome } => {
+                Event::ActivityClosed { op, attempt, outcome: outcome.map_err(Failure::clipped) }
+            }
+            Event::ChildClosed { op, outcome } => {
+                Event::ChildClosed { op, outcome: outcome.map_err(Failure::clipped) }
+            }
+            other => other,
+        };
+        match event {
+            Event::Commanded { op, command } => {
+                self.recorded.push_back(Ahead { seq, at_ms, what: (op, command) });
+            }
+            Event::ActivityClosed { .. }
+            | Event::TimerFired { .. }
+            | Event::SignalReceived { .. }
+            | Event::ChildClosed { .. }
+            | Event::CancelRequested { .. } => self.ahead.push_back(Ahead { seq, at_ms, what: event }),
+            Event::RunCompleted { .. }
+            | Event::RunFailed { .. }
+            | Event::RunCancelled { .. }
+            | Event::RunTerminated { .. }
+            | Event::RunContinued { .. } => self.ended = Some(Ahead { seq, at_ms, what: event }),
+            Event::RunStarted { .. } | Event::AttemptFailed { .. } => {}
+        }
+    }
+
+    /// Opens an activation. The first is the guest's start; in every further one the guest must take
+    /// an event before it may give commands.
+    pub fn begin(&mut self) {
+        self.phase = if self.has_begun { Phase::Waking } else { Phase::Active };
+        self.has_begun = true;
+        self.since_begin = Issued::default();
+        self.since_event = Issued::default();
+    }
+
+    /// Takes a command of the guest and gives its number.
+    pub fn command(&mut self, command: Command) -> Result<Op, Refusal> {
+        self.may_command(&command)?;
+        let op = self.next_op;
+        if let Command::Cancel { target } = &command
+            && *target >= op
+        {
+            return Err(Refusal::Protocol(format!("cancel of op {target}, which does not exist yet")));
+        }
+        self.record(op, &command)?;
+        self.next_op.0 += 1;
+        self.open_op(op, command);
+        Ok(op)
+    }
+
+    /// Whether the run takes the new side of a change of code. The first answer holds for the whole
+    /// run and may be asked for again anywhere, in queries too.
+    pub fn patched(&mut self, change_id: Arc<str>) -> Result<bool, Refusal> {
+        if let Some(answer) = self.patches.get(&change_id) {
+            return Ok(*answer);
+        }
+        let mark = Command::Patch { change_id: Arc::clone(&change_id) };
+        self.may_command(&mark)?;
+        check_name("change id", &change_id).map_err(Refusal::Limit)?;
+        if self.patches.len() >= limits::RUN_CHANGES_MAX {
+            return Err(Refusal::Limit(format!("more than {} changes of code", limits::RUN_CHANGES_MAX)));
+        }
+        let answer = match self.recorded.front() {
+            // Past the last recorded command; a run that has ended went past it on the old side.
+            None => self.own_end().is_none(),
+            Some(Ahead { what: (_, recorded), .. }) => *recorded == mark,
+        };
+        if answer {
+            self.command(mark)?;
+        }
+        self.patches.insert(change_id, answer);
+        Ok(answer)
+    }
+
+    /// The next outcome for the guest. None: it must return.
+    pub fn next_event(&mut self) -> Result<Option<Delivery>, Refusal> {
+        if self.phase == Phase::ReadOnly {
+            return Err(Refusal::Protocol("next-event where only reading is allowed".into()));
+        }
+        let delivery = self.next_delivery()?;
+        self.phase = if delivery.is_some() { Phase::Active } else { Phase::Drained };
+        self.since_event = Issued::default();
+        Ok(delivery)
+    }
+
+    fn next_delivery(&mut self) -> Result<Option<Delivery>, Refusal> {
+        loop {
+            while let Some(ready) = self.ready.pop_front() {
+                if let Some(delivery) = self.deliver_ready(ready) {
+                    return Ok(Some(delivery));
+                }
+            }
+            let Some(row) = self.ahead.pop_front() else { return Ok(None) };
+            // Every command above the row was given before the row was there to be delivered.
+            if let Some(Ahead { seq, what: (op, command), .. }) = self.recorded.front()
+                && *seq < row.seq
+            {
+                return Err(diverged(*op, Some(*seq), command, &"no command: it took the next event"));
+            }
+            if let Some(delivery) = self.deliver(row)? {
+                return Ok(Some(delivery));
+            }
+        }
+    }
+
+    /// Closes an activation that ended with `status`: the guest may not stop short of the ledger.
+    pub fn finish(&mut self, status: &Status) -> Result<(), Refusal> {
+        let had_drained = std::mem::replace(&mut self.phase, Phase::ReadOnly) == Phase::Drained;
+        if *status == Status::Blocked && !had_drained {
+            return Err(Refusal::Protocol("returned `blocked` before next-event returned none".into()));
+        }
+        if let Some(Ahead { seq, what: (op, command), .. }) = self.recorded.front() {
+            return Err(diverged(*op, Some(*seq), command, &shown(status)));
+        }
+        if let Some(Ahead { seq, what: end, .. }) = self.own_end() {
+            let then = end_status(end);
+            // Both sides clipped: the form that the ledger keeps.
+            if then.as_ref() != Some(&clipped(status)) {
+                let then = then.as_ref().map_or_else(String::new, shown);
+                return Err(diverged(self.next_op, Some(*seq), &then, &shown(status)));
+            }
+        } else if *status == Status::Blocked && self.open.is_empty() && self.ended.is_none() {
+            return Err(Refusal::Protocol(
+                "returned `blocked` while nothing is open that could ever wake it".into(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The commands that are new, and forgets them.
+    pub fn take_issued(&mut self) -> Vec<(Op, Command)> {
+        std::mem::take(&mut self.issued)
+    }
+
+    /// Whether outcomes wait for the guest.
+    pub fn has_events(&self) -> bool {
+        !(self.ahead.is_empty() && self.ready.is_empty())
+    }
+
+    /// Whether the guest is being led over old ground: recorded commands are still expected, or the
+    /// recorded end of the run is.
+    pub fn is_replaying(&self) -> bool {
+        !self.recorded.is_empty() || self.ended.is_some()
+    }
+
+    /// Whether the guest still waits for `op`.
+    pub fn is_open(&self, op: Op) -> bool {
+        self.open.contains_key(&op)
+    }
+
+    /// The time of the event being handled, in milliseconds since the epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// The next number of the run's stream; outside the handling of an event, of one that the run's
+    /// does not notice.
+    pub fn random_u64(&mut self) -> u64 {
+        match self.phase {
+            Phase::Active => self.random.next(),
+            Phase::Waking | Phase::Drained | Phase::ReadOnly => self.random_aside.next(),
+        }
+    }
+
+    fn may_command(&self, command: &Command) -> Result<(), Refusal> {
+        let why = match self.phase {
+            Phase::Active => return Ok(()),
+            Phase::Waking => "before next-event gave a first event",
+            Phase::Drained => "after next-event returned none; return `blocked` first",
+            Phase::ReadOnly => "where only reading is allowed",
+        };
+        Err(Refusal::Protocol(format!("{command}: a command {why}")))
+    }
+
+    /// The recorded end, if it is the guest's own doing. What the guest would have done next when an
+    /// operator stopped the run is not recorded.
+    fn own_end(&self) -> Option<&Ahead<Event>> {
+        self.ended.as_ref().filter(|end| !matches!(end.what, Event::RunTerminated { .. }))
+    }
+
+    /// Checks `command` against the ledger, or notes it as new.
+    fn record(&mut self, op: Op, command: &Command) -> Result<(), Refusal> {
+        if let Some(Ahead { seq, what: (recorded_op, recorded), .. }) = self.recorded.front() {
+            if *recorded_op != op || !command.repeats(recorded) {
+                return Err(diverged(op, Some(*seq), recorded, command));
+            }
+            self.recorded.pop_front();
+            return Ok(());
+        }
+        if let Some(Ahead { seq, what: end, .. }) = self.own_end() {
+            let end = end_status(end).as_ref().map_or_else(String::new, shown);
+            return Err(diverged(op, Some(*seq), &end, command));
+        }
+        command.check().map_err(Refusal::Limit)?;
+        let bytes = command.payload_bytes();
+        self.since_event.add(
+            bytes,
+            Issued { commands: limits::ACTIVATION_COMMANDS_MAX, bytes: limits::ACTIVATION_BYTES_MAX },
+            "between two events",
+        )?;
+        self.since_begin.add(
+            bytes,
+            Issued { commands: limits::RUN_ROWS_MAX as usize, bytes: limits::RUN_BYTES_MAX as usize },
+            "in one run",
+        )?;
+        self.issued.push((op, command.clone()));
+        Ok(())
+    }
+
+    /// Notes what `command` opens, and closes what it gives up.
+    fn open_op(&mut self, op: Op, command: Command) {
+        match command {
+            Command::ScheduleActivity { .. } | Command::StartTimer { .. } | Command::StartChild { .. } => {
+                self.open.insert(op, None);
+            }
+            Command::AwaitSignal { name } => {
+                if self.kept_signals.contains_key(&name) {
+                    self.ready.push_back(Ready::Signal(op));
+                }
+                self.waits.insert(Arc::clone(&name), op);
+                self.open.insert(op, Some(name));
+            }
+            Command::Cancel { target } => {
+                self.close(target);
+            }
+            Command::Patch { .. } => {}
+        }
+    }
+
+    /// Whether `op` was open. From here on it is not.
+    fn close(&mut self, op: Op) -> bool {
+        let closed = self.open.remove(&op);
+        if let Some(Some(name)) = &closed {
+            self.waits.remove(name, op);
+        }
+        closed.is_some()
+    }
+
+    fn deliver_ready(&mut self, ready: Ready) -> Option<Delivery> {
+        let (op, outcome) = match ready {
+            Ready::Signal(op) => {
+                let name = self.open.get(&op)?.as_ref()?;
+                let kept = self.kept_signals.get_mut(name)?;
+                let payload = kept.pop_front()?;
+                if kept.is_empty() {
+                    self.kept_signals.remove(name);
+                }
+                (op, Ok(payload))
+            }
+            Ready::Cancelled(op) => (op, Err(Failure::cancelled())),
+        };
+        self.close(op).then_some(Delivery { op, outcome })
+    }
+
+    /// Leads the guest past one row. None: the row is not for it, or not any more.
+    fn deliver(&mut self, row: Ahead<Event>) -> Result<Option<Delivery>, Refusal> {
+        let Ahead { seq, at_ms, what } = row;
+        let kind = what.kind().as_str();
+        let (op, outcome) = match what {
+            Event::ActivityClosed { op, outcome, .. } | Event::ChildClosed { op, outcome } => (op, outcome),
+            Event::TimerFired { op } => (op, Ok(Json::null())),
+            Event::SignalReceived { name, payload } => {
+                // `ready` is empty here, so there are no kept signals of a name with an open wait.
+                let Some(op) = self.waits.oldest(&name) else {
+                    self.kept_signals.entry(name).or_default().push_back(payload);
+                    return Ok(None);
+                };
+                (op, Ok(payload))
+            }
+            Event::CancelRequested { .. } => {
+                if !self.open.is_empty() {
+                    self.now_ms = at_ms;
+                }
+                self.ready.extend(self.open.keys().map(|op| Ready::Cancelled(*op)));
+                return Ok(None);
+            }
+            // `lay` keeps nothing else.
+            _ => return Ok(None),
+        };
+        if op >= self.next_op {
+            return Err(diverged(op, Some(seq), &kind, &"no such command"));
+        }
+        if !self.close(op) {
+            return Ok(None);
+        }
+        self.now_ms = at_ms;
+        Ok(Some(Delivery { op, outcome }))
+    }
+}
+
+impl Issued {
+    /// Counts one more command of this size.
+    fn add(&mut self, bytes: usize, most: Self, scope: &str) -> Result<(), Refusal> {
+        self.commands += 1;
+        self.bytes += bytes;
+        if self.commands > most.commands {
+            Err(Refusal::Limit(format!("more than {} commands {scope}", most.commands)))
+        } else if self.bytes > most.bytes {
+            Err(Refusal::Limit(format!("more than {} bytes of commands {scope}", most.bytes)))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What the guest returned, if `event` is the row that it made.
+fn end_status(event: &Event) -> Option<Status> {
+    match event {
+        Event::RunCompleted { output } => Some(Status::Completed(output.clone())),
+        Event::RunFailed { failure } | Event::RunCancelled { failure } => {
+            Some(Status::Failed(failure.clone().clipped()))
+        }
+        Event::RunContinued { input } => Some(Status::ContinueAsNew(input.clone())),
+        _ => None,
+    }
+}
+
+fn clipped(status: &Status) -> Status {
+    match status {
+        Status::Failed(failure) => Status::Failed(failure.clone().clipped()),
+        other => other.clone(),
+    }
+}
+
+fn shown(status: &Status) -> String {
+    match status {
+        Status::Blocked => "`blocked`".into(),
+        Status::Completed(output) => format!("`completed` with {}", Cut(output.as_str())),
+        Status::Failed(failure) => format!("`failed` with {}: {}", Cut(&failure.code), Cut(&failure.message)),
+        Status::ContinueAsNew(input) => format!("`continue-as-new` with {}", Cut(input.as_str())),
+    }
+}
+
+fn diverged(op: Op, seq: Option<Seq>, ledger: &dyn fmt::Display, guest: &dyn fmt::Display) -> Refusal {
+    let (ledger, guest) = (ledger.to_string(), guest.to_string());
+    Refusal::Divergence(Box::new(Divergence { op, seq, ledger, guest, backtrace: None }))
+}
