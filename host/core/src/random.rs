@@ -26,3 +26,15 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stream_is_the_published_one() {
+        // The authors' reference implementation, seeded with 1234567.
+        let mut stream = SplitMix64(1_234_567);
+        assert_eq!([stream.next(), stream.next()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
+    }
+}

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | a command | must repeat the next recorded one, else [`Divergence`] | it is new: see [`Replay::take_issued`] |
 //! | `patched` | true if the next recorded one is that mark, else false and no op | true, and a new command |
-//! | `next-event` | recorded commands above the next row must be used up; then as afterwards | the next outcome of an op that is open; then none |
+//! | `next-event` | as afterwards, if those above the row are used up | the next outcome of an open op; then none |
 //! | returns | [`Replay::finish`]: recorded commands must be used up | |
 //!
 //! Two kinds of outcome have no row of their own and are made here: a signal that was received before
