@@ -1,0 +1,49 @@
+//! What the small examples and their activities agree on: one trait for each kind of outside party.
+//!
+//! `examples/activities` implements them all in one component; each workflow calls the ones it needs.
+
+use backstitch_sdk::activities;
+use serde::{Deserialize, Serialize};
+
+/// Says back what it hears: the cheapest durable step there is.
+#[activities(task_queue = "echo-tasks")]
+pub trait Echo {
+    /// Returns its argument.
+    async fn echo(text: String) -> String;
+}
+
+/// Writes to people.
+#[activities(task_queue = "mail-tasks")]
+pub trait Mail {
+    /// Sends a letter and returns its number.
+    async fn send_mail(to: String, text: String) -> String;
+}
+
+/// Books what a trip is made of.
+#[activities(task_queue = "travel-tasks")]
+pub trait Travel {
+    /// Books one part and returns the booking's number. `sold-out` is final.
+    async fn book(part: Part, trip_id: String) -> String;
+
+    /// Cancels a booking. Cancelling one that is cancelled already is no error.
+    async fn cancel_booking(part: Part, booking: String);
+}
+
+/// A part of a trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// Getting there.
+    Flight,
+    /// Staying there.
+    Hotel,
+    /// Getting about.
+    Car,
+}
+
+/// Knows which articles exist.
+#[activities(task_queue = "catalogue-tasks")]
+pub trait Catalogue {
+    /// Whether there is an article of this SKU.
+    async fn is_listed(sku: String) -> bool;
+}

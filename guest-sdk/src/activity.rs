@@ -1,0 +1,245 @@
+//! Activities: where a workflow's decisions meet the world.
+//!
+//! One trait, annotated with [`#[activities]`](macro@crate::activities), serves both sides. A workflow
+//! calls it through [`proxy_activities`]; whoever carries it out implements it and makes a component of
+//! the implementation with [`export_activities!`](crate::export_activities). Bodies are `async fn`s
+//! that never really wait: whatever they do inside the sandbox is done when it returns, and one that
+//! would pend panics with a message instead of hanging.
+
+use crate::ActivityOptions;
+use crate::bindings::activity::{ActivityDescription, Context as WitContext};
+use crate::bindings::types::Failure;
+use crate::error::{Error, Result};
+use crate::executor::poll_until_rest;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::cell::RefCell;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+/// The workflow's side of a trait of activities: implemented by
+/// [`#[activities]`](macro@crate::activities) for `dyn Trait`.
+pub trait Activities {
+    /// The queue that serves them, when the trait names one.
+    const TASK_QUEUE: Option<&'static str>;
+    /// A struct with one method for each activity, which returns a [`Pending`](crate::Pending).
+    type Proxy;
+
+    /// The proxy, with these options for every call.
+    fn proxy(options: ActivityOptions) -> Self::Proxy;
+}
+
+/// Activities as local functions: each call of a method of the proxy is a durable step.
+///
+/// ```
+/// use backstitch_sdk::{ActivityOptions, Result, activities, proxy_activities, workflow};
+///
+/// #[activities(task_queue = "inventory-tasks")]
+/// trait Inventory {
+///     async fn check_inventory(item_id: String) -> i64;
+///     async fn reserve_item(item_id: String, quantity: i64) -> String;
+/// }
+///
+/// #[workflow]
+/// async fn reserve_five(item_id: String) -> Result<Option<String>> {
+///     let inventory = proxy_activities::<dyn Inventory>(ActivityOptions::default());
+///     if inventory.check_inventory(item_id.clone()).await? < 5 {
+///         return Ok(None);
+///     }
+///     let once = ActivityOptions::default().start_to_close("10 seconds");
+///     Ok(Some(inventory.with_options(once).reserve_item(item_id, 5).await?))
+/// }
+/// ```
+pub fn proxy_activities<A: Activities + ?Sized>(options: ActivityOptions) -> A::Proxy {
+    A::proxy(options.or_task_queue(A::TASK_QUEUE))
+}
+
+/// What is known about the attempt under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Context {
+    /// The run that called.
+    pub run_id: String,
+    /// The id its client gave it.
+    pub workflow_id: String,
+    /// Which command of the run this is.
+    pub op: u32,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// The same for every attempt of one call: hand it to whatever the activity changes outside,
+    /// because an attempt may have run whose outcome was lost.
+    pub idempotency_key: String,
+    /// When the attempt's outcome stops to matter.
+    pub deadline: Option<SystemTime>,
+}
+
+impl From<WitContext> for Context {
+    fn from(context: WitContext) -> Self {
+        let deadline = context.deadline_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+        Self {
+            run_id: context.run_id,
+            workflow_id: context.workflow_id,
+            op: context.op,
+            attempt: context.attempt,
+            idempotency_key: context.idempotency_key,
+            deadline,
+        }
+    }
+}
+
+thread_local! {
+    static CONTEXT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+/// The attempt under way.
+///
+/// # Panics
+/// Outside of an activity: a workflow has no attempt.
+pub fn context() -> Context {
+    CONTEXT.with_borrow(Clone::clone).expect("`activity::context()` is for the body of an activity")
+}
+
+/// Runs `f` as the attempt that `context` describes.
+pub(crate) fn within<R>(context: Context, f: impl FnOnce() -> R) -> R {
+    let outer = CONTEXT.replace(Some(context));
+    let result = f();
+    CONTEXT.set(outer);
+    result
+}
+
+/// The output of an activity's future, now.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    match poll_until_rest(std::pin::pin!(future)) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!(
+            "an activity waits for something that nothing in its sandbox can bring about: \
+             activity bodies run to their end without pending"
+        ),
+    }
+}
+
+/// One implementation of one trait of activities, as an entry of a component's table. Made by
+/// [`activity_table!`](crate::activity_table).
+#[derive(Debug, Clone, Copy)]
+pub struct ActivityTable {
+    #[doc(hidden)]
+    pub task_queue: Option<&'static str>,
+    #[doc(hidden)]
+    pub names: &'static [&'static str],
+    #[doc(hidden)]
+    pub invoke: fn(name: &str, input: &str) -> Option<Result<String>>,
+}
+
+/// The component's `describe`.
+pub fn describe(tables: &[ActivityTable]) -> Vec<ActivityDescription> {
+    let entry = |table: &ActivityTable, name: &str| ActivityDescription {
+        name: name.to_owned(),
+        task_queue: table.task_queue.map(str::to_owned),
+        input_schema: None,
+        output_schema: None,
+    };
+    tables.iter().flat_map(|table| table.names.iter().map(move |name| entry(table, name))).collect()
+}
+
+/// The component's `invoke`.
+pub fn invoke(
+    tables: &[ActivityTable],
+    name: &str,
+    input: &str,
+    context: WitContext,
+) -> Result<String, Failure> {
+    attempt(tables, name, input, context.into()).map_err(Error::into_failure)
+}
+
+/// One attempt at the activity `name` of `tables`.
+pub(crate) fn attempt(tables: &[ActivityTable], name: &str, input: &str, context: Context) -> Result<String> {
+    within(context, || tables.iter().find_map(|table| (table.invoke)(name, input))).unwrap_or_else(|| {
+        let names: Vec<_> = tables.iter().flat_map(|table| table.names).copied().collect();
+        let message = format!("no activity `{name}` in this component, which holds {}", names.join(", "));
+        Err(Error::application("unknown-activity", message).non_retryable())
+    })
+}
+
+/// Carries out one call: reads the arguments, runs the body, writes what it returned.
+pub fn run<I: DeserializeOwned, O: Serialize, F: Future<Output = Result<O>>>(
+    name: &str,
+    input: &str,
+    body: impl FnOnce(I) -> F,
+) -> Result<String> {
+    let arguments = serde_json::from_str(input).map_err(|error| {
+        Error::application("invalid-input", format!("activity `{name}` cannot read its arguments: {error}"))
+            .non_retryable()
+    })?;
+    let output = block_on(body(arguments))?;
+    serde_json::to_string(&output).map_err(|error| {
+        let message = format!("the output of activity `{name}` cannot be written as JSON: {error}");
+        Error::application("invalid-output", message).non_retryable()
+    })
+}
+
+/// An implementation of activities as a value: `activity_table!(Warehouse as Inventory)`. For
+/// [`testing`](crate::testing); components use [`export_activities!`](crate::export_activities).
+#[macro_export]
+macro_rules! activity_table {
+    ($implementer:ty as $activities:path) => {
+        <dyn $activities>::__activity_table::<$implementer>()
+    };
+}
+
+/// Makes a component of activities: expands to the exports `describe` and `invoke`. Once per
+/// component, at the crate's root; the crate is a `cdylib`.
+///
+/// ```
+/// use backstitch_sdk::{Error, Result, activities, activity, export_activities};
+///
+/// #[activities(task_queue = "inventory-tasks")]
+/// trait Inventory {
+///     async fn check_inventory(item_id: String) -> i64;
+/// }
+///
+/// struct Warehouse;
+///
+/// impl Inventory for Warehouse {
+///     async fn check_inventory(item_id: String) -> Result<i64> {
+///         if activity::context().attempt == 1 {
+///             return Err(Error::application("busy", "the warehouse is counting its stock"));
+///         }
+///         Ok(i64::try_from(item_id.len())?)
+///     }
+/// }
+///
+/// export_activities!(Warehouse as Inventory);
+/// ```
+#[macro_export]
+macro_rules! export_activities {
+    ($($implementer:ty as $activities:path),+ $(,)?) => {
+        const _: () = {
+            // Outside of a component the list is still checked by the compiler, though nobody reads it.
+            #[allow(dead_code)]
+            const TABLES: &[$crate::activity::ActivityTable] =
+                &[$($crate::activity_table!($implementer as $activities)),+];
+
+            #[cfg(target_family = "wasm")]
+            const _: () = {
+                use $crate::__private::activity_world;
+
+                struct Component;
+
+                impl activity_world::Guest for Component {
+                    fn describe() -> ::std::vec::Vec<activity_world::ActivityDescription> {
+                        $crate::__private::describe_activities(TABLES)
+                    }
+                    fn invoke(
+                        name: ::std::string::String,
+                        input: ::std::string::String,
+                        context: activity_world::Context,
+                    ) -> ::std::result::Result<::std::string::String, activity_world::Failure> {
+                        $crate::__private::invoke_activity(TABLES, &name, &input, context)
+                    }
+                }
+
+                activity_world::export_activity_world!(Component with_types_in activity_world);
+            };
+        };
+    };
+}

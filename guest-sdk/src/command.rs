@@ -1,0 +1,300 @@
+//! The commands of a workflow and the future each of them returns.
+//!
+//! Promises of every function here: the command is given **when it is called**, not at the first
+//! poll, so the order of calls in the code is the order of ops in the ledger; what cannot be given (an
+//! input that is not JSON, a bad duration) gives no command and fails at its `.await`; and dropping a
+//! [`Pending`] whose outcome has not come cancels its op.
+
+use crate::bindings::types;
+use crate::duration::IntoDuration;
+use crate::error::{Error, Result};
+use crate::executor::{self, Outcome};
+use crate::workflow::Workflow;
+use futures::future::FusedFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// The outcome of a command, to be awaited: an activity call, a timer, a signal, a child's result.
+///
+/// The command has been given already. Dropping a `Pending` whose outcome has not come cancels the
+/// command; [`detach`](Self::detach) lets it go on instead. It is `Unpin` and fused, so it can stand
+/// in [`select_biased!`](crate::select_biased!) as it is.
+#[must_use = "dropping a pending command cancels it: `.await` it, keep it, or `.detach()` it"]
+#[derive(Debug)]
+pub struct Pending<T> {
+    state: State,
+    of: Of,
+    output: PhantomData<fn() -> T>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// No command was given; the error waits for its `.await`.
+    Refused(Error),
+    Open(u32),
+    Done,
+}
+
+/// What the command was, for the message when its outcome cannot be read.
+#[derive(Debug)]
+enum Of {
+    Activity(String),
+    Timer,
+    Signal(String),
+    Child(String),
+}
+
+impl<T> Pending<T> {
+    fn new(of: Of, given: Result<u32>) -> Self {
+        let state = given.map_or_else(State::Refused, State::Open);
+        Self { state, of, output: PhantomData }
+    }
+
+    /// Lets the command go on with nobody waiting for its outcome: an activity still runs, a child
+    /// still follows its [`ParentClose`].
+    pub fn detach(mut self) {
+        if let State::Open(op) = std::mem::replace(&mut self.state, State::Done) {
+            executor::leave(op);
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Pending<T> {
+    fn decode(&self, outcome: Outcome) -> Result<T> {
+        let json = outcome.map_err(Error::from_failure)?;
+        serde_json::from_str(&json).map_err(|error| {
+            let (code, source) = match &self.of {
+                Of::Activity(name) => ("invalid-output", format!("the output of activity `{name}`")),
+                Of::Child(name) => ("invalid-output", format!("the output of workflow `{name}`")),
+                Of::Signal(name) => ("invalid-signal", format!("the payload of signal `{name}`")),
+                Of::Timer => ("invalid-output", "the outcome of a timer".to_owned()),
+            };
+            let wanted = std::any::type_name::<T>();
+            Error::application(code, format!("{source} is not a {wanted}: {error}")).non_retryable()
+        })
+    }
+}
+
+impl<T: DeserializeOwned> Future for Pending<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Refused(error) => Poll::Ready(Err(error)),
+            State::Open(op) => match executor::poll_op(op, cx) {
+                Poll::Ready(outcome) => Poll::Ready(self.decode(outcome)),
+                Poll::Pending => {
+                    self.state = State::Open(op);
+                    Poll::Pending
+                }
+            },
+            State::Done => panic!("awaited again after its outcome was taken"),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> FusedFuture for Pending<T> {
+    fn is_terminated(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        if let State::Open(op) = self.state {
+            executor::give_up(op);
+        }
+    }
+}
+
+/// Calls an activity by name: what a typed proxy does underneath. `input` is usually a tuple or an
+/// array, one element for each argument.
+///
+/// Use it for activities that are known only by name, such as those of another language:
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// use backstitch_sdk::{ActivityOptions, call_activity};
+/// let total: f64 = call_activity("sum", &([1.5, 2.5],), &ActivityOptions::default()).await?;
+/// # Ok(()) }
+/// ```
+pub fn call_activity<T>(
+    name: &str,
+    input: &(impl Serialize + ?Sized),
+    options: &crate::ActivityOptions,
+) -> Pending<T> {
+    let of = Of::Activity(name.to_owned());
+    let given = written(input, || format!("the input of activity `{name}`")).and_then(|json| {
+        let options = options.to_wit()?;
+        Ok(executor::schedule(|host| host.proxy_activity(name, &json, &options)))
+    });
+    Pending::new(of, given)
+}
+
+/// A durable timer: `"30 days"` or a [`Duration`](std::time::Duration), rounded up to milliseconds.
+/// The host may restart any number of times meanwhile.
+///
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// backstitch_sdk::sleep_for("30 days").await?;
+/// # Ok(()) }
+/// ```
+pub fn sleep_for(duration: impl IntoDuration) -> Pending<()> {
+    let given = duration.into_duration().map(|duration| {
+        let ms = millis_rounded_up(duration);
+        executor::schedule(|host| host.sleep_for(ms))
+    });
+    Pending::new(Of::Timer, given)
+}
+
+/// Waits for one signal of this name. Signals that came before the wait are kept; each wait takes one,
+/// in the order they came. A payload that is no `T` fails with the code `invalid-signal`.
+///
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// #[derive(serde::Deserialize)]
+/// struct Approval { approved: bool }
+/// let approval = backstitch_sdk::wait_for::<Approval>("manager-approval").await?;
+/// # Ok(()) }
+/// ```
+pub fn wait_for<T>(signal: &str) -> Pending<T> {
+    let op = executor::schedule(|host| host.wait_for(signal));
+    Pending::new(Of::Signal(signal.to_owned()), Ok(op))
+}
+
+/// Starts another workflow; the handle's [`result`](ChildHandle::result) can be awaited.
+///
+/// ```no_run
+/// use backstitch_sdk::{ChildOptions, Result, start_child, workflow};
+///
+/// #[workflow]
+/// async fn validate_order(order_id: String) -> Result<bool> {
+///     Ok(order_id.starts_with("order-"))
+/// }
+///
+/// #[workflow]
+/// async fn parent(order_id: String) -> Result<bool> {
+///     let options = ChildOptions::default().workflow_id(format!("validate-{order_id}"));
+///     let validation = start_child::<validate_order>(order_id, options);
+///     // … anything else meanwhile …
+///     validation.result().await
+/// }
+/// ```
+pub fn start_child<W: Workflow>(input: W::Input, options: ChildOptions) -> ChildHandle<W::Output>
+where
+    W::Input: Serialize,
+{
+    start_child_named(W::NAME, &input, options)
+}
+
+/// Starts a workflow that is known only by name, such as one of another component.
+pub fn start_child_named<T>(
+    name: &str,
+    input: &(impl Serialize + ?Sized),
+    options: ChildOptions,
+) -> ChildHandle<T> {
+    let of = Of::Child(name.to_owned());
+    let given = written(input, || format!("the input of workflow `{name}`")).map(|json| {
+        let options = options.into_wit();
+        executor::schedule(|host| host.start_child(name, &json, &options))
+    });
+    ChildHandle { result: Pending::new(of, given) }
+}
+
+/// Starts another workflow and waits for its result.
+pub fn exec_child<W: Workflow>(input: W::Input, options: ChildOptions) -> Pending<W::Output>
+where
+    W::Input: Serialize,
+{
+    start_child::<W>(input, options).result()
+}
+
+/// A child that has been started. Dropping it cancels the child, as with every pending command.
+#[must_use = "dropping the handle cancels the child: await its `result()`, or `.detach()` it"]
+#[derive(Debug)]
+pub struct ChildHandle<T> {
+    result: Pending<T>,
+}
+
+impl<T> ChildHandle<T> {
+    /// The child's output, or the failure it ended with.
+    pub fn result(self) -> Pending<T> {
+        self.result
+    }
+
+    /// Lets the child go its own way; what becomes of it when this run closes is its [`ParentClose`].
+    pub fn detach(self) {
+        self.result.detach();
+    }
+}
+
+/// How a child is started. The default derives its id from the parent's run and terminates it with
+/// the parent.
+#[derive(Debug, Clone, Default)]
+pub struct ChildOptions {
+    workflow_id: Option<String>,
+    task_queue: Option<String>,
+    parent_close: ParentClose,
+}
+
+/// What becomes of an open child when its parent closes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ParentClose {
+    /// It is stopped at once.
+    #[default]
+    Terminate,
+    /// It is asked to stop, and may clean up.
+    RequestCancel,
+    /// It goes on.
+    Abandon,
+}
+
+impl ChildOptions {
+    /// The id under which clients find the child.
+    #[must_use]
+    pub fn workflow_id(mut self, id: impl Into<String>) -> Self {
+        self.workflow_id = Some(id.into());
+        self
+    }
+
+    /// Which hosts run the child.
+    #[must_use]
+    pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
+        self.task_queue = Some(queue.into());
+        self
+    }
+
+    /// What becomes of the child when this run closes.
+    #[must_use]
+    pub fn parent_close(mut self, policy: ParentClose) -> Self {
+        self.parent_close = policy;
+        self
+    }
+
+    fn into_wit(self) -> types::ChildOptions {
+        types::ChildOptions {
+            workflow_id: self.workflow_id,
+            task_queue: self.task_queue,
+            parent_close: match self.parent_close {
+                ParentClose::Terminate => types::ParentClose::Terminate,
+                ParentClose::RequestCancel => types::ParentClose::RequestCancel,
+                ParentClose::Abandon => types::ParentClose::Abandon,
+            },
+        }
+    }
+}
+
+/// JSON text, or an `invalid-input` that says which value could not be written.
+pub(crate) fn written(value: &(impl Serialize + ?Sized), what: impl FnOnce() -> String) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| {
+        Error::application("invalid-input", format!("{} cannot be written as JSON: {error}", what()))
+            .non_retryable()
+    })
+}
+
+pub(crate) fn millis_rounded_up(duration: std::time::Duration) -> u64 {
+    let ms = duration.as_nanos().div_ceil(1_000_000);
+    u64::try_from(ms).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,113 @@
+//! Durable workflows, and the activities they call, as plain async Rust.
+//!
+//! A workflow is an `async fn`. Every call it makes through this crate is recorded in a ledger before
+//! its outcome is seen; after a crash the function is run again from its top against that ledger, and
+//! goes on where it was. It can only do what is repeatable, because the sandbox it is compiled for has
+//! nothing else.
+//!
+//! ```
+//! use backstitch_sdk::testing::TestRun;
+//! use backstitch_sdk::{ActivityOptions, Result, activities, export_workflows, proxy_activities, workflow};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[activities(task_queue = "inventory-tasks")]
+//! trait Inventory {
+//!     async fn check_inventory(item_id: String) -> i64;
+//!     async fn reserve_item(item_id: String, quantity: i64) -> String;
+//!     async fn notify_backorder(item_id: String);
+//! }
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Order { item_id: String, quantity: i64 }
+//!
+//! #[derive(Serialize, Deserialize, Debug, PartialEq)]
+//! enum Outcome { Reserved(String), Backordered }
+//!
+//! #[workflow]
+//! async fn order_workflow(order: Order) -> Result<Outcome> {
+//!     let inventory = proxy_activities::<dyn Inventory>(ActivityOptions::default());
+//!     if inventory.check_inventory(order.item_id.clone()).await? >= order.quantity {
+//!         Ok(Outcome::Reserved(inventory.reserve_item(order.item_id, order.quantity).await?))
+//!     } else {
+//!         inventory.notify_backorder(order.item_id).await?;
+//!         Ok(Outcome::Backordered)
+//!     }
+//! }
+//!
+//! export_workflows!(order_workflow);
+//!
+//! // And its test, which needs neither a host nor a database:
+//! let run = TestRun::<order_workflow>::new()
+//!     .activity("check_inventory", |_| Ok(9))
+//!     .activity("reserve_item", |_| Ok("reservation-1"))
+//!     .run(&Order { item_id: "item-123".into(), quantity: 5 });
+//! assert_eq!(run.output().unwrap(), Outcome::Reserved("reservation-1".into()));
+//! assert_eq!(
+//!     run.story(),
+//!     [r#"activity check_inventory ["item-123"]"#, r#"activity reserve_item ["item-123",5]"#],
+//! );
+//! ```
+//!
+//! # The rules
+//! - **A call is a command at once.** `let a = f(); let b = g();` starts both; `.await` only waits.
+//!   [`join!`], [`try_join!`], [`join_all`] and [`select_biased!`] work as they do everywhere.
+//! - **Dropping a pending command cancels it**: the loser of a [`select_biased!`] costs nothing.
+//!   [`Pending::detach`] lets it go on.
+//! - **Values cross as JSON**, written by `serde_json`. Types must be written the same way every time:
+//!   prefer `BTreeMap` to `HashMap` in what you send, since the order of a `HashMap` belongs to the
+//!   build. (Inside one build it repeats; a run is pinned to its build.)
+//! - **A workflow panics only on a bug.** A panic parks the run, with file and line, until somebody
+//!   fixes the code; a returned [`Error`] ends the run as failed.
+//! - Time, randomness and logs come from [`now`], [`random_u64`], [`uuid`] and [`info!`].
+//!
+//! # Building
+//! A guest is a `cdylib` for `wasm32-unknown-unknown` that depends on this crate alone (and `serde`);
+//! `backstitch build` compiles it and turns the module into a component.
+
+pub mod activity;
+mod ambient;
+mod bindings;
+mod command;
+mod duration;
+mod error;
+mod executor;
+mod host;
+mod options;
+mod panic;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
+mod workflow;
+
+pub use activity::proxy_activities;
+pub use ambient::{Level, log, now, now_ms, patched, random_u64, uuid};
+pub use backstitch_sdk_macros::{activities, workflow};
+pub use command::{
+    ChildHandle, ChildOptions, ParentClose, Pending, call_activity, exec_child, sleep_for, start_child,
+    start_child_named, wait_for,
+};
+pub use duration::{DurationError, IntoDuration, parse_duration};
+pub use error::{Error, ErrorKind, Result};
+pub use futures;
+pub use futures::future::{join_all, try_join_all};
+pub use futures::{join, select_biased, try_join};
+pub use options::{ActivityOptions, RetryPolicy};
+pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
+
+/// What the macros expand to. Not part of the public interface.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::activity::{
+        describe as describe_activities, invoke as invoke_activity, run as run_activity,
+    };
+    pub use crate::workflow::{Definition, describe, query, resume, start};
+
+    /// The bindings of `world workflow`.
+    pub mod workflow_world {
+        pub use crate::bindings::workflow::*;
+    }
+
+    /// The bindings of `world activity`.
+    pub mod activity_world {
+        pub use crate::bindings::activity::*;
+    }
+}

@@ -1,0 +1,251 @@
+//! Runs a workflow against a script instead of a host, in no time: durations pass by being skipped.
+//!
+//! Promises: the workflow is driven by the same executor as in a component, one event at a time; its
+//! commands are recorded for assertions; and after every run it is **replayed** from the recorded
+//! events, all of them in one activation, so that a workflow that is not deterministic fails its test
+//! even when its outcome is right. Only for native tests: components do not contain this module.
+//!
+//! ```
+//! use backstitch_sdk::testing::TestRun;
+//! use backstitch_sdk::{Error, Result, select_biased, sleep_for, wait_for, workflow};
+//!
+//! #[workflow]
+//! async fn approval(_request: String) -> Result<bool> {
+//!     select_biased! {
+//!         approved = wait_for::<bool>("manager-approval") => approved,
+//!         timed_out = sleep_for("3 days") => { timed_out?; Ok(false) }
+//!     }
+//! }
+//!
+//! let run = TestRun::<approval>::new().signal("manager-approval", true, "2 days").run("a desk");
+//! assert!(run.output().unwrap());
+//! assert_eq!(run.story(), ["wait-for manager-approval", "sleep-for 259200000 ms", "cancel 1"]);
+//!
+//! let run = TestRun::<approval>::new().run("a desk");
+//! assert!(!run.output().unwrap());
+//! assert_eq!(run.elapsed(), backstitch_sdk::duration!("3 days"));
+//! ```
+
+mod finished;
+mod script;
+mod sim;
+
+pub use finished::{Command, Ending, Finished};
+
+use crate::activity::{self, ActivityTable};
+use crate::bindings::types::Status;
+use crate::duration::IntoDuration;
+use crate::error::{Error, Result};
+use crate::workflow::{Definition, Workflow};
+use crate::{executor, host};
+use script::{Delayed, Script};
+use serde::Serialize;
+use serde_json::Value;
+use sim::Sim;
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+/// A script for one run: what activities and children answer, and which signals come when.
+///
+/// Times are counted from the start of the run. A duration text that is none panics, as does a value
+/// that cannot be written as JSON: both are bugs of the test.
+#[must_use = "nothing happens before `.run(…)`"]
+pub struct TestRun<W> {
+    script: Script,
+    events_per_activation: usize,
+    workflow: PhantomData<fn() -> W>,
+}
+
+impl<W> std::fmt::Debug for TestRun<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TestRun").finish_non_exhaustive()
+    }
+}
+
+impl<W: Workflow> Default for TestRun<W> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<W: Workflow> TestRun<W> {
+    /// An empty script: timers fire, nothing else answers.
+    pub fn new() -> Self {
+        Self { script: Script::default(), events_per_activation: 1, workflow: PhantomData }
+    }
+
+    /// Answers calls of this activity. The closure gets the arguments as a JSON array and runs once
+    /// for each attempt; [`activity::context`] tells which. Retry policies are followed.
+    pub fn activity<T: Serialize>(
+        mut self,
+        name: &str,
+        mut body: impl FnMut(Value) -> Result<T> + 'static,
+    ) -> Self {
+        let body = Box::new(move |input: &str| body(parse(input)).map(|output| write(&output)));
+        self.script.activities.insert(name.to_owned(), body);
+        self
+    }
+
+    /// Answers every activity of an implementation with the implementation itself:
+    /// `activity_table!(Warehouse as Inventory)`.
+    pub fn activities(mut self, table: ActivityTable) -> Self {
+        self.script.tables.push(table);
+        self
+    }
+
+    /// Lets every attempt at this activity take so long.
+    pub fn activity_takes(mut self, name: &str, duration: impl IntoDuration) -> Self {
+        self.script.takes_ms.insert(name.to_owned(), millis(duration));
+        self
+    }
+
+    /// Answers children of this workflow. The closure gets the child's input.
+    pub fn child<T: Serialize>(
+        mut self,
+        workflow: &str,
+        mut body: impl FnMut(Value) -> Result<T> + 'static,
+    ) -> Self {
+        let body = Box::new(move |input: &str| body(parse(input)).map(|output| write(&output)));
+        self.script.children.insert(workflow.to_owned(), body);
+        self
+    }
+
+    /// Sends a signal at a time.
+    pub fn signal(mut self, name: &str, payload: impl Serialize, at: impl IntoDuration) -> Self {
+        let signal = Delayed::Signal { name: name.to_owned(), payload: write(&payload) };
+        self.script.later.push((millis(at), signal));
+        self
+    }
+
+    /// Asks the run to stop at a time: every open command then fails as cancelled.
+    pub fn cancel(mut self, at: impl IntoDuration) -> Self {
+        self.script.later.push((millis(at), Delayed::Cancel));
+        self
+    }
+
+    /// Plays a run whose ledger went past this change before it was made: `patched` says false.
+    pub fn before_change(mut self, change_id: &str) -> Self {
+        self.script.unpatched.insert(change_id.to_owned());
+        self
+    }
+
+    /// How many events a single activation may bring; one unless said otherwise. Commands come in the
+    /// same order whatever this is: [`story`](Finished::story) proves it.
+    ///
+    /// # Panics
+    /// When it is 0.
+    pub fn events_per_activation(mut self, events: usize) -> Self {
+        assert!(events > 0, "an activation brings at least one event");
+        self.events_per_activation = events;
+        self
+    }
+
+    /// Runs the workflow until it ends, or until nothing in the script can wake it any more.
+    ///
+    /// # Panics
+    /// When the workflow does; when it calls what the script does not answer; when its replay gives
+    /// other commands or ends otherwise.
+    pub fn run(self, input: impl Serialize) -> Finished<W::Output> {
+        self.run_json(&write(&input))
+    }
+
+    /// The same with an input as JSON text, which may be one that the workflow cannot read.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run).
+    pub fn run_json(self, input: &str) -> Finished<W::Output> {
+        let workflow = &Definition::of::<W>();
+        let sim = Rc::new(Sim::live(self.script));
+        let driven = drive(&sim, workflow, input, self.events_per_activation);
+
+        let again = Rc::new(sim.replay());
+        let replayed = drive(&again, workflow, input, usize::MAX);
+        sim.assert_same(&again);
+        assert_eq!(format!("{driven:?}"), format!("{replayed:?}"), "the workflow ends otherwise on replay");
+
+        sim.finish(driven)
+    }
+}
+
+/// Where a run stands when nothing can wake it any more.
+#[derive(Debug)]
+struct Driven {
+    status: Status,
+    /// What queries would be answered with.
+    shown: BTreeMap<String, String>,
+}
+
+fn drive(sim: &Rc<Sim>, workflow: &Definition, input: &str, events: usize) -> Driven {
+    // Dropped in reverse: first the run is forgotten, then its host goes.
+    let _host = host::install(Rc::clone(sim) as Rc<dyn host::Host>);
+    let _run = Forget;
+    sim.begin_activation();
+    let mut status = crate::workflow::start(std::slice::from_ref(workflow), workflow.name(), input);
+    while matches!(status, Status::Blocked) && sim.advance(events) {
+        sim.begin_activation();
+        status = executor::resume();
+    }
+    Driven { status, shown: crate::workflow::take_shown() }
+}
+
+struct Forget;
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        executor::discard();
+        crate::workflow::take_shown();
+    }
+}
+
+/// Runs an activity's body as the attempt that `context` describes: how an implementation is tested by
+/// itself.
+///
+/// ```
+/// use backstitch_sdk::{Result, activity, testing};
+///
+/// async fn attempts() -> Result<u32> {
+///     Ok(activity::context().attempt)
+/// }
+/// let mut context = testing::context();
+/// context.attempt = 3;
+/// assert_eq!(testing::run_activity(context, attempts()).unwrap(), 3);
+/// ```
+pub fn run_activity<T>(context: activity::Context, body: impl Future<Output = Result<T>>) -> Result<T> {
+    activity::within(context, || activity::block_on(body))
+}
+
+/// Invokes an activity by name with JSON text, as a host would.
+pub fn invoke(table: ActivityTable, name: &str, input: &str, context: activity::Context) -> Result<String> {
+    activity::attempt(&[table], name, input, context)
+}
+
+/// The first attempt at the first command of a run, to be changed where a test needs another.
+pub fn context() -> activity::Context {
+    activity::Context {
+        run_id: sim::RUN_ID.to_owned(),
+        workflow_id: "test".to_owned(),
+        op: 0,
+        attempt: 1,
+        idempotency_key: format!("{}:0", sim::RUN_ID),
+        deadline: None,
+    }
+}
+
+fn millis(duration: impl IntoDuration) -> u64 {
+    let duration = duration.into_duration().unwrap_or_else(|error| panic!("{error}"));
+    crate::command::millis_rounded_up(duration)
+}
+
+fn write(value: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).expect("a scripted value can be written as JSON")
+}
+
+fn parse(json: &str) -> Value {
+    serde_json::from_str(json).expect("the SDK writes JSON")
+}
+
+/// What a script holds against a call it does not know.
+fn unscripted(kind: &str, name: &str) -> Error {
+    Error::application("unscripted", format!("the script answers no {kind} `{name}`")).non_retryable()
+}

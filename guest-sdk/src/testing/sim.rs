@@ -1,0 +1,284 @@
+//! The scripted host: ops, a clock that jumps to whatever is due next, and a record of it all.
+//!
+//! Live, a command puts its outcome on the agenda, and [`Sim::advance`] takes what is due next from
+//! there into the inbox that `next-event` reads. On replay the inbox holds the recorded events from
+//! the start and commands only leave their mark.
+
+use super::Driven;
+use super::finished::{Command, Ending, Finished};
+use super::script::{Called, Delayed, Script, cancelled};
+use crate::activity::Context;
+use crate::ambient::Level;
+use crate::bindings::types::{self, ActivityOptions, ChildOptions, Event, Failure, Status};
+use crate::error::Error;
+use crate::host::Host;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::marker::PhantomData;
+use std::time::Duration;
+
+pub(super) const RUN_ID: &str = "00000000-0000-7000-8000-000000000001";
+
+/// 2026-01-01T00:00:00Z: any time would do, and one that is easy to recognise does best.
+const START_MS: u64 = 1_767_225_600_000;
+
+pub(super) struct Sim {
+    state: RefCell<State>,
+    /// Apart from the rest, because its closures run while the state is looked at.
+    script: RefCell<Script>,
+    replaying: bool,
+}
+
+#[derive(Default)]
+struct State {
+    now_ms: u64,
+    random: u64,
+    next_op: u32,
+    commands: Vec<Command>,
+    open: BTreeMap<u32, usize>,
+    waiting: BTreeMap<String, VecDeque<u32>>,
+    kept_signals: BTreeMap<String, VecDeque<String>>,
+    /// By due time, then in the order they were put there.
+    agenda: BTreeMap<(u64, u64), Due>,
+    entries: u64,
+    inbox: VecDeque<(u64, Event)>,
+    delivered: Vec<(u64, Event)>,
+    drained: bool,
+    logs: Vec<(Level, String)>,
+}
+
+enum Due {
+    Outcome(u32, Result<String, Failure>),
+    Signal(String, String),
+    Cancel,
+}
+
+impl Sim {
+    pub(super) fn live(mut script: Script) -> Self {
+        let mut state = State { now_ms: START_MS, ..State::default() };
+        for (at_ms, delayed) in script.later.drain(..) {
+            let due = match delayed {
+                Delayed::Signal { name, payload } => Due::Signal(name, payload),
+                Delayed::Cancel => Due::Cancel,
+            };
+            state.put(at_ms, due);
+        }
+        Self { state: RefCell::new(state), script: RefCell::new(script), replaying: false }
+    }
+
+    /// A host that delivers what this one delivered.
+    pub(super) fn replay(&self) -> Self {
+        let inbox = self.state.borrow().delivered.iter().cloned().collect();
+        let script = Script { unpatched: self.script.borrow().unpatched.clone(), ..Script::default() };
+        Self {
+            state: RefCell::new(State { now_ms: START_MS, inbox, ..State::default() }),
+            script: RefCell::new(script),
+            replaying: true,
+        }
+    }
+
+    pub(super) fn begin_activation(&self) {
+        self.state.borrow_mut().drained = false;
+    }
+
+    /// Jumps to what is due next and puts up to `events` events into the inbox. False when nothing
+    /// will ever happen again.
+    pub(super) fn advance(&self, events: usize) -> bool {
+        let mut state = self.state.borrow_mut();
+        let mut promised = BTreeSet::new();
+        while state.inbox.len() < events {
+            let Some(((at_ms, _), due)) = state.agenda.pop_first() else { break };
+            for event in state.events_of(due) {
+                // An op has one outcome, even when its timer and a cancellation meet in one batch.
+                if promised.insert(event.op) {
+                    state.inbox.push_back((at_ms, event));
+                }
+            }
+        }
+        !state.inbox.is_empty()
+    }
+
+    /// Panics unless `other` was given the same commands.
+    pub(super) fn assert_same(&self, other: &Self) {
+        let (first, again) = (self.state.borrow(), other.state.borrow());
+        for (index, (command, replayed)) in first.commands.iter().zip(&again.commands).enumerate() {
+            assert_eq!(
+                command, replayed,
+                "the workflow is not deterministic: command {index} differs on replay"
+            );
+        }
+        assert_eq!(
+            first.commands.len(),
+            again.commands.len(),
+            "the workflow is not deterministic: it gives another number of commands on replay"
+        );
+    }
+
+    pub(super) fn finish<T>(&self, driven: Driven) -> Finished<T> {
+        let state = self.state.borrow();
+        let ending = match driven.status {
+            Status::Completed(json) => Ending::Completed(json),
+            Status::Failed(failure) => Ending::Failed(Error::from_failure(failure)),
+            Status::ContinueAsNew(json) => Ending::ContinuedAsNew(json),
+            Status::Blocked => {
+                let open = state.open.values().map(|&index| state.commands[index].clone());
+                Ending::Blocked(open.collect())
+            }
+        };
+        let elapsed = Duration::from_millis(state.now_ms - START_MS);
+        Finished {
+            ending,
+            commands: state.commands.clone(),
+            logs: state.logs.clone(),
+            shown: driven.shown,
+            elapsed,
+            output: PhantomData,
+        }
+    }
+
+    fn command(&self, command: Command) -> u32 {
+        let mut state = self.state.borrow_mut();
+        state.record(command);
+        let op = state.next_op;
+        state.next_op += 1;
+        let index = state.commands.len() - 1;
+        state.open.insert(op, index);
+        op
+    }
+}
+
+impl State {
+    fn put(&mut self, after_ms: u64, due: Due) {
+        let at_ms = self.now_ms.saturating_add(after_ms);
+        self.agenda.insert((at_ms, self.entries), due);
+        self.entries += 1;
+    }
+
+    fn record(&mut self, command: Command) {
+        assert!(!self.drained, "{command}: given after `next-event` returned none");
+        self.commands.push(command);
+    }
+
+    fn events_of(&mut self, due: Due) -> Vec<Event> {
+        match due {
+            Due::Outcome(op, outcome) if self.open.contains_key(&op) => vec![Event { op, outcome }],
+            Due::Outcome(..) => Vec::new(),
+            Due::Signal(name, payload) => match self.waiting.get_mut(&name).and_then(VecDeque::pop_front) {
+                Some(op) => vec![Event { op, outcome: Ok(payload) }],
+                None => {
+                    self.kept_signals.entry(name).or_default().push_back(payload);
+                    Vec::new()
+                }
+            },
+            Due::Cancel => {
+                self.waiting.clear();
+                self.open.keys().map(|&op| Event { op, outcome: Err(cancelled()) }).collect()
+            }
+        }
+    }
+}
+
+impl Host for Sim {
+    fn proxy_activity(&self, name: &str, input: &str, options: &ActivityOptions) -> u32 {
+        let op = self.command(Command::Activity {
+            name: name.to_owned(),
+            input: input.to_owned(),
+            task_queue: options.task_queue.clone(),
+        });
+        if !self.replaying {
+            let mut context = Context { op, ..super::context() };
+            context.idempotency_key = format!("{RUN_ID}:{op}");
+            let Called { outcome, after_ms } =
+                self.script.borrow_mut().call(name, input, options.retry.as_ref(), context);
+            self.state.borrow_mut().put(after_ms, Due::Outcome(op, outcome));
+        }
+        op
+    }
+
+    fn sleep_for(&self, ms: u64) -> u32 {
+        let op = self.command(Command::Sleep { ms });
+        if !self.replaying {
+            self.state.borrow_mut().put(ms, Due::Outcome(op, Ok("null".to_owned())));
+        }
+        op
+    }
+
+    fn wait_for(&self, signal: &str) -> u32 {
+        let op = self.command(Command::WaitFor { signal: signal.to_owned() });
+        let mut state = self.state.borrow_mut();
+        match state.kept_signals.get_mut(signal).and_then(VecDeque::pop_front) {
+            Some(payload) => state.put(0, Due::Outcome(op, Ok(payload))),
+            None => state.waiting.entry(signal.to_owned()).or_default().push_back(op),
+        }
+        op
+    }
+
+    fn start_child(&self, workflow: &str, input: &str, options: &ChildOptions) -> u32 {
+        let op = self.command(Command::Child {
+            workflow: workflow.to_owned(),
+            input: input.to_owned(),
+            workflow_id: options.workflow_id.clone(),
+        });
+        if !self.replaying {
+            let outcome = self.script.borrow_mut().run_child(workflow, input);
+            self.state.borrow_mut().put(0, Due::Outcome(op, outcome));
+        }
+        op
+    }
+
+    fn cancel(&self, op: u32) {
+        let mut state = self.state.borrow_mut();
+        state.record(Command::Cancel { op });
+        state.open.remove(&op);
+        for waiting in state.waiting.values_mut() {
+            waiting.retain(|&waiting| waiting != op);
+        }
+    }
+
+    fn patched(&self, change_id: &str) -> bool {
+        let patched = !self.script.borrow().unpatched.contains(change_id);
+        if patched {
+            self.state.borrow_mut().record(Command::Patched { change_id: change_id.to_owned() });
+        }
+        patched
+    }
+
+    fn next_event(&self) -> Option<Event> {
+        let mut state = self.state.borrow_mut();
+        while let Some((at_ms, event)) = state.inbox.pop_front() {
+            // Given up by the guest while the event was on its way.
+            if state.open.remove(&event.op).is_none() {
+                continue;
+            }
+            state.now_ms = at_ms;
+            state.delivered.push((at_ms, event.clone()));
+            return Some(event);
+        }
+        state.drained = true;
+        None
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.state.borrow().now_ms
+    }
+
+    /// splitmix64.
+    fn random_u64(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        state.random = state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = state.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn log(&self, level: types::Level, message: &str) {
+        let level = match level {
+            types::Level::Debug => Level::Debug,
+            types::Level::Info => Level::Info,
+            types::Level::Warn => Level::Warn,
+            types::Level::Error => Level::Error,
+        };
+        self.state.borrow_mut().logs.push((level, message.to_owned()));
+    }
+}

@@ -1,0 +1,45 @@
+;; A whole workflow component whose core module never leaves its start function: whoever
+;; instantiates it without fuel or a deadline hangs.
+(component
+  (import "backstitch:workflow/types@0.1.0" (instance $types
+    (type $json' string)
+    (export "json" (type $json (eq $json')))
+    (type $kind' (enum "application" "timeout" "cancelled" "terminated"))
+    (export "failure-kind" (type $kind (eq $kind')))
+    (type $failure' (record
+      (field "kind" $kind) (field "code" string) (field "message" string)
+      (field "details" (option $json)) (field "retryable" bool)))
+    (export "failure" (type $failure (eq $failure')))
+    (type $status' (variant
+      (case "blocked") (case "completed" $json) (case "failed" $failure) (case "continue-as-new" $json)))
+    (export "status" (type (eq $status')))
+  ))
+  (alias export $types "json" (type $json))
+  (alias export $types "status" (type $status))
+  (type $description' (record
+    (field "name" string) (field "signals" (list string)) (field "queries" (list string))
+    (field "input-schema" (option $json)) (field "output-schema" (option $json))))
+  (import "workflow-description" (type $description (eq $description')))
+  (core module $module
+    (memory (export "memory") 1)
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) i32.const 1024)
+    ;; An empty list: its pointer and length are the zeroes at address 0.
+    (func (export "describe") (result i32) i32.const 0)
+    (func (export "start") (param i32 i32 i32 i32) (result i32) unreachable)
+    (func (export "resume") (result i32) unreachable)
+    (func (export "query") (param i32 i32 i32 i32) (result i32) unreachable)
+    (func $spin (loop $again (br $again)))
+    (start $spin)
+  )
+  (core instance $main (instantiate $module))
+  (alias core export $main "memory" (core memory $memory))
+  (alias core export $main "cabi_realloc" (core func $realloc))
+  (func (export "describe") (result (list $description))
+    (canon lift (core func $main "describe") (memory $memory)))
+  (func (export "start") (param "workflow" string) (param "input" $json) (result $status)
+    (canon lift (core func $main "start") (memory $memory) (realloc $realloc)))
+  (func (export "resume") (result $status)
+    (canon lift (core func $main "resume") (memory $memory)))
+  (func (export "query") (param "name" string) (param "input" $json) (result (result $json (error string)))
+    (canon lift (core func $main "query") (memory $memory) (realloc $realloc)))
+)

@@ -1,0 +1,2 @@
+;; A component, but nothing in it.
+(component)
