@@ -139,6 +139,10 @@ pub const WRITER_QUEUE_MAX: usize = 4_096;
 /// spread over hosts.
 pub const CLAIM_ROWS_MAX: i64 = 500;
 
+/// Ledgers of a takeover that are read in one query: enough to be cheap when they are small, few
+/// enough to fit in memory when they are not.
+pub const LEDGERS_READ_MAX: usize = 32;
+
 /// How long a host may be silent before others take its runs, in milliseconds. A pause this long
 /// costs a host its lease but never a run its ledger, so it may be short.
 pub const LEASE_MS: u64 = 3_000;

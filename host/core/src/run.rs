@@ -177,6 +177,14 @@ pub enum Corrupt {
     /// No rows at all.
     #[error("the ledger is empty")]
     Empty,
+    /// What is left is sound, but it is not all.
+    #[error("the run closed with {closed} rows, the ledger holds {found}: its end was cut off or added to")]
+    Cut {
+        /// How many rows there were at the close.
+        closed: Seq,
+        /// How many there are.
+        found: Seq,
+    },
 }
 
 /// A run as its ledger tells it.
@@ -218,6 +226,22 @@ impl Run {
         let mut run = Self::new(id);
         let events = rows.iter().map(|row| run.load(row)).collect::<Result<_, _>>()?;
         if rows.is_empty() { Err(Corrupt::Empty) } else { Ok((run, events)) }
+    }
+
+    /// As [`Self::load_all`], and compares the end with `head`: what was noted elsewhere when the run
+    /// closed, the number of rows and the chain of the last. Nothing in what is left of a ledger
+    /// tells that its last rows are gone.
+    pub fn load_closed(
+        id: RunId,
+        rows: &[Row],
+        head: Option<(Seq, Chain)>,
+    ) -> Result<(Self, Vec<Event>), Corrupt> {
+        let (run, events) = Self::load_all(id, rows)?;
+        match head {
+            Some((closed, _)) if closed != run.next_seq => Err(Corrupt::Cut { closed, found: run.next_seq }),
+            Some((closed, chain)) if chain != run.chain => Err(Corrupt::Chain { seq: Seq(closed.0 - 1) }),
+            Some(_) | None => Ok((run, events)),
+        }
     }
 
     /// Takes a row that comes back from the database: place, chain, time and table must all hold.

@@ -13,7 +13,7 @@ mod contract {
 }
 
 use contract::backstitch::workflow::host;
-use contract::backstitch::workflow::types::{ActivityOptions, Event, Failure, FailureKind};
+use contract::backstitch::workflow::types::{ActivityOptions, Event, Failure, FailureKind, RetryPolicy};
 use contract::{Guest, Status, WorkflowDescription};
 use std::cell::Cell;
 
@@ -21,17 +21,17 @@ struct Hostile;
 
 /// A first activation: gets the input as JSON text.
 type Start = fn(&str) -> Status;
-/// Every further activation.
-type Resume = fn() -> Status;
+/// What follows from each event.
+type OnEvent = fn(Event) -> Status;
 
 struct Workflow {
     name: &'static str,
     start: Start,
-    resume: Resume,
+    on_event: OnEvent,
 }
 
 const fn ends_at_once(name: &'static str, start: Start) -> Workflow {
-    Workflow { name, start, resume: misdeeds::completes_with_what_comes }
+    Workflow { name, start, on_event: misdeeds::completes_with_what_comes }
 }
 
 const WORKFLOWS: &[Workflow] = &[
@@ -47,28 +47,34 @@ const WORKFLOWS: &[Workflow] = &[
     ends_at_once("huge_result", misdeeds::huge_result),
     ends_at_once("huge_failure", misdeeds::huge_failure),
     ends_at_once("long_names", misdeeds::long_names),
-    Workflow { name: "loop_in_resume", start: misdeeds::sleeps, resume: misdeeds::endless_resume },
-    Workflow { name: "loop_in_query", start: misdeeds::waits_for_ever, resume: misdeeds::blocks },
+    Workflow { name: "loop_in_resume", start: misdeeds::sleeps, on_event: misdeeds::endless_resume },
+    Workflow { name: "loop_in_query", start: misdeeds::waits_for_ever, on_event: misdeeds::blocks },
     // The contract.
     ends_at_once("panics", misdeeds::panics),
-    Workflow { name: "panics_in_resume", start: misdeeds::sleeps, resume: misdeeds::panics_later },
+    Workflow { name: "panics_in_resume", start: misdeeds::sleeps, on_event: misdeeds::panics_later },
     ends_at_once("command_after_drain", misdeeds::command_after_drain),
     ends_at_once("cancel_unknown_op", misdeeds::cancel_unknown_op),
+    ends_at_once("blocked_undrained", misdeeds::blocked_undrained),
     ends_at_once("blocked_on_nothing", misdeeds::blocked_on_nothing),
     ends_at_once("sleeps_for_ever", misdeeds::sleeps_for_ever),
-    Workflow { name: "command_in_query", start: misdeeds::waits_for_ever, resume: misdeeds::blocks },
-    Workflow { name: "nondeterministic", start: misdeeds::sleeps, resume: misdeeds::counts_resumes },
+    Workflow { name: "command_in_query", start: misdeeds::waits_for_ever, on_event: misdeeds::blocks },
+    Workflow { name: "nondeterministic", start: misdeeds::sleeps, on_event: misdeeds::counts_resumes },
+    // No misdeeds of their own: for those of others.
+    Workflow { name: "waits_for_ever", start: misdeeds::waits_for_ever, on_event: misdeeds::blocks },
+    ends_at_once("calls", misdeeds::calls),
     // JSON.
     ends_at_once("invalid_json", misdeeds::invalid_json),
     ends_at_once("invalid_json_input", misdeeds::invalid_json_input),
     ends_at_once("invalid_json_continue", misdeeds::invalid_json_continue),
     ends_at_once("deep_json", misdeeds::deep_json),
     ends_at_once("deep_json_input", misdeeds::deep_json_input),
-    Workflow { name: "json_echo", start: misdeeds::json_echo, resume: misdeeds::json_echo_resume },
+    Workflow { name: "json_echo", start: misdeeds::json_echo, on_event: misdeeds::json_echoed },
+    Workflow { name: "json_relay", start: misdeeds::json_relay, on_event: misdeeds::json_relayed },
 ];
 
 thread_local! {
-    static RESUME: Cell<Resume> = const { Cell::new(misdeeds::blocks) };
+    static ON_EVENT: Cell<OnEvent> = const { Cell::new(misdeeds::blocks) };
+    static RESUMES: Cell<u64> = const { Cell::new(0) };
 }
 
 impl Guest for Hostile {
@@ -88,12 +94,13 @@ impl Guest for Hostile {
         let Some(found) = WORKFLOWS.iter().find(|entry| entry.name == workflow) else {
             return failed("unknown-workflow", workflow);
         };
-        RESUME.set(found.resume);
+        ON_EVENT.set(found.on_event);
         (found.start)(&input)
     }
 
     fn resume() -> Status {
-        RESUME.get()()
+        RESUMES.set(RESUMES.get() + 1);
+        drain()
     }
 
     fn query(name: String, _input: String) -> Result<String, String> {
@@ -106,6 +113,18 @@ impl Guest for Hostile {
             _ => Err(format!("unknown query `{name}`")),
         }
     }
+}
+
+/// Hands events on until there is none, as every guest must before it returns `blocked`. On replay all
+/// of them come while `start` runs.
+fn drain() -> Status {
+    while let Some(event) = host::next_event() {
+        match ON_EVENT.get()(event) {
+            Status::Blocked => {}
+            ended => return ended,
+        }
+    }
+    Status::Blocked
 }
 
 fn failed(code: &str, message: String) -> Status {

@@ -1,7 +1,7 @@
 //! What each hostile workflow does. Sizes come from the input where it is a number, so that a test can
 //! go to a limit and one step beyond it.
 
-use super::{ActivityOptions, Event, Status, failed, host};
+use super::{ActivityOptions, Event, RESUMES, RetryPolicy, Status, drain, failed, host};
 use std::cell::Cell;
 use std::hint::black_box;
 
@@ -87,7 +87,7 @@ pub(super) fn million_commands(_input: &str) -> Status {
     for _ in 0..MILLION {
         host::sleep_for(86_400_000);
     }
-    Status::Blocked
+    drain()
 }
 
 pub(super) fn million_log_lines(_input: &str) -> Status {
@@ -106,7 +106,7 @@ pub(super) fn huge_log_line(input: &str) -> Status {
 /// An activity's input of as many bytes as the input says (1 GiB).
 pub(super) fn gigabyte_string(input: &str) -> Status {
     echo(&long_string(size(input, 1 << 30)));
-    Status::Blocked
+    drain()
 }
 
 /// A result of as many bytes as the input says (64 MiB).
@@ -125,7 +125,7 @@ pub(super) fn long_names(input: &str) -> Status {
     let name = long_string(size(input, 1 << 20));
     host::wait_for(&name);
     host::patched(&name);
-    Status::Blocked
+    drain()
 }
 
 // The contract.
@@ -134,7 +134,7 @@ pub(super) fn panics(_input: &str) -> Status {
     panic!("on purpose, with a message: {}", 42)
 }
 
-pub(super) fn panics_later() -> Status {
+pub(super) fn panics_later(_event: Event) -> Status {
     panic!("on purpose, in resume")
 }
 
@@ -150,62 +150,85 @@ pub(super) fn cancel_unknown_op(_input: &str) -> Status {
     Status::Completed("null".to_owned())
 }
 
-pub(super) fn blocked_on_nothing(_input: &str) -> Status {
+/// Does not ask whether an event lies ahead: it could lie there for ever.
+pub(super) fn blocked_undrained(_input: &str) -> Status {
+    host::wait_for("never");
     Status::Blocked
+}
+
+pub(super) fn blocked_on_nothing(_input: &str) -> Status {
+    drain()
 }
 
 /// The longest timer there is: its due time must not overflow.
 pub(super) fn sleeps_for_ever(_input: &str) -> Status {
     host::sleep_for(u64::MAX);
-    Status::Blocked
+    drain()
 }
 
 pub(super) fn waits_for_ever(_input: &str) -> Status {
     host::wait_for("never");
-    Status::Blocked
+    drain()
 }
 
 /// As many milliseconds as the input says (50).
 pub(super) fn sleeps(input: &str) -> Status {
     host::sleep_for(size(input, 50) as u64);
-    Status::Blocked
+    drain()
 }
 
-pub(super) fn endless_resume() -> Status {
+pub(super) fn endless_resume(_event: Event) -> Status {
     spin()
 }
 
 /// Takes what comes and waits on.
-pub(super) fn blocks() -> Status {
-    while host::next_event().is_some() {}
+pub(super) fn blocks(_event: Event) -> Status {
     Status::Blocked
 }
 
-pub(super) fn completes_with_what_comes() -> Status {
-    match host::next_event() {
-        Some(Event { outcome: Ok(json), .. }) => Status::Completed(json),
-        Some(Event { outcome: Err(failure), .. }) => Status::Failed(failure),
-        None => Status::Blocked,
+pub(super) fn completes_with_what_comes(event: Event) -> Status {
+    match event.outcome {
+        Ok(json) => Status::Completed(json),
+        Err(failure) => Status::Failed(failure),
     }
 }
 
 /// Sleeps five times, each time as long as it has been *resumed* so far: the one thing the host does
 /// not promise to repeat. Live, every event comes in an activation of its own (50, 51, 52 … ms); a
 /// replay that brings several events in one activation sees other durations.
-pub(super) fn counts_resumes() -> Status {
+pub(super) fn counts_resumes(_event: Event) -> Status {
     thread_local! {
-        static RESUMES: Cell<u64> = const { Cell::new(0) };
         static SLEPT: Cell<u32> = const { Cell::new(0) };
     }
-    RESUMES.set(RESUMES.get() + 1);
-    while host::next_event().is_some() {
-        SLEPT.set(SLEPT.get() + 1);
-        if SLEPT.get() == 6 {
-            return Status::Completed("null".to_owned());
-        }
-        host::sleep_for(49 + RESUMES.get());
+    SLEPT.set(SLEPT.get() + 1);
+    if SLEPT.get() == 6 {
+        return Status::Completed("null".to_owned());
     }
+    host::sleep_for(49 + RESUMES.get());
     Status::Blocked
+}
+
+/// Calls an activity as the input says, and ends as the call does:
+/// `{"name", "args", "queue"?, "start_to_close_ms"?, "schedule_to_close_ms"?, "attempts"?}`. Retries
+/// follow at once: a retry is a thing to see here, not to wait for.
+pub(super) fn calls(input: &str) -> Status {
+    let call: serde_json::Value = serde_json::from_str(input).expect("a call");
+    let options = ActivityOptions {
+        task_queue: call["queue"].as_str().map(str::to_owned),
+        start_to_close_ms: call["start_to_close_ms"].as_u64(),
+        schedule_to_close_ms: call["schedule_to_close_ms"].as_u64(),
+        heartbeat_ms: None,
+        retry: Some(RetryPolicy {
+            maximum_attempts: call["attempts"].as_u64().unwrap_or(1) as u32,
+            initial_interval_ms: 1,
+            backoff_coefficient: 1.0,
+            maximum_interval_ms: 1,
+            non_retryable: Vec::new(),
+        }),
+    };
+    let name = call["name"].as_str().expect("the activity's name");
+    host::proxy_activity(name, &call["args"].to_string(), &options);
+    drain()
 }
 
 // JSON.
@@ -216,7 +239,7 @@ pub(super) fn invalid_json(_input: &str) -> Status {
 
 pub(super) fn invalid_json_input(_input: &str) -> Status {
     echo("[1,]");
-    Status::Blocked
+    drain()
 }
 
 pub(super) fn invalid_json_continue(_input: &str) -> Status {
@@ -238,7 +261,7 @@ pub(super) fn deep_json(input: &str) -> Status {
 /// The same as an activity's input.
 pub(super) fn deep_json_input(input: &str) -> Status {
     echo(&nested(input));
-    Status::Blocked
+    drain()
 }
 
 thread_local! {
@@ -249,17 +272,39 @@ thread_local! {
 pub(super) fn json_echo(input: &str) -> Status {
     ECHOED.set(Some(echo(input)));
     host::wait_for("bytes");
-    Status::Blocked
+    drain()
 }
 
 /// Completes with the text of the signal's payload, written as a JSON string: its exact bytes.
-pub(super) fn json_echo_resume() -> Status {
-    while let Some(Event { op, outcome }) = host::next_event() {
-        match outcome {
-            Ok(_) if ECHOED.get() == Some(op) => {}
-            Ok(json) => return Status::Completed(serde_json::Value::String(json).to_string()),
-            Err(failure) => return Status::Failed(failure),
-        }
+pub(super) fn json_echoed(Event { op, outcome }: Event) -> Status {
+    match outcome {
+        Ok(_) if ECHOED.get() == Some(op) => Status::Blocked,
+        Ok(json) => Status::Completed(serde_json::Value::String(json).to_string()),
+        Err(failure) => Status::Failed(failure),
     }
+}
+
+/// Passes JSON on through everything that carries it, byte for byte: the input to the activity `echo`,
+/// its output to a second `echo`, the payload of the signal `bytes` to a third, and that one's output to
+/// the result. On replay each of these is compared with what the ledger holds.
+pub(super) fn json_relay(input: &str) -> Status {
+    echo(input);
+    drain()
+}
+
+pub(super) fn json_relayed(event: Event) -> Status {
+    thread_local! {
+        static EVENTS: Cell<u32> = const { Cell::new(0) };
+    }
+    let json = match event.outcome {
+        Ok(json) => json,
+        Err(failure) => return Status::Failed(failure),
+    };
+    EVENTS.set(EVENTS.get() + 1);
+    match EVENTS.get() {
+        1 | 3 => echo(&json),
+        2 => host::wait_for("bytes"),
+        _ => return Status::Completed(json),
+    };
     Status::Blocked
 }

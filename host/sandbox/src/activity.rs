@@ -1,0 +1,280 @@
+//! One attempt of an activity: it may wait, read clocks and randomness, and fail; it must end.
+//!
+//! An attempt runs on tokio. Its code yields to its worker at every tick of the epoch, so a spinning
+//! one is stopped at its deadline as a sleeping one is. Whatever it does ends as a
+//! [`Failure`] of that attempt, because only its retry policy knows what that means; a [`Fault`] is
+//! for a component that cannot be run at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_core::command::FailureKind;
+use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, fault as text, limits};
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+use wasmtime::component::{HasData, Linker, ResourceTable};
+use wasmtime::{Store, UpdateDeadline};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings;
+use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
+use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::artefact::Component;
+use crate::budget::Budget;
+use crate::describe::{self, Described};
+use crate::fault;
+use crate::guest_log::GuestLog;
+use crate::stdio::{SharedStdio, Stream};
+use crate::world;
+use crate::world::activity::{Activity, ActivityPre, Context};
+
+/// An activity component, compiled and linked. Cheap to clone; every clone is the same code.
+#[derive(Clone)]
+pub struct ActivityProgram {
+    pre: ActivityPre<Guest>,
+}
+
+/// One attempt.
+#[derive(Clone, Debug)]
+pub struct ActivityCall {
+    /// Which activity of the component.
+    pub name: Arc<str>,
+    /// Its input.
+    pub input: Json,
+    /// What it is told about itself.
+    pub context: ActivityContext,
+    /// Start-to-close: how long it may take, from its turn on.
+    pub timeout: Duration,
+}
+
+/// What an attempt is told about itself.
+#[derive(Clone, Debug)]
+pub struct ActivityContext {
+    /// The run that called it.
+    pub run_id: RunId,
+    /// That run's workflow id.
+    pub workflow_id: Arc<str>,
+    /// The call: with the run, the idempotency key.
+    pub op: Op,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// When nobody waits for its outcome any more, in milliseconds since the epoch.
+    pub deadline_ms: Option<u64>,
+}
+
+impl ActivityContext {
+    /// The same for every attempt of one call.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}:{}", self.run_id, self.op)
+    }
+}
+
+/// A spinning guest's time is up.
+#[derive(Debug, thiserror::Error)]
+#[error("out of time")]
+struct OutOfTime;
+
+/// What an activity's store carries.
+struct Guest {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    budget: Budget,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+struct Io;
+
+impl HasData for Io {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+impl ActivityProgram {
+    /// Links a component. Fails if it asks for what is not offered or lacks an export of the world.
+    pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(component.engine());
+        add_to_linker(&mut linker)?;
+        Ok(Self { pre: ActivityPre::new(linker.instantiate_pre(component)?)? })
+    }
+
+    /// Asks the component what it holds, within the time of an ordinary attempt.
+    pub(crate) async fn describe(&self, running: &Semaphore) -> Result<Vec<Described>, Fault> {
+        let bound = Duration::from_millis(limits::ACTIVITY_MS_DEFAULT);
+        let _turn = turn(running).await;
+        let stdio = SharedStdio::new(GuestLog::new(None, "describe".into()));
+        let deadline = deadline(bound);
+        let described = tokio::time::timeout_at(deadline, async {
+            let (mut store, instance) = self.instantiate(&stdio, deadline).await?;
+            instance.call_describe(&mut store).await
+        })
+        .await;
+        stdio.close();
+        match in_time(described) {
+            Some(Ok(described)) => describe::activities(described),
+            Some(Err(error)) => Err(fault::fault(&error, None)),
+            None => {
+                Err(Fault::new(FaultKind::Limit, format!("describe took longer than {} s", bound.as_secs())))
+            }
+        }
+    }
+
+    pub(crate) async fn invoke(
+        &self,
+        running: &Semaphore,
+        call: ActivityCall,
+    ) -> Result<Result<Json, Failure>, Fault> {
+        let _turn = turn(running).await;
+        let run = call.context.run_id;
+        let stdio = SharedStdio::new(GuestLog::new(Some(run), Arc::clone(&call.name)));
+        let deadline = deadline(call.timeout);
+        let outcome = tokio::time::timeout_at(deadline, self.attempt(&call, &stdio, deadline)).await;
+        stdio.close();
+        Ok(match in_time(outcome) {
+            Some(Ok(outcome)) => outcome_of(outcome),
+            Some(Err(error)) => Err(trapped(&error)),
+            None => Err(timed_out(call.timeout)),
+        })
+    }
+
+    async fn attempt(
+        &self,
+        call: &ActivityCall,
+        stdio: &SharedStdio,
+        deadline: Instant,
+    ) -> wasmtime::Result<Result<String, world::types::Failure>> {
+        let context = Context {
+            run_id: call.context.run_id.to_string(),
+            workflow_id: call.context.workflow_id.to_string(),
+            op: call.context.op.0,
+            attempt: call.context.attempt,
+            idempotency_key: call.context.idempotency_key(),
+            deadline_ms: call.context.deadline_ms,
+        };
+        let (mut store, instance) = self.instantiate(stdio, deadline).await?;
+        instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
+    }
+
+    async fn instantiate(
+        &self,
+        stdio: &SharedStdio,
+        deadline: Instant,
+    ) -> wasmtime::Result<(Store<Guest>, Activity)> {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits::RESOURCES_MAX);
+        let wasi = WasiCtx::builder()
+            .stdout(stdio.stream(Stream::Out))
+            .stderr(stdio.stream(Stream::Err))
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .max_random_size(limits::HOSTCALL_BYTES_MAX as u64)
+            .build();
+        let guest = Guest { wasi, table, budget: Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX) };
+        let mut store = Store::new(self.pre.engine(), guest);
+        store.limiter(|guest| &mut guest.budget);
+        store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+        store.set_max_component_handles(limits::RESOURCES_MAX);
+        store.set_epoch_deadline(1);
+        // Tokio's timers alone would be late: a worker looks at them once in many turns, and a
+        // spinning guest's turn lasts a whole tick.
+        store.epoch_deadline_callback(move |_| {
+            if Instant::now() >= deadline { Err(OutOfTime.into()) } else { Ok(UpdateDeadline::Yield(1)) }
+        });
+        let instance = self.pre.instantiate_async(&mut store).await?;
+        Ok((store, instance))
+    }
+}
+
+impl std::fmt::Debug for ActivityProgram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ActivityProgram").finish_non_exhaustive()
+    }
+}
+
+/// What an activity gets of WASI 0.2. Files and sockets are there because standard libraries ask for
+/// them without using them; there is no directory, and every socket is refused as `access-denied`.
+fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let l = linker;
+    bindings::io::error::add_to_linker::<_, Io>(l, |guest| &mut guest.table)?;
+    bindings::io::poll::add_to_linker::<_, Io>(l, |guest| &mut guest.table)?;
+    bindings::io::streams::add_to_linker::<_, Io>(l, |guest| &mut guest.table)?;
+    bindings::clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)?;
+    bindings::clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)?;
+    bindings::random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)?;
+    bindings::random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)?;
+    bindings::random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)?;
+    bindings::cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)?;
+    bindings::filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)?;
+    bindings::filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)?;
+    let options = bindings::sockets::network::LinkOptions::default();
+    bindings::sockets::network::add_to_linker::<_, WasiSockets>(l, &options, Guest::sockets)?;
+    bindings::sockets::instance_network::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    bindings::sockets::ip_name_lookup::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    bindings::sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    bindings::sockets::tcp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    bindings::sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    bindings::sockets::udp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)
+}
+
+async fn turn(running: &Semaphore) -> SemaphorePermit<'_> {
+    running.acquire().await.expect("never closed")
+}
+
+/// When time is up that begins now.
+fn deadline(bound: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + bound.min(NEVER)
+}
+
+/// What came of it before time was up, whoever noticed.
+fn in_time<T>(done: Result<wasmtime::Result<T>, Elapsed>) -> Option<wasmtime::Result<T>> {
+    done.ok().filter(|done| !matches!(done, Err(error) if error.is::<OutOfTime>()))
+}
+
+/// What the guest returned, if it is what the world promises.
+fn outcome_of(outcome: Result<String, world::types::Failure>) -> Result<Json, Failure> {
+    let checked = match outcome {
+        Ok(output) => world::json("the activity's output", output),
+        Err(error) => match world::failure("the activity's failure", error) {
+            Ok(failure) => return Err(failure),
+            Err(refusal) => Err(refusal),
+        },
+    };
+    checked.map_err(|refusal| {
+        Failure::fatal(FailureKind::Application, "invalid-outcome", refusal.to_string()).clipped()
+    })
+}
+
+fn trapped(error: &wasmtime::Error) -> Failure {
+    const FRAMES_SHOWN_BYTES: usize = 2 << 10;
+    let fault = fault::fault(error, None);
+    let mut message = fault.message;
+    if let Some(mut frames) = fault.backtrace {
+        text::cut(&mut frames, FRAMES_SHOWN_BYTES);
+        message = format!("{message}\n{frames}");
+    }
+    let retryable = fault.kind != FaultKind::Component;
+    Failure { retryable, ..Failure::fatal(FailureKind::Application, "trap", message) }.clipped()
+}
+
+fn timed_out(timeout: Duration) -> Failure {
+    let message = format!("the attempt took longer than {} ms", timeout.as_millis());
+    Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, "start-to-close", message) }
+}

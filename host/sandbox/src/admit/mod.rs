@@ -1,0 +1,281 @@
+//! May these bytes become a component of ours? Pure: reads bytes, answers with a kind or with
+//! everything that is wrong.
+//!
+//! Whoever deploys learns here what would otherwise fail in the middle of somebody's run: what is not
+//! a component, what asks for more than is offered (every import by name, at once), what lacks an
+//! export of the world, what is too large to be compiled in good time. Called once a deployment;
+//! [`crate::Sandbox::load`] relies on it only for good messages, never for safety.
+
+mod counts;
+mod offer;
+
+use std::fmt;
+use std::str::FromStr;
+
+use backstitch_core::{Digest, limits};
+use sha2::{Digest as _, Sha256};
+use wasmparser::component_types::ComponentEntityType;
+use wasmparser::types::Types;
+use wasmparser::{
+    BinaryReaderError, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator, WasmFeatures,
+};
+
+use counts::Counts;
+
+/// What a component is to us: which world it exports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ComponentKind {
+    /// It decides: deterministic, only the `host` interface.
+    Workflow,
+    /// It acts: WASI, without files and network.
+    Activity,
+}
+
+impl ComponentKind {
+    /// Both kinds.
+    pub const ALL: [Self; 2] = [Self::Workflow, Self::Activity];
+
+    /// The name of its world.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workflow => "workflow",
+            Self::Activity => "activity",
+        }
+    }
+
+    fn exports(self) -> &'static [&'static str] {
+        match self {
+            Self::Workflow => &["describe", "start", "resume", "query"],
+            Self::Activity => &["describe", "invoke"],
+        }
+    }
+}
+
+impl fmt::Display for ComponentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text is neither `workflow` nor `activity`.
+#[derive(Debug, thiserror::Error)]
+#[error("neither `workflow` nor `activity`")]
+pub struct NotAKind;
+
+impl FromStr for ComponentKind {
+    type Err = NotAKind;
+
+    fn from_str(text: &str) -> Result<Self, NotAKind> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(NotAKind)
+    }
+}
+
+/// A component that may be deployed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Which world it exports.
+    pub kind: ComponentKind,
+}
+
+/// Why a component may not be deployed, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Not WebAssembly at all.
+    #[error("not WebAssembly: {0}")]
+    NotWasm(&'static str),
+    /// A core module, or a component in an encoding that nobody writes any more.
+    #[error(
+        "a core WebAssembly module, not a component. Build it with `backstitch build`, or wrap it with \
+         `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// WebAssembly of another version.
+    #[error("WebAssembly in an encoding that this host does not know. Build it with a current toolchain")]
+    UnknownEncoding,
+    /// The file ends too early.
+    #[error("truncated: the component should go on after byte {offset}. Upload the whole file")]
+    Truncated {
+        /// Where the bytes end.
+        offset: usize,
+    },
+    /// A bound of [`limits`].
+    #[error("too large: {what} {count}; the most is {max}")]
+    TooLarge {
+        /// What there is too much of, with a verb.
+        what: &'static str,
+        /// How much.
+        count: u64,
+        /// The bound.
+        max: u64,
+    },
+    /// It does not follow the specification, or uses a proposal that this host does not run.
+    #[error("not a valid component: {problem} (at byte {offset})")]
+    Invalid {
+        /// What the validator said.
+        problem: String,
+        /// Where.
+        offset: usize,
+    },
+    /// It exports neither world, or one of them in part.
+    #[error("no {kind} component: it does not export {}", names.join(", "))]
+    MissingExports {
+        /// The world that it comes nearest to.
+        kind: ComponentKind,
+        /// The functions it lacks.
+        names: Vec<String>,
+    },
+    /// It asks for what no component of its kind gets.
+    #[error("it imports what no {kind} is given: {}. {}", names.join(", "), advice(*kind))]
+    UnknownImports {
+        /// The world it exports.
+        kind: ComponentKind,
+        /// Every function, by its full name, sorted.
+        names: Vec<String>,
+    },
+}
+
+impl Refused {
+    /// A stable code, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotWasm(_) | Self::UnknownEncoding => "not-a-component",
+            Self::CoreModule => "core-module",
+            Self::Truncated { .. } => "truncated",
+            Self::TooLarge { .. } => "too-large",
+            Self::Invalid { .. } => "invalid",
+            Self::MissingExports { .. } => "missing-exports",
+            Self::UnknownImports { .. } => "unknown-imports",
+        }
+    }
+}
+
+fn advice(kind: ComponentKind) -> &'static str {
+    match kind {
+        ComponentKind::Workflow => {
+            "A workflow has no files, sockets, timers or threads: reach the world through activities, \
+             sleep with `sleep-for`"
+        }
+        ComponentKind::Activity => {
+            "An activity is given WASI 0.2 and nothing else: what needs more runs in a worker"
+        }
+    }
+}
+
+/// Looks at everything that can be known without compiling.
+pub(crate) fn admit(bytes: &[u8], features: WasmFeatures) -> Result<Admitted, Refused> {
+    check_header(bytes)?;
+    let (types, imports) = validate(bytes, &mut Validator::new_with_features(features))?;
+    let kind = kind(&types)?;
+    let names = offer::not_offered(&types, &imports, kind);
+    if !names.is_empty() {
+        return Err(Refused::UnknownImports { kind, names });
+    }
+    Ok(Admitted { digest: digest(bytes), kind })
+}
+
+/// SHA-256 of a component's bytes.
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+fn check_header(bytes: &[u8]) -> Result<(), Refused> {
+    const MAGIC: &[u8] = b"\0asm";
+    if bytes.len() > limits::COMPONENT_BYTES_MAX {
+        return Err(Refused::TooLarge {
+            what: "the file has bytes:",
+            count: bytes.len() as u64,
+            max: limits::COMPONENT_BYTES_MAX as u64,
+        });
+    }
+    if bytes.is_empty() {
+        return Err(Refused::NotWasm("the file is empty"));
+    }
+    if !bytes.starts_with(&MAGIC[..MAGIC.len().min(bytes.len())]) {
+        return Err(Refused::NotWasm(match bytes {
+            [b'\x7f', b'E', b'L', b'F', ..] => {
+                "native code. Compiled artefacts (.cwasm) are never loaded: upload the component"
+            }
+            [b'(', ..] => "the text format. Convert it with `wasm-tools parse`",
+            _ => "the file does not begin as WebAssembly does",
+        }));
+    }
+    if bytes.len() < 8 {
+        return Err(Refused::Truncated { offset: bytes.len() });
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(Refused::CoreModule);
+    }
+    if !Parser::is_component(bytes) {
+        return Err(Refused::UnknownEncoding);
+    }
+    Ok(())
+}
+
+/// Validates and counts in one pass, counting first: no section is looked into that is too large.
+/// Gives the component's types and the names of its imports.
+fn validate(bytes: &[u8], validator: &mut Validator) -> Result<(Types, Vec<String>), Refused> {
+    let refused = |error: BinaryReaderError| refused(&error, bytes);
+    let mut counts = Counts::default();
+    let mut imports = Vec::new();
+    let mut types = None;
+    let mut allocations = FuncValidatorAllocations::default();
+    for payload in Parser::new(0).parse_all(bytes) {
+        let payload = payload.map_err(refused)?;
+        counts.add(&payload)?;
+        if let (Payload::ComponentImportSection(section), 0) = (&payload, counts.depth()) {
+            for import in section.clone() {
+                imports.push(import.map_err(refused)?.name.name.to_owned());
+            }
+        }
+        match validator.payload(&payload).map_err(refused)? {
+            ValidPayload::Func(function, body) => {
+                let mut function = function.into_validator(allocations);
+                function.validate(&body).map_err(refused)?;
+                allocations = function.into_allocations();
+            }
+            // The outermost one ends last.
+            ValidPayload::End(ended) => types = Some(ended),
+            ValidPayload::Ok | ValidPayload::Parser(_) => {}
+        }
+    }
+    let types = types.ok_or(Refused::Truncated { offset: bytes.len() })?;
+    Ok((types, imports))
+}
+
+fn refused(error: &BinaryReaderError, bytes: &[u8]) -> Refused {
+    if error.message().starts_with("unexpected end") {
+        return Refused::Truncated { offset: bytes.len() };
+    }
+    Refused::Invalid {
+        problem: crate::guest_log::printable(error.message(), limits::LOG_LINE_BYTES_MAX).into_owned(),
+        offset: error.offset(),
+    }
+}
+
+/// The world whose functions are exported, all of them.
+fn kind(types: &Types) -> Result<ComponentKind, Refused> {
+    let missing = |kind: ComponentKind| -> Vec<String> {
+        let is_function = |name: &str| {
+            types
+                .component_item_for_export(name)
+                .is_some_and(|item| matches!(item.ty, ComponentEntityType::Func(_)))
+        };
+        kind.exports().iter().filter(|name| !is_function(name)).map(|name| (*name).to_owned()).collect()
+    };
+    let by_kind = ComponentKind::ALL.map(|kind| (kind, missing(kind)));
+    if let Some((kind, _)) = by_kind.iter().find(|(_, missing)| missing.is_empty()) {
+        return Ok(*kind);
+    }
+    let [workflow, activity] = by_kind;
+    let has_any = |(kind, missing): &(ComponentKind, Vec<String>)| missing.len() < kind.exports().len();
+    let nearest = if missing_but_describe(&activity.1) && has_any(&workflow) { workflow } else { activity };
+    let (kind, names) = nearest;
+    Err(Refused::MissingExports { kind, names })
+}
+
+/// Whether what tells an activity from a workflow is missing.
+fn missing_but_describe(names: &[String]) -> bool {
+    names.iter().any(|name| name == "invoke")
+}

@@ -1,0 +1,180 @@
+//! The interface `backstitch:workflow/host`: a workflow's only way out.
+//!
+//! Every function goes straight to the guest's [`Replay`]. A refusal becomes a trap that keeps it, so
+//! that whoever called the guest can tell a divergence from a broken rule. Every call costs fuel: a
+//! guest could otherwise keep its thread for hours by handing over megabytes in a loop.
+
+use std::sync::Arc;
+
+use backstitch_core::command::{self, Command};
+use backstitch_core::{Op, Replay, fault, limits};
+use wasmtime::component::{Linker, WasmStr};
+use wasmtime::{StoreContextMut, Trap};
+
+use crate::budget::Budget;
+use crate::guest_log::GuestLog;
+use crate::stdio::{Stdio, Stream};
+use crate::world::{self, types};
+
+/// The interface's name, as components import it.
+pub(crate) const INTERFACE: &str = "backstitch:workflow/host@0.1.0";
+
+/// The interface's functions.
+pub(crate) const FUNCTIONS: [&str; 11] = [
+    "proxy-activity",
+    "sleep-for",
+    "wait-for",
+    "start-child",
+    "cancel",
+    "patched",
+    "next-event",
+    "now-ms",
+    "random-u64",
+    "log",
+    "report-panic",
+];
+
+/// What a workflow's store carries.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) replay: Replay,
+    pub(crate) budget: Budget,
+    log: GuestLog,
+    /// What a panic hook said just before the trap.
+    pub(crate) panic: Option<String>,
+    /// Fuel of this activation, without what was spent since the last event.
+    pub(crate) fuel_before: u64,
+    stdio: Stdio,
+}
+
+impl Guest {
+    /// A guest that is led by `replay`.
+    pub(crate) fn new(replay: Replay, log: GuestLog) -> Self {
+        Self {
+            replay,
+            budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX),
+            log,
+            panic: None,
+            fuel_before: 0,
+            stdio: Stdio::default(),
+        }
+    }
+
+    /// Logs a line, unless the guest is only repeating itself.
+    pub(crate) fn log(&mut self, level: types::Level, text: &str) {
+        if !self.replay.is_replaying() {
+            self.log.line(level, text);
+        }
+    }
+
+    /// The same for what it writes to a standard stream.
+    pub(crate) fn print(&mut self, stream: Stream, bytes: &[u8]) {
+        if !self.replay.is_replaying() {
+            self.stdio.write(stream, bytes, &mut self.log);
+        }
+    }
+
+    /// Ends an activation, as far as the log goes.
+    pub(crate) fn close_log(&mut self) {
+        self.stdio.flush(&mut self.log);
+        self.log.close();
+    }
+}
+
+type Cx<'a> = StoreContextMut<'a, Guest>;
+
+/// Offers the interface to a component.
+pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut host = linker.instance(INTERFACE)?;
+    host.func_wrap(
+        "proxy-activity",
+        |cx: Cx<'_>, (name, input, options): (Arc<str>, Arc<str>, types::ActivityOptions)| {
+            let codes = options.retry.iter().flat_map(|retry| &retry.non_retryable).map(String::len);
+            let bytes = name.len() + input.len() + codes.sum::<usize>();
+            command(cx, bytes, || world::schedule_activity(name, input, options))
+        },
+    )?;
+    host.func_wrap("sleep-for", |cx: Cx<'_>, (ms,): (u64,)| {
+        command(cx, 0, || Ok(Command::StartTimer { ms }))
+    })?;
+    host.func_wrap("wait-for", |cx: Cx<'_>, (name,): (Arc<str>,)| {
+        command(cx, name.len(), || Ok(Command::AwaitSignal { name }))
+    })?;
+    host.func_wrap(
+        "start-child",
+        |cx: Cx<'_>, (workflow, input, options): (Arc<str>, Arc<str>, types::ChildOptions)| {
+            command(cx, workflow.len() + input.len(), || world::start_child(workflow, input, options))
+        },
+    )?;
+    host.func_wrap("cancel", |cx: Cx<'_>, (op,): (u32,)| {
+        command(cx, 0, || Ok(Command::Cancel { target: Op(op) })).map(|_| ())
+    })?;
+    host.func_wrap("patched", |mut cx: Cx<'_>, (change_id,): (Arc<str>,)| {
+        charge(&mut cx, change_id.len())?;
+        Ok((cx.data_mut().replay.patched(change_id)?,))
+    })?;
+    host.func_wrap("next-event", |cx: Cx<'_>, ()| next_event(cx))?;
+    add_ambients(linker)
+}
+
+/// The functions that leave no rows.
+fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut host = linker.instance(INTERFACE)?;
+    host.func_wrap("now-ms", |mut cx: Cx<'_>, ()| {
+        charge(&mut cx, 0)?;
+        Ok((cx.data().replay.now_ms(),))
+    })?;
+    host.func_wrap("random-u64", |mut cx: Cx<'_>, ()| {
+        charge(&mut cx, 0)?;
+        Ok((cx.data_mut().replay.random_u64(),))
+    })?;
+    host.func_wrap("log", |mut cx: Cx<'_>, (level, message): (types::Level, WasmStr)| {
+        // Lifted before it is known whether anybody listens: text that is not UTF-8 must trap on
+        // replay as it did live.
+        let text = message.to_str(&cx)?.into_owned();
+        charge(&mut cx, text.len())?;
+        cx.data_mut().log(level, &text);
+        Ok(())
+    })?;
+    host.func_wrap("report-panic", |mut cx: Cx<'_>, (mut message,): (String,)| {
+        charge(&mut cx, message.len())?;
+        fault::cut(&mut message, limits::MESSAGE_BYTES_MAX);
+        cx.data_mut().panic = Some(message);
+        Ok(())
+    })
+}
+
+/// Gives a command of the guest, which handed over so many bytes with it, to its ledger.
+fn command(
+    mut cx: Cx<'_>,
+    bytes: usize,
+    command: impl FnOnce() -> Result<command::Command, backstitch_core::replay::Refusal>,
+) -> wasmtime::Result<(u32,)> {
+    charge(&mut cx, bytes)?;
+    let op = cx.data_mut().replay.command(command()?)?;
+    Ok((op.0,))
+}
+
+fn next_event(mut cx: Cx<'_>) -> wasmtime::Result<(Option<world::Event>,)> {
+    charge(&mut cx, 0)?;
+    let delivery = cx.data_mut().replay.next_event()?;
+    if delivery.is_some() {
+        // One event, one tank: how many came in a batch cannot change which of them runs dry.
+        let spent = limits::FUEL_PER_EVENT.saturating_sub(cx.get_fuel()?);
+        cx.data_mut().fuel_before += spent;
+        cx.set_fuel(limits::FUEL_PER_EVENT)?;
+    }
+    Ok((delivery.map(Into::into),))
+}
+
+/// Takes the fuel of one host call that handed over so many bytes.
+pub(crate) fn charge(cx: &mut Cx<'_>, bytes: usize) -> wasmtime::Result<()> {
+    let cost = limits::HOSTCALL_FUEL.saturating_add(bytes as u64);
+    match cx.get_fuel()?.checked_sub(cost) {
+        Some(left) => cx.set_fuel(left),
+        None => {
+            cx.set_fuel(0)?;
+            Err(Trap::OutOfFuel.into())
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Everything that Backstitch says to Wasmtime.
+//!
+//! * [`Sandbox::admit`] looks at a component's bytes and says what it is, or everything that is wrong
+//!   with it. Pure.
+//! * [`Sandbox::load`] turns admitted bytes into a [`Program`]: from the cache of compiled code, or by
+//!   compiling in a process of its own with bounds on memory and time.
+//! * [`WorkflowInstance`] runs one run's guest against a [`backstitch_core::Replay`]. It is
+//!   synchronous, belongs on a plain thread, and repeats exactly.
+//! * [`Sandbox::invoke`] runs one attempt of an activity, on tokio, against the clock.
+//!
+//! Whatever a guest does, it ends as a value: a [`backstitch_core::Fault`], a
+//! [`backstitch_core::Divergence`], or a [`backstitch_core::Failure`] of an attempt. After a trap its
+//! store is never entered again.
+//!
+//! Deliberately absent: the network and the file system in every guest; wall clocks, threads and
+//! timers in workflows; the ledger, which only the host's wiring knows.
+
+mod activity;
+mod admit;
+mod artefact;
+mod budget;
+mod cache;
+mod compile;
+mod describe;
+mod engine;
+mod fault;
+mod guest_log;
+mod host;
+mod sandbox;
+mod stdio;
+mod wasi;
+mod workflow;
+mod world;
+
+pub use activity::{ActivityCall, ActivityContext, ActivityProgram};
+pub use admit::{Admitted, ComponentKind, NotAKind, Refused};
+pub use cache::CacheError;
+pub use compile::{CompileError, Compiler, compile_child_main};
+pub use describe::Described;
+pub use sandbox::{LoadError, Program, Sandbox, SandboxConfig, SandboxError};
+pub use workflow::{Activation, Reader, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};

@@ -1,0 +1,247 @@
+//! One run's guest: instantiated, activated, and dropped at the first thing that goes wrong.
+//!
+//! | state | `activate` | `into_reader` |
+//! |---|---|---|
+//! | fresh | runs `start` | |
+//! | blocked | runs `resume` | a [`Reader`] |
+//! | stopped or closed | refused | refused |
+//!
+//! Synchronous: an activation computes for as long as its fuel lasts, and never waits. The caller
+//! owns the thread.
+
+use std::sync::Arc;
+
+use backstitch_core::{Divergence, Fault, FaultKind, Json, Replay, RunId, Status, limits};
+use wasmtime::component::Linker;
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
+
+use crate::artefact::Component;
+use crate::fault::{self, Cause};
+use crate::guest_log::GuestLog;
+use crate::host::{self, Guest};
+use crate::wasi;
+use crate::world;
+use crate::world::workflow::{Workflow, WorkflowPre};
+
+/// A workflow component, compiled and linked. Cheap to clone; every clone is the same code.
+#[derive(Clone)]
+pub struct WorkflowProgram {
+    pre: WorkflowPre<Guest>,
+}
+
+impl WorkflowProgram {
+    /// Links a component. Fails if it asks for what is not offered or lacks an export of the world.
+    pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
+        let mut linker = Linker::new(component.engine());
+        host::add_to_linker(&mut linker)?;
+        wasi::add_to_linker(&mut linker)?;
+        Ok(Self { pre: WorkflowPre::new(linker.instantiate_pre(component)?)? })
+    }
+
+    fn engine(&self) -> &Engine {
+        self.pre.engine()
+    }
+
+    /// Makes a store with every bound set and starts an instance in it.
+    pub(crate) fn instantiate(&self, guest: Guest) -> Result<(Store<Guest>, Workflow), Unstarted> {
+        let mut store = Store::new(self.engine(), guest);
+        store.limiter(|guest| &mut guest.budget);
+        store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+        store.set_max_component_handles(limits::RESOURCES_MAX);
+        refuel(&mut store);
+        match self.pre.instantiate(&mut store) {
+            Ok(instance) => Ok((store, instance)),
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(Unstarted::NoRoom),
+            Err(error) => {
+                Err(Unstarted::Fault(fault::of_instantiation(&error, store.data_mut().panic.take())))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for WorkflowProgram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkflowProgram").finish_non_exhaustive()
+    }
+}
+
+/// Why there is no instance.
+#[derive(Debug, thiserror::Error)]
+pub enum Unstarted {
+    /// The guest's doing: it trapped while it was being set up, or asks for too much.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// Nobody's: every slot for instances is taken. Drop warm ones, then try again.
+    #[error("every slot for instances is taken")]
+    NoRoom,
+}
+
+/// Why an activation did not end. The instance is unusable from here on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// The guest broke, met a bound or broke a rule.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The guest is not the one that wrote its ledger.
+    #[error("{0}")]
+    Divergence(Box<Divergence>),
+}
+
+impl From<Cause> for Stopped {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Fault(fault) => Self::Fault(fault),
+            Cause::Divergence(divergence) => Self::Divergence(Box::new(divergence)),
+        }
+    }
+}
+
+/// How an activation ended. Its commands are in [`WorkflowInstance::replay`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Activation {
+    /// What the guest returned.
+    pub status: Status,
+    /// Fuel it used, host calls included. The same on every replay.
+    pub fuel: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Fresh {
+        input: Json,
+    },
+    Blocked,
+    /// Trapped, diverged or closed: the store is never entered again.
+    Over,
+}
+
+/// One run's guest. Drop it when it is stopped or closed.
+pub struct WorkflowInstance {
+    store: Store<Guest>,
+    instance: Workflow,
+    workflow: Arc<str>,
+    state: State,
+}
+
+impl WorkflowInstance {
+    /// Makes the guest of `run`, which is to run `workflow` of the program. `replay` carries the
+    /// run's rows so far.
+    pub fn new(
+        program: &WorkflowProgram,
+        replay: Replay,
+        run: RunId,
+        workflow: Arc<str>,
+        input: Json,
+    ) -> Result<Self, Unstarted> {
+        let log = GuestLog::new(Some(run), Arc::clone(&workflow));
+        let (store, instance) = program.instantiate(Guest::new(replay, log))?;
+        Ok(Self { store, instance, workflow, state: State::Fresh { input } })
+    }
+
+    /// The guest's way along its ledger: lay further rows here, take issued commands from here.
+    pub fn replay(&mut self) -> &mut Replay {
+        &mut self.store.data_mut().replay
+    }
+
+    /// Lets the guest handle everything that was laid before it.
+    pub fn activate(&mut self) -> Result<Activation, Stopped> {
+        // Until it is known to be well: every early return leaves the store untouchable.
+        let state = std::mem::replace(&mut self.state, State::Over);
+        if matches!(state, State::Over) {
+            return Err(over().into());
+        }
+        refuel(&mut self.store);
+        let guest = self.store.data_mut();
+        guest.panic = None;
+        guest.fuel_before = 0;
+        guest.replay.begin();
+        let ended = match state {
+            State::Fresh { input } => {
+                self.instance.call_start(&mut self.store, &self.workflow, &input.to_string())
+            }
+            State::Blocked | State::Over => self.instance.call_resume(&mut self.store),
+        };
+        self.store.data_mut().close_log();
+        let ended = ended.map_err(|error| self.stopped(&error))?;
+        let status = world::status(ended).map_err(|refusal| self.stopped(&refusal.into()))?;
+        self.replay().finish(&status).map_err(|refusal| self.stopped(&refusal.into()))?;
+        if status == Status::Blocked {
+            self.state = State::Blocked;
+        }
+        Ok(Activation { status, fuel: self.fuel_used() })
+    }
+
+    /// Turns the guest of a blocked run into one that answers queries.
+    ///
+    /// There is no way back: a query runs the guest's code, which may change its memory (a counter,
+    /// the seed of a hash map), and no ledger would lead a replay to the same memory again.
+    pub fn into_reader(self) -> Result<Reader, Fault> {
+        match self.state {
+            State::Blocked => Ok(Reader { store: self.store, instance: self.instance, is_over: false }),
+            State::Fresh { .. } | State::Over => Err(over()),
+        }
+    }
+
+    fn stopped(&mut self, error: &wasmtime::Error) -> Stopped {
+        fault::cause(error, self.store.data_mut().panic.take()).into()
+    }
+
+    fn fuel_used(&self) -> u64 {
+        let left = self.store.get_fuel().expect("this engine counts fuel");
+        self.store.data().fuel_before + limits::FUEL_PER_EVENT.saturating_sub(left)
+    }
+}
+
+impl std::fmt::Debug for WorkflowInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkflowInstance")
+            .field("workflow", &self.workflow)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A guest that only answers questions about the state its run is in.
+pub struct Reader {
+    store: Store<Guest>,
+    instance: Workflow,
+    is_over: bool,
+}
+
+impl Reader {
+    /// Asks the guest. The inner error is the guest's answer to a question that it does not know.
+    pub fn query(&mut self, name: &str, input: &Json) -> Result<Result<Json, String>, Fault> {
+        if std::mem::replace(&mut self.is_over, true) {
+            return Err(over());
+        }
+        refuel(&mut self.store);
+        let answer = self.instance.call_query(&mut self.store, name, &input.to_string());
+        self.store.data_mut().close_log();
+        let panic = self.store.data_mut().panic.take();
+        let answer = match answer.map_err(|error| fault::fault(&error, panic))? {
+            Ok(output) => Ok(world::json("the query's output", output)
+                .map_err(|refusal| fault::fault(&refusal.into(), None))?),
+            Err(mut message) => {
+                backstitch_core::fault::cut(&mut message, limits::MESSAGE_BYTES_MAX);
+                Err(message)
+            }
+        };
+        self.is_over = false;
+        Ok(answer)
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("is_over", &self.is_over).finish_non_exhaustive()
+    }
+}
+
+/// Fills the tank for what comes up to the first event.
+pub(crate) fn refuel(store: &mut Store<Guest>) {
+    store.set_fuel(limits::FUEL_PER_EVENT).expect("this engine counts fuel");
+}
+
+fn over() -> Fault {
+    Fault::new(FaultKind::Protocol, "the guest has stopped or its run is closed: it cannot be entered again")
+}

@@ -1,0 +1,152 @@
+//! The guest's world in Rust, made from `wit/workflow.wit`, and its translation into core's terms.
+//!
+//! What comes from a guest is checked here: text must be JSON within bounds, overlong failures are
+//! cut. What a guest did wrong is a [`Refusal`], so that it becomes a trap with a reason.
+
+use std::sync::Arc;
+
+use backstitch_core::command::{self, Command};
+use backstitch_core::json::JsonError;
+use backstitch_core::replay::Refusal;
+use backstitch_core::{Delivery, Json, RetryPolicy, limits};
+use wasmtime::component::{ComponentType, Lower};
+
+/// Bindings of the world `workflow`.
+#[allow(dead_code, unreachable_pub, clippy::all, reason = "generated")]
+pub(crate) mod workflow {
+    wasmtime::component::bindgen!({ path: "../../wit", world: "workflow" });
+}
+
+/// Bindings of the world `activity`.
+#[allow(dead_code, unreachable_pub, clippy::all, reason = "generated")]
+pub(crate) mod activity {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "activity",
+        exports: { default: async },
+        with: { "backstitch:workflow/types": super::workflow::backstitch::workflow::types },
+    });
+}
+
+pub(crate) use workflow::backstitch::workflow::types;
+
+/// `record event`. The generated one owns its text; this one shares the ledger's.
+#[derive(ComponentType, Lower)]
+#[component(record)]
+pub(crate) struct Event {
+    op: u32,
+    outcome: Result<Arc<str>, types::Failure>,
+}
+
+impl From<Delivery> for Event {
+    fn from(delivery: Delivery) -> Self {
+        Self { op: delivery.op.0, outcome: delivery.outcome.map(|json| json.text()).map_err(lower_failure) }
+    }
+}
+
+/// Takes `text` from a guest as JSON. `what` names it in the refusal.
+pub(crate) fn json(what: &str, text: impl Into<Arc<str>>) -> Result<Json, Refusal> {
+    Json::new(text).map_err(|error| match error {
+        JsonError::TooLarge { .. } | JsonError::TooDeep => Refusal::Limit(format!("{what}: {error}")),
+        JsonError::Syntax(_) => Refusal::Protocol(format!("{what}: {error}")),
+    })
+}
+
+/// An activity call of a guest as a command.
+pub(crate) fn schedule_activity(
+    name: Arc<str>,
+    input: Arc<str>,
+    options: types::ActivityOptions,
+) -> Result<Command, Refusal> {
+    let input = json(&format!("the input of activity {}", shown(&name)), input)?;
+    let options = command::ActivityOptions {
+        task_queue: options.task_queue.map(Into::into),
+        start_to_close_ms: options.start_to_close_ms,
+        schedule_to_close_ms: options.schedule_to_close_ms,
+        heartbeat_ms: options.heartbeat_ms,
+        retry: options.retry.map(|retry| RetryPolicy {
+            maximum_attempts: retry.maximum_attempts,
+            initial_interval_ms: retry.initial_interval_ms,
+            backoff_coefficient: retry.backoff_coefficient,
+            maximum_interval_ms: retry.maximum_interval_ms,
+            non_retryable: retry.non_retryable,
+        }),
+    };
+    Ok(Command::ScheduleActivity { name, input, options })
+}
+
+/// A child start of a guest as a command.
+pub(crate) fn start_child(
+    workflow: Arc<str>,
+    input: Arc<str>,
+    options: types::ChildOptions,
+) -> Result<Command, Refusal> {
+    let input = json(&format!("the input of child {}", shown(&workflow)), input)?;
+    let options = command::ChildOptions {
+        workflow_id: options.workflow_id.map(Into::into),
+        task_queue: options.task_queue.map(Into::into),
+        parent_close: match options.parent_close {
+            types::ParentClose::Terminate => command::ParentClose::Terminate,
+            types::ParentClose::RequestCancel => command::ParentClose::RequestCancel,
+            types::ParentClose::Abandon => command::ParentClose::Abandon,
+        },
+    };
+    Ok(Command::StartChild { workflow, input, options })
+}
+
+/// How a guest says its activation ended.
+pub(crate) fn status(status: types::Status) -> Result<command::Status, Refusal> {
+    Ok(match status {
+        types::Status::Blocked => command::Status::Blocked,
+        types::Status::Completed(output) => {
+            command::Status::Completed(json("the workflow's output", output)?)
+        }
+        types::Status::Failed(error) => command::Status::Failed(failure("the workflow's failure", error)?),
+        types::Status::ContinueAsNew(input) => {
+            command::Status::ContinueAsNew(json("the next run's input", input)?)
+        }
+    })
+}
+
+/// A guest's failure, brought within bounds.
+pub(crate) fn failure(what: &str, failure: types::Failure) -> Result<command::Failure, Refusal> {
+    let details = failure.details.map(|details| json(&format!("the details of {what}"), details));
+    let failure = command::Failure {
+        kind: match failure.kind {
+            types::FailureKind::Application => command::FailureKind::Application,
+            types::FailureKind::Timeout => command::FailureKind::Timeout,
+            types::FailureKind::Cancelled => command::FailureKind::Cancelled,
+            types::FailureKind::Terminated => command::FailureKind::Terminated,
+        },
+        code: failure.code,
+        message: failure.message,
+        details: details.transpose()?,
+        retryable: failure.retryable,
+    };
+    let failure = failure.clipped();
+    // The ledger keeps the whole of it as one payload.
+    failure.to_json().map_err(|error| Refusal::Limit(format!("{what}: {error}")))?;
+    Ok(failure)
+}
+
+fn lower_failure(failure: command::Failure) -> types::Failure {
+    types::Failure {
+        kind: match failure.kind {
+            command::FailureKind::Application => types::FailureKind::Application,
+            command::FailureKind::Timeout => types::FailureKind::Timeout,
+            command::FailureKind::Cancelled => types::FailureKind::Cancelled,
+            command::FailureKind::Terminated => types::FailureKind::Terminated,
+        },
+        code: failure.code,
+        message: failure.message,
+        details: failure.details.map(|details| details.as_str().to_owned()),
+        retryable: failure.retryable,
+    }
+}
+
+/// A guest's name for something, before it was checked.
+fn shown(name: &str) -> String {
+    let mut name: String = name.chars().take(limits::NAME_BYTES_MAX).collect();
+    backstitch_core::fault::cut(&mut name, limits::NAME_BYTES_MAX);
+    format!("{name:?}")
+}

@@ -1,0 +1,128 @@
+//! Guests written by hand: as small as a component of either world can be, so that a test shows all
+//! that its guest does.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each test file uses a part of it"
+)]
+
+use std::sync::Arc;
+
+use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq};
+use backstitch_sandbox::{
+    Activation, Compiler, ComponentKind, Program, Sandbox, SandboxConfig, Stopped, WorkflowInstance,
+    WorkflowProgram,
+};
+
+pub const RUN: RunId = RunId(uuid::Uuid::from_u128(7));
+pub const STARTED_MS: u64 = 1_700_000_000_000;
+
+/// A workflow component whose core functions have these bodies (in WAT). Addresses: 1024 up to 2048
+/// is free for results, 4096 up for `data`. Calls: `$sleep`, `$wait`, `$next` (writes the event at
+/// 512; its first byte tells whether there is one), `$now`, `$random`, `$log`, `$panic`; `$blocked`
+/// and `$completed` make a status.
+pub struct Guest<'a> {
+    pub functions: &'a str,
+    pub start: &'a str,
+    pub resume: &'a str,
+    pub query: &'a str,
+    pub describe: &'a str,
+    pub data: &'a str,
+}
+
+/// What every guest does unless it says otherwise: sleeps once, then completes with `"done"`.
+pub const SLEEPS_ONCE: Guest<'static> = Guest {
+    functions: "",
+    start: "(drop (call $sleep (i64.const 5))) (call $next) (call $blocked)",
+    resume: "(call $next) (call $completed (i32.const 4096) (i32.const 6))",
+    query: "(i32.store8 (i32.const 1024) (i32.const 0))
+            (i32.store (i32.const 1028) (i32.const 4096))
+            (i32.store (i32.const 1032) (i32.const 6))
+            (i32.const 1024)",
+    describe: "(i32.store (i32.const 1024) (i32.const 1040))
+               (i32.store (i32.const 1028) (i32.const 1))
+               (i32.store (i32.const 1040) (i32.const 4097))
+               (i32.store (i32.const 1044) (i32.const 4))
+               (i32.const 1024)",
+    data: r#"\"done\""#,
+};
+
+impl Guest<'_> {
+    pub fn component(&self) -> Vec<u8> {
+        let text = include_str!("workflow.wat")
+            .replace("{{functions}}", self.functions)
+            .replace("{{start}}", self.start)
+            .replace("{{resume}}", self.resume)
+            .replace("{{query}}", self.query)
+            .replace("{{describe}}", self.describe)
+            .replace("{{data}}", self.data);
+        wat::parse_str(text).unwrap()
+    }
+}
+
+/// An activity component whose `invoke` has this body. `$input` and `$input-length` are its input;
+/// `$ok` makes an outcome of a text.
+pub fn activity(functions: &str, invoke: &str) -> Vec<u8> {
+    let text = include_str!("activity.wat").replace("{{functions}}", functions).replace("{{invoke}}", invoke);
+    wat::parse_str(text).unwrap()
+}
+
+pub fn sandbox() -> Sandbox {
+    Sandbox::new(SandboxConfig {
+        cache_dir: None,
+        compiler: Compiler::InProcess,
+        warm_runs_max: 8,
+        activities_max: 4,
+    })
+    .unwrap()
+}
+
+pub async fn load(sandbox: &Sandbox, component: Vec<u8>) -> Program {
+    let admitted = sandbox.admit(&component).unwrap();
+    let fetch = || async { Ok::<_, std::io::Error>(component) };
+    sandbox.load(admitted.digest, admitted.kind, fetch).await.unwrap()
+}
+
+pub async fn load_workflow(sandbox: &Sandbox, guest: &Guest<'_>) -> WorkflowProgram {
+    match load(sandbox, guest.component()).await {
+        Program::Workflow(program) => program,
+        Program::Activity(_) => panic!("loaded as {}", ComponentKind::Activity),
+    }
+}
+
+/// An instance of `guest` that is led by `replay`, and the sandbox that keeps it alive.
+pub fn instance_on(guest: &Guest<'_>, replay: Replay) -> WorkflowInstance {
+    let program = block_on(async { load_workflow(&sandbox(), guest).await });
+    WorkflowInstance::new(&program, replay, RUN, Arc::from("w"), Json::null()).unwrap()
+}
+
+pub fn instance(guest: &Guest<'_>) -> WorkflowInstance {
+    instance_on(guest, Replay::new(RUN, STARTED_MS))
+}
+
+/// What becomes of the first activation of a guest with this `start`.
+pub fn started(functions: &str, start: &str) -> Result<Activation, Stopped> {
+    instance(&Guest { functions, start, ..SLEEPS_ONCE }).activate()
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+pub fn fired(op: u32) -> Event {
+    Event::TimerFired { op: Op(op) }
+}
+
+pub fn slept(op: u32, ms: u64) -> Event {
+    Event::Commanded { op: Op(op), command: Command::StartTimer { ms } }
+}
+
+/// Lays `events` before an instance, as rows from 1 on.
+pub fn lay(replay: &mut Replay, events: impl IntoIterator<Item = Event>) {
+    for (seq, event) in (1..).zip(events) {
+        replay.lay(Seq(seq), STARTED_MS + u64::from(seq), event);
+    }
+}
