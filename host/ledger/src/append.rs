@@ -1,0 +1,311 @@
+//! What an activation produced, and the one statement that makes it durable.
+//!
+//! An [`Append`] is everything that one run's step changes, and it is atomic. The statement takes
+//! many of them. Its first part is the fence: the host's lease, alive and of this epoch, locked FOR SHARE.
+//! Every other part joins it, so a host that was declared dead writes nothing, and a host cannot be
+//! declared dead in the middle of a statement: that update waits for the lock, and so does takeover.
+//!
+//! **Why ledger rows need no other guard.** A run is given to another host only when its owner's lease
+//! is dead. A living lease therefore means that this host still owns every run that it has claimed. The
+//! primary key (shard, run, seq) is the second line: two rows can never have one place.
+//!
+//! All parts of one statement see the same snapshot: none sees what another has written. So a batch holds
+//! at most one statement about each key ([`fits`](Batch::fits)); what would be the second begins the
+//! next batch.
+
+mod statement;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use backstitch_core::inbox::MessageRow;
+use backstitch_core::{Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq};
+use uuid::Uuid;
+
+pub(crate) use statement::{Appended, execute, read_back};
+
+/// Everything that one step of one run changes, committed together or not at all.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Where the run lives.
+    pub scope: Scope,
+    /// The run.
+    pub run: RunId,
+    /// New ledger rows of the run, in order.
+    pub rows: Vec<Row>,
+    /// Runs that start: children, the next generation, or, for a start from outside, `run` itself.
+    pub new_runs: Vec<NewRun>,
+    /// What becomes of `run`.
+    pub status: Option<StatusChange>,
+    /// Timers to set; one that exists under the same run and op is replaced.
+    pub timers: Vec<NewTimer>,
+    /// Timers to remove, before those of `timers` are set. A close removes all of the run's.
+    pub timers_done: Vec<(RunId, Op)>,
+    /// Messages to other runs. An append that sends any must have rows: they are what tells whether
+    /// it was committed, when the connection breaks, so that no message is sent twice.
+    pub inbox: Vec<NewItem>,
+    /// Messages that were consumed.
+    pub inbox_done: Vec<(RunId, Uuid)>,
+}
+
+impl Append {
+    /// An append to `run` that changes nothing yet.
+    pub fn new(scope: Scope, run: RunId) -> Self {
+        Self {
+            scope,
+            run,
+            rows: Vec::new(),
+            new_runs: Vec::new(),
+            status: None,
+            timers: Vec::new(),
+            timers_done: Vec::new(),
+            inbox: Vec::new(),
+            inbox_done: Vec::new(),
+        }
+    }
+
+    /// The start of a run from outside.
+    pub fn start(scope: Scope, new_run: NewRun) -> Self {
+        Self { new_runs: vec![new_run.clone()], ..Self::new(scope, new_run.run) }
+    }
+
+    /// Bytes of text that the append carries.
+    pub fn text_bytes(&self) -> usize {
+        let rows: usize = self.rows.iter().map(Row::text_bytes).sum();
+        let starts: usize = self.new_runs.iter().map(|new| new.first.text_bytes()).sum();
+        let items: usize = self.inbox.iter().map(|item| message_bytes(&item.message)).sum();
+        let closing = match &self.status {
+            Some(StatusChange::Close(close)) => text_len(&close.output) + text_len(&close.error),
+            Some(StatusChange::Park { fault }) => fault.len(),
+            Some(StatusChange::Unpark) | None => 0,
+        };
+        rows + starts + items + closing
+    }
+}
+
+fn text_len(text: &Option<Arc<str>>) -> usize {
+    text.as_ref().map_or(0, |text| text.len())
+}
+
+fn message_bytes(message: &MessageRow) -> usize {
+    text_len(&message.name) + text_len(&message.payload) + text_len(&message.detail)
+}
+
+/// A run to be started. It belongs to the writing host from its first moment.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its identity.
+    pub run: RunId,
+    /// What the user calls it. Taken at most once in each generation.
+    pub workflow_id: Arc<str>,
+    /// 0, or one more than the run that continues as this one.
+    pub generation: u32,
+    /// Which workflow of the component.
+    pub workflow: Arc<str>,
+    /// The component.
+    pub digest: Digest,
+    /// Who started it, with which command.
+    pub parent: Option<(RunId, Op)>,
+    /// Row 0 of its ledger.
+    pub first: Row,
+}
+
+/// What becomes of a run.
+#[derive(Clone, Debug)]
+pub enum StatusChange {
+    /// It closes for good.
+    Close(Close),
+    /// It stops until an operator acts.
+    Park {
+        /// The fault, as JSON text.
+        fault: Arc<str>,
+    },
+    /// It goes on.
+    Unpark,
+}
+
+/// How a run closed.
+#[derive(Clone, Debug)]
+pub struct Close {
+    /// A closed status.
+    pub status: RunStatus,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// Its result, as JSON text.
+    pub output: Option<Arc<str>>,
+    /// Its failure, as JSON text.
+    pub error: Option<Arc<str>>,
+    /// How many rows its ledger has.
+    pub rows: Seq,
+    /// The checksum of the last one.
+    pub chain: Chain,
+}
+
+/// A timer to be set.
+#[derive(Clone, Copy, Debug)]
+pub struct NewTimer {
+    /// The run that it belongs to.
+    pub run: RunId,
+    /// The op that it belongs to; with the run, its key.
+    pub op: Op,
+    /// When it fires, in milliseconds since the epoch.
+    pub due_ms: u64,
+    /// What for. The host's own numbers.
+    pub purpose: i16,
+}
+
+/// A message to another run.
+#[derive(Clone, Debug)]
+pub struct NewItem {
+    /// The reader.
+    pub run: RunId,
+    /// UUID v7. A message under an id that exists is the same message.
+    pub item_id: Uuid,
+    /// When it was sent, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// The message.
+    pub message: MessageRow,
+}
+
+/// An append on its way to the writer.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// The sender's own number; it comes back in [`Acks`].
+    pub ticket: u64,
+    /// What to commit.
+    pub append: Append,
+}
+
+/// What became of some items.
+#[derive(Clone, Debug)]
+pub struct Acks {
+    /// Which.
+    pub tickets: Vec<u64>,
+    /// What.
+    pub outcome: Outcome,
+}
+
+/// What became of an append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable.
+    Committed {
+        /// New runs that were not started because their workflow id (or run id) is taken. Everything
+        /// else of their appends is durable.
+        refused: Vec<RunId>,
+    },
+    /// The lease is gone: nothing more will be written. Drop every run; their next owners read what is there.
+    Fenced,
+    /// This append can never be committed, and was not. The run must be read again before more is
+    /// appended to it.
+    Poisoned {
+        /// Why.
+        kind: PoisonKind,
+        /// What the database said, for the operator.
+        message: String,
+    },
+}
+
+/// Why an append can never be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoisonKind {
+    /// Another row has one of its places: someone else wrote this run, or the sender's state is old.
+    SeqTaken,
+    /// The database refuses its data.
+    BadData,
+    /// An earlier append of the run was poisoned, or its start refused: this one would leave a gap.
+    Gap,
+}
+
+/// The keys that a batch has spoken about.
+#[derive(Default)]
+pub(crate) struct Batch {
+    new_runs: HashSet<RunId>,
+    statuses: HashSet<RunId>,
+    timers: HashSet<(RunId, Op)>,
+    timer_runs: HashSet<RunId>,
+    items: HashSet<Uuid>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Forgets everything, and keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.new_runs.clear();
+        self.statuses.clear();
+        self.timers.clear();
+        self.timer_runs.clear();
+        self.items.clear();
+        self.bytes = 0;
+    }
+
+    /// Whether `append` may go into the same statement as those before it; if so, it is counted in.
+    ///
+    /// It may not if the statement would grow beyond `bytes_max`, or if it touches a run, status,
+    /// timer or message that one before it has made or changed.
+    pub(crate) fn fits(&mut self, append: &Append, bytes_max: usize) -> bool {
+        let bytes = self.bytes + append.text_bytes();
+        let full = self.bytes > 0 && bytes > bytes_max;
+        if full || self.collides(append) {
+            return false;
+        }
+        self.bytes = bytes;
+        self.new_runs.extend(append.new_runs.iter().map(|new| new.run));
+        if append.status.is_some() {
+            self.statuses.insert(append.run);
+        }
+        self.timers.extend(append.timers.iter().map(|timer| (timer.run, timer.op)));
+        self.timer_runs.extend(append.timers.iter().map(|timer| timer.run));
+        self.timers.extend(&append.timers_done);
+        self.items.extend(append.inbox.iter().map(|item| item.item_id));
+        true
+    }
+
+    fn collides(&self, append: &Append) -> bool {
+        let closes = matches!(append.status, Some(StatusChange::Close(_)));
+        self.new_runs.contains(&append.run)
+            || append.new_runs.iter().any(|new| self.new_runs.contains(&new.run))
+            || (append.status.is_some() && self.statuses.contains(&append.run))
+            || append.timers.iter().any(|timer| self.timers.contains(&(timer.run, timer.op)))
+            || append.timers_done.iter().any(|key| self.timers.contains(key))
+            || (closes && self.timer_runs.contains(&append.run))
+            || append.inbox_done.iter().any(|(_, item)| self.items.contains(item))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(run: u128) -> Append {
+        Append::new(Scope::DEFAULT, RunId(Uuid::from_u128(run)))
+    }
+
+    fn setting(run: u128, op: u32) -> Append {
+        let timer = NewTimer { run: RunId(Uuid::from_u128(run)), op: Op(op), due_ms: 0, purpose: 0 };
+        Append { timers: vec![timer], ..append(run) }
+    }
+
+    #[test]
+    fn a_batch_has_one_word_about_each_timer() {
+        let mut batch = Batch::default();
+        assert!(batch.fits(&setting(1, 1), 100));
+        assert!(batch.fits(&setting(1, 2), 100) && batch.fits(&setting(2, 1), 100));
+        assert!(!batch.fits(&setting(1, 1), 100), "set twice");
+        let removing = Append { timers_done: vec![(RunId(Uuid::from_u128(1)), Op(2))], ..append(1) };
+        assert!(!batch.fits(&removing, 100), "set, then removed");
+        batch.clear();
+        assert!(batch.fits(&removing, 100) && !batch.fits(&setting(1, 2), 100), "removed, then set");
+    }
+
+    #[test]
+    fn a_batch_is_bounded_but_one_append_always_fits() {
+        let park = Append { status: Some(StatusChange::Park { fault: "x".repeat(60).into() }), ..append(1) };
+        let other = Append { run: RunId(Uuid::from_u128(2)), ..park.clone() };
+        let mut batch = Batch::default();
+        assert!(batch.fits(&park, 50), "alone");
+        assert!(!batch.fits(&other, 100), "together");
+        assert!(!batch.fits(&park, 1_000), "its status twice");
+        assert!(batch.fits(&other, 1_000));
+    }
+}

@@ -1,0 +1,45 @@
+//! Everything Backstitch says to Postgres. SQL lives here and nowhere else.
+//!
+//! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
+//!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
+//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, the inbox, reading
+//!   runs and their rows, components and deployments, migrations and partitions.
+//! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
+//! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
+//!
+//! What this crate refuses: it decides nothing about runs (that is `backstitch-core`), knows nothing of
+//! wasm, reads neither the environment nor the wall clock (times come in as milliseconds since the
+//! epoch; whether a lease has run out is decided by the database's clock alone).
+//!
+//! The shard rule holds in every statement: `shard` is a scalar parameter and the first column of every
+//! key, and a transaction touches one shard. Isolation is READ COMMITTED throughout; each function
+//! says what it locks and whether it may be repeated.
+
+pub mod append;
+mod claims;
+mod cluster;
+mod components;
+mod connect;
+mod error;
+mod inbox;
+mod leases;
+mod runs;
+mod schema;
+mod time;
+mod timers;
+mod wake;
+mod writer;
+
+pub use append::{Acks, Append, Close, Item, NewItem, NewRun, NewTimer, Outcome, PoisonKind, StatusChange};
+pub use claims::ClaimedRun;
+pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};
+pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
+pub use connect::{ConnectError, ConnectOptions, Ledger};
+pub use error::LedgerError;
+pub use inbox::{InboxItem, Posted};
+pub use leases::{Lease, Pulse};
+pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
+pub use schema::MigrateError;
+pub use timers::DueTimer;
+pub use wake::{Notifier, Wake, Wakeups};
+pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

@@ -1,0 +1,350 @@
+//! Reading: runs, their ledgers, listings and counts. Nothing here writes or locks.
+
+use std::sync::Arc;
+
+use backstitch_core::{Chain, Digest, HostId, Op, Row, RunId, RunStatus, Scope, Seq, limits};
+use sqlx::postgres::{PgBindIterExt, PgRow};
+use sqlx::{FromRow, Row as _};
+use uuid::Uuid;
+
+use crate::claims::{digest, parent};
+use crate::connect::Ledger;
+use crate::error::{LedgerError, known};
+use crate::time::Timestamp;
+
+/// How a caller names a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunRef<'a> {
+    /// By its identity.
+    Id(RunId),
+    /// By what the user calls it: the latest generation.
+    WorkflowId(&'a str),
+}
+
+/// A run on one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSummary {
+    /// Its identity.
+    pub run: RunId,
+    /// What the user calls it.
+    pub workflow_id: String,
+    /// How many runs of this workflow id came before.
+    pub generation: u32,
+    /// Which workflow of the component.
+    pub workflow: String,
+    /// The component.
+    pub digest: Digest,
+    /// How it stands.
+    pub status: RunStatus,
+    /// The host that has it, or had it last.
+    pub owner: Option<HostId>,
+    /// Who started it, with which command.
+    pub parent: Option<(RunId, Op)>,
+    /// When it started, in milliseconds since the epoch.
+    pub started_ms: u64,
+    /// When it closed, in milliseconds since the epoch.
+    pub closed_ms: Option<u64>,
+}
+
+/// Everything that the database says about a run, except its ledger. Texts are JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunInfo {
+    /// The line of a listing.
+    pub summary: RunSummary,
+    /// What it was started with; none if the ledger has lost its first row.
+    pub input: Option<String>,
+    /// What it returned.
+    pub output: Option<String>,
+    /// What it failed with.
+    pub error: Option<String>,
+    /// Why it is parked.
+    pub fault: Option<String>,
+    /// For people and searches.
+    pub attributes: String,
+    /// How many rows the ledger had at the close, and the checksum of the last one. A ledger that
+    /// ends earlier was cut off.
+    pub head: Option<(Seq, Chain)>,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Any of these; none: all.
+    pub statuses: Vec<RunStatus>,
+    /// Of this workflow.
+    pub workflow: Option<String>,
+}
+
+/// Where a page of a listing begins: newest first.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Runs older than this one; none: from the newest.
+    pub before: Option<RunId>,
+    /// At most so many; [`limits::PAGE_ROWS_MAX`] caps it.
+    pub limit: u32,
+}
+
+#[derive(FromRow)]
+struct SummaryRow {
+    run_id: Uuid,
+    workflow_id: String,
+    generation: i32,
+    workflow: String,
+    digest: Vec<u8>,
+    status: i16,
+    owner: Option<Uuid>,
+    parent_run: Option<Uuid>,
+    parent_op: Option<i32>,
+    started_at: Timestamp,
+    closed_at: Option<Timestamp>,
+}
+
+#[derive(FromRow)]
+struct InfoRow {
+    #[sqlx(flatten)]
+    summary: SummaryRow,
+    input: Option<String>,
+    output: Option<String>,
+    error: Option<String>,
+    fault: Option<String>,
+    attributes: String,
+    rows: Option<i32>,
+    chain: Option<i64>,
+}
+
+impl Ledger {
+    /// One run of the tenant, with its input.
+    pub async fn run(&self, scope: Scope, run: RunRef<'_>) -> Result<Option<RunInfo>, LedgerError> {
+        let Some(run) = self.run_id(scope, run).await? else { return Ok(None) };
+        let row: Option<InfoRow> = sqlx::query_as(
+            "select r.run_id, r.workflow_id, r.generation, r.workflow, r.digest, r.status, r.owner,
+                    r.parent_run, r.parent_op, r.started_at, r.closed_at,
+                    (select l.payload::text from ledger l
+                     where l.shard = $1 and l.run_id = $3 and l.seq = 0) as input,
+                    r.output::text, r.error::text, r.fault::text, r.attributes::text, r.rows, r.chain
+             from runs r where r.shard = $1 and r.tenant = $2 and r.run_id = $3",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(run.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        row.map(info).transpose()
+    }
+
+    /// The identity of a run of the tenant, which may be known by its workflow id.
+    pub async fn run_id(&self, scope: Scope, run: RunRef<'_>) -> Result<Option<RunId>, LedgerError> {
+        let workflow_id = match run {
+            RunRef::Id(run) => return Ok(Some(run)),
+            RunRef::WorkflowId(workflow_id) => workflow_id,
+        };
+        let run: Option<Uuid> = sqlx::query_scalar(
+            "select run_id from runs where shard = $1 and tenant = $2 and workflow_id = $3 and generation >= 0
+             order by generation desc limit 1",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(workflow_id)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(run.map(RunId))
+    }
+
+    /// How a run stands: the cheapest question that a waiting client can ask.
+    pub async fn run_status(&self, scope: Scope, run: RunId) -> Result<Option<RunStatus>, LedgerError> {
+        let tag: Option<i16> =
+            sqlx::query_scalar("select status from runs where shard = $1 and tenant = $2 and run_id = $3")
+                .bind(scope.shard.0)
+                .bind(scope.tenant.0)
+                .bind(run.0)
+                .fetch_optional(&self.pool)
+                .await?;
+        tag.map(|tag| known(RunStatus::from_tag(tag), "run status", tag)).transpose()
+    }
+
+    /// Those of these runs that were never started. Reads only.
+    pub async fn missing(&self, runs: &[RunId]) -> Result<Vec<RunId>, LedgerError> {
+        let missing: Vec<Uuid> = sqlx::query_scalar(
+            "select wanted.run_id from unnest($2::uuid[]) as wanted (run_id)
+             where not exists (select from runs where shard = $1 and runs.run_id = wanted.run_id)",
+        )
+        .bind(self.shard.0)
+        .bind(runs.iter().map(|run| run.0).bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(missing.into_iter().map(RunId).collect())
+    }
+
+    /// Runs of the tenant, newest first. Costs at most a page for each status asked for, and what a
+    /// filter by workflow skips.
+    pub async fn list(
+        &self,
+        scope: Scope,
+        filter: &RunFilter,
+        page: Page,
+    ) -> Result<Vec<RunSummary>, LedgerError> {
+        let statuses = if filter.statuses.is_empty() { &RunStatus::ALL[..] } else { &filter.statuses };
+        let rows: Vec<SummaryRow> = sqlx::query_as(
+            "select r.run_id, r.workflow_id, r.generation, r.workflow, r.digest, r.status, r.owner,
+                    r.parent_run, r.parent_op, r.started_at, r.closed_at
+             from unnest($3::smallint[]) as s (status)
+             cross join lateral (
+                 select run_id, workflow_id, generation, workflow, digest, status, owner, parent_run,
+                        parent_op, started_at, closed_at
+                 from runs
+                 where shard = $1 and tenant = $2 and runs.status = s.status and run_id < $4
+                   and generation >= 0
+                   and ($5::text is null or workflow = $5)
+                 order by run_id desc limit $6
+             ) r
+             order by r.run_id desc limit $6",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(statuses.iter().map(|status| status.tag()).bind_iter())
+        .bind(page.before.map_or(Uuid::max(), |run| run.0))
+        .bind(filter.workflow.as_deref())
+        .bind(i64::from(page.limit.min(limits::PAGE_ROWS_MAX)))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(summary).collect()
+    }
+
+    /// The runs that a run has started, oldest first, at most `limit`.
+    pub async fn children(
+        &self,
+        scope: Scope,
+        of: RunId,
+        limit: u32,
+    ) -> Result<Vec<RunSummary>, LedgerError> {
+        let rows: Vec<SummaryRow> = sqlx::query_as(
+            "select run_id, workflow_id, generation, workflow, digest, status, owner, parent_run, parent_op,
+                    started_at, closed_at
+             from runs where shard = $1 and tenant = $2 and parent_run = $3 order by run_id limit $4",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(of.0)
+        .bind(i64::from(limit.min(limits::PAGE_ROWS_MAX)))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(summary).collect()
+    }
+
+    /// How many runs of the tenant stand how. Statuses that none has are left out.
+    pub async fn count_runs(&self, scope: Scope) -> Result<Vec<(RunStatus, u64)>, LedgerError> {
+        let counts: Vec<(i16, i64)> = sqlx::query_as(
+            "select s.status, (select count(*) from runs
+                               where shard = $1 and tenant = $2 and runs.status = s.status
+                                 and generation >= 0)
+             from unnest($3::smallint[]) as s (status)",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(RunStatus::ALL.iter().map(|status| status.tag()).bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        counts
+            .map(|(tag, count)| {
+                Ok((known(RunStatus::from_tag(tag), "run status", tag)?, count.cast_unsigned()))
+            })
+            .collect()
+    }
+
+    /// Ledger rows of a run from `from` on, at most `limit`. The caller checks the chain.
+    pub async fn rows(&self, run: RunId, from: Seq, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        let rows = sqlx::query(
+            "select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain
+             from ledger where shard = $1 and run_id = $2 and seq >= $3 order by seq limit $4",
+        )
+        .bind(self.shard.0)
+        .bind(run.0)
+        .bind(from.0.cast_signed())
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| Ok(ledger_row(row)?.1)).collect()
+    }
+
+    /// The whole ledgers of these runs, each in order, in the order of `runs`. The caller bounds how
+    /// many, for it must hold them all. A run without rows has an empty ledger.
+    pub async fn rows_of(&self, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Row>)>, LedgerError> {
+        // A join, not `= any (…)`: only so does each run look into its own partition alone.
+        let rows = sqlx::query(
+            "select l.run_id, l.seq, l.kind, l.op, l.name, l.payload::text, l.detail::text, l.attempt, l.at,
+                    l.chain
+             from unnest($2::uuid[]) with ordinality as wanted (run_id, place)
+             cross join lateral (
+                 select run_id, seq, kind, op, name, payload, detail, attempt, at, chain
+                 from ledger where shard = $1 and ledger.run_id = wanted.run_id order by seq
+             ) l
+             order by wanted.place, l.seq",
+        )
+        .bind(self.shard.0)
+        .bind(runs.iter().map(|run| run.0).bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        let mut rows = rows.iter().map(ledger_row).peekable();
+        let mut ledgers = Vec::with_capacity(runs.len());
+        for run in runs {
+            let mut ledger = Vec::new();
+            while let Some(row) = rows.next_if(|row| !matches!(row, Ok((of, _)) if of != run)) {
+                ledger.push(row?.1);
+            }
+            ledgers.push((*run, ledger));
+        }
+        Ok(ledgers)
+    }
+}
+
+/// A row of `select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain`. The
+/// texts are copied once.
+fn ledger_row(row: &PgRow) -> Result<(RunId, Row), sqlx::Error> {
+    let text = |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<&str>, _>(index)?.map(Arc::from));
+    let number =
+        |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i32>, _>(index)?.map(i32::cast_unsigned));
+    let ledger_row = Row {
+        seq: Seq(row.try_get::<i32, _>(1)?.cast_unsigned()),
+        kind: row.try_get(2)?,
+        op: number(3)?.map(Op),
+        name: text(4)?,
+        payload: text(5)?,
+        detail: text(6)?,
+        attempt: number(7)?,
+        at_ms: row.try_get::<Timestamp, _>(8)?.0,
+        chain: Chain(row.try_get::<i64, _>(9)?.cast_unsigned()),
+    };
+    Ok((RunId(row.try_get(0)?), ledger_row))
+}
+
+fn summary(row: SummaryRow) -> Result<RunSummary, LedgerError> {
+    Ok(RunSummary {
+        run: RunId(row.run_id),
+        workflow_id: row.workflow_id,
+        generation: row.generation.cast_unsigned(),
+        workflow: row.workflow,
+        digest: digest(row.digest)?,
+        status: known(RunStatus::from_tag(row.status), "run status", row.status)?,
+        owner: row.owner.map(HostId),
+        parent: parent(row.parent_run, row.parent_op),
+        started_ms: row.started_at.0,
+        closed_ms: row.closed_at.map(|at| at.0),
+    })
+}
+
+fn info(row: InfoRow) -> Result<RunInfo, LedgerError> {
+    let head = row
+        .rows
+        .zip(row.chain)
+        .map(|(rows, chain)| (Seq(rows.cast_unsigned()), Chain(chain.cast_unsigned())));
+    Ok(RunInfo {
+        summary: summary(row.summary)?,
+        input: row.input,
+        output: row.output,
+        error: row.error,
+        fault: row.fault,
+        attributes: row.attributes,
+        head,
+    })
+}

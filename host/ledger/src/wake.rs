@@ -1,0 +1,124 @@
+//! Hints from host to host over LISTEN and NOTIFY: "look into the database now".
+//!
+//! A hint may be lost, late or doubled; nothing but speed may depend on it. They are sent after the
+//! commit and in a transaction of their own, for a NOTIFY takes a lock that all commits share.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use backstitch_core::{HostId, Shard, limits};
+use sqlx::postgres::{PgBindIterExt, PgListener, PgPoolOptions};
+use tokio::sync::mpsc;
+
+use crate::connect::Ledger;
+
+/// Pause after the listener failed, in milliseconds. Its owner polls meanwhile.
+const RETRY_MS: u64 = 500;
+
+/// Why to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Someone says that there is something for this host.
+    Hint,
+    /// Hints may have been lost: look everywhere.
+    Lost,
+}
+
+fn channel(shard: Shard, host: HostId) -> String {
+    format!("backstitch_{}_{}", shard.0, host.0.simple())
+}
+
+/// Sends hints, many at a time. Cheap to clone; the task ends when all clones are gone.
+#[derive(Clone, Debug)]
+pub struct Notifier {
+    hints: mpsc::Sender<HostId>,
+}
+
+impl Notifier {
+    /// Starts the task that sends.
+    pub fn spawn(ledger: Ledger) -> Self {
+        let (hints, mut queue) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while queue.recv_many(&mut batch, limits::WRITER_QUEUE_MAX).await > 0 {
+                let hosts: HashSet<HostId> = batch.drain(..).collect();
+                if let Err(error) = notify(&ledger, &hosts).await {
+                    tracing::debug!(%error, "hints were lost; the hosts will find out by polling");
+                }
+            }
+        });
+        Self { hints }
+    }
+
+    /// Hints to `host` that there is something for it. Never waits; a hint too many is dropped.
+    pub fn hint(&self, host: HostId) {
+        self.hints.try_send(host).ok();
+    }
+}
+
+/// One transaction for all. May be repeated.
+async fn notify(ledger: &Ledger, hosts: &HashSet<HostId>) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_notify(c.channel, '') from unnest($1::text[]) as c (channel)")
+        .bind(hosts.iter().map(|host| channel(ledger.shard, *host)).bind_iter())
+        .execute(&ledger.pool)
+        .await?;
+    Ok(())
+}
+
+/// Receives the hints for one host, over its own connection.
+#[derive(Debug)]
+pub struct Wakeups {
+    ledger: Ledger,
+    channel: String,
+    listener: Option<PgListener>,
+}
+
+impl Ledger {
+    /// Hints for `host`. The first call of [`Wakeups::next`] connects.
+    pub fn wakeups(&self, host: HostId) -> Wakeups {
+        Wakeups { ledger: self.clone(), channel: channel(self.shard, host), listener: None }
+    }
+}
+
+impl Wakeups {
+    /// Waits for a hint. Survives every loss of the connection: each costs one [`Wake::Lost`], also the
+    /// first connection. Hints that came together are one. Not to be dropped half-way while it is
+    /// connecting, or it begins anew.
+    pub async fn next(&mut self) -> Wake {
+        let Some(listener) = &mut self.listener else {
+            match self.listen().await {
+                Ok(listener) => self.listener = Some(listener),
+                Err(error) => {
+                    tracing::debug!(%error, "no connection to listen on; polling goes on");
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                }
+            }
+            return Wake::Lost;
+        };
+        match listener.try_recv().await {
+            Ok(Some(_)) => {
+                while listener.next_buffered().is_some() {}
+                Wake::Hint
+            }
+            Ok(None) => Wake::Lost,
+            Err(error) => {
+                tracing::debug!(%error, "the listener has failed; polling goes on");
+                self.listener = None;
+                Wake::Lost
+            }
+        }
+    }
+
+    async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(self.ledger.options.session("listener")?)
+            .await?;
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.ignore_pool_close_event(true);
+        listener.listen(&self.channel).await?;
+        Ok(listener)
+    }
+}

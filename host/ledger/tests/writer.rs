@@ -1,0 +1,468 @@
+//! The append: exactly once, fenced, isolated, byte for byte.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic, and make their own world"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use backstitch_core::inbox::{Message, MessageRow};
+use backstitch_core::{Chain, Op, Row, RunId, RunStatus, Seq};
+use backstitch_ledger::{
+    Append, Cluster, ClusterOptions, Health, NewItem, NewTimer, Outcome, PoisonKind, Posted, RunRef,
+    StatusChange, Stopped,
+};
+use common::*;
+
+#[tokio::test]
+async fn a_fenced_host_cannot_append() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (mut run, late) = (Grown::named("a"), Grown::named("b"));
+    host.commit(run.start()).await;
+
+    ledger.declare_dead(host.id).await.unwrap();
+    let outcomes = host.append_all(vec![run.step(2), late.start()]).await;
+    assert_eq!(outcomes, [Outcome::Fenced, Outcome::Fenced]);
+    assert_eq!(host.task.await.unwrap(), Stopped::Fenced);
+    assert_eq!(checked_rows(&ledger, run.id).await.len(), 1);
+    assert_eq!(ledger.run(SCOPE, RunRef::WorkflowId("b")).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_older_epoch_of_the_same_host_is_fenced_too() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    host.commit(Grown::named("a").start()).await;
+    let again = ledger.register(host.id, 60_000, "test").await.unwrap();
+    assert!(again.epoch > host.lease.epoch);
+    assert_eq!(host.append(Grown::named("b").start()).await, Outcome::Fenced);
+}
+
+#[tokio::test]
+async fn a_death_waits_for_the_append_that_holds_the_lease() {
+    let ledger = ledger().await;
+    let host = Host::new(&ledger).await;
+    let mut session = session(&ledger.options().url).await;
+    // What the first part of an append does, held open.
+    sqlx::raw_sql("begin; select from leases for share").execute(&mut session).await.unwrap();
+    let declared = tokio::spawn({
+        let (ledger, id) = (ledger.clone(), host.id);
+        async move { ledger.declare_dead(id).await.unwrap() }
+    });
+    eventually("the death waits for a lock", || async {
+        let waiting: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where wait_event_type = 'Lock' and datname = current_database()",
+        )
+        .fetch_one(&mut common::session(&ledger.options().url).await)
+        .await
+        .unwrap();
+        (waiting > 0).then_some(())
+    })
+    .await;
+    assert!(!declared.is_finished());
+    sqlx::raw_sql("commit").execute(&mut session).await.unwrap();
+    assert!(declared.await.unwrap());
+}
+
+/// Sends `steps` appends for each of `count` runs while `disturb` does its worst, and checks that
+/// each was committed exactly once.
+async fn survives(host: &mut Host, count: usize, steps: usize, disturb: impl Future<Output = ()>) {
+    let mut runs: Vec<Grown> = (0..count).map(|n| Grown::named(&format!("run {n}"))).collect();
+    let starts = runs.iter().map(Grown::start).collect();
+    for outcome in host.append_all(starts).await {
+        assert_eq!(outcome, committed());
+    }
+    let load = async {
+        for _ in 0..steps {
+            let appends: Vec<Append> = runs.iter_mut().map(|run| run.step(2)).collect();
+            for outcome in host.append_all(appends).await {
+                assert_eq!(outcome, committed());
+            }
+        }
+    };
+    tokio::join!(load, disturb);
+    for run in &runs {
+        let rows = checked_rows(&host.ledger, run.id).await;
+        assert_eq!(rows.len(), 1 + 2 * steps);
+        assert_eq!(rows.last().unwrap().chain, run.run.chain());
+    }
+}
+
+#[tokio::test]
+async fn lost_replies_commit_exactly_once() {
+    let ledger = ledger().await;
+    let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call % 2 == 0))).await;
+    survives(&mut host, 20, 10, async {}).await;
+    assert!(host.health.borrow().is_healthy());
+}
+
+#[tokio::test]
+async fn a_start_whose_reply_is_lost_is_not_refused_by_itself() {
+    let ledger = ledger().await;
+    let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call == 0))).await;
+    let (new, twin) = (Grown::named("a"), Grown::named("a"));
+    assert_eq!(host.append(new.start()).await, committed());
+    assert_eq!(host.append(twin.start()).await, Outcome::Committed { refused: vec![twin.id] });
+}
+
+#[tokio::test]
+async fn a_killed_backend_loses_nothing() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let url = ledger.options().url.clone();
+    let disturb = async {
+        let mut session = session(&url).await;
+        let mut killed = 0;
+        while killed < 5 {
+            killed += terminate_writers(&mut session).await;
+            tokio::task::yield_now().await;
+        }
+    };
+    survives(&mut host, 20, 60, disturb).await;
+}
+
+#[tokio::test]
+async fn a_restarted_cluster_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let options = ClusterOptions::new(dir.path().join("pg"));
+    let cluster = Cluster::start(options.clone()).unwrap();
+    let url = database(&cluster).await;
+    let ledger = ledger_at(&url).await;
+    let mut host = Host::new(&ledger).await;
+    let (restarted, mut done) = tokio::sync::oneshot::channel();
+    let restart = async {
+        let running = tokio::task::spawn_blocking(move || {
+            cluster.stop(false);
+            Cluster::start(options).unwrap()
+        });
+        restarted.send(running.await.unwrap()).ok();
+    };
+    survives(&mut host, 10, 60, restart).await;
+    done.try_recv().unwrap().stop(true);
+}
+
+#[tokio::test]
+async fn a_taken_place_poisons_only_the_guilty_run() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (mut good, mut bad) = (Grown::named("good"), Grown::named("bad"));
+    host.append_all(vec![good.start(), bad.start()]).await;
+    // Someone else writes row 1 of `bad`.
+    let mut twin = Append::new(SCOPE, bad.id);
+    twin.rows = vec![Row { chain: Chain(1), ..bad.signal("1") }];
+    host.commit(twin).await;
+
+    let mut stale = Append::new(SCOPE, bad.id);
+    stale.rows = vec![Row { seq: Seq(1), ..bad.signal("2") }];
+    let mut behind = Append::new(SCOPE, bad.id);
+    behind.rows = vec![Row { seq: Seq(2), ..bad.signal("3") }];
+    let outcomes = host.append_all(vec![good.step(1), stale, behind, good.step(1)]).await;
+    assert_eq!([&outcomes[0], &outcomes[3]], [&committed(), &committed()]);
+    assert!(
+        matches!(&outcomes[1], Outcome::Poisoned { kind: PoisonKind::SeqTaken, message } if message.contains("duplicate key"))
+    );
+    assert!(matches!(&outcomes[2], Outcome::Poisoned { kind: PoisonKind::Gap, .. }));
+    assert_eq!(checked_rows(&ledger, good.id).await.len(), 3);
+    assert_eq!(ledger.rows(bad.id, Seq(0), 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn data_that_the_database_refuses_poisons_only_its_own_append() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (mut good, mut bad) = (Grown::named("good"), Grown::named("bad"));
+    host.append_all(vec![good.start(), bad.start()]).await;
+    let nul = Some(Arc::from("a\0b"));
+    let not_json = Some(Arc::from("{"));
+    let broken: [&dyn Fn(Row) -> Row; 3] =
+        [&|row| Row { name: nul.clone(), ..row }, &|row| Row { payload: not_json.clone(), ..row }, &|row| {
+            Row { at_ms: u64::MAX, ..row }
+        }];
+    for (round, break_row) in broken.iter().enumerate() {
+        let row = bad.signal("0");
+        let mut guilty = Append::new(SCOPE, bad.id);
+        guilty.rows = vec![break_row(row.clone())];
+        let pipelined = bad.step(1);
+        let outcomes = host.append_all(vec![good.step(1), guilty, pipelined.clone(), good.step(1)]).await;
+        assert_eq!([&outcomes[0], &outcomes[3]], [&committed(), &committed()], "round {round}");
+        assert!(matches!(outcomes[1], Outcome::Poisoned { kind: PoisonKind::BadData, .. }), "{outcomes:?}");
+        assert!(matches!(outcomes[2], Outcome::Poisoned { kind: PoisonKind::Gap, .. }), "{outcomes:?}");
+        // The run goes on from where its ledger ends.
+        let mut mended = Append::new(SCOPE, bad.id);
+        mended.rows = vec![row];
+        host.commit(mended).await;
+        host.commit(pipelined).await;
+    }
+    assert_eq!(checked_rows(&ledger, good.id).await.len(), 7);
+    assert_eq!(checked_rows(&ledger, bad.id).await.len(), 7);
+}
+
+#[tokio::test]
+async fn an_append_that_is_sent_twice_is_committed_once() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    host.commit(run.start()).await;
+    let step = run.step(3);
+    host.commit(step.clone()).await;
+    host.commit(step).await;
+    assert_eq!(checked_rows(&ledger, run.id).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_taken_workflow_id_is_refused_and_the_others_are_started() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let first = Grown::named("taken");
+    host.commit(first.start()).await;
+    let (mut second, third, fourth) = (Grown::named("taken"), Grown::named("free"), Grown::named("free"));
+    let outcomes = host.append_all(vec![second.start(), third.start(), fourth.start()]).await;
+    let refused = vec![second.id, fourth.id];
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Committed { refused: refused.clone() }));
+    assert!(ledger.rows(second.id, Seq(0), 10).await.unwrap().is_empty());
+    assert_eq!(checked_rows(&ledger, third.id).await.len(), 1);
+    // Rows that were already on their way must not become a ledger without a beginning.
+    let outcome = host.append(second.step(1)).await;
+    assert!(matches!(outcome, Outcome::Poisoned { kind: PoisonKind::Gap, .. }));
+    assert!(ledger.rows(second.id, Seq(0), 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn rows_that_follow_their_start_in_the_queue_are_written_after_it() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    let appends = vec![run.start(), run.step(1), run.complete("1")];
+    for outcome in host.append_all(appends).await {
+        assert_eq!(outcome, committed());
+    }
+    let info = ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap();
+    assert_eq!(info.summary.status, RunStatus::Completed);
+    assert_eq!(info.head, Some((Seq(3), run.run.chain())));
+    assert_eq!((info.input.as_deref(), info.output.as_deref()), (Some("null"), Some("1")));
+}
+
+#[tokio::test]
+async fn json_comes_back_byte_for_byte() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let megabyte = format!("[{}\"{}\"]", "1.50e+3, ".repeat(10), "ü".repeat(500_000));
+    let texts = [
+        r#"{"z":1,"a":{"c":null,"b":[ ]}}"#,
+        r#"{"a":1,"a":2}"#,
+        "123456789012345678901234567890.1234567890000",
+        "1e400",
+        "-0",
+        r#""\u0000 \ud83d\ude00 \/""#,
+        " [ 1 ,\n\t2 ] ",
+        &megabyte,
+    ];
+    for (n, text) in texts.iter().enumerate() {
+        let mut run = Grown::with_input(&n.to_string(), text);
+        host.commit(run.start()).await;
+        let row = run.signal(text);
+        host.commit(Append { rows: vec![row], ..Append::new(SCOPE, run.id) }).await;
+        host.commit(run.complete(text)).await;
+        let rows = checked_rows(&ledger, run.id).await;
+        for row in &rows {
+            assert_eq!(row.payload.as_deref(), Some(*text));
+        }
+        let info = ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap();
+        assert_eq!([info.input.as_deref(), info.output.as_deref()], [Some(*text); 2]);
+    }
+}
+
+#[tokio::test]
+async fn every_column_of_a_row_comes_back() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = Grown::named("a");
+    host.commit(run.start()).await;
+    let row = Row {
+        seq: Seq(1),
+        kind: 22,
+        op: Some(Op(u32::MAX)),
+        name: Some("größe".into()),
+        payload: Some("1".into()),
+        detail: Some("{ \"b\":1}".into()),
+        attempt: Some(3_000_000_000),
+        at_ms: 4_102_444_799_999,
+        chain: Chain(u64::MAX),
+    };
+    host.commit(Append { rows: vec![row.clone()], ..Append::new(SCOPE, run.id) }).await;
+    assert_eq!(ledger.rows(run.id, Seq(1), 10).await.unwrap(), [row]);
+}
+
+#[tokio::test]
+async fn a_run_is_parked_and_goes_on() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    let fault = r#"{"kind":"trap"}"#;
+    let park =
+        Append { status: Some(StatusChange::Park { fault: fault.into() }), ..Append::new(SCOPE, run.id) };
+    let unpark = Append { status: Some(StatusChange::Unpark), ..Append::new(SCOPE, run.id) };
+    host.commit(run.start()).await;
+    host.commit(park.clone()).await;
+    let info = ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap();
+    assert_eq!((info.summary.status, info.fault.as_deref()), (RunStatus::Parked, Some(fault)));
+    // Opposite changes in one burst keep their order.
+    let outcomes = host.append_all(vec![unpark.clone(), park.clone(), unpark, park, run.complete("2")]).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == committed()));
+    let info = ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap();
+    assert_eq!((info.summary.status, info.fault), (RunStatus::Completed, None));
+}
+
+#[tokio::test]
+async fn the_last_word_on_a_timer_counts() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    host.commit(run.start()).await;
+    let id = run.id;
+    let timer = |op, due_ms| NewTimer { run: id, op: Op(op), due_ms, purpose: 1 };
+    let set = |op, due_ms| Append { timers: vec![timer(op, due_ms)], ..Append::new(SCOPE, id) };
+    let done = |op| Append { timers_done: vec![(id, Op(op))], ..Append::new(SCOPE, id) };
+    let again = |op, due_ms| Append { timers: vec![timer(op, due_ms)], ..done(op) };
+    // All in one burst: set; set and gone; set twice; set, and replaced by one append.
+    let burst = vec![set(1, 10), set(2, 20), done(2), set(3, 30), set(3, 31), set(4, 40), again(4, 41)];
+    for outcome in host.append_all(burst).await {
+        assert_eq!(outcome, committed());
+    }
+    let due = async || {
+        let timers = ledger.due_timers(host.id, 1_000, 10).await.unwrap();
+        timers.into_iter().map(|timer| (timer.op.0, timer.due_ms)).collect::<Vec<_>>()
+    };
+    assert_eq!(due().await, [(1, 10), (3, 31), (4, 41)]);
+    assert_eq!(ledger.next_due(host.id, 10).await.unwrap(), Some(31));
+    // The close of the run takes the rest, also a timer of the same burst.
+    for outcome in host.append_all(vec![set(5, 50), run.complete("1")]).await {
+        assert_eq!(outcome, committed());
+    }
+    let left: i64 = sqlx::query_scalar("select count(*) from timers")
+        .fetch_one(&mut session(&ledger.options().url).await)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn messages_are_sent_once_and_consumed_with_their_effect() {
+    let ledger = ledger().await;
+    let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call == 1))).await;
+    let (parent, mut child) = (Grown::named("parent"), Grown::named("child"));
+    host.append_all(vec![parent.start(), child.start()]).await;
+    let item_id = new_id();
+    let outcome = Message::ChildClosed { op: Op(3), outcome: Ok(json("[1 ]")) };
+    let message = outcome.to_row();
+    let mut closing = child.complete("[1 ]");
+    closing.inbox = vec![NewItem { run: parent.id, item_id, at_ms: 5, message: message.clone() }];
+    host.commit(closing).await;
+
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!((items[0].run, items[0].item_id, items[0].at_ms), (parent.id, item_id, 5));
+    assert_eq!(items[0].message.message().unwrap(), outcome);
+    assert!(ledger.inbox_for(host.id, &[item_id], 10).await.unwrap().is_empty());
+
+    // Sent and consumed in one burst: gone.
+    let (mut sends, second) = (Append::new(SCOPE, parent.id), new_id());
+    sends.inbox = vec![NewItem { run: parent.id, item_id: second, at_ms: 6, message }];
+    let consumes = Append {
+        inbox_done: vec![(parent.id, item_id), (parent.id, second)],
+        ..Append::new(SCOPE, parent.id)
+    };
+    host.append_all(vec![sends, consumes]).await;
+    assert!(ledger.inbox_for(host.id, &[], 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_message_to_a_closed_run_is_not_accepted() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    let message = MessageRow { kind: 4, ..MessageRow::default() };
+    let post = async |run, item| ledger.post(SCOPE, run, item, 1, &message).await.unwrap();
+    assert_eq!(post(run.id, new_id()).await, Posted::Unknown);
+    host.commit(run.start()).await;
+    let item = new_id();
+    for _ in 0..2 {
+        assert_eq!(post(run.id, item).await, Posted::Accepted { owner: Some(host.id) });
+    }
+    host.commit(run.complete("1")).await;
+    assert_eq!(post(run.id, new_id()).await, Posted::Closed(RunStatus::Completed));
+    // What was accepted before is still read, once, with the run's status.
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [item]);
+    assert_eq!(items[0].status, RunStatus::Completed);
+    assert!(ledger.inbox_left_behind(10).await.unwrap().is_empty());
+    ledger.declare_dead(host.id).await.unwrap();
+    assert_eq!(ledger.inbox_left_behind(10).await.unwrap(), items);
+}
+
+#[tokio::test]
+async fn a_read_only_database_is_reported_and_loses_nothing() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    host.commit(run.start()).await;
+
+    let mut admin = session(&cluster().url()).await;
+    let name = ledger.options().url.split(['/', '?']).nth(3).unwrap().to_owned();
+    let set = |to: &str| sqlx::AssertSqlSafe(format!("alter database {name} {to}"));
+    sqlx::raw_sql(set("set default_transaction_read_only = on")).execute(&mut admin).await.unwrap();
+    terminate_writers(&mut session(&ledger.options().url).await).await;
+    host.send(run.step(1)).await;
+    let down = tokio::time::timeout(
+        PATIENCE,
+        host.health.wait_for(|health| match health {
+            Health::Down { reason, .. } => reason.contains("read-only"),
+            Health::Healthy => false,
+        }),
+    );
+    down.await.unwrap().unwrap();
+    assert!(host.acks.try_recv().is_err(), "nothing is acknowledged meanwhile");
+
+    sqlx::raw_sql(set("reset default_transaction_read_only")).execute(&mut admin).await.unwrap();
+    assert_eq!(host.outcomes(1).await[0].1, committed());
+    assert!(host.health.borrow().is_healthy());
+    assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_writer_without_senders_finishes() {
+    let ledger = ledger().await;
+    let Host { items, task, mut acks, .. } = Host::new(&ledger).await;
+    let item = backstitch_ledger::Item { ticket: 9, append: Grown::named("a").start() };
+    items.send(item).await.unwrap();
+    drop(items);
+    assert_eq!(acks.recv().await.unwrap().tickets, [9]);
+    assert_eq!(task.await.unwrap(), Stopped::Finished);
+}
+
+#[tokio::test]
+async fn a_start_carries_its_parent_and_generation() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut old = Grown::named("a");
+    host.commit(old.start()).await;
+    let mut next = Grown::named("a");
+    next.new.generation = 1;
+    let mut child = Grown::named("c");
+    child.new.parent = Some((old.id, Op(4)));
+    let mut append = old.step(1);
+    append.new_runs = vec![next.new.clone(), child.new.clone()];
+    host.commit(append).await;
+
+    let latest = ledger.run(SCOPE, RunRef::WorkflowId("a")).await.unwrap().unwrap();
+    assert_eq!((latest.summary.run, latest.summary.generation), (next.id, 1));
+    let children = ledger.children(SCOPE, old.id, 10).await.unwrap();
+    assert_eq!(children.iter().map(|run| run.run).collect::<Vec<RunId>>(), [child.id]);
+    assert_eq!(children[0].parent, Some((old.id, Op(4))));
+}
