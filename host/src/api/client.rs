@@ -1,0 +1,350 @@
+//! The client's end of the API: typed calls that give views or say whose fault it is that they cannot.
+//!
+//! Nothing is retried here. Every call may be repeated after an [`ClientError::Unreachable`] except a
+//! signal, and a start without a workflow id: each of their repeats counts.
+
+use std::time::Duration;
+
+use backstitch_core::{Json, Seq};
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::problem::ProblemDocument;
+use super::wire::{
+    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, StartBody,
+    TENANT_HEADER, WASM,
+};
+use crate::service::{ListRuns, StartRun};
+use crate::views::{
+    DeployedView, DeploymentView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView,
+    StartedView, WaitView,
+};
+
+/// A host on this machine answers or is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longer than the server gives a request, so that the server's word is heard.
+const QUICK_TIMEOUT: Duration = Duration::from_secs(40);
+/// For calls that upload and compile.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(310);
+
+/// A host, seen from outside. Cheap to clone; clones share connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    tenant: Option<String>,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers there, or the connection broke: whether the request took effect is unknown.
+    #[error("no answer from {url}: {reason}")]
+    Unreachable {
+        /// Whom we asked.
+        url: String,
+        /// What the operating system said.
+        reason: String,
+    },
+    /// The host refused, and said why.
+    #[error("{detail} ({code}, HTTP {status})")]
+    Problem {
+        /// The HTTP status.
+        status: u16,
+        /// Stable, for programs.
+        code: String,
+        /// What happened, why, and what to do.
+        detail: String,
+    },
+    /// Whoever answered does not speak this API.
+    #[error("{0}")]
+    Protocol(String),
+}
+
+impl ClientError {
+    /// The code of the host's problem document, if the host refused.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Problem { code, .. } => Some(code),
+            Self::Unreachable { .. } | Self::Protocol(_) => None,
+        }
+    }
+
+    /// Whether the host refused with this HTTP status.
+    pub fn has_status(&self, wanted: u16) -> bool {
+        matches!(self, Self::Problem { status, .. } if *status == wanted)
+    }
+}
+
+impl Client {
+    /// A client of the host at `url`, such as `http://127.0.0.1:7467`. Connects when first used.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let bad = |why: &str| ClientError::Protocol(format!("{url:?} is not the address of a host: {why}"));
+        let base = Url::parse(url).map_err(|error| bad(&error.to_string()))?;
+        match base.scheme() {
+            "http" if !base.cannot_be_a_base() => {}
+            "https" => {
+                return Err(bad("TLS is not built in; reach the host through a local proxy or tunnel"));
+            }
+            _ => return Err(bad("write it as http://HOST:PORT")),
+        }
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("backstitch/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ClientError::Protocol(format!("no HTTP client: {}", causes(&error))))?;
+        Ok(Self { http, base, tenant: None })
+    }
+
+    /// The same client, speaking for `tenant`.
+    pub fn for_tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// Whom this client asks.
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// How the host is.
+    pub async fn health(&self) -> Result<HealthView, ClientError> {
+        self.give(self.get(&["health"])).await
+    }
+
+    /// Deploys a component.
+    pub async fn deploy(&self, component: Vec<u8>) -> Result<DeployedView, ClientError> {
+        self.give(wasm(self.post(&["deployments"]), component)).await
+    }
+
+    /// What serves which name now.
+    pub async fn deployments(&self) -> Result<Vec<DeploymentView>, ClientError> {
+        self.give(self.get(&["deployments"])).await.map(|view: DeploymentsView| view.deployments)
+    }
+
+    /// Starts a run.
+    pub async fn start(&self, start: StartRun) -> Result<StartedView, ClientError> {
+        let StartRun { workflow, workflow_id, input } = start;
+        let request = self.post(&["runs"]).json(&StartBody { workflow, workflow_id, input });
+        self.decode(request, decode_started).await
+    }
+
+    /// One run, by run id or workflow id.
+    pub async fn run(&self, id: &str) -> Result<RunDetailView, ClientError> {
+        self.decode(self.get(&["runs", id]), decode_detail).await
+    }
+
+    /// A page of runs, newest first.
+    pub async fn list(&self, list: ListRuns) -> Result<RunListView, ClientError> {
+        let ListRuns { status, workflow, limit, cursor } = list;
+        self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, limit, cursor })).await
+    }
+
+    /// A page of a run's ledger.
+    pub async fn ledger(&self, id: &str, from: Seq, limit: Option<u32>) -> Result<LedgerView, ClientError> {
+        let query = LedgerQuery { from_seq: from.0, limit };
+        self.give(self.get(&["runs", id, "ledger"]).query(&query)).await
+    }
+
+    /// The run as soon as it has closed or is parked, or as it is after `wait`, at most a minute.
+    pub async fn result(&self, id: &str, wait: Duration) -> Result<RunView, ClientError> {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(RESULT_WAIT_MS_MAX);
+        let request = self.get(&["runs", id, "result"]).query(&ResultQuery { wait_ms });
+        self.give(request.timeout(QUICK_TIMEOUT + Duration::from_millis(wait_ms))).await
+    }
+
+    /// Sends a signal.
+    pub async fn signal(&self, id: &str, name: &str, payload: &Json) -> Result<(), ClientError> {
+        let request = self.post(&["runs", id, "signals", name]);
+        let request = request.header("content-type", "application/json").body(payload.as_str().to_owned());
+        self.send(request).await.map(drop)
+    }
+
+    /// Asks a run to cancel.
+    pub async fn cancel(&self, id: &str, reason: &str) -> Result<(), ClientError> {
+        self.send(self.post(&["runs", id, "cancel"]).json(&because(reason))).await.map(drop)
+    }
+
+    /// Stops a run.
+    pub async fn terminate(&self, id: &str, reason: &str) -> Result<(), ClientError> {
+        self.send(self.post(&["runs", id, "terminate"]).json(&because(reason))).await.map(drop)
+    }
+
+    /// Lets a parked run go on.
+    pub async fn retry(&self, id: &str) -> Result<(), ClientError> {
+        self.send(self.post(&["runs", id, "retry"])).await.map(drop)
+    }
+
+    /// Leads the run's own component, or `component`, along its ledger.
+    pub async fn replay(&self, id: &str, component: Option<Vec<u8>>) -> Result<ReplayView, ClientError> {
+        let request = self.post(&["runs", id, "replay"]).timeout(SLOW_TIMEOUT);
+        self.give(match component {
+            Some(component) => wasm(request, component),
+            None => request,
+        })
+        .await
+    }
+
+    fn get(&self, path: &[&str]) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    fn post(&self, path: &[&str]) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .expect("an http URL can be a base: checked in `new`")
+            .pop_if_empty()
+            .push("v1")
+            .extend(path);
+        let request = self.http.request(method, url).timeout(QUICK_TIMEOUT);
+        match &self.tenant {
+            Some(tenant) => request.header(TENANT_HEADER, tenant),
+            None => request,
+        }
+    }
+
+    async fn give<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        self.decode(request, |body| serde_json::from_slice(body)).await
+    }
+
+    async fn decode<T>(
+        &self,
+        request: RequestBuilder,
+        decode: impl Fn(&[u8]) -> serde_json::Result<T>,
+    ) -> Result<T, ClientError> {
+        let response = self.send(request).await?;
+        let body = response.bytes().await.map_err(|error| self.broken(&error))?;
+        decode(&body).map_err(|error| {
+            let url = self.url();
+            ClientError::Protocol(format!("{url} answered something else than was asked for: {error}"))
+        })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.broken(&error))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
+    }
+
+    async fn refused(&self, response: Response) -> ClientError {
+        let status = response.status();
+        let body = response.bytes().await.unwrap_or_default();
+        match serde_json::from_slice::<ProblemDocument>(&body) {
+            Ok(ProblemDocument { status, code, detail, .. }) => ClientError::Problem { status, code, detail },
+            Err(_) => {
+                let url = self.url();
+                ClientError::Protocol(format!("{url} answered {status}, and not as a Backstitch host would"))
+            }
+        }
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> ClientError {
+        let reason = causes(error);
+        if error.is_builder() {
+            ClientError::Protocol(format!("a request that cannot be sent: {reason}"))
+        } else {
+            ClientError::Unreachable { url: self.url().to_owned(), reason }
+        }
+    }
+}
+
+/// A view with a flattened run is read in two passes: serde's `flatten` goes through a buffer in which
+/// [`Json`] cannot keep its bytes.
+fn decode_started(body: &[u8]) -> serde_json::Result<StartedView> {
+    #[derive(Deserialize)]
+    struct Rest {
+        created: bool,
+    }
+    let Rest { created } = serde_json::from_slice(body)?;
+    Ok(StartedView { run: serde_json::from_slice(body)?, created })
+}
+
+/// See [`decode_started`].
+fn decode_detail(body: &[u8]) -> serde_json::Result<RunDetailView> {
+    #[derive(Deserialize)]
+    struct Rest {
+        #[serde(default, deserialize_with = "crate::views::given")]
+        input: Option<Json>,
+        rows: u32,
+        waits_for: Vec<WaitView>,
+        signals_kept: u32,
+        damage: Option<String>,
+    }
+    let Rest { input, rows, waits_for, signals_kept, damage } = serde_json::from_slice(body)?;
+    Ok(RunDetailView { run: serde_json::from_slice(body)?, input, rows, waits_for, signals_kept, damage })
+}
+
+fn wasm(request: RequestBuilder, component: Vec<u8>) -> RequestBuilder {
+    request.timeout(SLOW_TIMEOUT).header("content-type", WASM).body(component)
+}
+
+fn because(reason: &str) -> impl Serialize {
+    ReasonBody { reason: reason.to_owned() }
+}
+
+/// The innermost cause: the operating system's own words, without the layers that passed them on.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(url: &str, path: &[&str]) -> String {
+        let request = Client::new(url).unwrap().get(path).build().unwrap();
+        request.url().as_str().to_owned()
+    }
+
+    #[test]
+    fn ids_cannot_leave_their_place_in_the_path() {
+        let id = "a/b?c#d %é";
+        let url = path("http://127.0.0.1:7467", &["runs", id, "ledger"]);
+        assert_eq!(url, "http://127.0.0.1:7467/v1/runs/a%2Fb%3Fc%23d%20%25%C3%A9/ledger");
+        assert_eq!(path("http://127.0.0.1:7467/base/", &["health"]), "http://127.0.0.1:7467/base/v1/health");
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_before_the_first_call() {
+        for url in ["", "localhost:7467", "https://h", "ftp://h", "mailto:x@y"] {
+            assert!(matches!(Client::new(url), Err(ClientError::Protocol(_))), "{url}");
+        }
+    }
+
+    const RUN: &str = r#""run_id":"00000000-0000-0000-0000-000000000001","workflow_id":"w","generation":0,
+        "workflow":"w","digest":"0000000000000000000000000000000000000000000000000000000000000000",
+        "status":"completed","started_at":"x","output":{"b":1.0,"a":[ ]}"#;
+
+    #[test]
+    fn outputs_inside_flattened_runs_keep_their_bytes() {
+        let started = decode_started(format!("{{{RUN},\"created\":true}}").as_bytes()).unwrap();
+        assert!(started.created);
+        assert_eq!(started.run.output.unwrap().as_str(), r#"{"b":1.0,"a":[ ]}"#);
+        let rest = r#""input":[1.0],"rows":3,"waits_for":[],"signals_kept":0"#;
+        let detail = decode_detail(format!("{{{RUN},{rest}}}").as_bytes()).unwrap();
+        assert_eq!((detail.input.as_ref().unwrap().as_str(), detail.rows), ("[1.0]", 3));
+        let sent = serde_json::to_vec(&detail).unwrap();
+        assert_eq!(decode_detail(&sent).unwrap().run.output.unwrap().as_str(), r#"{"b":1.0,"a":[ ]}"#);
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_unreachable_with_the_systems_reason() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = Client::new(&url).unwrap().health().await.unwrap_err();
+        let ClientError::Unreachable { reason, .. } = error else { panic!("{error:?}") };
+        assert!(reason.to_lowercase().contains("refused"), "{reason}");
+    }
+}

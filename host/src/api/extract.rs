@@ -1,0 +1,285 @@
+//! What handlers take out of a request: the tenant, parameters and bodies, each with its own problem
+//! document when it cannot be had. Bodies are counted while they stream in, never after.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use backstitch_core::{Json, Scope, limits};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use super::wire::{NoQuery, TENANT_DEFAULT, TENANT_HEADER};
+
+/// A JSON body: one payload, and room for the names and whitespace around it.
+const JSON_BODY_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + (64 << 10);
+
+/// The longest silence while a body comes in.
+const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Where the request acts. An unknown tenant has nothing here: 404.
+pub(super) struct Tenant(pub(super) Scope);
+
+impl<S: Sync> FromRequestParts<S> for Tenant {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut names = parts.headers.get_all(TENANT_HEADER).iter();
+        match (names.next().map(HeaderValue::as_bytes), names.next()) {
+            (None, _) => Ok(Self(Scope::DEFAULT)),
+            (Some(name), None) if name == TENANT_DEFAULT.as_bytes() => Ok(Self(Scope::DEFAULT)),
+            _ => {
+                let detail = format!(
+                    "there is no such tenant; leave the {TENANT_HEADER} header away or set it to \
+                     `{TENANT_DEFAULT}`"
+                );
+                Err(Problem::new(StatusCode::NOT_FOUND, "unknown-tenant", detail))
+            }
+        }
+    }
+}
+
+/// The variable segments of the path.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(segments) = Path::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::invalid("invalid-path", rejection.body_text()))?;
+        Ok(Self(segments))
+    }
+}
+
+/// The query string. Unknown and malformed parameters are refused.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(params) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::invalid("invalid-query", rejection.body_text()))?;
+        Ok(Self(params))
+    }
+}
+
+/// No query string.
+pub(super) type NoParams = Params<NoQuery>;
+
+/// A JSON document of known shape. An empty body is the document `{}`.
+pub(super) struct Document<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Document<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let body = json_body(request).await?;
+        let text = if body.is_empty() { b"{}" } else { body.as_slice() };
+        let document = serde_json::from_slice(text);
+        document.map(Self).map_err(|error| Problem::invalid("invalid-body", format!("the body: {error}")))
+    }
+}
+
+/// A JSON payload whose bytes are kept; whitespace around it is not part of it. An empty body is `null`.
+pub(super) struct Payload(pub(super) Json);
+
+impl<S: Send + Sync> FromRequest<S> for Payload {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let body = json_body(request).await?;
+        let text = String::from_utf8(body)
+            .map_err(|error| Problem::invalid("invalid-body", format!("the body is not UTF-8: {error}")))?;
+        let text = trim(&text);
+        let payload = if text.is_empty() { Ok(Json::null()) } else { Json::new(text) };
+        payload.map(Self).map_err(|error| Problem::invalid("invalid-body", format!("the body: {error}")))
+    }
+}
+
+/// Drops JSON's own whitespace around a value: what an editor or a shell adds to a file's end.
+pub(crate) fn trim(text: &str) -> &str {
+    text.trim_matches([' ', '\t', '\n', '\r'])
+}
+
+/// A component's bytes; none if the body is empty.
+pub(super) struct Component(pub(super) Option<Vec<u8>>);
+
+impl<S: Send + Sync> FromRequest<S> for Component {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let bytes = read(&parts.headers, body, limits::COMPONENT_BYTES_MAX, "component-too-large").await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        match media_type(&parts.headers).as_deref() {
+            None | Some("application/wasm" | "application/octet-stream") => Ok(Self(Some(bytes))),
+            Some(other) => Err(unsupported(other, "a component is sent as application/wasm")),
+        }
+    }
+}
+
+async fn json_body(request: Request) -> Result<Vec<u8>, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = read(&parts.headers, body, JSON_BODY_BYTES_MAX, "body-too-large").await?;
+    match media_type(&parts.headers).as_deref() {
+        None => Ok(bytes),
+        Some(media) if bytes.is_empty() || media == "application/json" || media.ends_with("+json") => {
+            Ok(bytes)
+        }
+        Some(other) => Err(unsupported(other, "JSON is sent as application/json")),
+    }
+}
+
+/// The media type without its parameters, in lower case.
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().unwrap_or("?");
+    let essence = value.split(';').next().unwrap_or_default();
+    Some(essence.trim().to_ascii_lowercase())
+}
+
+fn unsupported(media: &str, hint: &str) -> Problem {
+    let detail = format!("the body's content-type is {media}; {hint}");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", detail)
+}
+
+/// Reads a body of at most `bytes_max` bytes. A declared length that is larger is refused at once, an
+/// undeclared one as soon as it is reached.
+async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+    code: &'static str,
+) -> Result<Vec<u8>, Problem> {
+    let too_large = || {
+        let detail = format!("the body is larger than {bytes_max} bytes, the most this request may carry");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    };
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: u64| length > bytes_max as u64) {
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut frames = body.into_data_stream();
+    loop {
+        let frame = tokio::time::timeout(BODY_SILENCE_MAX, frames.next()).await;
+        let frame = frame.map_err(|_| {
+            let detail = format!("no byte of the body came for {} s", BODY_SILENCE_MAX.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "body-timeout", detail)
+        })?;
+        match frame {
+            None => return Ok(bytes),
+            Some(Err(error)) => {
+                return Err(Problem::invalid("incomplete-body", format!("the body broke off: {error}")));
+            }
+            Some(Ok(frame)) if bytes.len() + frame.len() > bytes_max => return Err(too_large()),
+            Some(Ok(frame)) => bytes.extend_from_slice(&frame),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::wire::StartBody;
+
+    fn post(media: Option<&str>, body: impl Into<Body>) -> Request {
+        let mut request = Request::builder().method("POST").uri("/v1/x");
+        if let Some(media) = media {
+            request = request.header("content-type", media);
+        }
+        request.body(body.into()).unwrap()
+    }
+
+    async fn code<T: FromRequest<(), Rejection = Problem>>(request: Request) -> String {
+        match T::from_request(request, &()).await {
+            Ok(_) => "ok".into(),
+            Err(problem) => problem.document().code,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_input_keeps_its_bytes() {
+        let body = r#"{"workflow":"w","input":{"b":1.0,"a":[ ],"a":2}}"#;
+        let Document(start) =
+            Document::<StartBody>::from_request(post(None, body), &()).await.expect("a start");
+        assert_eq!(start.input.as_str(), r#"{"b":1.0,"a":[ ],"a":2}"#);
+        let Payload(payload) =
+            Payload::from_request(post(Some("application/json; charset=utf-8"), "\n{\"b\": 1.0}\n"), &())
+                .await
+                .expect("a payload");
+        assert_eq!(payload.as_str(), "{\"b\": 1.0}");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_read_says_so() {
+        for (body, expected) in [
+            ("", "invalid-body"),
+            ("{", "invalid-body"),
+            (r#"{"workflow":"w","inptu":1}"#, "invalid-body"),
+            (r#"{"workflow":"w"}"#, "ok"),
+        ] {
+            assert_eq!(code::<Document<StartBody>>(post(None, body)).await, expected, "{body}");
+        }
+        assert_eq!(code::<Payload>(post(None, "")).await, "ok");
+        assert_eq!(code::<Payload>(post(None, "{'a'}")).await, "invalid-body");
+        assert_eq!(code::<Payload>(post(None, b"\"\xff\"".to_vec())).await, "invalid-body");
+        let form = Some("application/x-www-form-urlencoded");
+        assert_eq!(code::<Payload>(post(form, "1")).await, "unsupported-media-type");
+        assert_eq!(code::<Component>(post(form, "1")).await, "unsupported-media-type");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_counted_while_it_streams_in() {
+        let endless = || {
+            let frame = bytes::Bytes::from(vec![b'1'; 64 << 10]);
+            Body::from_stream(futures::stream::repeat_with(move || Ok::<_, std::io::Error>(frame.clone())))
+        };
+        assert_eq!(code::<Payload>(post(None, endless())).await, "body-too-large");
+        assert_eq!(code::<Component>(post(None, endless())).await, "component-too-large");
+    }
+
+    #[tokio::test]
+    async fn a_declared_length_is_refused_before_the_first_byte() {
+        let mut request =
+            post(None, Body::from_stream(futures::stream::pending::<std::io::Result<Vec<u8>>>()));
+        let length = (limits::COMPONENT_BYTES_MAX + 1).to_string();
+        request.headers_mut().insert(header::CONTENT_LENGTH, length.parse().unwrap());
+        assert_eq!(code::<Component>(request).await, "component-too-large");
+    }
+
+    #[tokio::test]
+    async fn only_the_default_tenant_exists() {
+        for (names, expected) in
+            [(&[][..], true), (&["default"], true), (&["acme"], false), (&["default", "default"], false)]
+        {
+            let mut request = Request::builder().uri("/");
+            for name in names {
+                request = request.header(TENANT_HEADER, *name);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            let tenant = Tenant::from_request_parts(&mut parts, &()).await;
+            assert_eq!(tenant.is_ok(), expected, "{names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_misspelt_parameter_is_noticed() {
+        for (query, expected) in
+            [("status=running", true), ("status=runing", false), ("stauts=running", false)]
+        {
+            let uri = format!("/v1/runs?{query}");
+            let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
+            let params = Params::<crate::api::wire::ListQuery>::from_request_parts(&mut parts, &()).await;
+            assert_eq!(params.is_ok(), expected, "{query}");
+        }
+    }
+}

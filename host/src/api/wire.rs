@@ -1,0 +1,94 @@
+//! Bodies and parameters that exist only on the wire: what a request says, as server and client agree.
+//! Answers are the views of [`crate::views`].
+
+use backstitch_core::{Json, RunStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::views::DeploymentView;
+
+/// The header that says which tenant a request is for. Without it: [`TENANT_DEFAULT`].
+pub const TENANT_HEADER: &str = "backstitch-tenant";
+
+/// The tenant of every installation.
+pub const TENANT_DEFAULT: &str = "default";
+
+/// The media type of components.
+pub const WASM: &str = "application/wasm";
+
+/// The longest that a request for a result may wait, in milliseconds: shorter than what proxies and
+/// clients commonly take for a dead connection.
+pub const RESULT_WAIT_MS_MAX: u64 = 60_000;
+
+/// Body of `POST /v1/runs`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartBody {
+    /// A deployed workflow's name.
+    pub workflow: String,
+    /// Unique in the tenant. Missing: made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<String>,
+    /// The input; its bytes are kept. Missing: `null`.
+    #[serde(default = "Json::null")]
+    pub input: Json,
+}
+
+/// Body of a cancel or terminate request. An empty body is one without a reason.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReasonBody {
+    /// Who asks and why; kept in the ledger.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Answer to `GET /v1/deployments`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeploymentsView {
+    /// What serves which name now.
+    pub deployments: Vec<DeploymentView>,
+}
+
+/// Parameters of `GET /v1/runs`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    /// Only of this status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<RunStatus>,
+    /// Only of this workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+    /// Rows of the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// Parameters of `GET /v1/runs/{id}/ledger`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerQuery {
+    /// The first row; 0 for all.
+    #[serde(default)]
+    pub from_seq: u32,
+    /// Rows of the page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Parameters of `GET /v1/runs/{id}/result`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResultQuery {
+    /// How long to wait for the run to close, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
+/// Parameters of requests that have none: refuses strays, so that a misspelt one is noticed.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoQuery {}

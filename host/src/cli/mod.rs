@@ -1,0 +1,231 @@
+//! The command line: parses, calls a host's API or becomes a host, and ends with a code of [`exit`].
+//!
+//! Every command but `dev`, `serve`, `build` and `doctor` is a client: it talks to a host by HTTP and
+//! touches neither database nor sandbox.
+
+// The printing macros panic when a reader has left; `output` looks at the error.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+mod build;
+mod deploy;
+mod doctor;
+pub mod exit;
+mod follow;
+mod input;
+mod output;
+mod replay;
+mod run;
+mod serve;
+mod start;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::exit::{CliError, CliResult, Exit};
+use self::output::Output;
+use crate::api::client::Client;
+use crate::config;
+
+/// Durable workflows as sandboxed WebAssembly components on nothing but Postgres.
+#[derive(Debug, Parser)]
+#[command(name = "backstitch", version, after_long_help = Exit::help(), max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The host to talk to
+    #[arg(long, global = true, env = "BACKSTITCH_HOST", value_name = "URL",
+          default_value = config::HOST_URL_DEFAULT)]
+    host: String,
+    /// The tenant to act for
+    #[arg(long, global = true, value_name = "NAME")]
+    tenant: Option<String>,
+    /// One JSON document on stdout instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say nothing on stderr but errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a host with a Postgres of its own, for development
+    Dev(serve::DevArgs),
+    /// Run a host on the Postgres of DATABASE_URL
+    Serve(serve::ServeArgs),
+    /// Compile guest crates to components
+    Build(build::BuildArgs),
+    /// Deploy components
+    Deploy(deploy::DeployArgs),
+    /// List what serves which name now
+    Deployments,
+    /// Start, inspect and steer runs
+    #[command(subcommand)]
+    Run(run::RunCommand),
+    /// Lead a component along a run's ledger and say where they disagree
+    Replay(replay::ReplayArgs),
+    /// Check that this machine and the host can do their work
+    Doctor(doctor::DoctorArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version of this program and of the host, if one answers
+    Version,
+    /// For the host itself
+    #[command(subcommand, hide = true)]
+    Internal(Internal),
+}
+
+#[derive(Debug, Subcommand)]
+enum Internal {
+    /// Compile the component on stdin to the artefact on stdout
+    Compile {
+        /// `workflow` or `activity`
+        kind: String,
+    },
+}
+
+/// The arguments with which this program starts itself to compile a component; its kind follows.
+pub const COMPILE_ARGS: [&str; 2] = ["internal", "compile"];
+
+/// What a client command works with.
+struct Context {
+    client: Client,
+    out: Output,
+}
+
+/// The whole program: arguments in, exit code out.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are errors to clap, and go to stdout. Nobody may be listening.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
+        }
+    };
+    if let Command::Internal(Internal::Compile { kind }) = &cli.command {
+        return compile(kind);
+    }
+    let out = Output::new(cli.global.json, cli.global.quiet);
+    match dispatch(cli, out) {
+        Ok(()) => Exit::Ok.into(),
+        Err(error) => {
+            out.error(&error);
+            error.exit.into()
+        }
+    }
+}
+
+/// Before any runtime and thread: the child lives under tight limits.
+fn compile(kind: &str) -> ExitCode {
+    let kind = match kind {
+        "workflow" => backstitch_sandbox::ComponentKind::Workflow,
+        "activity" => backstitch_sandbox::ComponentKind::Activity,
+        _ => return Exit::Usage.into(),
+    };
+    backstitch_sandbox::compile_child_main(kind)
+}
+
+fn dispatch(cli: Cli, out: Output) -> CliResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| {
+        CliError::new(Exit::Internal, "runtime", "cannot start threads").because(error.to_string())
+    })?;
+    runtime.block_on(Box::pin(run_command(cli, out)))
+}
+
+async fn run_command(cli: Cli, out: Output) -> CliResult {
+    let Global { host, tenant, .. } = cli.global;
+    let client = || connect(&host, tenant);
+    match cli.command {
+        Command::Dev(args) => serve::dev(args, out).await,
+        Command::Serve(args) => serve::serve(args, out).await,
+        Command::Build(args) => build::build(&args, out),
+        Command::Deploy(args) => deploy::deploy(&args, &Context { client: client()?, out }).await,
+        Command::Deployments => deploy::deployments(&Context { client: client()?, out }).await,
+        Command::Run(command) => run::run(command, &Context { client: client()?, out }).await,
+        Command::Replay(args) => replay::replay(&args, &Context { client: client()?, out }).await,
+        Command::Doctor(args) => doctor::doctor(args, &client()?, out).await,
+        Command::Completions { shell } => completions(shell),
+        Command::Version => version(&client()?, out).await,
+        Command::Internal(Internal::Compile { .. }) => Ok(()),
+    }
+}
+
+fn connect(url: &str, tenant: Option<String>) -> CliResult<Client> {
+    let client = Client::new(url).map_err(|error| CliError::client("reach the host", error))?;
+    Ok(match tenant {
+        Some(tenant) => client.for_tenant(tenant),
+        None => client,
+    })
+}
+
+fn completions(shell: clap_complete::Shell) -> CliResult {
+    // Into memory first: the generator panics when a pipe breaks.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "backstitch", &mut script);
+    output::raw(&script)
+}
+
+async fn version(client: &Client, out: Output) -> CliResult {
+    let own = env!("CARGO_PKG_VERSION");
+    let host = client.health().await.ok().map(|health| health.version);
+    let document = serde_json::json!({ "version": own, "host": host });
+    out.answer(&document, || match &host {
+        Some(host) => format!("backstitch {own}\nhost {host} at {}", client.url()),
+        None => format!("backstitch {own}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_lists_every_exit_code() {
+        let help = Cli::command().render_long_help().to_string();
+        for (exit, meaning) in Exit::TABLE {
+            assert!(help.contains(&format!("{:>3}  {meaning}", exit.code())), "{exit:?}");
+        }
+    }
+
+    #[test]
+    fn the_compile_child_is_called_as_it_is_parsed() {
+        let args = ["backstitch"].into_iter().chain(COMPILE_ARGS).chain(["activity"]);
+        let cli = Cli::try_parse_from(args).unwrap();
+        assert!(matches!(cli.command, Command::Internal(Internal::Compile { kind }) if kind == "activity"));
+    }
+
+    #[test]
+    fn contradicting_arguments_are_a_usage_error() {
+        for line in [
+            "run start w 1 --from f.jsonl",
+            "run start w --from f.jsonl --follow",
+            "run start w --from f.jsonl --id x",
+            "run result",
+            "run list --status runing",
+            "run result x --timeout 1d",
+            "dev --listen nowhere",
+        ] {
+            let args = ["backstitch"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(args).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! `backstitch run …`: inspect and steer runs. RUN is a run id or a workflow id.
+
+use std::time::Duration;
+
+use backstitch_core::{RunStatus, Seq};
+use clap::Subcommand;
+use serde::Serialize;
+use serde_json::json;
+
+use super::Context;
+use super::exit::{CliError, CliResult, Exit};
+use super::follow;
+use super::input;
+use super::output::{Output, cell, foreign, optional, printable, status};
+use super::start::{self, StartArgs};
+use crate::api::client::ClientError;
+use crate::config;
+use crate::service::ListRuns;
+use crate::views::{RowView, RunDetailView, RunView};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunCommand {
+    /// Start a run, or one for each line of a file
+    Start(StartArgs),
+    /// List runs, newest first
+    List(ListArgs),
+    /// Show a run and what it waits for
+    Show { run: String },
+    /// Show a run's ledger
+    Ledger(LedgerArgs),
+    /// Wait for a run to close and print its result
+    Result(ResultArgs),
+    /// Send a signal to a run
+    Signal {
+        run: String,
+        /// The signal's name
+        name: String,
+        /// JSON text, @FILE or - for stdin [default: null]
+        payload: Option<String>,
+    },
+    /// Ask a run to cancel; it may clean up first
+    Cancel {
+        run: String,
+        /// Kept in the ledger
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Stop a run without asking it
+    Terminate {
+        run: String,
+        /// Kept in the ledger
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Let a parked run go on
+    Retry { run: String },
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// Only runs of this status
+    #[arg(long, value_parser = parse_status)]
+    status: Option<RunStatus>,
+    /// Only runs of this workflow
+    #[arg(long)]
+    workflow: Option<String>,
+    /// At most this many
+    #[arg(long, default_value_t = 50, conflicts_with = "all", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// All of them
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct LedgerArgs {
+    run: String,
+    /// The first row
+    #[arg(long, default_value_t = 0, value_name = "SEQ")]
+    from: u32,
+    /// At most this many rows [default: all]
+    #[arg(long)]
+    limit: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ResultArgs {
+    run: String,
+    /// Wait no longer than this, such as 30s or 5m [default: for ever]
+    #[arg(long, value_parser = config::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+/// Rows of one request when many are wanted.
+const PAGE_ROWS: u32 = 500;
+
+pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
+    let client = &context.client;
+    let told = |what: String, answer: Result<(), ClientError>, done: &str| {
+        answer.map_err(|error| CliError::client(&what, error))?;
+        context.out.note(done);
+        Ok(())
+    };
+    match command {
+        RunCommand::Start(args) => start::start(args, context).await,
+        RunCommand::List(args) => list(args, context).await,
+        RunCommand::Show { run } => show(&run, context).await,
+        RunCommand::Ledger(args) => ledger(&args, context).await,
+        RunCommand::Result(args) => {
+            let run = follow::wait(&args.run, args.timeout, context).await?;
+            follow::conclude(&run, context.out)
+        }
+        RunCommand::Signal { run, name, payload } => {
+            let payload = input::json(payload.as_deref())?;
+            let answer = client.signal(&run, &name, &payload).await;
+            told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
+        }
+        RunCommand::Cancel { run, reason } => {
+            let answer = client.cancel(&run, &reason).await;
+            told(format!("cancel {run}"), answer, "the run has been asked to cancel")
+        }
+        RunCommand::Terminate { run, reason } => {
+            let answer = client.terminate(&run, &reason).await;
+            told(format!("terminate {run}"), answer, "the run will be stopped")
+        }
+        RunCommand::Retry { run } => {
+            let answer = client.retry(&run).await;
+            told(format!("retry {run}"), answer, "the run goes on")
+        }
+    }
+}
+
+async fn list(args: ListArgs, context: &Context) -> CliResult {
+    let ListArgs { status: wanted, workflow, limit, all } = args;
+    let mut left = if all { usize::MAX } else { limit as usize };
+    let mut cursor = None;
+    let mut runs: Vec<RunView> = Vec::new();
+    while left > 0 {
+        let limit = Some(PAGE_ROWS.min(u32::try_from(left).unwrap_or(PAGE_ROWS)));
+        let page = ListRuns { status: wanted, workflow: workflow.clone(), limit, cursor };
+        let page = context.client.list(page).await.map_err(|error| CliError::client("list runs", error))?;
+        left = left.saturating_sub(page.runs.len());
+        runs.extend(page.runs);
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    if cursor.is_some() {
+        context.out.note("there are more: --limit or --all shows them");
+    }
+    context.out.answer(&json!({ "runs": runs, "next_cursor": cursor }), || {
+        let row = |run: &RunView| {
+            [
+                cell(run.run_id),
+                foreign(&run.workflow_id),
+                foreign(&run.workflow),
+                status(run.status),
+                cell(&run.started_at),
+                optional(run.closed_at.as_ref()),
+            ]
+        };
+        let titles = ["RUN", "WORKFLOW ID", "WORKFLOW", "STATUS", "STARTED", "CLOSED"];
+        context.out.table(titles, runs.iter().map(row).collect())
+    })
+}
+
+async fn show(id: &str, context: &Context) -> CliResult {
+    let what = format!("show {id}");
+    let run = context.client.run(id).await.map_err(|error| CliError::client(&what, error))?;
+    context.out.answer(&run, || detail(&run, context.out))
+}
+
+fn detail(detail: &RunDetailView, out: Output) -> String {
+    let RunDetailView { run, input, rows, waits_for, signals_kept, damage } = detail;
+    let mut fields = vec![
+        [cell("run"), cell(run.run_id)],
+        [cell("workflow id"), foreign(&run.workflow_id)],
+        [cell("workflow"), foreign(&run.workflow)],
+        [cell("component"), cell(run.digest)],
+        [cell("status"), status(run.status)],
+        [cell("started"), cell(&run.started_at)],
+    ];
+    if run.generation > 0 {
+        fields.push([cell("generation"), cell(run.generation)]);
+    }
+    let ours = [
+        ("closed", run.closed_at.clone()),
+        ("parent", run.parent_run_id.map(|parent| parent.to_string())),
+        ("rows", Some(rows.to_string())),
+        ("signals kept", (*signals_kept > 0).then(|| signals_kept.to_string())),
+    ];
+    fields.extend(ours.into_iter().filter_map(|(name, text)| Some([cell(name), cell(text?)])));
+    let theirs = [
+        ("input", input.as_ref().map(ToString::to_string)),
+        ("output", run.output.as_ref().map(ToString::to_string)),
+        ("failure", run.failure.as_ref().map(ToString::to_string)),
+        ("fault", run.fault.as_ref().map(ToString::to_string)),
+        ("damage", damage.clone()),
+    ];
+    fields.extend(theirs.into_iter().filter_map(|(name, text)| Some([cell(name), foreign(&text?)])));
+    let mut text = out.table(["FIELD", "VALUE"], fields);
+    if !waits_for.is_empty() {
+        let row = |wait: &crate::views::WaitView| {
+            [cell(wait.op), cell(&wait.kind), foreign(&wait.what), optional(wait.due_at.as_ref())]
+        };
+        let waits = out.table(["OP", "WAITS FOR", "WHAT", "DUE"], waits_for.iter().map(row).collect());
+        text = format!("{text}\n\n{waits}");
+    }
+    if let Some(frames) = run.fault.as_ref().and_then(|fault| fault.backtrace.as_deref()) {
+        text = format!("{text}\n\n{}", printable(frames.trim_end()));
+    }
+    text
+}
+
+async fn ledger(args: &LedgerArgs, context: &Context) -> CliResult {
+    let rows = fetch_ledger(&args.run, args.from, args.limit, context).await?;
+    context.out.answer(&Rows { rows: &rows }, || ledger_table(&rows, context.out))
+}
+
+/// The document of `run ledger`. Not a `serde_json::Value`, which keeps neither the bytes of a payload
+/// nor one that is nested as deeply as a payload may be.
+#[derive(Serialize)]
+struct Rows<'a> {
+    rows: &'a [RowView],
+}
+
+/// Every row from `from` on, page by page, at most `limit` of them.
+async fn fetch_ledger(id: &str, from: u32, limit: Option<u32>, context: &Context) -> CliResult<Vec<RowView>> {
+    let what = format!("read the ledger of {id}");
+    let mut left = limit.unwrap_or(u32::MAX);
+    let mut next = Some(Seq(from));
+    let mut rows = Vec::new();
+    while let Some(seq) = next.filter(|_| left > 0) {
+        let page = context.client.ledger(id, seq, Some(PAGE_ROWS.min(left))).await;
+        let page = page.map_err(|error| CliError::client(&what, error))?;
+        left = left.saturating_sub(u32::try_from(page.rows.len()).unwrap_or(u32::MAX));
+        // A page that is empty and claims a next one would be asked for again for ever.
+        next = page.next_seq.filter(|_| !page.rows.is_empty());
+        rows.extend(page.rows);
+    }
+    Ok(rows)
+}
+
+fn ledger_table(rows: &[RowView], out: Output) -> String {
+    let row = |row: &RowView| {
+        [
+            cell(row.seq),
+            cell(&row.at),
+            cell(&row.kind),
+            optional(row.op),
+            optional(row.attempt),
+            foreign(row.name.as_deref().unwrap_or("-")),
+            foreign(row.payload.as_ref().or(row.detail.as_ref()).map_or("-", |json| json.as_str())),
+        ]
+    };
+    out.table(["SEQ", "AT", "KIND", "OP", "ATTEMPT", "NAME", "PAYLOAD"], rows.iter().map(row).collect())
+}
+
+fn parse_status(text: &str) -> Result<RunStatus, String> {
+    let status = RunStatus::ALL.into_iter().find(|status| status.as_str() == text);
+    status.ok_or_else(|| {
+        let all = RunStatus::ALL.map(RunStatus::as_str).join(", ");
+        format!("there is no such status; one of {all}")
+    })
+}
+
+/// What a run that has ended, or is parked, means for the exit code.
+pub(super) fn verdict(run: &RunView) -> CliResult {
+    let id = &run.workflow_id;
+    let because = |exit, what: &str, why: String| {
+        let code = run.status.as_str();
+        Err(CliError::new(exit, code, format!("{} {what}", printable(id))).because(printable(&why)))
+    };
+    let failure = || run.failure.as_ref().map_or_else(|| "no reason is recorded".into(), ToString::to_string);
+    match run.status {
+        RunStatus::Completed | RunStatus::Continued | RunStatus::Running => Ok(()),
+        RunStatus::Failed => because(Exit::RunClosed, "failed", failure()),
+        RunStatus::Cancelled => because(Exit::RunClosed, "was cancelled", failure()),
+        RunStatus::Terminated => because(Exit::RunClosed, "was terminated", failure()),
+        RunStatus::Parked => {
+            let fault = run.fault.as_ref().map_or_else(|| "no fault is recorded".into(), ToString::to_string);
+            because(Exit::RunParked, "is parked", fault).map_err(|error| {
+                error.hint(format!(
+                    "look with `backstitch run show {0}`, then let it go on with `backstitch run retry {0}`",
+                    run.run_id
+                ))
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backstitch_core::{Digest, Failure, Fault, FaultKind, Json, Op, RunId};
+
+    pub(crate) fn view(status: RunStatus) -> RunView {
+        RunView {
+            run_id: RunId(uuid::Uuid::nil()),
+            workflow_id: "order-1".into(),
+            generation: 0,
+            workflow: "order".into(),
+            digest: Digest([0; 32]),
+            status,
+            parent_run_id: None,
+            started_at: "2026-01-01T00:00:00.000Z".into(),
+            closed_at: None,
+            output: None,
+            failure: Some(Failure::cancelled()),
+            fault: Some(Fault::new(FaultKind::Panic, "boom \x1b[2J")),
+        }
+    }
+
+    #[test]
+    fn how_a_run_ended_is_the_exit_code() {
+        let exit = |status| verdict(&view(status)).err().map(|error| error.exit);
+        assert_eq!(exit(RunStatus::Completed), None);
+        assert_eq!(exit(RunStatus::Failed), Some(Exit::RunClosed));
+        assert_eq!(exit(RunStatus::Cancelled), Some(Exit::RunClosed));
+        assert_eq!(exit(RunStatus::Terminated), Some(Exit::RunClosed));
+        assert_eq!(exit(RunStatus::Parked), Some(Exit::RunParked));
+    }
+
+    #[test]
+    fn a_guests_message_cannot_write_to_the_terminal() {
+        let error = verdict(&view(RunStatus::Parked)).unwrap_err();
+        assert_eq!(error.why.as_deref(), Some("panic: boom \\u{1b}[2J"));
+    }
+
+    #[test]
+    fn a_ledger_is_a_table_of_one_line_a_row() {
+        let rows = [RowView {
+            seq: Seq(3),
+            kind: "activity-completed".into(),
+            op: Some(Op(0)),
+            name: None,
+            payload: Some(Json::new("{\"a\":\n1}").unwrap()),
+            detail: None,
+            attempt: Some(2),
+            at: "2026-01-01T00:00:00.000Z".into(),
+        }];
+        let table = ledger_table(&rows, Output::plain());
+        let last = table.lines().last().unwrap();
+        assert_eq!(table.lines().count(), 2);
+        assert_eq!(last, "3    2026-01-01T00:00:00.000Z  activity-completed  0   2        -     {\"a\": 1}");
+    }
+}

@@ -1,0 +1,326 @@
+//! `backstitch dev` and `backstitch serve`: become a host.
+//!
+//! The door is opened first, so that a port in use is noticed before anything is started, and closed
+//! first: requests under way are answered, then the host gives up its runs, then a private Postgres
+//! stops. The first Ctrl-C or SIGTERM asks for that, the second ends the process where it stands.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use backstitch_core::{HostId, limits};
+use backstitch_ledger::{Cluster, ClusterOptions};
+use backstitch_sandbox::Compiler;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::COMPILE_ARGS;
+use super::exit::{CliError, CliResult, Exit};
+use super::output::Output;
+use crate::ambient;
+use crate::api::Door;
+use crate::config::{self, DataDir};
+use crate::host::{Host, HostConfig, HostError};
+use crate::telemetry::{self, LogFormat};
+
+/// Arguments of `dev`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DevArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// Where the Postgres programs are [default: looked for in PATH and the usual places]
+    #[arg(long, env = "BACKSTITCH_PG_BIN", value_name = "DIR")]
+    pg_bin: Option<PathBuf>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    host: HostArgs,
+    /// The database, such as postgres://user:password@host:5432/database
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    database_url: Option<String>,
+}
+
+/// Arguments of both.
+#[derive(Debug, clap::Args)]
+struct HostArgs {
+    /// Where to answer clients
+    #[arg(long, default_value = config::LISTEN_DEFAULT, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Where to keep compiled components and, with dev, the database
+    /// [default: /var/lib/backstitch for root, else ~/.local/share/backstitch]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How long this host may be silent before others take its runs over, in milliseconds
+    #[arg(long, default_value_t = limits::LEASE_MS, value_parser = clap::value_parser!(u64).range(100..=600_000))]
+    lease_ms: u64,
+    /// Guests kept in memory; the others are replayed when something happens to them
+    #[arg(long, default_value_t = limits::WARM_RUNS_MAX)]
+    warm_runs_max: usize,
+    /// Activity attempts running at once
+    #[arg(long, default_value_t = limits::ACTIVITIES_RUNNING_MAX)]
+    activities_max: usize,
+    /// Appends committed in one statement
+    #[arg(long, hide = true, default_value_t = limits::BATCH_APPENDS_MAX)]
+    batch_max: usize,
+    /// Repeat every activation and compare, in debug builds
+    #[arg(long, hide = true)]
+    check_activations: bool,
+    /// Which events to log, such as info,backstitch=debug
+    #[arg(long, env = "BACKSTITCH_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// How to write them
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+impl HostArgs {
+    fn config(&self, database_url: &str, data: &DataDir) -> CliResult<HostConfig> {
+        let program = ambient::program().map_err(|error| {
+            CliError::new(Exit::Internal, "program", "cannot find this program's own file")
+                .because(error.to_string())
+        })?;
+        let compiler = Compiler::Child { program, args: COMPILE_ARGS.map(Into::into).into() };
+        Ok(HostConfig {
+            cache_dir: Some(data.cache()),
+            lease_ms: self.lease_ms,
+            warm_runs_max: self.warm_runs_max,
+            activities_max: self.activities_max.max(1),
+            batch_max: self.batch_max.max(1),
+            check_activations: self.check_activations,
+            ..HostConfig::new(database_url, compiler)
+        })
+    }
+
+    async fn open_door(&self) -> CliResult<Door> {
+        let door = Door::open(self.listen).await.map_err(|error| {
+            CliError::new(Exit::Invalid, "listen", format!("cannot listen on {}", self.listen))
+                .because(error.to_string())
+                .hint("another host may be running there; choose another with --listen")
+        })?;
+        if !door.is_loopback() {
+            tracing::warn!(url = door.url(), "there is no login: whoever can connect can steer all runs");
+        }
+        Ok(door)
+    }
+
+    /// The data directory, made if it is missing.
+    fn data_dir(&self) -> CliResult<DataDir> {
+        let failed = |why: String| {
+            CliError::new(Exit::Invalid, "data-dir", "there is no place for data")
+                .because(why)
+                .hint("name a directory with --data-dir")
+        };
+        let data = DataDir::resolve(self.data_dir.clone()).map_err(|error| failed(error.to_string()))?;
+        fs::create_dir_all(data.path())
+            .map_err(|error| failed(format!("{}: {error}", data.path().display())))?;
+        Ok(data)
+    }
+
+    fn start_log(&self, out: Output) -> CliResult {
+        let started = telemetry::init(self.log.as_deref(), self.log_format, out.colours_notes());
+        started.map_err(|error| CliError::new(Exit::Invalid, "log", "cannot log").because(error.to_string()))
+    }
+}
+
+pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
+    let DevArgs { host, pg_bin } = args;
+    host.start_log(out)?;
+    let stopping = stop_on_signals(out);
+    let data = host.data_dir()?;
+    let door = host.open_door().await?;
+    out.note(&format!("starting Postgres in {}", data.postgres().display()));
+    let cluster = start_cluster(&data, pg_bin).await?;
+    let url = cluster.url();
+    let mut config = host.config(&url, &data)?;
+    // Only one Postgres can run in the directory: whoever was host here before is dead.
+    let memory = HostMemory(data.path().join("host-id"));
+    config.predecessor = memory.recall();
+    let served = live(door, config, stopping, Some(memory), out, |door, host| {
+        let document = json!({
+            "url": door.url(), "host_id": host.host_id(), "data_dir": data.path(), "database_url": url,
+        });
+        let welcome = || welcome(door, &data, &url);
+        announce(out, &document, welcome)
+    });
+    let served = Box::pin(served).await;
+    blocking(move || cluster.stop(true)).await?;
+    served
+}
+
+async fn start_cluster(data: &DataDir, pg_bin: Option<PathBuf>) -> CliResult<Cluster> {
+    let options = ClusterOptions { pg_bin, ..ClusterOptions::new(data.postgres()) };
+    blocking(|| Cluster::start(options)).await?.map_err(|error| {
+        CliError::new(Exit::Unavailable, "postgres", "cannot start a private Postgres")
+            .because(error.to_string())
+            .hint("`backstitch doctor` says what is missing; `backstitch serve` uses a Postgres of yours")
+    })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> CliResult<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        CliError::new(Exit::Internal, "thread", "a thread broke down").because(error.to_string())
+    })
+}
+
+pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
+    let ServeArgs { host, database_url } = args;
+    host.start_log(out)?;
+    let url = database_url.ok_or_else(|| {
+        CliError::new(Exit::Usage, "database-url", "no database is named")
+            .because("neither --database-url nor DATABASE_URL is set")
+            .hint("set DATABASE_URL, or run `backstitch dev`, which brings its own Postgres")
+    })?;
+    let stopping = stop_on_signals(out);
+    let data = host.data_dir()?;
+    let door = host.open_door().await?;
+    let config = host.config(&url, &data)?;
+    let served = live(door, config, stopping, None, out, |door, host| {
+        let database = config::without_password(&url);
+        let document = json!({ "url": door.url(), "host_id": host.host_id(), "database_url": database });
+        announce(out, &document, || format!("serving {database} at {}", door.url()))
+    });
+    Box::pin(served).await
+}
+
+/// A host's life between its start and a signal.
+async fn live(
+    door: Door,
+    config: HostConfig,
+    stopping: CancellationToken,
+    memory: Option<HostMemory>,
+    out: Output,
+    announce: impl FnOnce(&Door, &Host) -> CliResult,
+) -> CliResult {
+    let host = tokio::select! {
+        host = Host::start(config) => host.map_err(not_started)?,
+        () = stopping.cancelled() => return Err(CliError::silent(Exit::Interrupted)),
+    };
+    let announced = announce(&door, &host);
+    if announced.is_err() {
+        stopping.cancel();
+    }
+    let served = {
+        let remembering = async {
+            match memory {
+                Some(memory) => memory.keep(&host).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            served = door.serve(host.service(), stopping) => served,
+            () = remembering => Ok(()),
+        }
+    };
+    out.note("stopping: finishing what is on its way");
+    host.shutdown().await;
+    announced?;
+    served.map_err(|error| {
+        CliError::new(Exit::Internal, "accept", "cannot answer clients any more").because(error.to_string())
+    })
+}
+
+fn not_started(error: HostError) -> CliError {
+    let exit = match error {
+        HostError::Connect(_) | HostError::Ledger(_) => Exit::Unavailable,
+        _ => Exit::Internal,
+    };
+    CliError::new(exit, "host", "the host cannot start").because(error.to_string())
+}
+
+fn announce(out: Output, document: &serde_json::Value, text: impl FnOnce() -> String) -> CliResult {
+    if out.is_json() {
+        return out.document(document);
+    }
+    out.note(&text());
+    Ok(())
+}
+
+fn welcome(door: &Door, data: &DataDir, database: &str) -> String {
+    let url = door.url();
+    let host = if url == config::HOST_URL_DEFAULT { String::new() } else { format!(" --host {url}") };
+    format!(
+        "\nready at {url}\n  data      {}\n  database  psql '{database}'\n\n\
+         in another terminal:\n  \
+         backstitch build PATH\n  \
+         backstitch deploy{host} FILE.wasm\n  \
+         backstitch run start{host} WORKFLOW '{{\"some\": \"input\"}}' --follow\n\n\
+         Ctrl-C stops this host; its runs go on when it starts again.\n",
+        data.path().display()
+    )
+}
+
+/// Who was host on a private Postgres: its successor need not wait for its lease to run out.
+struct HostMemory(PathBuf);
+
+impl HostMemory {
+    fn recall(&self) -> Option<HostId> {
+        fs::read_to_string(&self.0).ok()?.trim().parse().ok()
+    }
+
+    /// Writes down who the host is, whenever that changes.
+    async fn keep(&self, host: &Host) {
+        loop {
+            let changed = host.host_ids();
+            if let Some(id) = host.host_id()
+                && let Err(error) = replace(&self.0, &id.to_string())
+            {
+                tracing::warn!(%error, "a restart will have to wait for this host's lease");
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Whole or not at all: half an id would be read as none.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, file)
+}
+
+/// A token that the first signal cancels. The second ends the process: a private Postgres dies with it,
+/// and the ledger was made for that.
+fn stop_on_signals(out: Output) -> CancellationToken {
+    let stopping = CancellationToken::new();
+    let token = stopping.clone();
+    tokio::spawn(async move {
+        let (Ok(mut interrupts), Ok(mut terminations)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            tracing::error!("signals cannot be caught; only SIGKILL stops this host");
+            return;
+        };
+        let mut next = async || {
+            tokio::select! { _ = interrupts.recv() => {}, _ = terminations.recv() => {} }
+        };
+        next().await;
+        token.cancel();
+        next().await;
+        out.note("stopped at once");
+        #[expect(clippy::disallowed_methods, reason = "asked for twice: nothing may hold the process")]
+        std::process::exit(Exit::Interrupted.code().into());
+    });
+    stopping
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_remembered_across_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = HostMemory(dir.path().join("host-id"));
+        assert_eq!(memory.recall(), None);
+        let id = ambient::new_host_id();
+        replace(&memory.0, &id.to_string()).unwrap();
+        assert_eq!(memory.recall(), Some(id));
+        replace(&memory.0, "half").unwrap();
+        assert_eq!(memory.recall(), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! Named places where a test may have this process die by SIGKILL, or a reply be lost.
+//!
+//! Only builds with debug assertions have them: in a release build [`point`] is nothing. A test names
+//! one place and which visit in `BACKSTITCH_CRASH=place:visit`; production code never sets it.
+
+/// Every place, in the order in which an activation meets them.
+pub const POINTS: [&str; 10] = [
+    "claim-before",
+    "claim-after",
+    "activation-middle",
+    "append-before",
+    "append-sent",
+    "append-after",
+    "activity-during",
+    "activity-done",
+    "lease-renewal",
+    "takeover-middle",
+];
+
+/// What the writer calls at its own points; there `append-sent:drop` loses one reply instead.
+#[cfg(debug_assertions)]
+pub fn writer_hook() -> Option<backstitch_ledger::HookFn> {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let chosen = crate::ambient::variable("BACKSTITCH_CRASH")?;
+    let lost = AtomicBool::new(chosen != "append-sent:drop");
+    Some(std::sync::Arc::new(move |place| {
+        if place == "append-sent" && !lost.swap(true, Ordering::Relaxed) {
+            return backstitch_ledger::Hook::DropReply;
+        }
+        point(place);
+        backstitch_ledger::Hook::Go
+    }))
+}
+
+/// None.
+#[cfg(not(debug_assertions))]
+pub fn writer_hook() -> Option<backstitch_ledger::HookFn> {
+    None
+}
+
+/// Dies here if a test asked for it.
+#[cfg(debug_assertions)]
+pub fn point(name: &'static str) {
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static CHOSEN: LazyLock<Option<(String, AtomicU32)>> = LazyLock::new(|| {
+        let text = crate::ambient::variable("BACKSTITCH_CRASH")?;
+        let (name, visit) = text.split_once(':').unwrap_or((&text, "1"));
+        let visit = visit.parse().ok().filter(|visit| *visit > 0)?;
+        Some((name.to_owned(), AtomicU32::new(visit)))
+    });
+    debug_assert!(POINTS.contains(&name), "{name} is not in the table");
+    if let Some((chosen, visits_left)) = &*CHOSEN
+        && chosen == name
+        && visits_left.fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        let me = rustix::process::getpid();
+        // Nothing may run after this: no destructor, no flush, as when the power fails.
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub fn point(_name: &'static str) {}

@@ -1,0 +1,209 @@
+//! The threads that run guests. They hold no state: a job brings the instance, or all that is needed
+//! to make one, and the result takes it back, so any thread may run any run's next activation.
+//!
+//! Called by the scheduler, which never has two jobs of one run out at a time.
+
+use std::sync::Arc;
+
+use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq, Status};
+use backstitch_sandbox::{Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use crossbeam_channel::Receiver;
+
+use crate::crash;
+
+/// A committed row that lies ahead of a guest.
+#[derive(Clone, Debug)]
+pub(crate) struct Ahead {
+    /// The row's place.
+    pub(crate) seq: Seq,
+    /// When it was recorded.
+    pub(crate) at_ms: u64,
+    /// What it says.
+    pub(crate) event: Event,
+}
+
+/// All that a guest is made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The run.
+    pub(crate) run: RunId,
+    /// The code it is pinned to.
+    pub(crate) program: WorkflowProgram,
+    /// Which workflow of the component.
+    pub(crate) workflow: Arc<str>,
+    /// Its input.
+    pub(crate) input: Json,
+    /// When row 0 was recorded.
+    pub(crate) started_at_ms: u64,
+}
+
+/// One activation to run.
+pub(crate) enum Job {
+    /// Of a guest that is not in memory: the rows are its whole ledger.
+    Begin {
+        /// Comes back in [`Activated`].
+        turn: u64,
+        /// What to make it of.
+        origin: Origin,
+        /// The ledger, row 0 left out or not.
+        rows: Vec<Ahead>,
+        /// Whether to go over it twice more and compare: see [`Check`].
+        check: bool,
+    },
+    /// Of a guest that is.
+    Resume {
+        /// Comes back in [`Activated`].
+        turn: u64,
+        /// The run.
+        run: RunId,
+        /// The guest.
+        guest: Box<WorkflowInstance>,
+        /// The outcomes that it has not had.
+        rows: Vec<Ahead>,
+        /// Debug builds may go over everything again: see [`Check`].
+        check: Option<Check>,
+    },
+}
+
+/// What is needed to repeat a warm activation from nothing and to compare.
+pub(crate) struct Check {
+    /// What to make the second guest of.
+    pub(crate) origin: Origin,
+    /// The whole ledger, the rows that are ahead included.
+    pub(crate) rows: Vec<Ahead>,
+}
+
+/// What came of a job.
+pub(crate) struct Activated {
+    /// The run.
+    pub(crate) run: RunId,
+    /// Which of its jobs.
+    pub(crate) turn: u64,
+    /// The guest and what it did; or why it is gone.
+    pub(crate) result: Result<Done, Undone>,
+}
+
+/// An activation that ended.
+pub(crate) struct Done {
+    /// The guest, ready for the next one.
+    pub(crate) guest: Box<WorkflowInstance>,
+    /// Commands that are new, in call order; each with whether the guest still waits for it.
+    pub(crate) commands: Vec<(Op, Command, bool)>,
+    /// How it ended.
+    pub(crate) status: Status,
+}
+
+/// Why there is no guest any more.
+pub(crate) enum Undone {
+    /// It broke a rule, a bound or its promise.
+    Stopped(Stopped),
+    /// Every slot for instances was taken: the job comes back.
+    NoRoom(Box<Job>),
+}
+
+/// Starts `count` threads that take jobs until the channel closes. `deliver` is called on them.
+pub(crate) fn spawn(
+    count: usize,
+    jobs: &Receiver<Job>,
+    deliver: impl Fn(Activated) + Clone + Send + 'static,
+) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    (0..count)
+        .map(|index| {
+            let (jobs, deliver) = (jobs.clone(), deliver.clone());
+            std::thread::Builder::new()
+                .name(format!("guests-{index}"))
+                .spawn(move || jobs.iter().for_each(|job| deliver(run(job))))
+        })
+        .collect()
+}
+
+fn run(job: Job) -> Activated {
+    match job {
+        Job::Begin { turn, origin, rows, check } => {
+            let run = origin.run;
+            let result = match begin(&origin, &rows) {
+                Ok(mut guest) => activate(&mut guest).and_then(|did| {
+                    let check = check.then_some(Check { origin, rows });
+                    check.map_or(Ok(()), |check| repeats(&check, &did)).map(|()| done(guest, did))
+                }),
+                Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
+                Err(Unstarted::NoRoom) => {
+                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, origin, rows, check })))
+                }
+            };
+            Activated { run, turn, result }
+        }
+        Job::Resume { turn, run, mut guest, rows, check } => {
+            for Ahead { seq, at_ms, event } in rows {
+                guest.replay().lay(seq, at_ms, event);
+            }
+            let result = activate(&mut guest).and_then(|did| {
+                check.map_or(Ok(()), |check| repeats(&check, &did)).map(|()| done(guest, did))
+            });
+            Activated { run, turn, result }
+        }
+    }
+}
+
+/// What a guest did in one activation.
+struct Did {
+    commands: Vec<(Op, Command, bool)>,
+    status: Status,
+    fuel: u64,
+}
+
+fn done(guest: Box<WorkflowInstance>, did: Did) -> Done {
+    Done { guest, commands: did.commands, status: did.status }
+}
+
+/// A fresh guest at the start of its ledger.
+fn begin(origin: &Origin, rows: &[Ahead]) -> Result<Box<WorkflowInstance>, Unstarted> {
+    let mut replay = Replay::new(origin.run, origin.started_at_ms);
+    for Ahead { seq, at_ms, event } in rows {
+        replay.lay(*seq, *at_ms, event.clone());
+    }
+    let workflow = Arc::clone(&origin.workflow);
+    WorkflowInstance::new(&origin.program, replay, origin.run, workflow, origin.input.clone()).map(Box::new)
+}
+
+fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
+    let activation = guest.activate().map_err(Undone::Stopped)?;
+    crash::point("activation-middle");
+    let replay = guest.replay();
+    let issued = replay.take_issued();
+    let commands = issued.into_iter().map(|(op, command)| {
+        let open = replay.is_open(op);
+        (op, command, open)
+    });
+    Ok(Did { commands: commands.collect(), status: activation.status, fuel: activation.fuel })
+}
+
+/// Goes over the whole ledger twice in fresh stores: commands and fuel must be the same both times,
+/// and the commands those of the warm guest. Only test builds ask for it.
+fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
+    let cold = || -> Result<Did, Undone> {
+        let mut guest = begin(&check.origin, &check.rows).map_err(|unstarted| match unstarted {
+            Unstarted::Fault(fault) => Undone::Stopped(Stopped::Fault(fault)),
+            Unstarted::NoRoom => unequal("no room for a second guest"),
+        })?;
+        activate(&mut guest)
+    };
+    let (first, second) = (cold()?, cold()?);
+    if first.fuel != second.fuel {
+        return Err(unequal(format!("two replays used {} and {} fuel", first.fuel, second.fuel)));
+    }
+    for (name, other) in [("first", &first), ("second", &second)] {
+        if other.commands != warm.commands || other.status != warm.status {
+            return Err(unequal(format!(
+                "the warm guest gave {:?} and {:?}, the {name} replay {:?} and {:?}",
+                warm.commands, warm.status, other.commands, other.status
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn unequal(message: impl Into<String>) -> Undone {
+    let kind = backstitch_core::FaultKind::Divergence;
+    Undone::Stopped(Stopped::Fault(backstitch_core::Fault::new(kind, message)))
+}

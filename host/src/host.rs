@@ -1,0 +1,350 @@
+//! A host: one process's part in running an installation's workflows.
+//!
+//! A host lives in *terms*. A term is one registration: an identity, a lease, a scheduler, a writer
+//! and the loops that feed them. When the lease is lost (the process was stopped, or cut off from
+//! the database for too long), everything of the term is dropped, and the host registers anew as
+//! somebody else. Nothing needs to be handed over: the ledger is all there is.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_core::limits;
+use backstitch_core::{HostId, RunId};
+use backstitch_ledger::{ConnectOptions, Health, Ledger, Writer, WriterConfig};
+use backstitch_sandbox::{Compiler, Sandbox, SandboxConfig};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::programs::Programs;
+use crate::retry::until_answered;
+use crate::scheduler::{self, Counters, Input, Inputs, Scheduler, Tools};
+use crate::service::Service;
+use crate::watch::Watcher;
+use crate::{ambient, guests};
+
+/// Acknowledgements that may wait for the scheduler, in batches.
+const ACKS_WAITING_MAX: usize = 64;
+/// Closed runs that a waiting client may lag behind before it asks the database instead.
+const CLOSED_WAITING_MAX: usize = 4_096;
+/// How long a stopping host waits for what is on its way.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// How a host is set up.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The database.
+    pub database_url: String,
+    /// Where compiled code is kept; none: nowhere.
+    pub cache_dir: Option<PathBuf>,
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// How long the host may be silent before others take its runs, in milliseconds.
+    pub lease_ms: u64,
+    /// Guests kept in memory.
+    pub warm_runs_max: usize,
+    /// Attempts of activities at a time.
+    pub activities_max: usize,
+    /// Threads that run guests.
+    pub guest_threads: usize,
+    /// Appends that are committed in one statement; 1 is a transaction for each.
+    pub batch_max: usize,
+    /// A host that is known to be dead, whose runs need not wait for its lease to run out.
+    pub predecessor: Option<HostId>,
+    /// Debug builds: go over every activation twice more and compare.
+    pub check_activations: bool,
+}
+
+impl HostConfig {
+    /// The defaults, on a database.
+    pub fn new(database_url: impl Into<String>, compiler: Compiler) -> Self {
+        Self {
+            database_url: database_url.into(),
+            cache_dir: None,
+            compiler,
+            lease_ms: limits::LEASE_MS,
+            warm_runs_max: limits::WARM_RUNS_MAX,
+            activities_max: limits::ACTIVITIES_RUNNING_MAX,
+            guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            batch_max: limits::BATCH_APPENDS_MAX,
+            predecessor: None,
+            check_activations: false,
+        }
+    }
+}
+
+/// Why a host did not start. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The database.
+    #[error(transparent)]
+    Connect(#[from] backstitch_ledger::ConnectError),
+    /// Its schema.
+    #[error(transparent)]
+    Migrate(#[from] backstitch_ledger::MigrateError),
+    /// The database, later.
+    #[error(transparent)]
+    Ledger(#[from] backstitch_ledger::LedgerError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] backstitch_sandbox::SandboxError),
+    /// The operating system.
+    #[error("no thread for guests: {0}")]
+    Threads(#[from] std::io::Error),
+}
+
+/// The term that clients talk to.
+#[derive(Clone)]
+pub(crate) struct Term {
+    pub(crate) host: HostId,
+    pub(crate) inputs: Inputs,
+    pub(crate) inbox_hint: Arc<Notify>,
+    /// Whether the writer gets through.
+    pub(crate) health: watch::Receiver<Health>,
+    /// Whether the heartbeat does.
+    pub(crate) pulse: watch::Receiver<Health>,
+}
+
+impl Term {
+    /// What keeps the database from taking writes, and since when.
+    pub(crate) fn outage(&self) -> Option<(Instant, Arc<str>)> {
+        [&self.health, &self.pulse].into_iter().find_map(|health| match &*health.borrow() {
+            Health::Healthy => None,
+            Health::Down { since, reason } => Some((*since, Arc::clone(reason))),
+        })
+    }
+}
+
+/// A running host.
+pub struct Host {
+    service: Service,
+    stop: CancellationToken,
+    terms: JoinHandle<()>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    current: watch::Receiver<Option<Term>>,
+}
+
+/// What outlives a term.
+struct Fixed {
+    config: HostConfig,
+    ledger: Ledger,
+    programs: Programs,
+    jobs: crossbeam_channel::Sender<guests::Job>,
+    /// Where the guest threads send what they have done: the current term's scheduler.
+    done: watch::Sender<Option<Inputs>>,
+    closed: broadcast::Sender<RunId>,
+    counters: Arc<Counters>,
+    current: watch::Sender<Option<Term>>,
+    stop: CancellationToken,
+}
+
+impl Host {
+    /// Connects, brings the schema up to date, and starts to work. Fails rather than waits.
+    pub async fn start(config: HostConfig) -> Result<Self, HostError> {
+        let ledger = Ledger::connect(ConnectOptions::new(&config.database_url)).await?;
+        ledger.migrate().await?;
+        ledger.ensure_partitions(ambient::now_ms()).await?;
+        if let Some(dead) = config.predecessor {
+            ledger.declare_dead(dead).await?;
+        }
+        let sandbox = Sandbox::new(SandboxConfig {
+            cache_dir: config.cache_dir.clone(),
+            compiler: config.compiler.clone(),
+            // Guests on threads, and guests that come back from there, are alive besides the warm ones.
+            warm_runs_max: config.warm_runs_max + 2 * config.guest_threads + 16,
+            activities_max: config.activities_max,
+        })?;
+        let programs = Programs::new(ledger.clone(), sandbox);
+        programs.refresh().await?;
+
+        let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
+        let (done, _) = watch::channel(None::<Inputs>);
+        let scheduler = done.clone();
+        let threads = guests::spawn(config.guest_threads, &jobs_waiting, move |activated| {
+            // Between two terms nobody wants it: the run is read from its ledger again.
+            let inputs = scheduler.borrow().clone();
+            if let Some(inputs) = inputs {
+                let _ = inputs.blocking_send(Input::Activated(activated));
+            }
+        })?;
+        let (closed, _) = broadcast::channel(CLOSED_WAITING_MAX);
+        let (current, current_seen) = watch::channel(None);
+        let counters = Arc::new(Counters::default());
+        let stop = CancellationToken::new();
+        let service = Service::new(
+            ledger.clone(),
+            programs.clone(),
+            current_seen.clone(),
+            closed.clone(),
+            Arc::clone(&counters),
+        );
+        let fixed =
+            Fixed { config, ledger, programs, jobs, done, closed, counters, current, stop: stop.clone() };
+        let mut current = current_seen;
+        let terms = tokio::spawn(fixed.serve());
+        // A host that is ready has a lease: a start that is accepted can be owned.
+        let _ = current.wait_for(Option::is_some).await;
+        Ok(Self { service, stop, terms, threads, current })
+    }
+
+    /// What clients call.
+    pub fn service(&self) -> Service {
+        self.service.clone()
+    }
+
+    /// Who this host is now.
+    pub fn host_id(&self) -> Option<HostId> {
+        self.current.borrow().as_ref().map(|term| term.host)
+    }
+
+    /// A view on who this host is: changes when it has to register anew.
+    pub fn host_ids(&self) -> impl Future<Output = HostId> + use<> {
+        let mut current = self.current.clone();
+        let before = self.host_id();
+        async move {
+            loop {
+                let now = current.borrow_and_update().as_ref().map(|term| term.host);
+                match now {
+                    Some(host) if before != Some(host) => return host,
+                    _ if current.changed().await.is_err() => std::future::pending().await,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Finishes what is on its way, gives up its runs, and ends.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        if let Err(error) = self.terms.await {
+            tracing::error!(%error, "the host did not end well");
+        }
+        let _ = tokio::task::spawn_blocking(move || {
+            for thread in self.threads {
+                let _ = thread.join();
+            }
+        })
+        .await;
+    }
+}
+
+impl Fixed {
+    /// One term after the other, until the host is stopped.
+    async fn serve(self) {
+        while !self.stop.is_cancelled() {
+            self.term().await;
+        }
+        self.done.send_replace(None);
+    }
+
+    async fn term(&self) {
+        let host = ambient::new_host_id();
+        let (ledger, lease_ms) = (&self.ledger, self.config.lease_ms);
+        let registered = until_answered("registering", || ledger.register(host, lease_ms, "backstitch"));
+        let lease = tokio::select! {
+            lease = registered => lease,
+            () = self.stop.cancelled() => return,
+        };
+        tracing::info!(%host, "registered");
+
+        let (inputs, inputs_taken) = scheduler::channel();
+        let (items, items_taken) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let (acks, acks_taken) = mpsc::channel(ACKS_WAITING_MAX);
+        let inbox_hint = Arc::new(Notify::new());
+        let (timer_hint, _) = watch::channel(0);
+        let writing = WriterConfig {
+            batch_max: self.config.batch_max,
+            hook: crate::crash::writer_hook(),
+            ..WriterConfig::default()
+        };
+        let writer = match Writer::spawn(self.ledger.options(), lease, items_taken, acks, writing) {
+            Ok(writer) => writer,
+            Err(error) => {
+                // The same URL has made the pool.
+                tracing::error!(%error, "no writer");
+                return self.stop.cancel();
+            }
+        };
+        let tools = Tools {
+            host,
+            ledger: self.ledger.clone(),
+            programs: self.programs.clone(),
+            jobs: self.jobs.clone(),
+            items,
+            inbox_hint: Arc::clone(&inbox_hint),
+            timer_hint: timer_hint.clone(),
+            closed: self.closed.clone(),
+            counters: Arc::clone(&self.counters),
+            warm_runs_max: self.config.warm_runs_max,
+            attempts_max: self.config.activities_max,
+            check_activations: self.config.check_activations,
+        };
+        let scheduler = tokio::spawn(Scheduler::new(tools, inputs_taken, inputs.clone(), acks_taken).run());
+        self.done.send_replace(Some(inputs.clone()));
+
+        let watcher = Watcher {
+            ledger: self.ledger.clone(),
+            lease,
+            lease_ms,
+            inputs: inputs.clone(),
+            inbox_hint: Arc::clone(&inbox_hint),
+            timer_hint,
+        };
+        let mut loops = JoinSet::new();
+        loops.spawn(watcher.clone().claims());
+        loops.spawn(watcher.clone().timers());
+        loops.spawn(watcher.clone().inbox());
+        loops.spawn(watcher.clone().directory(self.programs.clone()));
+        loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint)));
+        let (pulse_sender, pulse) = watch::channel(Health::Healthy);
+        let renewals = tokio::spawn(watcher.renewals(pulse_sender));
+        let health = writer.health.clone();
+        self.current.send_replace(Some(Term { host, inputs: inputs.clone(), inbox_hint, health, pulse }));
+
+        self.until_over(scheduler, renewals, loops, inputs).await;
+        self.current.send_replace(None);
+        self.done.send_replace(None);
+        writer.task.abort();
+        if let Err(error) = self.ledger.release(lease).await {
+            tracing::warn!(%error, "the lease could not be given back; it will run out");
+        }
+    }
+
+    /// Waits until the term ends: fenced, or stopped and drained.
+    async fn until_over(
+        &self,
+        mut scheduler: JoinHandle<()>,
+        mut renewals: JoinHandle<()>,
+        mut loops: JoinSet<()>,
+        inputs: Inputs,
+    ) {
+        tokio::select! {
+            _ = &mut scheduler => {}
+            _ = &mut renewals => {}
+            // None of them ends while the term can go on.
+            _ = loops.join_next() => {}
+            () = self.stop.cancelled() => {
+                // No more runs are taken on; those that are here come to rest.
+                loops.abort_all();
+                let (done, drained) = oneshot::channel();
+                let _ = inputs.send(Input::Drain(done)).await;
+                if tokio::time::timeout(DRAIN, drained).await.is_err() {
+                    tracing::warn!("stopping with work on its way; its runs will be replayed");
+                }
+            }
+        }
+        scheduler.abort();
+        renewals.abort();
+    }
+}
+
+/// Turns notifications of the database into hints.
+async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>) {
+    let mut wakeups = ledger.wakeups(host);
+    loop {
+        wakeups.next().await;
+        inbox_hint.notify_one();
+    }
+}

@@ -1,0 +1,21 @@
+//! The host of Backstitch: wires the pure core, the ledger and the sandbox together, and talks to people.
+//!
+//! The `backstitch` binary is a thin shell around this library.
+
+pub mod ambient;
+pub mod api;
+pub mod cli;
+pub mod componentize;
+pub mod config;
+pub mod crash;
+pub mod doctor;
+mod guests;
+pub mod host;
+mod programs;
+pub mod retrace;
+mod retry;
+mod scheduler;
+pub mod service;
+pub mod telemetry;
+pub mod views;
+mod watch;

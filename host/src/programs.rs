@@ -1,0 +1,277 @@
+//! Which component serves which name, and components ready to run.
+//!
+//! The directory of names is a copy of the `deployments` table, refreshed when its generation
+//! changes: at once after a deploy on this host, within [`crate::watch::DIRECTORY_MS`] after one
+//! elsewhere. A run is pinned to a digest when it starts, so a stale copy can only mean that a start
+//! or an attempt made in that time gets the version before.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use backstitch_core::run::OpenOp;
+use backstitch_core::{
+    Digest, Failure, FailureKind, HostId, Json, Kind, Op, Run, RunId, RunStatus, Scope, TenantId,
+};
+use backstitch_ledger::{ClaimedRun, ComponentKind as Offers, Ledger, LedgerError};
+use backstitch_sandbox::{
+    ActivityCall, ActivityProgram, ComponentKind, LoadError, Program, Sandbox, WorkflowProgram,
+};
+
+use crate::scheduler::{Facts, Loaded, LoadedRun};
+use crate::{crash, retry};
+
+/// Components whose code is kept mapped. Each costs address space, and memory as far as it is run.
+const PROGRAMS_LOADED_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
+
+/// The names of all tenants of a shard.
+#[derive(Debug, Default)]
+struct Directory {
+    counter: i64,
+    workflows: HashMap<(TenantId, Arc<str>), Digest>,
+    activities: HashMap<(TenantId, Arc<str>, Arc<str>), Digest>,
+}
+
+/// Components of one host. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub(crate) struct Programs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    sandbox: Sandbox,
+    directory: RwLock<Arc<Directory>>,
+    loaded: Mutex<lru::LruCache<Digest, Program>>,
+}
+
+impl Programs {
+    /// Components of the ledger, run in the sandbox. Knows no names before [`Self::refresh`].
+    pub(crate) fn new(ledger: Ledger, sandbox: Sandbox) -> Self {
+        let loaded = Mutex::new(lru::LruCache::new(PROGRAMS_LOADED_MAX));
+        Self { inner: Arc::new(Inner { ledger, sandbox, directory: RwLock::default(), loaded }) }
+    }
+
+    /// The sandbox they run in.
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        &self.inner.sandbox
+    }
+
+    /// Reads the directory again if it has changed. True if it had.
+    pub(crate) async fn refresh(&self) -> Result<bool, LedgerError> {
+        // One tenant for now; with more, one counter each.
+        let scope = self.inner.ledger.scope(TenantId::DEFAULT);
+        let counter = self.inner.ledger.deployment_counter(scope.tenant).await?;
+        if counter == self.directory().counter {
+            return Ok(false);
+        }
+        let mut directory = Directory { counter, ..Directory::default() };
+        for deployment in self.inner.ledger.deployments(scope).await? {
+            let name: Arc<str> = deployment.name.into();
+            match deployment.kind {
+                Offers::Workflows => {
+                    directory.workflows.insert((scope.tenant, name), deployment.digest);
+                }
+                Offers::Activities => {
+                    let key = (scope.tenant, deployment.task_queue.into(), name);
+                    directory.activities.insert(key, deployment.digest);
+                }
+            }
+        }
+        *self.inner.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        Ok(true)
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.inner.directory.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The component that serves a workflow now.
+    pub(crate) fn workflow(&self, scope: Scope, name: &Arc<str>) -> Option<Digest> {
+        self.directory().workflows.get(&(scope.tenant, Arc::clone(name))).copied()
+    }
+
+    /// The component that serves an activity now.
+    pub(crate) fn activity(&self, scope: Scope, queue: &str, name: &Arc<str>) -> Option<Digest> {
+        self.directory().activities.get(&(scope.tenant, queue.into(), Arc::clone(name))).copied()
+    }
+
+    /// Names of the workflows that are served now, sorted.
+    pub(crate) fn workflow_names(&self, scope: Scope) -> Vec<Arc<str>> {
+        let directory = self.directory();
+        let names = directory.workflows.keys().filter(|(tenant, _)| *tenant == scope.tenant);
+        let mut names: Vec<Arc<str>> = names.map(|(_, name)| Arc::clone(name)).collect();
+        names.sort();
+        names
+    }
+
+    /// A workflow component, if it is in memory.
+    pub(crate) fn loaded(&self, digest: Digest) -> Option<WorkflowProgram> {
+        match self.cached(digest) {
+            Some(Program::Workflow(program)) => Some(program),
+            _ => None,
+        }
+    }
+
+    fn cached(&self, digest: Digest) -> Option<Program> {
+        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned()
+    }
+
+    /// A component, from memory, the cache of compiled code, or the database.
+    pub(crate) async fn load(
+        &self,
+        scope: Scope,
+        digest: Digest,
+        kind: ComponentKind,
+    ) -> Result<Program, LoadError> {
+        if let Some(program) = self.cached(digest) {
+            return Ok(program);
+        }
+        let ledger = self.inner.ledger.clone();
+        let fetch = || async move {
+            ledger.component_bytes(scope, digest).await.map_err(Unfetched::from).and_then(found)
+        };
+        let program = self.inner.sandbox.load(digest, kind, fetch).await?;
+        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).put(digest, program.clone());
+        Ok(program)
+    }
+
+    /// A workflow component.
+    pub(crate) async fn load_workflow(
+        &self,
+        scope: Scope,
+        digest: Digest,
+    ) -> Result<WorkflowProgram, LoadError> {
+        match self.load(scope, digest, ComponentKind::Workflow).await? {
+            Program::Workflow(program) => Ok(program),
+            Program::Activity(_) => Err(wrong_kind(digest, ComponentKind::Workflow)),
+        }
+    }
+
+    async fn load_activity(&self, scope: Scope, digest: Digest) -> Result<ActivityProgram, LoadError> {
+        match self.load(scope, digest, ComponentKind::Activity).await? {
+            Program::Activity(program) => Ok(program),
+            Program::Workflow(_) => Err(wrong_kind(digest, ComponentKind::Activity)),
+        }
+    }
+
+    /// Runs one attempt of an activity. A component that cannot be loaded is a failure of the
+    /// attempt: another version may be deployed before the next one.
+    pub(crate) async fn invoke(
+        &self,
+        scope: Scope,
+        digest: Digest,
+        call: ActivityCall,
+    ) -> Result<Json, Failure> {
+        let unloadable = |problem: String| Failure {
+            retryable: true,
+            ..Failure::fatal(FailureKind::Application, "component", problem)
+        };
+        let program =
+            self.load_activity(scope, digest).await.map_err(|error| unloadable(error.to_string()))?;
+        crash::point("activity-during");
+        match self.inner.sandbox.invoke(&program, call).await {
+            Ok(outcome) => outcome.map_err(Failure::clipped),
+            Err(fault) => Err(unloadable(fault.to_string())),
+        }
+    }
+
+    /// Reads a run that this host may own, however long the database takes to answer.
+    pub(crate) async fn read(&self, ledger: &Ledger, host: HostId, run: RunId) -> Loaded {
+        let read = retry::until_answered("reading a run", || ledger.owned_run(host, run)).await;
+        let Some(claimed) = read else { return Loaded { run, result: None } };
+        let loaded = self.read_claimed(ledger, vec![claimed]).await;
+        loaded.into_iter().next().unwrap_or(Loaded { run, result: None })
+    }
+
+    /// Reads runs that this host has just claimed.
+    pub(crate) async fn read_claimed(&self, ledger: &Ledger, claimed: Vec<ClaimedRun>) -> Vec<Loaded> {
+        let ids: Vec<RunId> = claimed.iter().map(|claimed| claimed.run).collect();
+        let ledgers = retry::until_answered("reading ledgers", || ledger.rows_of(&ids)).await;
+        let mut loaded = Vec::with_capacity(claimed.len());
+        for (claimed, (run, rows)) in claimed.into_iter().zip(ledgers) {
+            let unborn = unborn(ledger, run, &rows).await;
+            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, unborn).await) });
+        }
+        loaded
+    }
+
+    async fn complete(
+        &self,
+        claimed: ClaimedRun,
+        rows: Vec<backstitch_core::Row>,
+        unborn: Vec<Op>,
+    ) -> LoadedRun {
+        let program = self.workflow_for_good(claimed.scope, claimed.digest).await;
+        LoadedRun {
+            facts: Facts {
+                scope: claimed.scope,
+                run: claimed.run,
+                workflow_id: claimed.workflow_id.into(),
+                generation: claimed.generation,
+                workflow: claimed.workflow.into(),
+                digest: claimed.digest,
+                parent: claimed.parent,
+            },
+            program,
+            parked: claimed.status == RunStatus::Parked,
+            rows,
+            unborn,
+        }
+    }
+
+    /// A workflow component, or the fault that says why there will be none.
+    async fn workflow_for_good(
+        &self,
+        scope: Scope,
+        digest: Digest,
+    ) -> Result<WorkflowProgram, backstitch_core::Fault> {
+        let mut pace = retry::Pace::default();
+        loop {
+            match self.load_workflow(scope, digest).await {
+                Ok(program) => return Ok(program),
+                Err(error) if error.is_final() => return Err(error.to_fault()),
+                Err(error) => {
+                    tracing::warn!(%digest, %error, "a component cannot be loaded yet");
+                    pace.wait().await;
+                }
+            }
+        }
+    }
+}
+
+/// Children that a run waits for and that do not exist: refused, by a host that died before it recorded
+/// the refusal. A damaged ledger has none: it is refused itself.
+async fn unborn(ledger: &Ledger, run: RunId, rows: &[backstitch_core::Row]) -> Vec<Op> {
+    if rows.iter().all(|row| row.kind != Kind::ChildStarted.tag()) {
+        return Vec::new();
+    }
+    let Ok((run, _)) = Run::load_all(run, rows) else { return Vec::new() };
+    let children = run.open_ops().filter_map(|(op, open)| match open {
+        OpenOp::Child { run, .. } => Some((*run, op)),
+        _ => None,
+    });
+    let children: HashMap<RunId, Op> = children.collect();
+    let ids: Vec<RunId> = children.keys().copied().collect();
+    let missing = retry::until_answered("looking for children", || ledger.missing(&ids)).await;
+    let mut unborn: Vec<Op> = missing.iter().filter_map(|id| children.get(id).copied()).collect();
+    unborn.sort_unstable();
+    unborn
+}
+
+/// The bytes of a component could not be had.
+#[derive(Debug, thiserror::Error)]
+enum Unfetched {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error("the database does not hold it")]
+    Missing,
+}
+
+fn found(bytes: Option<Vec<u8>>) -> Result<Vec<u8>, Unfetched> {
+    bytes.ok_or(Unfetched::Missing)
+}
+
+fn wrong_kind(digest: Digest, kind: ComponentKind) -> LoadError {
+    LoadError::Unfit { digest, kind, problem: "it is of the other kind".into() }
+}

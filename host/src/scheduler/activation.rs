@@ -1,0 +1,501 @@
+//! Guests: when one is activated, what becomes of its commands, how its run ends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use backstitch_core::run::OpenOp;
+use backstitch_core::{
+    ActivityOptions, Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose,
+    RunId, RunStatus, Status,
+};
+use backstitch_ledger::{Append, Close, NewItem, NewTimer, StatusChange};
+use backstitch_sandbox::Stopped;
+
+use super::slot::{Facts, Guest, Purpose};
+use super::{Child, Scheduler, begin_run};
+use crate::ambient;
+use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
+
+/// What one activation, or one ending, adds to the append that carries it.
+#[derive(Default)]
+struct Effects {
+    children: Vec<Child>,
+    calls: Vec<Op>,
+    /// Children that could not be started, with the reason.
+    stillborn: Vec<(Op, Failure)>,
+}
+
+impl Scheduler {
+    /// Does whatever can be done for a run now. Called after everything that happens to it.
+    pub(super) fn advance(&mut self, id: RunId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if !slot.run.is_open() || slot.stale {
+            if slot.unacked == 0
+                && !matches!(slot.guest, Guest::Busy)
+                && let Some(slot) = self.slots.remove(&id)
+            {
+                self.warm.pop(&id);
+                self.release(&slot);
+            }
+            return;
+        }
+        if matches!(slot.guest, Guest::Busy | Guest::Loading) {
+            return;
+        }
+        if let Some(request) = slot.terminate.take() {
+            return self.end(id, &Event::RunTerminated { reason: request.reason }, Some(request.item));
+        }
+        if matches!(slot.guest, Guest::Parked) {
+            return;
+        }
+        if slot.is_quiescent()
+            && let Some(request) = slot.cancel.take()
+        {
+            return self.request_cancel(id, request);
+        }
+        self.dispatch(id);
+    }
+
+    /// Gives the guest what is committed, in a job.
+    fn dispatch(&mut self, id: RunId) {
+        let check_wanted = self.tools.check_activations;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let ready = slot.committed_ahead();
+        // One count for all terms: a job of an earlier term must not pass for one of this.
+        let turn = self.tools.counters.activations.load(Ordering::Relaxed) + 1;
+        let job = match std::mem::replace(&mut slot.guest, Guest::Busy) {
+            // The start, or what was loaded, is committed: nothing of the ledger may be missing.
+            Guest::Cold(mut rows) if slot.durable.0 > 0 => {
+                rows.extend(slot.ahead.drain(..ready));
+                if let Some(history) = &mut slot.history {
+                    history.clone_from(&rows);
+                }
+                Job::Begin { turn, origin: slot.origin(), rows, check: check_wanted }
+            }
+            Guest::Idle(guest) if ready > 0 => {
+                let rows: Vec<Ahead> = slot.ahead.drain(..ready).collect();
+                let check = slot.history.as_mut().map(|history| {
+                    history.extend(rows.iter().cloned());
+                    history.clone()
+                });
+                let check = check.map(|rows| Check { origin: slot.origin(), rows });
+                Job::Resume { turn, run: id, guest, rows, check }
+            }
+            Guest::Evicted if ready > 0 && slot.unacked == 0 => {
+                slot.guest = Guest::Loading;
+                return self.load(id);
+            }
+            other => {
+                slot.guest = other;
+                return;
+            }
+        };
+        slot.turn = turn;
+        self.warm.pop(&id);
+        self.give(job);
+    }
+
+    fn give(&mut self, job: Job) {
+        self.tools.counters.activations.fetch_add(1, Ordering::Relaxed);
+        // The channel is unbounded in name only: one job for each run in memory.
+        if self.tools.jobs.send(job).is_err() {
+            tracing::error!("the guest threads are gone");
+        }
+    }
+
+    /// An activation came back.
+    pub(super) fn activated(&mut self, activated: Activated) {
+        let Activated { run: id, turn, result } = activated;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.turn != turn || !matches!(slot.guest, Guest::Busy) {
+            // Of a slot that was given up while its guest was on a thread.
+            return;
+        }
+        if !slot.run.is_open() || slot.stale || slot.terminate.is_some() {
+            slot.guest = Guest::Evicted;
+            return self.advance(id);
+        }
+        match result {
+            Ok(done) => self.accept(id, done),
+            Err(Undone::NoRoom(job)) => {
+                self.evict_one();
+                self.give(*job);
+            }
+            Err(Undone::Stopped(Stopped::Fault(fault))) => self.park(id, &fault),
+            Err(Undone::Stopped(Stopped::Divergence(divergence))) => {
+                let backtrace = divergence.backtrace.clone().unwrap_or_default();
+                let fault = Fault::new(FaultKind::Divergence, divergence.to_string());
+                self.park(id, &fault.with_backtrace(backtrace));
+            }
+        }
+    }
+
+    /// Records what a guest asked for, and starts it.
+    fn accept(&mut self, id: RunId, done: Done) {
+        let Done { guest, commands, status } = done;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
+        if !slot.run.has_room(commands.len() + 1, bytes) {
+            let message = "the run's ledger is full; have the workflow continue as new before it is";
+            return self.park(id, &Fault::new(FaultKind::Limit, message));
+        }
+        slot.guest = Guest::Idle(guest);
+        let mut append = Append::new(slot.facts.scope, id);
+        let mut effects = Effects::default();
+        if let Err(fault) = self.record(id, commands, &mut append, &mut effects) {
+            return self.park(id, &fault);
+        }
+        let is_blocked = matches!(status, Status::Blocked);
+        match status {
+            Status::Blocked => {}
+            Status::Completed(output) => {
+                self.close(id, &Event::RunCompleted { output }, &mut append, &mut effects);
+            }
+            Status::Failed(failure) if failure.kind == FailureKind::Cancelled => {
+                self.close(id, &Event::RunCancelled { failure }, &mut append, &mut effects);
+            }
+            Status::Failed(failure) => {
+                self.close(id, &Event::RunFailed { failure }, &mut append, &mut effects);
+            }
+            Status::ContinueAsNew(input) => {
+                self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
+            }
+        }
+        let Effects { children, calls, stillborn } = effects;
+        if is_empty(&append) {
+            self.warmed(id);
+            return self.advance(id);
+        }
+        self.send(id, append, |pending| pending.children = children);
+        if is_blocked {
+            for op in calls {
+                self.enqueue_attempt(id, op);
+            }
+            for (op, failure) in stillborn {
+                self.outcome(id, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
+            }
+            self.warmed(id);
+        }
+        self.advance(id);
+    }
+
+    /// One row for each command, and what each sets in motion.
+    fn record(
+        &mut self,
+        id: RunId,
+        commands: Vec<(Op, Command, bool)>,
+        append: &mut Append,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        let now_ms = ambient::now_ms();
+        for (op, command, open) in commands {
+            let slot = self.slots.get_mut(&id).expect("the caller has just seen it");
+            if let Command::Cancel { target } = &command {
+                give_up(slot, *target, append);
+            }
+            let event = Event::Commanded { op, command };
+            let row = slot.run.append(now_ms, &event).map_err(|illegal| {
+                Fault::new(FaultKind::Corrupt, format!("a command could not be recorded: {illegal}"))
+            })?;
+            if let Some(history) = &mut slot.history {
+                history.push(Ahead { seq: row.seq, at_ms: row.at_ms, event: event.clone() });
+            }
+            let at_ms = row.at_ms;
+            append.rows.push(row);
+            let Event::Commanded { command, .. } = event else { unreachable!("made above") };
+            match command {
+                Command::ScheduleActivity { .. } if open => effects.calls.push(op),
+                Command::StartTimer { ms } if open => append.timers.push(NewTimer {
+                    run: id,
+                    op,
+                    due_ms: at_ms.saturating_add(ms),
+                    purpose: Purpose::Sleep.tag(),
+                }),
+                Command::StartChild { workflow, input, options } => {
+                    let facts = self.child_facts(id, op, at_ms, &workflow, options.workflow_id);
+                    self.start_child(facts, op, input, append, effects);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Who a child will be; or why it cannot be.
+    pub(super) fn child_facts(
+        &self,
+        parent: RunId,
+        op: Op,
+        at_ms: u64,
+        workflow: &Arc<str>,
+        workflow_id: Option<Arc<str>>,
+    ) -> Result<Facts, Failure> {
+        let slot = &self.slots[&parent];
+        let scope = slot.facts.scope;
+        let digest = self.tools.programs.workflow(scope, workflow).ok_or_else(|| {
+            let message = format!("no deployed component offers the workflow {workflow:?}");
+            Failure::fatal(FailureKind::Application, "unknown-workflow", message)
+        })?;
+        Ok(Facts {
+            scope,
+            run: RunId::derived(parent, op, at_ms),
+            workflow_id: workflow_id.unwrap_or_else(|| format!("{parent}:{op}").into()),
+            generation: 0,
+            workflow: Arc::clone(workflow),
+            digest,
+            parent: Some((parent, op)),
+        })
+    }
+
+    fn start_child(
+        &mut self,
+        facts: Result<Facts, Failure>,
+        op: Op,
+        input: Json,
+        append: &mut Append,
+        effects: &mut Effects,
+    ) {
+        let begun = facts.and_then(|facts| {
+            let (new_run, run) = begin_run(&facts, &input, ambient::now_ms())
+                .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
+            Ok((facts, new_run, run))
+        });
+        match begun {
+            Ok((facts, new_run, run)) => {
+                append.new_runs.push(new_run);
+                effects.children.push(Child { facts, run, input, op: Some(op) });
+            }
+            Err(failure) => effects.stillborn.push((op, failure)),
+        }
+    }
+
+    /// A run that an append of `parent` started is in the database, or its id was taken.
+    pub(super) fn child_committed(&mut self, parent: RunId, child: Child, refused: &[RunId]) {
+        let Child { facts, run, input, op } = child;
+        let id = facts.run;
+        if refused.contains(&id) {
+            let failure = taken(&facts.workflow_id);
+            match op {
+                Some(op) => {
+                    let waits = self.slots.get(&parent).is_some_and(|slot| slot.run.open_op(op).is_some());
+                    if waits {
+                        self.outcome(parent, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
+                    }
+                }
+                None => tracing::error!(run = %parent, %failure, "the run could not continue as new"),
+            }
+            return;
+        }
+        match self.tools.programs.loaded(facts.digest) {
+            Some(program) => {
+                self.insert(facts, program, run, input);
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.durable = slot.run.next_seq();
+                }
+                self.advance(id);
+            }
+            None => self.load(id),
+        }
+    }
+
+    /// Asks a quiescent run to cancel: every open op ends, and children hear of it.
+    fn request_cancel(&mut self, id: RunId, request: super::slot::Request) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let children = slot.run.children_to_stop();
+        let timers: Vec<Op> = timers_of(slot);
+        slot.attempts.clear();
+        let reason = request.reason.clone();
+        let event = Event::CancelRequested { reason: request.reason };
+        self.outcome(id, event, None, |append| {
+            append.inbox_done.push((id, request.item));
+            append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
+            for (child, _) in children {
+                append.inbox.push(note(child, &Message::Cancel { reason: reason.clone() }));
+            }
+        });
+    }
+
+    /// Closes a run from outside its guest.
+    pub(super) fn end(&mut self, id: RunId, event: &Event, item: Option<uuid::Uuid>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let mut append = Append::new(slot.facts.scope, id);
+        append.inbox_done.extend(item.map(|item| (id, item)));
+        let mut effects = Effects::default();
+        self.close(id, event, &mut append, &mut effects);
+        self.send(id, append, |_| {});
+    }
+
+    /// The closing row and all that follows from it, in one append.
+    fn close(&mut self, id: RunId, event: &Event, append: &mut Append, effects: &mut Effects) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let children = slot.run.children_to_stop();
+        for request in [slot.cancel.take(), slot.terminate.take()].into_iter().flatten() {
+            append.inbox_done.push((id, request.item));
+        }
+        slot.attempts.clear();
+        slot.guest = Guest::Evicted;
+        slot.ahead.clear();
+        let row = match slot.run.append(ambient::now_ms(), event) {
+            Ok(row) => row,
+            Err(illegal) => {
+                tracing::error!(run = %id, %illegal, "a run could not be closed");
+                return;
+            }
+        };
+        let (status, output, failure) = ending(event);
+        append.status = Some(StatusChange::Close(Close {
+            status,
+            at_ms: row.at_ms,
+            output: output.as_ref().map(Json::text),
+            error: failure.as_ref().and_then(|failure| failure.to_json().ok()).map(|json| json.text()),
+            rows: slot.run.next_seq(),
+            chain: slot.run.chain(),
+        }));
+        append.rows.push(row);
+        let facts = Arc::clone(&slot.facts);
+        if let Event::RunContinued { input } = event {
+            self.continue_as_new(&facts, input, append, effects);
+        } else {
+            let outcome = failure.map_or_else(|| Ok(output.unwrap_or_else(Json::null)), Err);
+            tell_parent(&facts, outcome, append);
+        }
+        stop_children(id, children, append);
+        self.warm.pop(&id);
+    }
+
+    /// The next run of the same workflow id, started by the very append that closes this one.
+    fn continue_as_new(&mut self, facts: &Facts, input: &Json, append: &mut Append, effects: &mut Effects) {
+        let now_ms = ambient::now_ms();
+        let digest = self.tools.programs.workflow(facts.scope, &facts.workflow).unwrap_or(facts.digest);
+        let next = Facts {
+            run: RunId::derived(facts.run, Op(u32::MAX), now_ms),
+            generation: facts.generation + 1,
+            digest,
+            ..facts.clone()
+        };
+        match begin_run(&next, input, now_ms) {
+            Ok((new_run, run)) => {
+                append.new_runs.push(new_run);
+                effects.children.push(Child { facts: next, run, input: input.clone(), op: None });
+            }
+            Err(problem) => tracing::error!(run = %facts.run, problem, "the run could not continue as new"),
+        }
+    }
+
+    /// Stops a run until an operator acts. Its ledger stays as it is.
+    pub(super) fn park(&mut self, id: RunId, fault: &Fault) {
+        tracing::warn!(run = %id, kind = %fault.kind, message = fault.message, "a run is parked");
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.guest = Guest::Parked;
+        slot.stale = true;
+        slot.attempts.clear();
+        self.warm.pop(&id);
+        let json = serde_json::to_string(fault).expect("a fault is plain text");
+        let mut append = Append::new(slot.facts.scope, id);
+        append.status = Some(StatusChange::Park { fault: json.into() });
+        self.send(id, append, |pending| pending.closes = true);
+        self.advance(id);
+    }
+
+    /// A guest is idle: the oldest ones go if there are too many.
+    fn warmed(&mut self, id: RunId) {
+        self.warm.put(id, ());
+        while self.warm.len() > self.tools.warm_runs_max {
+            self.evict_one();
+        }
+    }
+
+    /// Drops the guest that has been idle longest; the whole slot if nothing is on its way.
+    fn evict_one(&mut self) {
+        let Some((id, ())) = self.warm.pop_lru() else { return };
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if matches!(slot.guest, Guest::Idle(_)) {
+            slot.guest = Guest::Evicted;
+            if slot.is_at_rest() {
+                self.slots.remove(&id);
+            }
+        }
+    }
+}
+
+/// What the parent of a run that closes hears of it.
+pub(super) fn tell_parent(facts: &Facts, outcome: Result<Json, Failure>, append: &mut Append) {
+    if let Some((parent, op)) = facts.parent {
+        append.inbox.push(note(parent, &Message::ChildClosed { op, outcome }));
+    }
+}
+
+/// What the open children of a run that closes are asked to do.
+pub(super) fn stop_children(id: RunId, children: Vec<(RunId, ParentClose)>, append: &mut Append) {
+    for (child, policy) in children {
+        let reason = format!("its parent {id} closed");
+        let message = match policy {
+            ParentClose::RequestCancel => Message::Cancel { reason },
+            _ => Message::Terminate { reason },
+        };
+        append.inbox.push(note(child, &message));
+    }
+}
+
+/// What a parent hears when its child's name is another run's.
+pub(super) fn taken(workflow_id: &str) -> Failure {
+    let message = format!("a run with the workflow id {workflow_id:?} exists");
+    Failure::fatal(FailureKind::Application, "workflow-id-taken", message)
+}
+
+/// Gives up an op that may be open: its attempt, its timer, its child.
+fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
+    let id = slot.facts.run;
+    slot.attempts.remove(&target);
+    match slot.run.open_op(target) {
+        Some(OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. }) => {
+            append.timers_done.push((id, target));
+        }
+        Some(OpenOp::Child { run, .. }) => {
+            let reason = format!("its parent {id} gave it up");
+            append.inbox.push(note(*run, &Message::Cancel { reason }));
+        }
+        _ => {}
+    }
+}
+
+/// Ops that have a row in the timers table.
+fn timers_of(slot: &super::slot::Slot) -> Vec<Op> {
+    let open = slot.run.open_ops().filter(|(_, open)| {
+        matches!(open, OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. })
+    });
+    open.map(|(op, _)| op).collect()
+}
+
+/// Whether an activation changed nothing.
+fn is_empty(append: &Append) -> bool {
+    append.rows.is_empty() && append.status.is_none()
+}
+
+/// A new message from this host.
+fn note(to: RunId, message: &Message) -> NewItem {
+    NewItem { run: to, item_id: ambient::new_item_id(), message: message.to_row(), at_ms: ambient::now_ms() }
+}
+
+/// What the `runs` table says about a run that closed with `event`.
+fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
+    match event {
+        Event::RunCompleted { output } => (RunStatus::Completed, Some(output.clone()), None),
+        Event::RunFailed { failure } => (RunStatus::Failed, None, Some(failure.clone())),
+        Event::RunCancelled { failure } => (RunStatus::Cancelled, None, Some(failure.clone())),
+        Event::RunContinued { .. } => (RunStatus::Continued, None, None),
+        Event::RunTerminated { reason } => {
+            let failure = Failure::fatal(FailureKind::Terminated, "terminated", reason.clone());
+            (RunStatus::Terminated, None, Some(failure))
+        }
+        _ => unreachable!("only closing events close a run"),
+    }
+}
+
+/// The bound of one attempt, and of the whole call, in milliseconds since the epoch.
+pub(super) fn deadlines(options: &ActivityOptions, scheduled_at_ms: u64, now_ms: u64) -> (u64, Option<u64>) {
+    let attempt_ms = options.start_to_close_ms.unwrap_or(backstitch_core::limits::ACTIVITY_MS_DEFAULT);
+    let close_by = options.schedule_to_close_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
+    let until = now_ms.saturating_add(attempt_ms);
+    (close_by.map_or(until, |bound| until.min(bound)), close_by)
+}

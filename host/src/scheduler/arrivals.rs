@@ -1,0 +1,404 @@
+//! What comes from the database: runs to take over, ledgers that were read, timers, messages.
+//!
+//! A message or timer for a run that is not in memory has its ledger read first. Nothing here is
+//! lost when it is dropped: the row it came from is still there and comes again.
+
+use backstitch_core::run::OpenOp;
+use backstitch_core::{
+    Chain, Event, Failure, FailureKind, Fault, FaultKind, Message, Op, Run, RunId, RunStatus, Seq, limits,
+};
+use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, StatusChange};
+use uuid::Uuid;
+
+use super::activation::{stop_children, taken, tell_parent};
+use super::slot::{Guest, Purpose, Request, Slot};
+use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler};
+use crate::guests::Ahead;
+use crate::{ambient, crash};
+
+impl Scheduler {
+    /// Runs that this host owns from now on.
+    pub(super) fn claimed(&mut self, runs: Vec<ClaimedRun>, guard: &Guard) {
+        let taken = runs.len() as u64;
+        self.tools.counters.runs_taken_over.fetch_add(taken, std::sync::atomic::Ordering::Relaxed);
+        crash::point("takeover-middle");
+        for run in &runs {
+            self.loading.entry(run.run).or_default().push(Arrival::Claim(guard.clone()));
+        }
+        let (programs, ledger, sender) =
+            (self.tools.programs.clone(), self.tools.ledger.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            // A few ledgers at a time: each may be large, and all that are read are in memory.
+            for runs in runs.chunks(limits::LEDGERS_READ_MAX) {
+                for loaded in programs.read_claimed(&ledger, runs.to_vec()).await {
+                    let _ = sender.send(Input::Loaded(Box::new(loaded))).await;
+                }
+            }
+        });
+    }
+
+    /// Reads a run's ledger; the answer comes as [`Input::Loaded`].
+    pub(super) fn load(&mut self, id: RunId) {
+        let (programs, ledger, sender) =
+            (self.tools.programs.clone(), self.tools.ledger.clone(), self.sender.clone());
+        let host = self.tools.host;
+        tokio::spawn(async move {
+            let loaded = programs.read(&ledger, host, id).await;
+            let _ = sender.send(Input::Loaded(Box::new(loaded))).await;
+        });
+    }
+
+    /// A run's ledger was read.
+    pub(super) fn loaded(&mut self, loaded: Loaded) {
+        let Loaded { run: id, result } = loaded;
+        let arrivals = self.loading.remove(&id).unwrap_or_default();
+        let Some(loaded) = result else {
+            // Closed, or another host's by now: its messages are that host's.
+            self.take_up(id);
+            return self.forget(arrivals);
+        };
+        let LoadedRun { facts, program, parked, rows, unborn } = loaded;
+        let folded = Run::load_all(id, &rows)
+            .map_err(|corrupt| Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")));
+        match (folded, program) {
+            (Ok((run, events)), Ok(program)) => {
+                self.take_up(id);
+                let rows: Vec<Ahead> = rows
+                    .iter()
+                    .zip(events)
+                    .map(|(row, event)| Ahead { seq: row.seq, at_ms: row.at_ms, event })
+                    .collect();
+                match self.slots.get(&id).map(|slot| &slot.guest) {
+                    None => {
+                        self.restore(facts, program, parked, run, rows);
+                        self.bury(id, unborn);
+                    }
+                    Some(Guest::Loading) => self.revive(id, run, rows),
+                    // Two have asked, and this is the second answer.
+                    Some(_) => {}
+                }
+                for arrival in arrivals {
+                    self.arrive(id, arrival);
+                }
+                self.advance(id);
+            }
+            (Err(fault), _) => self.refuse(&facts, &fault, arrivals, Err(rows.len())),
+            (Ok((run, _)), Err(fault)) => self.refuse(&facts, &fault, arrivals, Ok(run)),
+        }
+    }
+
+    /// A run that was not in memory.
+    fn restore(
+        &mut self,
+        facts: super::Facts,
+        program: backstitch_sandbox::WorkflowProgram,
+        parked: bool,
+        run: Run,
+        rows: Vec<Ahead>,
+    ) {
+        let id = facts.run;
+        let Some(Event::RunStarted { input, .. }) = rows.first().map(|row| row.event.clone()) else {
+            tracing::error!(run = %id, "a ledger that was folded has no start");
+            return;
+        };
+        let started_at_ms = rows[0].at_ms;
+        let calls = due_calls(&run, ambient::now_ms());
+        self.insert(facts, program, run, input);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.started_at_ms = started_at_ms;
+        slot.durable = slot.run.next_seq();
+        if parked {
+            slot.guest = Guest::Parked;
+            return;
+        }
+        slot.guest = Guest::Cold(rows);
+        for op in calls {
+            self.enqueue_attempt(id, op);
+        }
+    }
+
+    /// Tells a run of children that were refused when nobody could tell it.
+    fn bury(&mut self, id: RunId, unborn: Vec<Op>) {
+        for op in unborn {
+            let Some(slot) = self.slots.get(&id) else { return };
+            let Some(OpenOp::Child { workflow, options, .. }) = slot.run.open_op(op) else { continue };
+            if matches!(slot.guest, Guest::Parked) {
+                return;
+            }
+            let (workflow, workflow_id) = (workflow.clone(), options.workflow_id.clone());
+            let facts = self.child_facts(id, op, ambient::now_ms(), &workflow, workflow_id);
+            let failure = facts.map_or_else(|failure| failure, |facts| taken(&facts.workflow_id));
+            self.outcome(id, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
+        }
+    }
+
+    /// A run whose guest had been dropped; rows may have been sent since its ledger was asked for.
+    fn revive(&mut self, id: RunId, run: Run, rows: Vec<Ahead>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.durable = slot.durable.max(run.next_seq());
+        slot.ahead.retain(|row| row.seq >= run.next_seq());
+        slot.guest = Guest::Cold(rows);
+    }
+
+    /// A run that cannot be led along, because of its ledger (then only how many rows there are is
+    /// known of it) or its component: it is parked, and only an operator's word is taken.
+    fn refuse(
+        &mut self,
+        facts: &super::Facts,
+        fault: &Fault,
+        arrivals: Vec<Arrival>,
+        ledger: Result<Run, usize>,
+    ) {
+        let id = facts.run;
+        if let Some(slot) = self.slots.remove(&id) {
+            self.release(&slot);
+        }
+        tracing::error!(run = %id, kind = %fault.kind, message = fault.message, "a run cannot be loaded; it is parked");
+        let json = serde_json::to_string(fault).expect("a fault is plain text");
+        let mut append = Append::new(facts.scope, id);
+        append.status = Some(StatusChange::Park { fault: json.into() });
+        let mut terminated = None;
+        for arrival in &arrivals {
+            let Arrival::Message(item, _) = arrival else { continue };
+            match item.message.message() {
+                Ok(Message::Terminate { reason }) => {
+                    append.inbox_done.push((id, item.item_id));
+                    terminated = Some(reason);
+                }
+                Ok(Message::Retry) => append.inbox_done.push((id, item.item_id)),
+                // Kept in the inbox, and marked as seen: it waits for a retry that succeeds.
+                _ => self.set_aside.entry(id).or_default().push(item.item_id),
+            }
+        }
+        if let Some(reason) = terminated {
+            close_unled(facts, reason, ledger, &mut append);
+            let unheard = self.set_aside.remove(&id).into_iter().flatten();
+            append.inbox_done.extend(unheard.map(|item| (id, item)));
+        }
+        self.send_detached(id, append, false);
+    }
+
+    /// What was set aside while a run could not be loaded is read again.
+    fn take_up(&mut self, id: RunId) {
+        if let Some(items) = self.set_aside.remove(&id) {
+            for item in items {
+                self.consuming.remove(&item);
+            }
+            self.tools.inbox_hint.notify_one();
+        }
+    }
+
+    /// Sends an append of a run that is not in memory. `then_load`: read its ledger afterwards.
+    fn send_detached(&mut self, id: RunId, append: Append, then_load: bool) {
+        self.enqueue(id, append, |pending| {
+            pending.closes = true;
+            pending.then_load = then_load;
+        });
+    }
+
+    fn forget(&mut self, arrivals: Vec<Arrival>) {
+        for arrival in arrivals {
+            if let Arrival::Message(item, _) = arrival {
+                self.consuming.remove(&item.item_id);
+            }
+        }
+    }
+
+    /// Timers of runs of this host are due.
+    pub(super) fn timers_due(&mut self, due: Vec<DueTimer>, guard: &Guard) {
+        for timer in due {
+            let id = timer.run;
+            self.arrive_or_load(id, Arrival::Timer(timer, guard.clone()));
+        }
+    }
+
+    /// Messages for runs of this host.
+    pub(super) fn messages(&mut self, items: Vec<InboxItem>, guard: &Guard) {
+        for item in items {
+            if !self.consuming.insert(item.item_id) {
+                continue;
+            }
+            if item.status.is_open() {
+                self.arrive_or_load(item.run, Arrival::Message(item, Some(guard.clone())));
+            } else {
+                // It was accepted while the run was open, and the run closed before it was read.
+                let mut append = Append::new(item.scope, item.run);
+                append.inbox_done.push((item.run, item.item_id));
+                self.send_detached(item.run, append, false);
+            }
+        }
+    }
+
+    /// A message that this host has just sent: taken at once if the run is here, else left to the
+    /// inbox of whoever owns it.
+    pub(super) fn posted(&mut self, item: InboxItem) {
+        if self.slots.contains_key(&item.run) {
+            if self.consuming.insert(item.item_id) {
+                self.arrive_or_load(item.run, Arrival::Message(item, None));
+            }
+        } else {
+            self.tools.inbox_hint.notify_one();
+        }
+    }
+
+    fn arrive_or_load(&mut self, id: RunId, arrival: Arrival) {
+        if let Some(waiting) = self.loading.get_mut(&id) {
+            waiting.push(arrival);
+        } else if self.slots.contains_key(&id) {
+            self.arrive(id, arrival);
+            self.advance(id);
+        } else {
+            self.loading.insert(id, vec![arrival]);
+            self.load(id);
+        }
+    }
+
+    fn arrive(&mut self, id: RunId, arrival: Arrival) {
+        let takes = self.slots.get(&id).is_some_and(|slot| slot.run.is_open() && !slot.stale);
+        match arrival {
+            Arrival::Message(item, _) if !takes => {
+                self.consuming.remove(&item.item_id);
+            }
+            Arrival::Message(item, guard) => self.message(id, &item, guard),
+            Arrival::Timer(timer, guard) if takes => self.timer(id, &timer, guard),
+            Arrival::Timer(..) | Arrival::Claim(_) => {}
+        }
+    }
+
+    fn timer(&mut self, id: RunId, timer: &DueTimer, guard: Guard) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let op = timer.op;
+        match (Purpose::from_tag(timer.purpose), slot.run.open_op(op)) {
+            (Some(Purpose::Sleep), Some(OpenOp::Timer { .. })) => {
+                self.outcome(id, Event::TimerFired { op }, Some(guard), |append| {
+                    append.timers_done.push((id, op));
+                });
+            }
+            // The attempt it was for has failed since, and a later timer has taken its row.
+            (_, Some(OpenOp::Activity { retry_at_ms: Some(at_ms), .. })) if timer.due_ms < *at_ms => {}
+            (purpose, open) => {
+                // A host that took the run over may be at it already: the time had come.
+                let retries = purpose == Some(Purpose::Retry)
+                    && matches!(open, Some(OpenOp::Activity { .. }))
+                    && !slot.attempts.contains_key(&op);
+                let mut append = Append::new(slot.facts.scope, id);
+                append.timers_done.push((id, op));
+                self.send(id, append, |pending| pending.guard = Some(guard));
+                if retries {
+                    self.enqueue_attempt(id, op);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, id: RunId, item: &InboxItem, guard: Option<Guard>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let message = match item.message.message() {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::error!(run = %id, item = %item.item_id, %error, "a message is left in the inbox");
+                return;
+            }
+        };
+        let request = |reason| Request { reason, item: item.item_id };
+        match message {
+            // It stays in the inbox, and is read again, until the guest has awaited some.
+            Message::Signal { .. } if slot.run.signals_kept() as usize >= limits::SIGNALS_BUFFERED_MAX => {
+                self.consuming.remove(&item.item_id);
+            }
+            Message::Signal { name, payload } => {
+                let event = Event::SignalReceived { name, payload };
+                self.outcome(id, event, guard, |append| append.inbox_done.push((id, item.item_id)));
+            }
+            Message::ChildClosed { op, outcome } => {
+                if matches!(slot.run.open_op(op), Some(OpenOp::Child { .. })) {
+                    let event = Event::ChildClosed { op, outcome };
+                    self.outcome(id, event, guard, |append| append.inbox_done.push((id, item.item_id)));
+                } else {
+                    self.consume(id, item.item_id);
+                }
+            }
+            Message::Cancel { reason } if slot.cancel.is_none() => slot.cancel = Some(request(reason)),
+            Message::Terminate { reason } if slot.terminate.is_none() => {
+                slot.terminate = Some(request(reason));
+            }
+            Message::Cancel { .. } | Message::Terminate { .. } => self.consume(id, item.item_id),
+            Message::Retry => self.retry(id, item.item_id),
+        }
+    }
+
+    /// An operator lets a parked run go on: it starts from its ledger again.
+    fn retry(&mut self, id: RunId, item: Uuid) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if !matches!(slot.guest, Guest::Parked) {
+            return self.consume(id, item);
+        }
+        let mut append = Append::new(slot.facts.scope, id);
+        append.status = Some(StatusChange::Unpark);
+        append.inbox_done.push((id, item));
+        if let Some(slot) = self.slots.remove(&id) {
+            self.release(&slot);
+        }
+        // Whatever arrives meanwhile waits for the ledger.
+        self.loading.entry(id).or_default();
+        self.send_detached(id, append, true);
+    }
+
+    /// Consumes a message that has nothing to say any more.
+    fn consume(&mut self, id: RunId, item: Uuid) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        let mut append = Append::new(slot.facts.scope, id);
+        append.inbox_done.push((id, item));
+        self.send(id, append, |_| {});
+    }
+
+    /// A slot goes without having answered its requests: they are read from the inbox again.
+    pub(super) fn release(&mut self, slot: &Slot) {
+        for request in [&slot.cancel, &slot.terminate].into_iter().flatten() {
+            self.consuming.remove(&request.item);
+        }
+        self.tools.inbox_hint.notify_one();
+    }
+}
+
+/// Open calls of a run that was read from the ledger and that want an attempt now; those that wait
+/// for a later retry have a row in the timers table.
+fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
+    let due = run.open_ops().filter(|(_, open)| match open {
+        OpenOp::Activity { retry_at_ms, .. } => retry_at_ms.is_none_or(|at| at <= now_ms),
+        _ => false,
+    });
+    due.map(|(op, _)| op).collect()
+}
+
+/// Closes a run that cannot be led along: with the row that says so, if its ledger takes one.
+fn close_unled(facts: &super::Facts, reason: String, ledger: Result<Run, usize>, append: &mut Append) {
+    let mut at_ms = ambient::now_ms();
+    let mut message = reason.clone();
+    let (rows, chain) = match ledger {
+        Ok(mut run) => {
+            stop_children(facts.run, run.children_to_stop(), append);
+            if let Ok(row) = run.append(at_ms, &Event::RunTerminated { reason }) {
+                at_ms = row.at_ms;
+                append.rows.push(row);
+            }
+            (run.next_seq(), run.chain())
+        }
+        Err(rows) => {
+            message.push_str(" (its ledger is damaged and was left as it is)");
+            (Seq(u32::try_from(rows).unwrap_or(u32::MAX)), Chain(0))
+        }
+    };
+    let failure = Failure::fatal(FailureKind::Terminated, "terminated", message);
+    append.status = Some(StatusChange::Close(Close {
+        status: RunStatus::Terminated,
+        at_ms,
+        output: None,
+        error: failure.to_json().ok().map(|json| json.text()),
+        rows,
+        chain,
+    }));
+    // Without a row, a commit of unknown fate may be repeated and send this twice: a parent that has
+    // had an outcome of its op drops the second.
+    tell_parent(facts, Err(failure), append);
+}

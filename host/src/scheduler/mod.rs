@@ -1,0 +1,559 @@
+//! Decides what happens next to every run that this host owns, and does none of it itself.
+//!
+//! One task owns all runs in memory ([`slot::Slot`]) and takes one input at a time: an activation or
+//! an attempt that ended, a batch that was committed, a timer, a message, a run that was claimed. It
+//! answers with jobs for the guest threads, attempts of activities, and appends for the writer. It
+//! never waits for any of them, so that no channel can close a circle of waiting.
+//!
+//! What holds at every moment:
+//! * a row is sent to the writer before anything it tells of can be seen outside, and a guest has an
+//!   outcome only after the row with it is committed;
+//! * of one run, at most one job is out;
+//! * rows of one run are sent in order, and the writer keeps that order.
+//!
+//! `activation`: guests and what they ask for. `attempts`: in-host activities. `arrivals`: what comes
+//! from the database.
+
+mod activation;
+mod arrivals;
+mod attempts;
+mod slot;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use backstitch_core::{
+    Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq,
+};
+use backstitch_ledger::{Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewRun, Outcome};
+use backstitch_sandbox::WorkflowProgram;
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::ambient;
+use crate::guests::{Activated, Ahead, Job};
+use crate::programs::Programs;
+
+pub(crate) use slot::Facts;
+
+/// Inputs that may wait for the scheduler; senders wait for room.
+const INPUTS_WAITING_MAX: usize = 4_096;
+/// Inputs taken in one go, before acknowledgements are looked at again.
+const INPUTS_PER_TURN: usize = 256;
+
+/// Held by whoever works on a part of a batch; the batch's source goes on when all are dropped.
+pub(crate) type Guard = mpsc::Sender<()>;
+
+/// Something that the scheduler has to decide on.
+pub(crate) enum Input {
+    /// A client starts a run.
+    Start(Start),
+    /// An activation ended.
+    Activated(Activated),
+    /// An attempt of an in-host activity ended.
+    Attempted {
+        /// The run.
+        run: RunId,
+        /// The call.
+        op: Op,
+        /// Which attempt.
+        attempt: u32,
+        /// How it ended.
+        outcome: Result<Json, Failure>,
+    },
+    /// A run's ledger was read.
+    Loaded(Box<Loaded>),
+    /// Timers of runs of this host are due.
+    Timers(Vec<DueTimer>, Guard),
+    /// Messages for runs of this host.
+    Inbox(Vec<InboxItem>, Guard),
+    /// Runs that this host owns from now on.
+    Claimed(Vec<ClaimedRun>, Guard),
+    /// Other components serve other names now.
+    Redeployed,
+    /// No more work: answer when nothing is on its way any more.
+    Drain(oneshot::Sender<()>),
+}
+
+/// A run to be started.
+pub(crate) struct Start {
+    /// All but the time of the start.
+    pub(crate) facts: Facts,
+    /// The code, loaded.
+    pub(crate) program: WorkflowProgram,
+    /// The input.
+    pub(crate) input: Json,
+    /// When it was started, in milliseconds since the epoch; none if its workflow id is taken.
+    pub(crate) reply: oneshot::Sender<Started>,
+}
+
+/// Answer to a [`Start`]; the error is a mistake of ours.
+pub(crate) type Started = Result<Option<u64>, String>;
+
+/// What reading a run's ledger gave.
+pub(crate) struct Loaded {
+    /// The run.
+    pub(crate) run: RunId,
+    /// None: it does not exist, is closed, or belongs to another host.
+    pub(crate) result: Option<LoadedRun>,
+}
+
+/// A run as the database has it.
+pub(crate) struct LoadedRun {
+    /// What does not change about it.
+    pub(crate) facts: Facts,
+    /// The code it is pinned to, or why that cannot be loaded.
+    pub(crate) program: Result<WorkflowProgram, backstitch_core::Fault>,
+    /// Whether it is parked.
+    pub(crate) parked: bool,
+    /// Its ledger.
+    pub(crate) rows: Vec<Row>,
+    /// Children that it waits for and that were never started.
+    pub(crate) unborn: Vec<Op>,
+}
+
+/// Something that waits for a run's ledger to be read.
+enum Arrival {
+    Claim(#[expect(dead_code, reason = "held, not read")] Guard),
+    Timer(DueTimer, Guard),
+    Message(InboxItem, Option<Guard>),
+}
+
+/// What is done when an append is acknowledged.
+struct Pending {
+    run: RunId,
+    /// Rows of the run below this are committed then.
+    upto: Seq,
+    /// Runs that the append starts.
+    children: Vec<Child>,
+    /// Messages that the append sends.
+    posted: Vec<InboxItem>,
+    /// Messages that the append consumes.
+    consumed: Vec<Uuid>,
+    /// The client that waits for the start.
+    reply: Option<oneshot::Sender<Started>>,
+    /// The batch that the append is part of.
+    guard: Option<Guard>,
+    /// The run is closed or parked by the append: who waits for its result is told.
+    closes: bool,
+    /// The run is not in memory; its ledger is read once the append is committed.
+    then_load: bool,
+    /// When the first of the timers that the append sets is due: whoever looks for it earlier than the
+    /// commit does not find it.
+    due_ms: Option<u64>,
+}
+
+/// A run that an append starts: a child, or the next run of one that continues as new.
+struct Child {
+    facts: Facts,
+    run: Run,
+    input: Json,
+    /// The command of the parent that hears about it; none for a continuation.
+    op: Option<Op>,
+}
+
+/// Counters that the API shows.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) runs_loaded: AtomicU64,
+    pub(crate) runs_warm: AtomicU64,
+    pub(crate) activities_running: AtomicU64,
+    pub(crate) activities_started: AtomicU64,
+    pub(crate) activations: AtomicU64,
+    pub(crate) runs_taken_over: AtomicU64,
+}
+
+/// What the scheduler works with.
+pub(crate) struct Tools {
+    /// Whose runs these are.
+    pub(crate) host: HostId,
+    /// Reads ledgers.
+    pub(crate) ledger: backstitch_ledger::Ledger,
+    /// Loads and finds components.
+    pub(crate) programs: Programs,
+    /// To the guest threads.
+    pub(crate) jobs: crossbeam_channel::Sender<Job>,
+    /// To the writer.
+    pub(crate) items: mpsc::Sender<Item>,
+    /// Wakes the inbox watcher of this host.
+    pub(crate) inbox_hint: Arc<Notify>,
+    /// Wakes the timers' watcher: a timer was set that is due at this time.
+    pub(crate) timer_hint: tokio::sync::watch::Sender<u64>,
+    /// Tells who waits for a result that a run closed or was parked.
+    pub(crate) closed: broadcast::Sender<RunId>,
+    /// What the API shows.
+    pub(crate) counters: Arc<Counters>,
+    /// Guests kept in memory.
+    pub(crate) warm_runs_max: usize,
+    /// Attempts of activities at a time.
+    pub(crate) attempts_max: usize,
+    /// Whether every activation is gone over again (debug builds).
+    pub(crate) check_activations: bool,
+}
+
+/// The scheduler. Lives in its own task.
+pub(crate) struct Scheduler {
+    tools: Tools,
+    inputs: mpsc::Receiver<Input>,
+    acks: mpsc::Receiver<Acks>,
+    /// For tasks that report back.
+    sender: mpsc::Sender<Input>,
+    slots: HashMap<RunId, slot::Slot>,
+    loading: HashMap<RunId, Vec<Arrival>>,
+    warm: lru::LruCache<RunId, ()>,
+    outbox: VecDeque<Item>,
+    pending: HashMap<u64, Pending>,
+    next_ticket: u64,
+    /// Messages that are being consumed: the watcher may see them once more.
+    consuming: HashSet<Uuid>,
+    /// Messages of runs that cannot be loaded: in `consuming` until one can.
+    set_aside: HashMap<RunId, Vec<Uuid>>,
+    attempt_queue: VecDeque<(RunId, Op)>,
+    unserved: Vec<(RunId, Op)>,
+    attempts_running: Arc<Semaphore>,
+    attempt_ended: Arc<Notify>,
+    draining: Option<oneshot::Sender<()>>,
+}
+
+/// Where inputs go.
+pub(crate) type Inputs = mpsc::Sender<Input>;
+
+/// The channel of inputs.
+pub(crate) fn channel() -> (Inputs, mpsc::Receiver<Input>) {
+    mpsc::channel(INPUTS_WAITING_MAX)
+}
+
+impl Scheduler {
+    /// A scheduler that owns no runs yet.
+    pub(crate) fn new(
+        tools: Tools,
+        inputs: mpsc::Receiver<Input>,
+        sender: Inputs,
+        acks: mpsc::Receiver<Acks>,
+    ) -> Self {
+        let attempts_max = tools.attempts_max;
+        Self {
+            tools,
+            inputs,
+            acks,
+            sender,
+            slots: HashMap::new(),
+            loading: HashMap::new(),
+            warm: lru::LruCache::unbounded(),
+            outbox: VecDeque::new(),
+            pending: HashMap::new(),
+            next_ticket: 0,
+            consuming: HashSet::new(),
+            set_aside: HashMap::new(),
+            attempt_queue: VecDeque::new(),
+            unserved: Vec::new(),
+            attempts_running: Arc::new(Semaphore::new(attempts_max)),
+            attempt_ended: Arc::new(Notify::new()),
+            draining: None,
+        }
+    }
+
+    /// Works until the writer is fenced or gone, or the drain is complete. Dropping it drops every
+    /// run from memory; their ledgers are all that matters.
+    pub(crate) async fn run(mut self) {
+        let mut inputs = Vec::with_capacity(INPUTS_PER_TURN);
+        let items = self.tools.items.clone();
+        loop {
+            tokio::select! {
+                biased;
+                acks = self.acks.recv() => match acks {
+                    Some(acks) if matches!(acks.outcome, Outcome::Fenced) => return,
+                    Some(acks) => self.acknowledged(acks),
+                    None => return,
+                },
+                permit = items.reserve(), if !self.outbox.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(item) = self.outbox.pop_front() {
+                            permit.send(item);
+                        }
+                    }
+                    Err(_) => return,
+                },
+                () = self.attempt_ended.notified() => {}
+                taken = self.inputs.recv_many(&mut inputs, INPUTS_PER_TURN) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    for input in inputs.drain(..) {
+                        self.take(input);
+                    }
+                }
+            }
+            self.flush();
+            if self.is_drained() {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Start(start) => self.start(start),
+            Input::Activated(activated) => self.activated(activated),
+            Input::Attempted { run, op, attempt, outcome } => self.attempted(run, op, attempt, outcome),
+            Input::Loaded(loaded) => self.loaded(*loaded),
+            Input::Timers(due, guard) => self.timers_due(due, &guard),
+            Input::Inbox(items, guard) => self.messages(items, &guard),
+            Input::Claimed(runs, guard) => self.claimed(runs, &guard),
+            Input::Redeployed => self.requeue_unserved(),
+            Input::Drain(done) => self.draining = Some(done),
+        }
+    }
+
+    /// Hands as much to the writer as it takes now, and starts what may be started.
+    fn flush(&mut self) {
+        while let Some(item) = self.outbox.pop_front() {
+            if let Err(error) = self.tools.items.try_send(item) {
+                match error {
+                    mpsc::error::TrySendError::Full(item) | mpsc::error::TrySendError::Closed(item) => {
+                        self.outbox.push_front(item);
+                    }
+                }
+                break;
+            }
+        }
+        self.start_attempts();
+        let counters = &self.tools.counters;
+        counters.runs_loaded.store(self.slots.len() as u64, Ordering::Relaxed);
+        counters.runs_warm.store(self.warm.len() as u64, Ordering::Relaxed);
+        counters.activities_running.store(self.running() as u64, Ordering::Relaxed);
+    }
+
+    /// Attempts that are running.
+    fn running(&self) -> usize {
+        self.tools.attempts_max - self.attempts_running.available_permits()
+    }
+
+    /// Whether a drain was asked for and nothing is on its way.
+    fn is_drained(&mut self) -> bool {
+        let idle = self.pending.is_empty()
+            && self.outbox.is_empty()
+            && self.running() == 0
+            && !self.slots.values().any(|slot| matches!(slot.guest, slot::Guest::Busy));
+        if idle && let Some(done) = self.draining.take() {
+            let _ = done.send(());
+            return true;
+        }
+        false
+    }
+
+    fn start(&mut self, start: Start) {
+        let Start { facts, program, input, reply } = start;
+        if self.draining.is_some() {
+            let _ = reply.send(Err("the host is stopping".into()));
+            return;
+        }
+        let now_ms = ambient::now_ms();
+        let (new_run, run) = match begin_run(&facts, &input, now_ms) {
+            Ok(begun) => begun,
+            Err(problem) => {
+                let _ = reply.send(Err(problem));
+                return;
+            }
+        };
+        let append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, facts.run) };
+        let id = facts.run;
+        self.insert(facts, program, run, input);
+        self.send(id, append, |pending| pending.reply = Some(reply));
+    }
+
+    /// Takes a run into memory whose row 0 is on its way.
+    fn insert(&mut self, facts: Facts, program: WorkflowProgram, run: Run, input: Json) {
+        let id = facts.run;
+        let history = self.tools.check_activations.then(Vec::new);
+        let slot = slot::Slot {
+            facts: Arc::new(facts),
+            program,
+            started_at_ms: run.at_ms(),
+            run,
+            input,
+            guest: slot::Guest::Cold(Vec::new()),
+            ahead: VecDeque::new(),
+            durable: Seq(0),
+            unacked: 0,
+            attempts: HashMap::new(),
+            cancel: None,
+            terminate: None,
+            stale: false,
+            turn: 0,
+            history,
+        };
+        self.slots.insert(id, slot);
+    }
+
+    /// Sends an append of a run in memory. `note` says what else hangs on it.
+    fn send(&mut self, id: RunId, append: Append, note: impl FnOnce(&mut Pending)) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.unacked += 1;
+        let (upto, closes) = (slot.run.next_seq(), !slot.run.is_open());
+        self.enqueue(id, append, |pending| {
+            (pending.upto, pending.closes) = (upto, closes);
+            note(pending);
+        });
+    }
+
+    /// Puts an append in line for the writer.
+    fn enqueue(&mut self, id: RunId, append: Append, note: impl FnOnce(&mut Pending)) {
+        let mut pending = Pending {
+            run: id,
+            upto: Seq(0),
+            children: Vec::new(),
+            posted: append.inbox.iter().map(|sent| received(append.scope, sent)).collect(),
+            consumed: append.inbox_done.iter().map(|(_, item)| *item).collect(),
+            reply: None,
+            guard: None,
+            closes: false,
+            then_load: false,
+            due_ms: append.timers.iter().map(|timer| timer.due_ms).min(),
+        };
+        note(&mut pending);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.pending.insert(ticket, pending);
+        self.outbox.push_back(Item { ticket, append });
+    }
+
+    fn acknowledged(&mut self, acks: Acks) {
+        for ticket in acks.tickets {
+            let Some(pending) = self.pending.remove(&ticket) else { continue };
+            match &acks.outcome {
+                Outcome::Committed { refused } => self.committed(pending, refused),
+                Outcome::Poisoned { message, .. } => self.poisoned(pending, message),
+                Outcome::Fenced => {}
+            }
+        }
+    }
+
+    fn committed(&mut self, pending: Pending, refused: &[RunId]) {
+        let Pending { run: id, upto, children, posted, consumed, reply, guard, closes, then_load, due_ms } =
+            pending;
+        for item in consumed {
+            self.consuming.remove(&item);
+        }
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.unacked = slot.unacked.saturating_sub(1);
+            slot.durable = slot.durable.max(upto);
+        }
+        if then_load {
+            self.load(id);
+            // Its timers were not looked for while it was parked.
+            self.hint_timers(0);
+        }
+        if let Some(due_ms) = due_ms {
+            self.hint_timers(due_ms);
+        }
+        if let Some(reply) = reply {
+            let started = if refused.contains(&id) {
+                self.slots.remove(&id);
+                None
+            } else {
+                self.slots.get(&id).map(|slot| slot.started_at_ms)
+            };
+            let _ = reply.send(Ok(started));
+        }
+        for child in children {
+            self.child_committed(id, child, refused);
+        }
+        for item in posted {
+            self.posted(item);
+        }
+        if closes {
+            let _ = self.tools.closed.send(id);
+        }
+        drop(guard);
+        self.advance(id);
+    }
+
+    /// Says that a timer may be due at this time.
+    fn hint_timers(&self, due_ms: u64) {
+        self.tools.timer_hint.send_if_modified(|next| {
+            let sooner = due_ms < *next;
+            *next = due_ms.min(*next);
+            sooner
+        });
+    }
+
+    /// Postgres refused what this run wanted to write, and will refuse it again. Nothing of it was
+    /// written, so the run stands where its ledger says.
+    fn poisoned(&mut self, pending: Pending, problem: &str) {
+        tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
+        if let Some(reply) = pending.reply {
+            let _ = reply.send(Err(problem.to_owned()));
+            self.slots.remove(&pending.run);
+            return;
+        }
+        for item in pending.consumed {
+            self.consuming.remove(&item);
+        }
+        if let Some(slot) = self.slots.get_mut(&pending.run)
+            && !slot.stale
+        {
+            slot.unacked -= 1;
+            let message = format!("Postgres refused this run's rows: {problem}");
+            self.park(pending.run, &Fault::new(FaultKind::Corrupt, message));
+        }
+    }
+
+    /// Appends one outcome to a run and lays it ahead of the guest. `fill` adds what goes with it.
+    fn outcome(&mut self, id: RunId, event: Event, guard: Option<Guard>, fill: impl FnOnce(&mut Append)) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.stale {
+            return;
+        }
+        let mut append = Append::new(slot.facts.scope, id);
+        fill(&mut append);
+        match slot.run.append(ambient::now_ms(), &event) {
+            Ok(row) => {
+                if !slot.run.has_room(0, 0) {
+                    for (_, item) in &append.inbox_done {
+                        self.consuming.remove(item);
+                    }
+                    let message = "the run's ledger is full; have the workflow continue as new before it is";
+                    return self.park(id, &Fault::new(FaultKind::Limit, message));
+                }
+                if !matches!(event, Event::AttemptFailed { .. }) {
+                    slot.ahead.push_back(Ahead { seq: row.seq, at_ms: row.at_ms, event });
+                }
+                append.rows.push(row);
+            }
+            // Callers look before they ask; if one did not, the ledger stays as it is.
+            Err(illegal) => tracing::error!(run = %id, %illegal, "an event was not recorded"),
+        }
+        self.send(id, append, |pending| pending.guard = guard);
+    }
+}
+
+/// A message that this host has sent, as its inbox will show it.
+fn received(scope: Scope, sent: &NewItem) -> InboxItem {
+    InboxItem {
+        scope,
+        run: sent.run,
+        item_id: sent.item_id,
+        message: sent.message.clone(),
+        at_ms: sent.at_ms,
+        status: RunStatus::Running,
+    }
+}
+
+/// Row 0 of a run.
+fn begin_run(facts: &Facts, input: &Json, now_ms: u64) -> Result<(NewRun, Run), String> {
+    let mut run = Run::new(facts.run);
+    let started = Event::RunStarted { workflow: Arc::clone(&facts.workflow), input: input.clone() };
+    let first = run.append(now_ms, &started).map_err(|illegal| illegal.to_string())?;
+    let new_run = NewRun {
+        run: facts.run,
+        workflow_id: Arc::clone(&facts.workflow_id),
+        generation: facts.generation,
+        workflow: Arc::clone(&facts.workflow),
+        digest: facts.digest,
+        parent: facts.parent,
+        first,
+    };
+    Ok((new_run, run))
+}

@@ -1,0 +1,163 @@
+//! One run in the memory of the host that owns it.
+//!
+//! ```text
+//!            load                begin                  returned
+//!  Unloaded ─────▶ Cold(rows) ──────────▶ Busy ───────────────────▶ Idle
+//!     ▲              ▲                     │ ▲                        │ rows ahead, committed
+//!     │              │ rows loaded         │ └────────────────────────┘
+//!     │           Evicted ◀────────────────┼─────── (warm guests over the bound)
+//!     │                                    ▼ trap, divergence
+//!     └────────────────── retry ──────── Parked
+//! ```
+//! A slot decides nothing about rows: [`Run`] does. It keeps what is on its way: rows that are sent
+//! but not committed, outcomes that the guest has not had, attempts that are running.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq};
+use backstitch_sandbox::{WorkflowInstance, WorkflowProgram};
+use tokio::task::AbortHandle;
+
+use crate::guests::{Ahead, Origin};
+
+/// What does not change about a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    /// Where its rows live.
+    pub(crate) scope: Scope,
+    /// Its identity.
+    pub(crate) run: RunId,
+    /// The name its starter gave it.
+    pub(crate) workflow_id: Arc<str>,
+    /// Counts the runs of that name.
+    pub(crate) generation: u32,
+    /// Which workflow.
+    pub(crate) workflow: Arc<str>,
+    /// The component it is pinned to.
+    pub(crate) digest: Digest,
+    /// The run and the command that started it.
+    pub(crate) parent: Option<(RunId, Op)>,
+}
+
+/// Where the guest is.
+pub(super) enum Guest {
+    /// Not in memory: these rows are its ledger.
+    Cold(Vec<Ahead>),
+    /// Dropped to make room; the ledger has to be read again.
+    Evicted,
+    /// The ledger is being read.
+    Loading,
+    /// On a thread.
+    Busy,
+    /// In memory, blocked.
+    Idle(Box<WorkflowInstance>),
+    /// Stopped until an operator acts.
+    Parked,
+}
+
+/// A request that waits until the guest has nothing else to do.
+pub(super) struct Request {
+    /// Who and why.
+    pub(super) reason: String,
+    /// The inbox item to consume with it.
+    pub(super) item: uuid::Uuid,
+}
+
+/// What a row of the timers table is for. Persisted: append-only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A sleep of the guest.
+    Sleep = 1,
+    /// The next attempt of an activity.
+    Retry = 2,
+}
+
+impl Purpose {
+    pub(super) fn tag(self) -> i16 {
+        self as i16
+    }
+
+    pub(super) fn from_tag(tag: i16) -> Option<Self> {
+        [Self::Sleep, Self::Retry].into_iter().find(|purpose| purpose.tag() == tag)
+    }
+}
+
+/// Where an attempt of an in-host activity is.
+pub(super) enum Attempt {
+    /// Waits for its turn.
+    Queued,
+    /// No deployed component offers it.
+    Unserved,
+    /// Runs.
+    Running(AbortHandle),
+}
+
+impl Drop for Attempt {
+    /// An attempt whose outcome nobody will read is not worth finishing.
+    fn drop(&mut self) {
+        if let Self::Running(task) = self {
+            task.abort();
+        }
+    }
+}
+
+/// One run in memory.
+pub(super) struct Slot {
+    pub(super) facts: Arc<Facts>,
+    pub(super) program: WorkflowProgram,
+    pub(super) run: Run,
+    pub(super) input: Json,
+    pub(super) started_at_ms: u64,
+    pub(super) guest: Guest,
+    /// Outcomes that the guest has not had, in ledger order; committed ones first.
+    pub(super) ahead: VecDeque<Ahead>,
+    /// Rows below are committed.
+    pub(super) durable: Seq,
+    /// Appends that are not acknowledged.
+    pub(super) unacked: u32,
+    /// Calls that want an attempt now, or have one running. Calls that wait for a retry's time are
+    /// in the timers table instead.
+    pub(super) attempts: HashMap<Op, Attempt>,
+    pub(super) cancel: Option<Request>,
+    pub(super) terminate: Option<Request>,
+    /// The rows in `run` may not be those in the database: it was parked on the way. Nothing is
+    /// appended any more; the slot goes as soon as the parking is committed.
+    pub(super) stale: bool,
+    /// The job that is out, or was last.
+    pub(super) turn: u64,
+    /// Every row so far, if test builds go over them again and again.
+    pub(super) history: Option<Vec<Ahead>>,
+}
+
+impl Slot {
+    /// How many outcomes may be laid before the guest now.
+    pub(super) fn committed_ahead(&self) -> usize {
+        self.ahead.iter().take_while(|row| row.seq < self.durable).count()
+    }
+
+    /// Whether the guest has had everything and waits.
+    pub(super) fn is_quiescent(&self) -> bool {
+        self.ahead.is_empty() && matches!(self.guest, Guest::Idle(_) | Guest::Evicted)
+    }
+
+    /// Whether nothing of this run is on its way: it can be dropped and loaded again at any time.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.unacked == 0
+            && self.ahead.is_empty()
+            && self.attempts.is_empty()
+            && self.cancel.is_none()
+            && self.terminate.is_none()
+    }
+
+    /// What a fresh guest is made of.
+    pub(super) fn origin(&self) -> Origin {
+        Origin {
+            run: self.facts.run,
+            program: self.program.clone(),
+            workflow: Arc::clone(&self.facts.workflow),
+            input: self.input.clone(),
+            started_at_ms: self.started_at_ms,
+        }
+    }
+}

@@ -1,0 +1,694 @@
+//! Everything a client can ask of a host, without HTTP: the API translates requests into these calls
+//! and errors into problem documents; nothing below knows of sockets.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
+use backstitch_core::{Digest, HostId, Json, Kind, Message, Row, Run, RunId, RunStatus, Scope, Seq, limits};
+use backstitch_ledger::{
+    ComponentKind as Offers, Deployment, Ledger, LedgerError, NewComponent, Notifier, Page, Posted,
+    RunFilter, RunInfo, RunRef, RunSummary,
+};
+use backstitch_sandbox::{ComponentKind, Described, LoadError, Program, Refused, WorkflowProgram};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::host::Term;
+use crate::programs::Programs;
+use crate::scheduler::{Counters, Facts, Input, Start};
+use crate::views::{
+    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunDetailView,
+    RunListView, RunView, StartedView, WaitView,
+};
+use crate::{ambient, retrace};
+
+/// What a client got wrong, or what the host cannot do right now. Codes are stable.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// A component that cannot be deployed: 422.
+    #[error("{message}")]
+    Unfit {
+        /// For programs.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// The request itself is wrong: 400.
+    #[error("{message}")]
+    Invalid {
+        /// For programs.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// Something named does not exist: 404.
+    #[error("{message}")]
+    NotFound {
+        /// For programs.
+        code: &'static str,
+        /// What is missing and what to do.
+        message: String,
+    },
+    /// The request contradicts what is there: 409.
+    #[error("{message}")]
+    Conflict {
+        /// For programs.
+        code: &'static str,
+        /// What it contradicts and what to do.
+        message: String,
+    },
+    /// Larger than a limit: 413.
+    #[error("{message}")]
+    TooLarge {
+        /// For programs.
+        code: &'static str,
+        /// Which limit and what to do.
+        message: String,
+    },
+    /// Postgres does not answer or does not take writes, or the host is stopping: 503, try again.
+    #[error("{message}")]
+    Unavailable {
+        /// For programs.
+        code: &'static str,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// A mistake of ours: 500. The text is for the log, not for the client.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A run to be started.
+#[derive(Clone, Debug)]
+pub struct StartRun {
+    /// A deployed workflow's name.
+    pub workflow: String,
+    /// None: made up.
+    pub workflow_id: Option<String>,
+    /// Its input.
+    pub input: Json,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListRuns {
+    /// Only of this status.
+    pub status: Option<RunStatus>,
+    /// Only of this workflow.
+    pub workflow: Option<String>,
+    /// At most this many, 1 to `PAGE_ROWS_MAX`; none: 100.
+    pub limit: Option<u32>,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
+}
+
+/// The host, as clients see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    ledger: Ledger,
+    programs: Programs,
+    term: watch::Receiver<Option<Term>>,
+    closed: broadcast::Sender<RunId>,
+    counters: Arc<Counters>,
+    notifier: Notifier,
+}
+
+/// How long the database may be away before a start is refused instead of kept waiting: longer than a
+/// restart that needs no client's attention, shorter than a client's patience.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a waiting start looks whether the database is still there.
+const OUTAGE_POLL: Duration = Duration::from_millis(100);
+
+/// How often a waiting client's run is looked at when another host has it.
+const RESULT_POLL: Duration = Duration::from_millis(500);
+
+impl Service {
+    pub(crate) fn new(
+        ledger: Ledger,
+        programs: Programs,
+        term: watch::Receiver<Option<Term>>,
+        closed: broadcast::Sender<RunId>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let notifier = Notifier::spawn(ledger.clone());
+        Self { ledger, programs, term, closed, counters, notifier }
+    }
+
+    /// Admits, compiles and stores a component, and lets it serve the names it describes.
+    pub async fn deploy(&self, scope: Scope, bytes: Vec<u8>) -> Result<DeployedView, ServiceError> {
+        let admitted = self.programs.sandbox().admit(&bytes).map_err(refused)?;
+        let (digest, kind) = (admitted.digest, admitted.kind);
+        let bytes = Arc::new(bytes);
+        let fetched = Arc::clone(&bytes);
+        let fetch = || async move { Ok::<_, std::convert::Infallible>(fetched.to_vec()) };
+        let program = self.programs.sandbox().load(digest, kind, fetch).await.map_err(unloadable)?;
+        let described = self.programs.sandbox().describe(&program).await.map_err(|fault| {
+            unfit("describe-failed", format!("the component does not say what it offers: {fault}"))
+        })?;
+        if described.is_empty() {
+            let message = format!("the component offers no {kind} at all; export at least one");
+            return Err(unfit("nothing-offered", message));
+        }
+        let created = self.store(scope, kind, digest, &bytes, &described).await?;
+        self.programs.refresh().await?;
+        if let Ok(term) = self.term() {
+            // Calls that waited for a component may go on at once.
+            let _ = term.inputs.send(Input::Redeployed).await;
+        }
+        Ok(DeployedView {
+            digest,
+            kind: kind.as_str().to_owned(),
+            bytes: bytes.len() as u64,
+            created,
+            names: described
+                .into_iter()
+                .map(|described| NameView { task_queue: queue_of(kind, &described), name: described.name })
+                .collect(),
+        })
+    }
+
+    async fn store(
+        &self,
+        scope: Scope,
+        kind: ComponentKind,
+        digest: Digest,
+        bytes: &[u8],
+        described: &[Described],
+    ) -> Result<bool, ServiceError> {
+        let offers = match kind {
+            ComponentKind::Workflow => Offers::Workflows,
+            ComponentKind::Activity => Offers::Activities,
+        };
+        let names: Vec<&str> = described.iter().map(|described| described.name.as_str()).collect();
+        let names_json = serde_json::to_string(&names).map_err(|error| internal(&error))?;
+        let now_ms = ambient::now_ms();
+        let new = NewComponent { digest, kind: offers, bytes, names: &names_json, created_ms: now_ms };
+        let created = self.ledger.put_component(scope, new).await?;
+        let mut queues: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for described in described {
+            let queue = queue_of(kind, described).unwrap_or_default();
+            queues.entry(queue).or_default().push(&described.name);
+        }
+        for (queue, names) in queues {
+            self.ledger.deploy(scope, offers, &queue, &names, digest, now_ms).await?;
+        }
+        Ok(created)
+    }
+
+    /// What serves which name now.
+    pub async fn deployments(&self, scope: Scope) -> Result<Vec<DeploymentView>, ServiceError> {
+        let deployments = self.ledger.deployments(scope).await?;
+        let view = |deployment: Deployment| DeploymentView {
+            kind: match deployment.kind {
+                Offers::Workflows => ComponentKind::Workflow.as_str(),
+                Offers::Activities => ComponentKind::Activity.as_str(),
+            }
+            .to_owned(),
+            name: NameView {
+                name: deployment.name,
+                task_queue: (deployment.kind == Offers::Activities).then_some(deployment.task_queue),
+            },
+            digest: deployment.digest,
+            deployed_at: views::time(deployment.deployed_ms),
+        };
+        Ok(deployments.into_iter().map(view).collect())
+    }
+
+    /// Starts a run. Repeating a start (same id, workflow and input) gives the run that is there.
+    pub async fn start(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
+        let named = |problem| invalid("invalid-name", problem);
+        check_name("workflow", &start.workflow).map_err(named)?;
+        let run = ambient::new_run_id();
+        let workflow_id: Arc<str> = match &start.workflow_id {
+            Some(id) => {
+                check_name("workflow id", id).map_err(named)?;
+                if id.parse::<RunId>().is_ok() {
+                    let problem = format!("the workflow id {id:?} looks like a run id; choose another");
+                    return Err(named(problem));
+                }
+                id.as_str().into()
+            }
+            None => run.to_string().into(),
+        };
+        let workflow: Arc<str> = start.workflow.as_str().into();
+        let Some(digest) = self.programs.workflow(scope, &workflow) else {
+            return self.start_unserved(scope, &start).await;
+        };
+        let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
+        let view = RunView {
+            run_id: run,
+            workflow_id: workflow_id.to_string(),
+            generation: 0,
+            workflow: workflow.to_string(),
+            digest,
+            status: RunStatus::Running,
+            parent_run_id: None,
+            started_at: String::new(),
+            closed_at: None,
+            output: None,
+            failure: None,
+            fault: None,
+        };
+        let facts = Facts { scope, run, workflow_id, generation: 0, workflow, digest, parent: None };
+        let (reply, started) = oneshot::channel();
+        let request = Input::Start(Start { facts, program, input: start.input.clone(), reply });
+        let term = self.term()?;
+        if let Some(reason) = lasting_outage(&term) {
+            return Err(away(&reason, "nothing was started, try again later"));
+        }
+        term.inputs.send(request).await.map_err(|_| between_terms())?;
+        let started = tokio::select! {
+            started = started => started,
+            reason = until_outage_lasts(&term) => {
+                let unknown = "the start may still take effect when it does, so repeat it with the same id";
+                return Err(away(&reason, unknown));
+            }
+        };
+        match started {
+            Ok(Ok(Some(started_ms))) => {
+                let run = RunView { started_at: views::time(started_ms), ..view };
+                Ok(StartedView { run, created: true })
+            }
+            Ok(Ok(None)) => self.started_before(scope, &start).await,
+            Ok(Err(problem)) => Err(ServiceError::Internal(problem)),
+            // The lease was lost in between: the start may or may not be durable, and a repetition with
+            // the same id finds out.
+            Err(_) => Err(between_terms()),
+        }
+    }
+
+    /// A start of a workflow that nothing serves: known all the same if it was made before.
+    async fn start_unserved(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
+        if let Some(id) = &start.workflow_id
+            && self.ledger.run_id(scope, RunRef::WorkflowId(id)).await?.is_some()
+        {
+            return self.started_before(scope, start).await;
+        }
+        let names = self.programs.workflow_names(scope);
+        let known = if names.is_empty() {
+            "nothing is deployed yet: `backstitch deploy FILE.wasm`".to_owned()
+        } else {
+            let names: Vec<&str> = names.iter().map(|name| &**name).take(20).collect();
+            format!("deployed are: {}", names.join(", "))
+        };
+        let message = format!("no deployed component offers the workflow {:?}; {known}", start.workflow);
+        Err(ServiceError::NotFound { code: "unknown-workflow", message })
+    }
+
+    /// A start whose workflow id is taken: the same start, or a conflict.
+    async fn started_before(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
+        let id = start.workflow_id.as_deref().unwrap_or_default();
+        let run = self.info(scope, RunRef::WorkflowId(id)).await?;
+        let same =
+            run.summary.workflow == start.workflow && run.input.as_deref() == Some(start.input.as_str());
+        if same {
+            return Ok(StartedView { run: run_view(&run)?, created: false });
+        }
+        let differs =
+            if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };
+        let message = format!(
+            "the workflow id {id:?} is taken by run {} with {differs}; choose another id, or repeat the start \
+             with exactly the same input",
+            run.summary.run
+        );
+        Err(ServiceError::Conflict { code: "workflow-id-taken", message })
+    }
+
+    /// One run, by run id or workflow id (then its latest generation).
+    pub async fn run(&self, scope: Scope, id: &str) -> Result<RunDetailView, ServiceError> {
+        let info = self.find(scope, id).await?;
+        let rows = self.rows(info.summary.run).await?;
+        // A damaged ledger still shows what the runs table says.
+        let folded = Run::load_closed(info.summary.run, &rows, info.head);
+        Ok(RunDetailView {
+            run: run_view(&info)?,
+            input: info.input.as_deref().and_then(shown),
+            rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
+            waits_for: folded.iter().flat_map(|(run, _)| self.waits(scope, run)).collect(),
+            signals_kept: folded.as_ref().map_or(0, |(run, _)| run.signals_kept()),
+            damage: folded.err().map(|corrupt| corrupt.to_string()),
+        })
+    }
+
+    fn waits(&self, scope: Scope, run: &Run) -> Vec<WaitView> {
+        run.open_ops()
+            .map(|(op, open)| {
+                views::wait(op, open, |queue, name| self.programs.activity(scope, queue, name).is_some())
+            })
+            .collect()
+    }
+
+    /// Runs, newest first.
+    pub async fn list(&self, scope: Scope, list: ListRuns) -> Result<RunListView, ServiceError> {
+        let limit = list.limit.unwrap_or(100);
+        if limit == 0 || limit > limits::PAGE_ROWS_MAX {
+            let message = format!("a limit of {limit}; it must be 1 to {}", limits::PAGE_ROWS_MAX);
+            return Err(invalid("invalid-limit", message));
+        }
+        let before = list.cursor.as_deref().map(str::parse::<RunId>).transpose().map_err(|_| {
+            invalid("invalid-cursor", "the cursor is not one that a page of runs gave".to_owned())
+        })?;
+        let filter = RunFilter { statuses: list.status.into_iter().collect(), workflow: list.workflow };
+        let runs = self.ledger.list(scope, &filter, Page { before, limit }).await?;
+        let full = runs.len() == limit as usize;
+        let next_cursor = runs.last().filter(|_| full).map(|run| run.run.to_string());
+        Ok(RunListView { runs: runs.iter().map(summary_view).collect(), next_cursor })
+    }
+
+    /// A page of a run's ledger.
+    pub async fn ledger(
+        &self,
+        scope: Scope,
+        id: &str,
+        from: Seq,
+        limit: Option<u32>,
+    ) -> Result<LedgerView, ServiceError> {
+        let run = self.find_id(scope, id).await?;
+        let limit = limit.unwrap_or(limits::PAGE_ROWS_MAX).clamp(1, limits::PAGE_ROWS_MAX);
+        let rows = self.ledger.rows(run, from, limit).await?;
+        let full = rows.len() == limit as usize;
+        let next_seq = rows.last().filter(|_| full).map(|row| Seq(row.seq.0 + 1));
+        let rows = rows.iter().map(row_view).collect();
+        Ok(LedgerView { rows, next_seq })
+    }
+
+    /// The run as soon as it has closed or is parked, or as it is when `wait` is over.
+    pub async fn result(&self, scope: Scope, id: &str, wait: Duration) -> Result<RunView, ServiceError> {
+        // Before the first look: a run that closes after it is not missed.
+        let mut closed = self.closed.subscribe();
+        let run = self.find_id(scope, id).await?;
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
+        loop {
+            let status = self.ledger.run_status(scope, run).await?;
+            if status != Some(RunStatus::Running) {
+                break;
+            }
+            let poll = tokio::time::sleep(RESULT_POLL);
+            tokio::pin!(poll);
+            tokio::select! {
+                () = &mut over => break,
+                () = &mut poll => {}
+                () = heard(&mut closed, run) => {}
+            }
+        }
+        run_view(&self.info(scope, RunRef::Id(run)).await?)
+    }
+
+    /// Sends a signal to an open run.
+    pub async fn signal(
+        &self,
+        scope: Scope,
+        id: &str,
+        name: &str,
+        payload: Json,
+    ) -> Result<(), ServiceError> {
+        check_name("signal", name).map_err(|problem| invalid("invalid-name", problem))?;
+        self.post(scope, id, &Message::Signal { name: name.into(), payload }).await
+    }
+
+    /// Asks an open run to cancel.
+    pub async fn cancel(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
+        self.post(scope, id, &Message::Cancel { reason: bounded(reason)? }).await
+    }
+
+    /// Stops an open run.
+    pub async fn terminate(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
+        self.post(scope, id, &Message::Terminate { reason: bounded(reason)? }).await
+    }
+
+    /// Lets a parked run go on.
+    pub async fn retry(&self, scope: Scope, id: &str) -> Result<(), ServiceError> {
+        let run = self.find(scope, id).await?;
+        if run.summary.status == RunStatus::Running {
+            let message = format!("run {} is not parked: it is running", run.summary.run);
+            return Err(ServiceError::Conflict { code: "not-parked", message });
+        }
+        self.post(scope, id, &Message::Retry).await
+    }
+
+    /// Leads the run's own component, or another one, along its ledger. Writes nothing.
+    pub async fn replay(
+        &self,
+        scope: Scope,
+        id: &str,
+        component: Option<Vec<u8>>,
+    ) -> Result<ReplayView, ServiceError> {
+        let info = self.find(scope, id).await?;
+        let run = info.summary.run;
+        let (digest, program) = match component {
+            None => {
+                let digest = info.summary.digest;
+                (digest, self.programs.load_workflow(scope, digest).await.map_err(unloadable)?)
+            }
+            Some(bytes) => self.foreign(bytes).await?,
+        };
+        let rows = self.rows(run).await?;
+        let retrace = move || retrace::retrace(run, digest, &program, &rows, info.head);
+        let retraced = tokio::task::spawn_blocking(retrace).await;
+        retraced.map_err(|error| internal(&error))
+    }
+
+    /// A component that is not deployed, ready to be replayed.
+    async fn foreign(&self, bytes: Vec<u8>) -> Result<(Digest, WorkflowProgram), ServiceError> {
+        let admitted = self.programs.sandbox().admit(&bytes).map_err(refused)?;
+        let fetch = || async move { Ok::<_, std::convert::Infallible>(bytes) };
+        let program = self.programs.sandbox().load(admitted.digest, admitted.kind, fetch).await;
+        match program.map_err(unloadable)? {
+            Program::Workflow(program) => Ok((admitted.digest, program)),
+            Program::Activity(_) => {
+                let message = "an activity component has no ledger to be replayed against; give a workflow";
+                Err(invalid("wrong-kind", message.to_owned()))
+            }
+        }
+    }
+
+    /// How the host is.
+    pub async fn health(&self) -> HealthView {
+        let term = self.term.borrow().clone();
+        let database = match &term {
+            None => Some("the host has no lease at the moment".to_owned()),
+            Some(term) => term.outage().map(|(_, reason)| reason.to_string()),
+        };
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HealthView {
+            status: if database.is_none() { "ok" } else { "degraded" }.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_id: term.map(|term| term.host.to_string()).unwrap_or_default(),
+            database,
+            runs_loaded: count(&self.counters.runs_loaded),
+            runs_warm: count(&self.counters.runs_warm),
+            activities_running: count(&self.counters.activities_running),
+            activities_started: count(&self.counters.activities_started),
+            activations: count(&self.counters.activations),
+            runs_taken_over: count(&self.counters.runs_taken_over),
+        }
+    }
+
+    /// Runs that close or are parked on this host from now on. A receiver that lags misses some.
+    pub fn closings(&self) -> broadcast::Receiver<RunId> {
+        self.closed.subscribe()
+    }
+
+    fn term(&self) -> Result<Term, ServiceError> {
+        self.term.borrow().clone().ok_or_else(between_terms)
+    }
+
+    async fn post(&self, scope: Scope, id: &str, message: &Message) -> Result<(), ServiceError> {
+        let run = self.find_id(scope, id).await?;
+        let (item, now_ms) = (ambient::new_item_id(), ambient::now_ms());
+        match self.ledger.post(scope, run, item, now_ms, &message.to_row()).await? {
+            Posted::Accepted { owner } => {
+                if let Some(owner) = owner {
+                    self.hint(owner);
+                }
+                Ok(())
+            }
+            Posted::Closed(status) => {
+                let message = format!("run {run} is {}: it takes no more messages", status.as_str());
+                Err(ServiceError::Conflict { code: "run-closed", message })
+            }
+            Posted::Unknown => Err(unknown_run(id)),
+        }
+    }
+
+    /// Tells the owner that there is a message.
+    fn hint(&self, owner: HostId) {
+        match self.term() {
+            Ok(term) if term.host == owner => term.inbox_hint.notify_one(),
+            _ => self.notifier.hint(owner),
+        }
+    }
+
+    async fn find_id(&self, scope: Scope, id: &str) -> Result<RunId, ServiceError> {
+        // A run id is looked up like a workflow id: only so is it known to be of this tenant.
+        Ok(self.find(scope, id).await?.summary.run)
+    }
+
+    async fn find(&self, scope: Scope, id: &str) -> Result<RunInfo, ServiceError> {
+        let by = id.parse::<RunId>().map_or(RunRef::WorkflowId(id), RunRef::Id);
+        self.ledger.run(scope, by).await?.ok_or_else(|| unknown_run(id))
+    }
+
+    async fn info(&self, scope: Scope, by: RunRef<'_>) -> Result<RunInfo, ServiceError> {
+        let found = self.ledger.run(scope, by).await?;
+        found.ok_or_else(|| ServiceError::Internal(format!("{by:?} was here a moment ago")))
+    }
+
+    /// A whole ledger, as a takeover reads it: a row at a place that no run has is among them.
+    async fn rows(&self, run: RunId) -> Result<Vec<Row>, ServiceError> {
+        let ledgers = self.ledger.rows_of(&[run]).await?;
+        Ok(ledgers.into_iter().flat_map(|(_, rows)| rows).collect())
+    }
+}
+
+/// Waits until it is heard that `run` closed, or that something may have been missed.
+async fn heard(closed: &mut broadcast::Receiver<RunId>, run: RunId) {
+    loop {
+        match closed.recv().await {
+            Ok(closed) if closed != run => {}
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+        }
+    }
+}
+
+fn queue_of(kind: ComponentKind, described: &Described) -> Option<String> {
+    match kind {
+        ComponentKind::Workflow => None,
+        ComponentKind::Activity => {
+            Some(described.task_queue.clone().unwrap_or_else(|| DEFAULT_TASK_QUEUE.to_owned()))
+        }
+    }
+}
+
+fn bounded(mut reason: String) -> Result<String, ServiceError> {
+    backstitch_core::fault::cut(&mut reason, limits::MESSAGE_BYTES_MAX);
+    Ok(reason)
+}
+
+fn json(text: &str) -> Result<Json, ServiceError> {
+    Json::new(text).map_err(|error| ServiceError::Internal(format!("the database holds bad JSON: {error}")))
+}
+
+fn run_view(run: &RunInfo) -> Result<RunView, ServiceError> {
+    let parsed = |text: &Option<String>| text.as_deref().map(json).transpose();
+    Ok(RunView {
+        output: parsed(&run.output)?,
+        failure: run.error.as_deref().map(serde_json::from_str).transpose().map_err(|e| internal(&e))?,
+        fault: run.fault.as_deref().map(serde_json::from_str).transpose().map_err(|e| internal(&e))?,
+        ..summary_view(&run.summary)
+    })
+}
+
+fn summary_view(run: &RunSummary) -> RunView {
+    RunView {
+        run_id: run.run,
+        workflow_id: run.workflow_id.clone(),
+        generation: run.generation,
+        workflow: run.workflow.clone(),
+        digest: run.digest,
+        status: run.status,
+        parent_run_id: run.parent.map(|(parent, _)| parent),
+        started_at: views::time(run.started_ms),
+        closed_at: run.closed_ms.map(views::time),
+        output: None,
+        failure: None,
+        fault: None,
+    }
+}
+
+fn row_view(row: &Row) -> RowView {
+    RowView {
+        seq: row.seq,
+        kind: Kind::from_tag(row.kind)
+            .map_or_else(|| format!("kind-{}", row.kind), |kind| kind.as_str().into()),
+        op: row.op,
+        name: row.name.as_deref().map(str::to_owned),
+        payload: row.payload.as_deref().and_then(shown),
+        detail: row.detail.as_deref().and_then(shown),
+        attempt: row.attempt,
+        at: views::time(row.at_ms),
+    }
+}
+
+/// A text of the ledger, which may be damaged: what cannot be a payload is left out, and the rest of
+/// the run can be looked at.
+fn shown(text: &str) -> Option<Json> {
+    Json::new(text).ok()
+}
+
+fn invalid(code: &'static str, message: String) -> ServiceError {
+    ServiceError::Invalid { code, message }
+}
+
+fn unfit(code: &'static str, message: String) -> ServiceError {
+    ServiceError::Unfit { code, message }
+}
+
+fn internal(error: &dyn std::fmt::Display) -> ServiceError {
+    ServiceError::Internal(error.to_string())
+}
+
+fn unknown_run(id: &str) -> ServiceError {
+    let message = format!("there is no run {id:?}; `backstitch run list` shows what there is");
+    ServiceError::NotFound { code: "unknown-run", message }
+}
+
+/// Why the database has not taken writes for longer than a client should wait.
+fn lasting_outage(term: &Term) -> Option<Arc<str>> {
+    let (since, reason) = term.outage()?;
+    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
+}
+
+async fn until_outage_lasts(term: &Term) -> Arc<str> {
+    loop {
+        if let Some(reason) = lasting_outage(term) {
+            return reason;
+        }
+        tokio::time::sleep(OUTAGE_POLL).await;
+    }
+}
+
+fn away(reason: &str, consequence: &str) -> ServiceError {
+    let message = format!("the database does not take writes ({reason}); {consequence}");
+    ServiceError::Unavailable { code: "database-unavailable", message }
+}
+
+fn between_terms() -> ServiceError {
+    let message = "the host is stopping, or has lost its lease and is registering again; try again";
+    ServiceError::Unavailable { code: "host-not-ready", message: message.to_owned() }
+}
+
+fn refused(refused: Refused) -> ServiceError {
+    let (code, message) = (refused.code(), refused.to_string());
+    match refused {
+        Refused::TooLarge { .. } => ServiceError::TooLarge { code, message },
+        _ => ServiceError::Unfit { code, message },
+    }
+}
+
+fn unloadable(error: LoadError) -> ServiceError {
+    match error {
+        LoadError::Fetch { .. } => {
+            ServiceError::Unavailable { code: "database-unavailable", message: error.to_string() }
+        }
+        error if error.is_final() => {
+            ServiceError::Unfit { code: "does-not-load", message: error.to_string() }
+        }
+        error => internal(&error),
+    }
+}
+
+impl From<LedgerError> for ServiceError {
+    fn from(error: LedgerError) -> Self {
+        if error.is_transient() {
+            let message = format!("{error}; nothing was changed that was not confirmed, try again later");
+            Self::Unavailable { code: "database-unavailable", message }
+        } else {
+            Self::Internal(error.to_string())
+        }
+    }
+}

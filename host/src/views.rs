@@ -1,0 +1,264 @@
+//! What the host shows of itself: the documents that the HTTP API sends and the CLI reads.
+//!
+//! Field names and codes are a contract with programs; add to them, never rename.
+
+use std::sync::Arc;
+
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Digest, Divergence, Failure, Fault, Json, Op, RunId, RunStatus, Seq};
+use serde::{Deserialize, Serialize};
+
+/// A run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunView {
+    /// Its identity.
+    pub run_id: RunId,
+    /// The name its starter gave it; unique in the tenant.
+    pub workflow_id: String,
+    /// Counts the runs of one workflow id: continue-as-new adds one.
+    pub generation: u32,
+    /// Which workflow.
+    pub workflow: String,
+    /// The component it is pinned to.
+    pub digest: Digest,
+    /// Where it stands.
+    pub status: RunStatus,
+    /// The run that started it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_run_id: Option<RunId>,
+    /// When it was started, RFC 3339 with milliseconds, UTC.
+    pub started_at: String,
+    /// When it closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<String>,
+    /// Its result, if it completed.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// Its failure, if it failed, was cancelled or was terminated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+    /// Why it is parked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// A run with what it waits for.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunDetailView {
+    /// The run.
+    #[serde(flatten)]
+    pub run: RunView,
+    /// Its input; absent only if the ledger has lost its first row, or what it said.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub input: Option<Json>,
+    /// Rows of its ledger.
+    pub rows: u32,
+    /// Open ops, in call order.
+    pub waits_for: Vec<WaitView>,
+    /// Signals that came in and that nothing has awaited yet.
+    pub signals_kept: u32,
+    /// Which row of its ledger is not what was written, and why that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+}
+
+/// One op that a run waits for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WaitView {
+    /// The command's number.
+    pub op: Op,
+    /// `activity`, `timer`, `signal` or `child`.
+    pub kind: String,
+    /// For people: the activity with its queue and attempt, the timer's end, the signal's name …
+    pub what: String,
+    /// When it will be due: a timer's end, a retry's start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<String>,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunListView {
+    /// Newest first.
+    pub runs: Vec<RunView>,
+    /// Pass it as `cursor` for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// One ledger row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RowView {
+    /// Its place.
+    pub seq: Seq,
+    /// What kind of row.
+    pub kind: String,
+    /// The command it is or belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub op: Option<Op>,
+    /// Workflow, activity, signal or change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Input, output or failure.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Json>,
+    /// Options and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Json>,
+    /// Which attempt of an activity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// When it was recorded, RFC 3339 with milliseconds, UTC.
+    pub at: String,
+}
+
+/// One page of a ledger.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LedgerView {
+    /// In ledger order.
+    pub rows: Vec<RowView>,
+    /// Pass it as `from_seq` for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_seq: Option<Seq>,
+}
+
+/// Answer to a start.
+#[derive(Clone, Debug, Serialize)]
+pub struct StartedView {
+    /// The run.
+    #[serde(flatten)]
+    pub run: RunView,
+    /// False if a run of this id, workflow and input was there already.
+    pub created: bool,
+}
+
+/// Answer to a deploy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeployedView {
+    /// The component.
+    pub digest: Digest,
+    /// `workflow` or `activity`.
+    pub kind: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// False if these very bytes were there already.
+    pub created: bool,
+    /// What it serves from now on.
+    pub names: Vec<NameView>,
+}
+
+/// A name that a component serves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NameView {
+    /// Workflow or activity.
+    pub name: String,
+    /// Activities only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_queue: Option<String>,
+}
+
+/// What serves a name now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeploymentView {
+    /// `workflow` or `activity`.
+    pub kind: String,
+    /// The name it serves.
+    #[serde(flatten)]
+    pub name: NameView,
+    /// The component.
+    pub digest: Digest,
+    /// Since when, RFC 3339 with milliseconds, UTC.
+    pub deployed_at: String,
+}
+
+/// Answer to `replay`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplayView {
+    /// The run.
+    pub run_id: RunId,
+    /// The component that was led along its ledger.
+    pub digest: Digest,
+    /// Rows that were gone over.
+    pub rows: u32,
+    /// Commands that the guest repeated.
+    pub commands: u32,
+    /// Fuel used, about one unit for each wasm instruction.
+    pub fuel: u64,
+    /// What came out.
+    #[serde(flatten)]
+    pub verdict: ReplayVerdict,
+}
+
+/// What came out of a replay.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum ReplayVerdict {
+    /// Every command was repeated.
+    Identical,
+    /// The first place where the component and the ledger disagree.
+    Diverged {
+        /// Where and how.
+        divergence: Divergence,
+    },
+    /// The component cannot be led along: it traps, or the ledger is damaged.
+    Faulted {
+        /// What happened.
+        fault: Fault,
+    },
+}
+
+/// How the host is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HealthView {
+    /// `ok` or `degraded`.
+    pub status: String,
+    /// Version of this program.
+    pub version: String,
+    /// This host.
+    pub host_id: String,
+    /// What Postgres said last, if it does not take writes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// Runs this host has in memory, and of those with a live guest.
+    pub runs_loaded: u64,
+    /// Guests kept warm.
+    pub runs_warm: u64,
+    /// Activity attempts running now.
+    pub activities_running: u64,
+    /// Activity attempts started since this host started.
+    pub activities_started: u64,
+    /// Activations since this host started.
+    pub activations: u64,
+    /// Runs taken over from other hosts since this host started.
+    pub runs_taken_over: u64,
+}
+
+/// JSON that is `null` is not the same as none.
+pub(crate) fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
+}
+
+/// Milliseconds since the epoch as RFC 3339 with milliseconds, UTC.
+pub fn time(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    time.map_or_else(|| format!("{ms} ms"), |time| format!("{time:.3}"))
+}
+
+/// An open op, for people. `served` says whether a component offers an activity on a queue.
+pub fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bool) -> WaitView {
+    let (kind, what, due_ms) = match open {
+        OpenOp::Activity { name, options, attempts, retry_at_ms, .. } => {
+            let queue = options.queue();
+            let what = if served(queue, name) {
+                format!("{name} on {queue}, attempt {}", attempts + 1)
+            } else {
+                format!("{name} on {queue}: no deployed component offers it")
+            };
+            ("activity", what, *retry_at_ms)
+        }
+        OpenOp::Timer { due_at_ms } => ("timer", "sleep".to_owned(), Some(*due_at_ms)),
+        OpenOp::Signal { name } => ("signal", name.to_string(), None),
+        OpenOp::Child { run, workflow, .. } => ("child", format!("{workflow}, run {run}"), None),
+    };
+    WaitView { op, kind: kind.to_owned(), what, due_at: due_ms.map(time) }
+}

@@ -1,0 +1,204 @@
+//! What a host asks the database again and again: is its lease alive, whose runs are free, which
+//! timers are due, what is in the inbox, what was deployed.
+//!
+//! Polling is the truth; hints only make it sooner. Every loop hands what it found to the scheduler
+//! and goes on when all of it was dealt with, so no loop can run ahead of the host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_core::limits;
+use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::programs::Programs;
+use crate::retry::until_answered;
+use crate::scheduler::{Guard, Input, Inputs};
+use crate::{ambient, crash};
+
+/// How old this host's copy of the names may be, in milliseconds.
+pub(crate) const DIRECTORY_MS: u64 = 500;
+/// Longest wait between two looks at the inbox, in milliseconds.
+const INBOX_MS_MAX: u64 = 500;
+/// Shortest wait, in milliseconds, when a look found nothing new.
+const INBOX_MS_MIN: u64 = 10;
+/// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
+const TIMERS_MS_MAX: u64 = 30_000;
+
+/// What every loop needs.
+#[derive(Clone)]
+pub(crate) struct Watcher {
+    /// The database.
+    pub(crate) ledger: Ledger,
+    /// This host's registration.
+    pub(crate) lease: Lease,
+    /// How long it may be silent.
+    pub(crate) lease_ms: u64,
+    /// To the scheduler.
+    pub(crate) inputs: Inputs,
+    /// Somebody says that there may be messages.
+    pub(crate) inbox_hint: Arc<Notify>,
+    /// The earliest timer that was set since the last look.
+    pub(crate) timer_hint: watch::Sender<u64>,
+}
+
+impl Watcher {
+    /// Renews the lease until it is lost. The scheduler may still be at work then: the fence holds
+    /// its rows back. Tells `pulse` whether the database takes the heartbeat: an outage is noticed also
+    /// when there is nothing else to write.
+    pub(crate) async fn renewals(self, pulse: watch::Sender<Health>) {
+        let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            crash::point("lease-renewal");
+            match self.ledger.heartbeat(self.lease).await {
+                Ok(Pulse::Alive) => {
+                    pulse.send_replace(Health::Healthy);
+                }
+                Ok(Pulse::Dead) => {
+                    tracing::warn!(host = %self.lease.host, "the lease is lost: others have this host's runs");
+                    return;
+                }
+                // The database decides whether the silence was too long.
+                Err(error) => {
+                    tracing::warn!(%error, "the lease could not be renewed");
+                    pulse.send_modify(|pulse| {
+                        let since = match pulse {
+                            Health::Down { since, .. } => *since,
+                            Health::Healthy => Instant::now(),
+                        };
+                        *pulse = Health::Down { since, reason: error.to_string().into() };
+                    });
+                }
+            }
+        }
+    }
+
+    /// Takes over runs that nobody alive owns, in batches, so that several hosts share them. Ends when it
+    /// cannot know any more which runs are this host's.
+    pub(crate) async fn claims(self) {
+        let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 4).max(1)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            for dead in until_answered("looking for dead hosts", || self.ledger.declare_overdue_dead()).await
+            {
+                tracing::warn!(host = %dead, "a host is silent beyond its lease: its runs are free");
+            }
+            let left = || self.ledger.inbox_left_behind(limits::CLAIM_ROWS_MAX);
+            let left = until_answered("looking for messages left behind", left).await;
+            if !left.is_empty() && self.hand_over(|guard| Input::Inbox(left, guard)).await.is_err() {
+                return;
+            }
+            loop {
+                crash::point("claim-before");
+                let claim = async || match self.ledger.claim_runs(self.lease, limits::CLAIM_ROWS_MAX).await {
+                    Err(LedgerError::Unknown(error)) => Ok(Err(error)),
+                    answered => answered.map(Ok),
+                };
+                let runs = match until_answered("claiming runs", claim).await {
+                    Ok(runs) => runs,
+                    Err(error) => {
+                        // Nobody else may take them, and we would never look at them: begin anew.
+                        tracing::warn!(%error, "runs may have been claimed unheard; giving up the lease");
+                        return;
+                    }
+                };
+                if runs.is_empty() {
+                    break;
+                }
+                crash::point("claim-after");
+                tracing::info!(runs = runs.len(), "taking over runs");
+                if self.hand_over(|guard| Input::Claimed(runs, guard)).await.is_err() {
+                    return;
+                }
+                // They bring their timers and messages with them.
+                self.timer_hint.send_replace(0);
+                self.inbox_hint.notify_one();
+            }
+        }
+    }
+
+    /// Fires timers: sleeps until the earliest, or until an earlier one is set.
+    pub(crate) async fn timers(self) {
+        let mut hint = self.timer_hint.subscribe();
+        loop {
+            // From here on a sooner timer lowers it again, whatever the queries below still see.
+            self.timer_hint.send_replace(u64::MAX);
+            hint.mark_unchanged();
+            let now_ms = ambient::now_ms();
+            let due = || self.ledger.due_timers(self.lease.host, now_ms, limits::CLAIM_ROWS_MAX);
+            let due = until_answered("looking for due timers", due).await;
+            if !due.is_empty() {
+                if self.hand_over(|guard| Input::Timers(due, guard)).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            let next = || self.ledger.next_due(self.lease.host, now_ms);
+            let next = until_answered("looking for the next timer", next).await;
+            let latest_ms = ambient::now_ms() + TIMERS_MS_MAX;
+            let mut wake_ms = next.unwrap_or(u64::MAX).min(latest_ms);
+            loop {
+                wake_ms = wake_ms.min(*hint.borrow_and_update());
+                let wait_ms = wake_ms.saturating_sub(ambient::now_ms());
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(wait_ms)) => break,
+                    changed = hint.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+
+    /// Reads messages for this host's runs: at once on a hint, with growing waits without one.
+    pub(crate) async fn inbox(self) {
+        let mut wait_ms = INBOX_MS_MIN;
+        let mut seen: Vec<Uuid> = Vec::new();
+        loop {
+            let read = || self.ledger.inbox_for(self.lease.host, &seen, limits::CLAIM_ROWS_MAX);
+            let items = until_answered("reading the inbox", read).await;
+            if items.is_empty() {
+                // What was seen and is still there waits for its run; look at it again.
+                seen.clear();
+                let wait = Duration::from_millis(wait_ms);
+                let hinted = tokio::time::timeout(wait, self.inbox_hint.notified()).await.is_ok();
+                wait_ms = if hinted { INBOX_MS_MIN } else { (wait_ms * 2).min(INBOX_MS_MAX) };
+                continue;
+            }
+            wait_ms = INBOX_MS_MIN;
+            seen.extend(items.iter().map(|item| item.item_id));
+            if self.hand_over(|guard| Input::Inbox(items, guard)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps the names fresh.
+    pub(crate) async fn directory(self, programs: Programs) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(DIRECTORY_MS));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            until_answered("reading deployments", || programs.refresh()).await;
+            // Also when nothing changed: a call that nobody serves may have run out of time.
+            if self.inputs.send(Input::Redeployed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives the scheduler a batch and waits until all of it was dealt with.
+    async fn hand_over(&self, input: impl FnOnce(Guard) -> Input) -> Result<(), Gone> {
+        let (guard, mut dropped) = mpsc::channel(1);
+        self.inputs.send(input(guard)).await.map_err(|_| Gone)?;
+        // Nothing is ever sent: it ends when the last guard is dropped.
+        let _ = dropped.recv().await;
+        Ok(())
+    }
+}
+
+/// The scheduler has ended.
+struct Gone;

@@ -1,0 +1,122 @@
+//! A host dies at every place that `backstitch::crash` names.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+
+use backstitch::crash::POINTS;
+use futures::{FutureExt as _, StreamExt as _};
+
+use crate::load::{self, Started, check_attempts, deployed_database, options};
+use crate::support::{TestHost, connect, eventually};
+
+/// Whom the crash point is set for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    /// The host that was given the load. Another one finishes it.
+    Owner,
+    /// The host that takes the load over from one that was killed. A third one finishes it.
+    Heir,
+    /// The host that was given the load; it loses a reply, lives on and finishes it itself.
+    Survivor,
+}
+
+use Who::{Heir, Owner, Survivor};
+
+/// Each point with the visit at which it strikes: early, and in the thick of it where that is another place.
+/// A load makes at least a statement for each start, and four more for the last order.
+const CASES: [(&str, &str, Who); 21] = [
+    ("claim-before", "1", Heir),
+    ("claim-before", "2", Heir),
+    ("claim-after", "1", Heir),
+    ("takeover-middle", "1", Heir),
+    ("activation-middle", "1", Owner),
+    ("activation-middle", "12", Owner),
+    ("activation-middle", "1", Heir),
+    ("append-before", "1", Owner),
+    ("append-before", "7", Owner),
+    ("append-before", "12", Owner),
+    ("append-sent", "1", Owner),
+    ("append-sent", "7", Owner),
+    ("append-sent", "12", Owner),
+    ("append-sent", "drop", Survivor),
+    ("append-after", "1", Owner),
+    ("append-after", "7", Owner),
+    ("append-after", "12", Owner),
+    ("activity-during", "9", Owner),
+    ("activity-done", "1", Owner),
+    ("activity-done", "9", Owner),
+    ("lease-renewal", "4", Owner),
+];
+
+/// Cases that run at the same time: most of one is waiting for a lease to run out.
+const LANES: usize = 3;
+
+#[test]
+fn the_table_names_every_point() {
+    let covered: BTreeSet<&str> = CASES.iter().map(|(point, ..)| *point).collect();
+    assert_eq!(covered, BTreeSet::from(POINTS));
+    assert!(CASES.contains(&("append-sent", "drop", Survivor)));
+}
+
+#[tokio::test]
+async fn a_host_may_die_anywhere_and_nothing_is_lost_or_done_twice() {
+    let checked = futures::stream::iter(CASES).map(|case| async move {
+        let held = AssertUnwindSafe(check(case)).catch_unwind().await.is_ok();
+        (!held).then_some(case)
+    });
+    let failed: Vec<_> = checked.buffer_unordered(LANES).filter_map(async |case| case).collect().await;
+    assert!(failed.is_empty(), "what must hold did not after a crash at {failed:?}");
+}
+
+async fn check((point, visit, who): (&str, &str, Who)) {
+    let database = deployed_database().await;
+    let crashing = || options(&database).crash(format!("{point}:{visit}"));
+    match who {
+        Owner => {
+            let mut owner = TestHost::start(crashing()).await;
+            let started = load::start(&owner).await;
+            owner.crashed().await;
+            finish(&database, vec![(owner, BTreeSet::new())], &started).await;
+        }
+        Heir => {
+            let mut owner = TestHost::start(options(&database)).await;
+            let started = load::start(&owner).await;
+            owner.kill();
+            overdue(&database).await;
+            let done = load::done(&mut connect(&database).await).await;
+            let mut hosts = vec![(owner, BTreeSet::new())];
+            if let Some(mut heir) = TestHost::try_start(crashing()).await {
+                heir.crashed().await;
+                hosts.push((heir, done));
+            }
+            finish(&database, hosts, &started).await;
+        }
+        Survivor => {
+            let host = TestHost::start(crashing()).await;
+            let started = load::start(&host).await;
+            load::finish(&host, &database, &started).await;
+            assert!(host.log().contains("the test dropped the reply"), "{}", host.log());
+            check_attempts(&database, &[(&host, BTreeSet::new())]).await;
+        }
+    }
+}
+
+/// Another host finishes what the dead have left.
+async fn finish(database: &str, mut hosts: Vec<(TestHost, BTreeSet<load::Call>)>, started: &Started) {
+    let done = load::done(&mut connect(database).await).await;
+    let last = TestHost::start(options(database)).await;
+    load::finish(&last, database, started).await;
+    hosts.push((last, done));
+    let hosts: Vec<_> = hosts.iter().map(|(host, done)| (host, done.clone())).collect();
+    check_attempts(database, &hosts).await;
+}
+
+/// Waits until every host has been silent for longer than its lease: the next one to come takes the runs
+/// at its first look.
+async fn overdue(database: &str) {
+    let mut connection = connect(database).await;
+    let alive = "select count(*) from leases
+                 where not dead and heartbeat_at + lease_ms * interval '1 millisecond' >= now()";
+    eventually("the lease runs out", async || (load::count(&mut connection, alive).await == 0).then_some(()))
+        .await;
+}

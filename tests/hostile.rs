@@ -1,0 +1,19 @@
+//! Those who mean harm, those who err, and those who are away: hostile guests and activities, bad
+//! input, a database that is gone, full or takes no writes. Nobody but themselves has the damage, and
+//! whoever can do something about it is told what.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod support;
+
+#[path = "hostile/activities.rs"]
+mod activities;
+#[path = "hostile/cli.rs"]
+mod cli;
+#[path = "hostile/guests.rs"]
+mod guests;
+#[path = "hostile/input.rs"]
+mod input;
+#[path = "hostile/outage.rs"]
+mod outage;
+#[path = "hostile/program.rs"]
+mod program;

@@ -1,0 +1,281 @@
+//! The command line as people and scripts use it.
+
+use std::process::Stdio;
+
+use backstitch::cli::exit::Exit;
+use backstitch_core::RunStatus;
+
+use crate::program::{Files, ORDER, Said, call, command, tell};
+use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
+
+const COMMANDS: [&str; 20] = [
+    "",
+    "dev",
+    "serve",
+    "build",
+    "deploy",
+    "deployments",
+    "run",
+    "run start",
+    "run list",
+    "run show",
+    "run ledger",
+    "run result",
+    "run signal",
+    "run cancel",
+    "run terminate",
+    "run retry",
+    "replay",
+    "doctor",
+    "completions",
+    "version",
+];
+
+#[tokio::test]
+async fn every_command_explains_itself() {
+    for line in COMMANDS {
+        let args: Vec<&str> = line.split_whitespace().chain(["--help"]).collect();
+        let said = call(command(&args)).await.exits(Exit::Ok);
+        let usage = format!("Usage: backstitch {line}");
+        assert!(said.stdout.contains(usage.trim_end()) && said.stderr.is_empty(), "{line}: {said:?}");
+    }
+    let help = call(command(&["--help"])).await.stdout;
+    for (exit, meaning) in Exit::TABLE {
+        assert!(help.contains(&format!("{:>3}  {meaning}", exit.code())), "{exit:?}");
+    }
+}
+
+/// A command of a session, in order: what it exits with, and what its stdout holds for people.
+const SESSION: [(&str, Exit, &str); 29] = [
+    ("deployments", Exit::Ok, "order_workflow"),
+    ("run list", Exit::Ok, "WORKFLOW ID"),
+    ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
+    ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
+    ("run show waits", Exit::Ok, "never"),
+    ("run result waits --timeout 1ms", Exit::StillRunning, ""),
+    ("run start json_echo 1 --id echoed", Exit::Ok, ""),
+    ("run signal echoed bytes {\"b\":1.0,\"a\":[]}", Exit::Ok, ""),
+    ("run result echoed", Exit::Ok, "{\\\"b\\\":1.0,\\\"a\\\":[]}"),
+    ("run ledger echoed", Exit::Ok, "signal-received"),
+    ("run ledger echoed --from 1 --limit 1", Exit::Ok, "activity-scheduled"),
+    ("run signal echoed bytes", Exit::Conflict, ""),
+    ("replay echoed", Exit::Ok, "identical"),
+    ("replay echoed --component {order}", Exit::Diverged, "diverged at op 0"),
+    ("run start json_echo 1 --id cancelled", Exit::Ok, ""),
+    ("run cancel cancelled --reason enough", Exit::Ok, ""),
+    ("run result cancelled", Exit::RunClosed, ""),
+    ("run start json_echo 1 --id terminated", Exit::Ok, ""),
+    ("run terminate terminated", Exit::Ok, ""),
+    ("run result terminated", Exit::RunClosed, ""),
+    ("run show terminated", Exit::Ok, "terminated"),
+    ("run start panics 1 --id parked", Exit::Ok, ""),
+    ("run result parked", Exit::RunParked, ""),
+    ("run retry parked", Exit::Ok, ""),
+    ("run list --status completed", Exit::Ok, "echoed"),
+    ("run list --workflow waits_for_ever --limit 1", Exit::Ok, "waits"),
+    ("run list --all", Exit::Ok, "terminated"),
+    ("version", Exit::Ok, "host 0."),
+    ("deploy {order}", Exit::Ok, "unchanged"),
+];
+
+/// Commands that say nothing on stdout, also with `--json`: there is nothing to say but the exit code.
+const SILENT: [&str; 4] = ["signal", "cancel", "terminate", "retry"];
+
+#[tokio::test]
+async fn data_goes_to_stdout_and_everything_else_to_stderr() {
+    let files = Files::new();
+    let order = files.write("order.wasm", component("order-workflow"));
+    let mut sessions = Vec::new();
+    for json in [false, true] {
+        let database = database().await;
+        let packages = ["order-workflow", "hostile-guest", "hostile-activities"];
+        let host = TestHost::with(&database, &packages).await;
+        for (line, exit, holds) in SESSION {
+            let line = line.replace("{order}", &order);
+            let mut args: Vec<&str> = line.split(' ').collect();
+            if json {
+                args.push("--json");
+            }
+            let said = tell(&host, &args).await.exits(exit);
+            let silent = args.get(1).is_some_and(|word| SILENT.contains(word));
+            if json {
+                check_documents(&line, &said, exit, silent);
+            } else {
+                assert!(said.stdout.contains(holds), "{line}: {said:?}");
+                assert_eq!(
+                    said.stderr.contains("error:"),
+                    exit != Exit::Ok && exit != Exit::Diverged,
+                    "{line}: {said:?}"
+                );
+            }
+            let quiet = [&args[..], &["--quiet"]].concat();
+            if exit == Exit::Ok && !silent {
+                let said = tell(&host, &quiet).await.exits(Exit::Ok);
+                assert_eq!(said.stderr, "", "{line}");
+            }
+        }
+        sessions.push(host);
+    }
+}
+
+fn check_documents(line: &str, said: &Said, exit: Exit, silent: bool) {
+    // A wait that is over in vain, or a refusal, has no document; how a run ended has both.
+    let answers = !silent && !matches!(exit, Exit::StillRunning | Exit::Conflict);
+    if answers {
+        said.json();
+    } else {
+        assert_eq!(said.stdout, "", "{line}");
+    }
+    match exit {
+        Exit::Ok | Exit::Diverged => assert_eq!(said.stderr, "", "{line}"),
+        exit => assert_eq!(said.error()["exit"], exit.code(), "{line}"),
+    }
+}
+
+#[tokio::test]
+async fn a_start_can_be_followed_to_its_end() {
+    let database = database().await;
+    let packages = ["order-workflow", "order-activities", "hostile-guest", "hostile-activities"];
+    let host = TestHost::with(&database, &packages).await;
+    let good = tell(&host, &["run", "start", "order_workflow", ORDER, "--follow"]).await.exits(Exit::Ok);
+    assert!(good.stdout.contains("reserv"), "{good:?}");
+    assert!(good.stderr.contains("run-started") && good.stderr.contains("run-completed"), "{good:?}");
+    let json = tell(&host, &["run", "start", "order_workflow", ORDER, "--follow", "--json"]).await;
+    assert_eq!(json.exits(Exit::Ok).json()["status"], "completed");
+    let fails = r#"{"name":"fail_finally","args":[]}"#;
+    let failed = tell(&host, &["run", "start", "calls", fails, "--follow"]).await.exits(Exit::RunClosed);
+    assert!(failed.stderr.contains("no further attempt can succeed"), "{failed:?}");
+    let parked = tell(&host, &["run", "start", "panics", "--follow"]).await.exits(Exit::RunParked);
+    assert!(parked.stderr.contains("misdeeds.rs:"), "{parked:?}");
+    // Ctrl-C ends the looking, not the run.
+    let mut follow =
+        command(&["run", "start", "json_echo", "1", "--id", "watched", "--follow", "--host", &host.url]);
+    let child = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("the run is there", async || host.client.run("watched").await.ok()).await;
+    eventually("the rows are shown, and it ends", async || {
+        let pid = child.id()?.to_string();
+        std::process::Command::new("kill").args(["-INT", &pid]).status().ok()?;
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .map_or(true, |stat| stat.contains(") Z "))
+            .then_some(())
+    })
+    .await;
+    let left = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+    if let Some(code) = left.status.code() {
+        assert_eq!(code, i32::from(Exit::Interrupted.code()));
+    }
+    assert_eq!(host.client.run("watched").await.unwrap().run.status, RunStatus::Running);
+}
+
+#[tokio::test]
+async fn a_file_of_starts_is_started_once_however_often_it_is_given() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["approval-workflow"]).await;
+    let files = Files::new();
+    let lines: String = (0..50).map(|n| format!("{{\"id\":\"line-{n}\",\"input\":{n}}}\n")).collect();
+    let file = files.write("starts.jsonl", lines);
+    for (started, existing) in [(50, 0), (0, 50)] {
+        let said = tell(&host, &["run", "start", "approval", "--from", &file, "--json"]).await;
+        let tally = said.exits(Exit::Ok).json();
+        assert_eq!(
+            (&tally["started"], &tally["existing"], &tally["failed"]),
+            (&started.into(), &existing.into(), &0.into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_crate_is_built_and_its_component_deployed() {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database)).await;
+    let files = Files::new();
+    let out = files.path("echo.wasm");
+    let mut build = command(&["build", "--json", "--out"]);
+    build.arg(&out).arg(root().join("examples/bare"));
+    let built = call(build).await.exits(Exit::Ok).json();
+    assert_eq!(built["components"][0]["file"], out.to_str().unwrap());
+    let said = tell(&host, &["deploy", out.to_str().unwrap()]).await.exits(Exit::Ok);
+    assert!(said.stdout.contains("two_steps") && said.stdout.contains("new"), "{said:?}");
+    let mut library = command(&["build"]);
+    library.arg(root().join("examples/api"));
+    let said = call(library).await.exits(Exit::Refused);
+    assert!(said.stderr.contains("crate-type = [\"cdylib\", \"rlib\"]"), "{said:?}");
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_mends_each_thing_that_is_missing() {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database)).await;
+    let files = Files::new();
+    let data = files.dir().to_str().unwrap();
+    let well = ["doctor", "--database-url", &database, "--data-dir", data, "--json"];
+    let report = tell(&host, &well).await.exits(Exit::Ok).json();
+    assert_eq!(report["ok"], true, "{report:#}");
+
+    // Nothing in the search path, no Postgres where it is said to be, no host, no place for data.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let file = files.write("file", "");
+    let host = format!("http://{closed}");
+    let ill = ["doctor", "--pg-bin", "/nowhere", "--data-dir", &file, "--host", &host];
+    let mut doctor = command(&ill);
+    doctor.env("PATH", "");
+    let said = call(doctor).await.exits(Exit::Unhealthy);
+    let (table, fixes) = said.stdout.split_once("to mend:").unwrap_or_else(|| panic!("{said:?}"));
+    for (state, check, fix) in [
+        ("failed", "private postgres", "or set DATABASE_URL"),
+        ("warning", "cargo", "install Rust from https://rustup.rs"),
+        ("warning", "wasm target", "install Rust from https://rustup.rs"),
+        ("failed", "data directory", "with --data-dir"),
+        ("warning", "host", "backstitch dev"),
+    ] {
+        let line =
+            table.lines().find(|line| line.contains(check)).unwrap_or_else(|| panic!("{check}: {table}"));
+        assert!(line.starts_with(state), "{line}");
+        let mends = fixes.lines().find(|line| line.trim().starts_with(&format!("{check}: ")));
+        assert!(mends.is_some_and(|line| line.contains(fix)), "{check}: {fixes}");
+    }
+    assert!(table.contains("Install them"), "{table}");
+}
+
+#[tokio::test]
+async fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = call(command(&["completions", shell])).await.exits(Exit::Ok);
+        for name in ["deploy", "terminate", "--tenant", "doctor"] {
+            let name = if shell == "fish" { name.trim_start_matches("--") } else { name };
+            assert!(script.stdout.contains(name), "{shell}: {name}");
+        }
+        assert_eq!(script.stderr, "");
+    }
+    call(command(&["completions", "csh"])).await.exits(Exit::Usage);
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_early_is_met_with_silence() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["order-workflow", "order-activities"]).await;
+    let id = host.start_run("order_workflow", "order", ORDER).await;
+    host.output(&id).await;
+    for line in [
+        "completions bash",
+        "run list",
+        "run list --json",
+        "run ledger order",
+        "run ledger order --json",
+        "run show order",
+        "run result order",
+        "deployments",
+        "version",
+        "--help",
+        "run --help",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let mut command = command(&args);
+        command.env("BACKSTITCH_HOST", &host.url).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.as_str()), (Some(0), ""), "{line}");
+    }
+}

@@ -1,0 +1,370 @@
+//! Every example, run on a host that goes over each activation twice more, and the histories that
+//! come of it: those of today, and those in `tests/corpus/`, which were recorded once and are
+//! replayed for ever.
+//!
+//! To record the corpus anew, after an example was changed on purpose:
+//!
+//!     BACKSTITCH_RECORD=1 cargo test -p backstitch --test replay the_corpus
+//!
+//! A history of the corpus that no longer replays although no example was changed is a finding: runs
+//! that are open in somebody's database would be parked by an upgrade.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use backstitch_core::{Chain, FaultKind, Json, Kind, Op, Row, Run, RunId, RunStatus, Scope, Seq, Status};
+use backstitch_ledger::{ConnectOptions, Ledger, RunRef};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+
+use crate::corrupt::terminated;
+use crate::prefixes;
+use crate::support::{HostOptions, TestHost, check_ledgers, database, root};
+
+/// What somebody does to a run while it is open.
+#[derive(Clone, Copy)]
+enum Steer {
+    Nothing,
+    Signal(&'static str, &'static str),
+    Cancel,
+}
+
+struct Example {
+    /// Also the workflow id.
+    name: &'static str,
+    package: &'static str,
+    workflow: &'static str,
+    /// None: another example starts it.
+    input: Option<&'static str>,
+    steer: Steer,
+    ends: RunStatus,
+    /// What happens to it on the way, with which its ledger shows that the example does what it is for.
+    passes: &'static [Kind],
+}
+
+const ORDER: &str = "order-workflow";
+const CHILD: &str = "child-workflow";
+const FAN_OUT: &str = "fan-out-workflow";
+
+impl Example {
+    const fn new(
+        name: &'static str,
+        package: &'static str,
+        workflow: &'static str,
+        input: Option<&'static str>,
+    ) -> Self {
+        Self {
+            name,
+            package,
+            workflow,
+            input,
+            steer: Steer::Nothing,
+            ends: RunStatus::Completed,
+            passes: &[],
+        }
+    }
+
+    const fn steered(self, steer: Steer) -> Self {
+        Self { steer, ..self }
+    }
+
+    const fn ends(self, ends: RunStatus) -> Self {
+        Self { ends, ..self }
+    }
+
+    const fn passes(self, passes: &'static [Kind]) -> Self {
+        Self { passes, ..self }
+    }
+}
+
+macro_rules! order {
+    ($item:literal, $quantity:literal) => {
+        Some(concat!(
+            r#"{"order_id":"o-1","customer":{"name":"A","email":"a@example.com","city":"Cork"},"item_id":""#,
+            $item,
+            r#"","quantity":"#,
+            $quantity,
+            r#","unit_price_cents":995}"#
+        ))
+    };
+}
+
+macro_rules! approval {
+    ($timeout:literal) => {
+        Some(concat!(
+            r#"{"subject":"a desk","requester":"ada@example.com","manager":"grace@example.com","timeout":""#,
+            $timeout,
+            r#""}"#
+        ))
+    };
+}
+
+const EXAMPLES: &[Example] = &[
+    Example::new("order-reserved", ORDER, "order_workflow", order!("SKU-1", 1)),
+    Example::new("order-backordered", ORDER, "order_workflow", order!("SKU-1", 1000)),
+    Example::new("order-flaky", ORDER, "order_workflow", order!("LEG-3374", 3))
+        .passes(&[Kind::ActivityAttemptFailed]),
+    Example::new("approved", "approval-workflow", "approval", approval!("3 days"))
+        .steered(Steer::Signal("manager-approval", r#"{"approved":true}"#))
+        .passes(&[Kind::SignalReceived, Kind::OpCancelled]),
+    Example::new("approval-timed-out", "approval-workflow", "approval", approval!("50ms"))
+        .passes(&[Kind::TimerFired, Kind::OpCancelled]),
+    Example::new("approval-cancelled", "approval-workflow", "approval", approval!("3 days"))
+        .steered(Steer::Cancel)
+        .ends(RunStatus::Cancelled)
+        .passes(&[Kind::CancelRequested]),
+    Example::new("fan-out", FAN_OUT, "fan_out", Some(r#"{"n":25,"text":"é"}"#)),
+    Example::new("steps", FAN_OUT, "steps", Some(r#"{"n":12,"text":"x"}"#)),
+    Example::new("steps-then-wait", FAN_OUT, "steps_then_wait", Some(r#"{"n":2}"#))
+        .steered(Steer::Signal("go", "null"))
+        .passes(&[Kind::SignalReceived]),
+    Example::new(
+        "trip",
+        "saga-workflow",
+        "book_trip",
+        Some(r#"{"trip_id":"lisbon","parts":["flight","hotel","car"]}"#),
+    ),
+    Example::new(
+        "trip-undone",
+        "saga-workflow",
+        "book_trip",
+        Some(r#"{"trip_id":"oslo-no-car","parts":["flight","hotel","car"]}"#),
+    )
+    .ends(RunStatus::Failed)
+    .passes(&[Kind::ActivityFailed]),
+    Example::new(
+        "batch",
+        CHILD,
+        "validate_batch",
+        Some(r#"[{"order_id":"a","sku":"SKU-1","quantity":1},{"order_id":"b","sku":"SKU-2","quantity":0}]"#),
+    )
+    .passes(&[Kind::ChildCompleted, Kind::ChildFailed]),
+    Example::new("validate-a", CHILD, "validate_order", None),
+    Example::new("validate-b", CHILD, "validate_order", None).ends(RunStatus::Failed),
+    Example::new(
+        "batch-of-one",
+        CHILD,
+        "validate_one",
+        Some(r#"{"order_id":"c","sku":"SKU-1","quantity":1}"#),
+    )
+    .passes(&[Kind::ChildCompleted]),
+    Example::new(
+        "follow-up",
+        "follow-up-workflow",
+        "follow_up",
+        Some(r#"{"customer":"ada@example.com","after":"30ms"}"#),
+    )
+    .passes(&[Kind::TimerFired]),
+    Example::new("two-steps", "bare-workflow", "two_steps", Some(r#""said twice""#)),
+];
+
+/// A run that has ended, as it is kept in the corpus.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct History {
+    /// The example.
+    pub(crate) name: String,
+    /// The guest that made it.
+    pub(crate) package: String,
+    pub(crate) run: RunId,
+    pub(crate) workflow: String,
+    /// How it ended.
+    pub(crate) status: RunStatus,
+    #[serde(with = "kept_rows")]
+    pub(crate) rows: Vec<Row>,
+}
+
+impl History {
+    /// What the guest returned at last.
+    pub(crate) fn end(&self) -> Status {
+        let last = self.rows.last().expect("a history has rows");
+        let text = last.payload.as_deref().expect("a run that ended by itself says with what");
+        match Kind::from_tag(last.kind) {
+            Some(Kind::RunCompleted) => Status::Completed(Json::new(text).unwrap()),
+            Some(Kind::RunFailed | Kind::RunCancelled) => Status::Failed(serde_json::from_str(text).unwrap()),
+            other => panic!("{}: ends with {other:?}", self.name),
+        }
+    }
+}
+
+/// [`Row`] as the corpus keeps it. Of its own, so that a change of what is stored is noticed here.
+mod kept_rows {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct KeptRow {
+        seq: u32,
+        kind: i16,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        op: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<Arc<str>>,
+        /// Text within text: its bytes are what counts.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        payload: Option<Arc<str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        detail: Option<Arc<str>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
+        at_ms: u64,
+        chain: String,
+    }
+
+    pub(super) fn serialize<S: serde::Serializer>(rows: &[Row], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(rows.iter().cloned().map(|row| KeptRow {
+            seq: row.seq.0,
+            kind: row.kind,
+            op: row.op.map(|op| op.0),
+            name: row.name,
+            payload: row.payload,
+            detail: row.detail,
+            attempt: row.attempt,
+            at_ms: row.at_ms,
+            chain: format!("{:016x}", row.chain.0),
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Row>, D::Error> {
+        let kept = Vec::<KeptRow>::deserialize(deserializer)?;
+        let row = |row: KeptRow| {
+            Ok(Row {
+                seq: Seq(row.seq),
+                kind: row.kind,
+                op: row.op.map(Op),
+                name: row.name,
+                payload: row.payload,
+                detail: row.detail,
+                attempt: row.attempt,
+                at_ms: row.at_ms,
+                chain: Chain(u64::from_str_radix(&row.chain, 16).map_err(serde::de::Error::custom)?),
+            })
+        };
+        kept.into_iter().map(row).collect()
+    }
+}
+
+/// The histories of all examples, made once.
+pub(crate) async fn histories() -> &'static [History] {
+    static HISTORIES: OnceCell<Vec<History>> = OnceCell::const_new();
+    HISTORIES.get_or_init(|| Box::pin(run_examples())).await
+}
+
+async fn run_examples() -> Vec<History> {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database).arg("--check-activations")).await;
+    let packages: BTreeSet<&str> = EXAMPLES.iter().map(|example| example.package).collect();
+    host.deploy(&packages.into_iter().collect::<Vec<_>>()).await;
+    host.deploy(&["order-activities", "example-activities", "hostile-guest"]).await;
+    for Example { name, workflow, input, steer, .. } in EXAMPLES {
+        if let Some(input) = input {
+            host.start_run(workflow, name, input).await;
+        }
+        match steer {
+            Steer::Nothing => {}
+            Steer::Signal(signal, payload) => {
+                host.client.signal(name, signal, &Json::new(*payload).unwrap()).await.unwrap();
+            }
+            Steer::Cancel => host.client.cancel(name, "no longer wanted").await.unwrap(),
+        }
+    }
+    for Example { name, ends, .. } in EXAMPLES {
+        let view = host.ended_run(name).await;
+        assert_eq!(view.status, *ends, "{name}: {view:#?}\n{}", host.log());
+    }
+    caught_red_handed(&host).await;
+    check_ledgers(&database).await;
+    kept(&database).await
+}
+
+/// That the host does compare is shown by the guest that does not stand it.
+async fn caught_red_handed(host: &TestHost) {
+    let id = host.start_run("nondeterministic", "nondeterministic", "1").await;
+    let view = host.ended_run(&id).await;
+    assert_eq!(view.status, RunStatus::Parked, "{view:#?}");
+    let fault = view.fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::Divergence);
+    assert!(fault.message.contains("the warm guest gave"), "{}", fault.message);
+    terminated(host, &id, "has shown what it is for").await;
+}
+
+async fn kept(database: &str) -> Vec<History> {
+    let ledger = Ledger::connect(ConnectOptions::new(database)).await.unwrap();
+    let mut histories = Vec::new();
+    for Example { name, package, workflow, ends, passes, .. } in EXAMPLES {
+        histories.push(history(&ledger, name, package, workflow, *ends).await);
+        let rows = &histories.last().unwrap().rows;
+        for kind in *passes {
+            assert!(rows.iter().any(|row| row.kind == kind.tag()), "{name}: no {kind:?} in {rows:#?}");
+        }
+    }
+    ledger.close().await;
+    histories
+}
+
+/// Reads the history of a run that has ended.
+pub(crate) async fn history(
+    ledger: &Ledger,
+    id: &str,
+    package: &str,
+    workflow: &str,
+    status: RunStatus,
+) -> History {
+    let run = ledger.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap();
+    let rows = ledger.rows(run, Seq(0), u32::MAX >> 1).await.unwrap();
+    let (name, package, workflow) = (id.to_owned(), package.to_owned(), workflow.to_owned());
+    History { name, package, run, workflow, status, rows }
+}
+
+#[tokio::test]
+async fn every_activation_of_every_example_is_the_same_when_it_is_run_twice_more_in_fresh_stores() {
+    assert_eq!(histories().await.len(), EXAMPLES.len());
+}
+
+#[tokio::test]
+async fn every_example_does_from_every_prefix_what_it_did_live() {
+    for history in histories().await {
+        let program = prefixes::program(&history.package).await;
+        prefixes::check(&program, history).unwrap_or_else(|problem| panic!("{}: {problem}", history.name));
+    }
+}
+
+#[tokio::test]
+async fn the_corpus_still_replays() {
+    let corpus = root().join("tests/corpus");
+    if backstitch::ambient::variable("BACKSTITCH_RECORD").is_some() {
+        for history in histories().await {
+            let text = serde_json::to_string_pretty(history).unwrap() + "\n";
+            std::fs::write(corpus.join(&history.name).with_extension("json"), text).unwrap();
+        }
+    }
+    for example in EXAMPLES {
+        let text = std::fs::read_to_string(corpus.join(example.name).with_extension("json")).unwrap();
+        let history: History = serde_json::from_str(&text).unwrap();
+        let named = (history.name.as_str(), history.package.as_str(), history.workflow.as_str());
+        assert_eq!(named, (example.name, example.package, example.workflow));
+        assert_eq!(history.status, example.ends, "{}", example.name);
+        sealed_as_then(&history);
+        let program = prefixes::program(&history.package).await;
+        prefixes::check(&program, &history).unwrap_or_else(|problem| {
+            panic!(
+                "{}: {problem}\nwas the example changed? examples.rs says how to record anew",
+                example.name
+            )
+        });
+    }
+    let files = std::fs::read_dir(corpus).unwrap().count();
+    assert_eq!(files, EXAMPLES.len(), "a file of the corpus that no example is named after");
+}
+
+/// Events made of the rows make the very same rows again.
+fn sealed_as_then(history: &History) {
+    let (_, events) = Run::load_all(history.run, &history.rows)
+        .unwrap_or_else(|corrupt| panic!("{}: the format of rows has changed: {corrupt}", history.name));
+    let mut run = Run::new(history.run);
+    for (row, event) in history.rows.iter().zip(&events) {
+        assert_eq!(&run.append(row.at_ms, event).unwrap(), row, "{}", history.name);
+    }
+    assert_eq!(run.status(), Some(history.status), "{}", history.name);
+}

@@ -1,0 +1,204 @@
+//! Leads a guest along prefixes of a ledger, in this process, and compares what it does with the rest.
+//!
+//! What must hold: the commands are the recorded ones in their order, whatever the guest had been
+//! given when it gave them; how many there are depends on the outcomes laid before the guest alone;
+//! and the guest ends as the run did.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use backstitch_core::{Command, Event, Kind, Op, Replay, Row, Run, Status};
+use backstitch_sandbox::{
+    Compiler, ComponentKind, Program, Sandbox, SandboxConfig, WorkflowInstance, WorkflowProgram,
+};
+use tokio::sync::Mutex;
+
+use crate::examples::History;
+use crate::support::component;
+
+/// Ways of cutting one ledger into batches at random.
+const RANDOM_CUTS: u64 = 25;
+
+/// A workflow component, compiled in this process once.
+pub(crate) async fn program(package: &str) -> WorkflowProgram {
+    static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
+        let compiler = Compiler::InProcess;
+        Sandbox::new(SandboxConfig { cache_dir: None, compiler, warm_runs_max: 32, activities_max: 1 })
+            .unwrap()
+    });
+    static PROGRAMS: LazyLock<Mutex<HashMap<String, WorkflowProgram>>> = LazyLock::new(Mutex::default);
+    let mut programs = PROGRAMS.lock().await;
+    if let Some(program) = programs.get(package) {
+        return program.clone();
+    }
+    let bytes = component(package);
+    let digest = SANDBOX.admit(&bytes).unwrap().digest;
+    let fetch = || async move { Ok::<_, std::convert::Infallible>(bytes) };
+    let Program::Workflow(program) = SANDBOX.load(digest, ComponentKind::Workflow, fetch).await.unwrap()
+    else {
+        panic!("{package} holds no workflows");
+    };
+    programs.insert(package.to_owned(), program.clone());
+    program
+}
+
+/// Goes over a history from every prefix and in every way. The error says where it was not the same.
+pub(crate) fn check(program: &WorkflowProgram, history: &History) -> Result<(), String> {
+    let guide = Guide::new(program, history);
+    guide.every_prefix_cold()?;
+    guide.in_batches(&vec![1; history.rows.len()]).map_err(|problem| format!("one at a time: {problem}"))?;
+    for seed in 0..RANDOM_CUTS {
+        let cuts = random_cuts(seed, history.rows.len());
+        guide.in_batches(&cuts).map_err(|problem| format!("in batches of {cuts:?}: {problem}"))?;
+    }
+    Ok(())
+}
+
+/// What a guest did.
+#[derive(Debug, PartialEq)]
+struct Did {
+    issued: Vec<(Op, Command)>,
+    status: Status,
+    fuel: u64,
+}
+
+struct Guide<'a> {
+    program: &'a WorkflowProgram,
+    history: &'a History,
+    events: Vec<Event>,
+    /// Every command of the ledger.
+    commands: Vec<(Op, Command)>,
+}
+
+impl<'a> Guide<'a> {
+    fn new(program: &'a WorkflowProgram, history: &'a History) -> Self {
+        let (_, events) = Run::load_all(history.run, &history.rows).expect("the ledger is sound");
+        let commands = events.iter().filter_map(|event| match event {
+            Event::Commanded { op, command } => Some((*op, command.clone())),
+            _ => None,
+        });
+        Self { program, history, commands: commands.collect(), events }
+    }
+
+    /// A guest that was never there before, on the first `rows` rows.
+    fn cold(&self, rows: usize) -> Result<(WorkflowInstance, Did), String> {
+        let (first, input) = match &self.events[0] {
+            Event::RunStarted { input, .. } => (&self.history.rows[0], input.clone()),
+            other => panic!("a ledger that starts with {other:?}"),
+        };
+        let mut replay = Replay::new(self.history.run, first.at_ms);
+        for (row, event) in self.history.rows.iter().zip(&self.events).take(rows) {
+            replay.lay(row.seq, row.at_ms, event.clone());
+        }
+        let workflow = Arc::from(self.history.workflow.as_str());
+        let mut guest = WorkflowInstance::new(self.program, replay, self.history.run, workflow, input)
+            .map_err(|unstarted| unstarted.to_string())?;
+        let did = activate(&mut guest)?;
+        Ok((guest, did))
+    }
+
+    fn every_prefix_cold(&self) -> Result<(), String> {
+        // How far a guest gets that has had so many outcomes.
+        let mut reached: HashMap<usize, usize> = HashMap::new();
+        for rows in 1..=self.history.rows.len() {
+            let within = |problem| format!("the first {rows} rows: {problem}");
+            let (_, first) = self.cold(rows).map_err(within)?;
+            let (_, second) = self.cold(rows).map_err(within)?;
+            if first != second {
+                return Err(within(format!("{first:?} and then {second:?}")));
+            }
+            let given = self.recorded(rows);
+            self.compare(given, &first).map_err(within)?;
+            let far = given + first.issued.len();
+            let outcomes = self.history.rows[..rows].iter().filter(|row| is_outcome(row)).count();
+            let before = *reached.entry(outcomes).or_insert(far);
+            if before != far {
+                return Err(within(format!("{far} commands after {outcomes} outcomes, {before} before")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first batch is a cold start, the others come to a guest that is warm.
+    fn in_batches(&self, sizes: &[usize]) -> Result<(), String> {
+        let mut upto = sizes[0];
+        let (mut guest, mut did) = self.cold(upto)?;
+        let mut given = self.recorded(upto);
+        for size in &sizes[1..] {
+            self.compare(given, &did)?;
+            given += did.issued.len();
+            if did.status != Status::Blocked {
+                return Ok(());
+            }
+            let batch = upto..upto + size;
+            upto = batch.end;
+            for (row, event) in self.history.rows[batch.clone()].iter().zip(&self.events[batch]) {
+                // A command's row is the guest's own doing: it is never told of it.
+                if is_outcome(row) {
+                    guest.replay().lay(row.seq, row.at_ms, event.clone());
+                }
+            }
+            did = activate(&mut guest).map_err(|problem| format!("rows below {upto}: {problem}"))?;
+        }
+        self.compare(given, &did)?;
+        if did.status == Status::Blocked { Err("it waits where the run ended".into()) } else { Ok(()) }
+    }
+
+    /// Whether a guest that had given so many commands went on as the ledger does.
+    fn compare(&self, given: usize, did: &Did) -> Result<(), String> {
+        let next = self.commands.get(given..given + did.issued.len()).unwrap_or(&self.commands[given..]);
+        if next != did.issued {
+            return Err(format!("the ledger goes on with {next:?}, the guest with {:?}", did.issued));
+        }
+        let all = given + did.issued.len() == self.commands.len();
+        match &did.status {
+            Status::Blocked => Ok(()),
+            status if *status != self.history.end() => Err(format!("it ended with {status:?}")),
+            _ if !all => Err("it ended before its last command".into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Commands in the first `rows` rows.
+    fn recorded(&self, rows: usize) -> usize {
+        self.events[..rows].iter().filter(|event| matches!(event, Event::Commanded { .. })).count()
+    }
+}
+
+fn activate(guest: &mut WorkflowInstance) -> Result<Did, String> {
+    let activation = guest.activate().map_err(|stopped| stopped.to_string())?;
+    let issued = guest.replay().take_issued();
+    Ok(Did { issued, status: activation.status, fuel: activation.fuel })
+}
+
+/// Whether a guest can be told of the row.
+fn is_outcome(row: &Row) -> bool {
+    use Kind::*;
+    matches!(
+        Kind::from_tag(row.kind),
+        Some(
+            ActivityCompleted
+                | ActivityFailed
+                | TimerFired
+                | SignalReceived
+                | ChildCompleted
+                | ChildFailed
+                | CancelRequested
+        )
+    )
+}
+
+/// Sizes that add up to `rows`: small ones and large ones, the same for the same seed.
+fn random_cuts(seed: u64, rows: usize) -> Vec<usize> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ rows as u64;
+    let mut left = rows;
+    let mut cuts = Vec::new();
+    while left > 0 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let most = if state >> 63 == 0 { 3 } else { left };
+        let size = 1 + (state >> 33) as usize % most.min(left);
+        cuts.push(size);
+        left -= size;
+    }
+    cuts
+}
