@@ -104,11 +104,13 @@ async fn database(url: &str) -> Check {
 async fn private_postgres(pg_bin: Option<PathBuf>, data: Option<&DataDir>) -> Check {
     const NAME: &str = "private postgres";
     let dir = PathBuf::from(format!("/tmp/backstitch-doctor-{}", std::process::id()));
-    let options = ClusterOptions { pg_bin, ephemeral: true, ..ClusterOptions::new(dir) };
+    let options = ClusterOptions { pg_bin, ephemeral: true, ..ClusterOptions::new(&dir) };
     let started = tokio::task::spawn_blocking(|| {
         Cluster::start(options).map(|cluster| cluster.stop(false)).map_err(|error| error.to_string())
     });
     let started = started.await.unwrap_or_else(|error| Err(error.to_string()));
+    // A server takes its folder with it; where none came up, it is left.
+    let _ = fs::remove_dir_all(&dir);
     let blocked = data.map(|data| blocked_by(&data.postgres()));
     match (started, blocked) {
         (Err(why), _) => Check::failed(NAME, why, "or set DATABASE_URL to a Postgres that runs already"),

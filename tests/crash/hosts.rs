@@ -6,7 +6,7 @@ use backstitch_core::RunStatus;
 use sqlx::PgConnection;
 
 use crate::load::{
-    self, ASKED, LATE, approve, attempts, check_attempts, deployed_database, options, order, owner,
+    self, ASKED, LATE, approve, attempts, check_attempts, deployed_database, options, order, overdue, owner,
 };
 use crate::support::{HostOptions, TestHost, check_ledgers, connect, eventually};
 
@@ -56,7 +56,7 @@ async fn the_runs_of_a_killed_host_are_finished_by_the_others() {
 }
 
 #[tokio::test]
-async fn a_fenced_host_cannot_append_and_comes_back_as_another() {
+async fn a_host_that_was_silent_for_too_long_comes_back_as_another() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let stopped = TestHost::start(options(&database)).await;
@@ -94,6 +94,41 @@ async fn a_fenced_host_cannot_append_and_comes_back_as_another() {
     assert_eq!(owner(&mut connection, "order").await, Some(new), "it serves again");
     approve(&stopped, "asked").await.unwrap();
     assert_eq!(heir.output("asked").await, r#""approved""#);
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn a_fenced_host_cannot_append() {
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let stopped = TestHost::start(options(&database)).await;
+    let old = host_id(&stopped).await;
+    stopped.start_run("steps", "steps", STEPS).await;
+    under_way(&mut connection, "steps").await;
+    stopped.signal("-STOP");
+    overdue(&database).await;
+    // Its heir dies as the owner of the run, and has written nothing: no row is in the way of what the
+    // stopped host is about to write, and nobody else may write for ten minutes.
+    let heir = HostOptions { lease_ms: "600000", ..options(&database).crash("claim-after:1") };
+    if let Some(mut heir) = TestHost::try_start(heir).await {
+        heir.crashed().await;
+    }
+    let heir = owner(&mut connection, "steps").await.unwrap();
+    assert_ne!(heir, old);
+    let before = fingerprint(&mut connection).await;
+
+    stopped.signal("-CONT");
+    eventually("the stopped host registers anew", async || {
+        let health = stopped.client.health().await.ok()?;
+        (health.status == "ok" && health.host_id != old).then_some(())
+    })
+    .await;
+    assert_eq!(fingerprint(&mut connection).await, before, "it has written with its old lease");
+    assert_eq!(owner(&mut connection, "steps").await.as_ref(), Some(&heir));
+
+    let declared = sqlx::query("update leases set dead = true where host_id = $1::uuid").bind(&heir);
+    declared.execute(&mut connection).await.unwrap();
+    assert_eq!(stopped.output("steps").await, r#"{"n":400,"bytes":1200}"#);
     check_ledgers(&database).await;
 }
 

@@ -228,6 +228,15 @@ pub(crate) async fn owner(connection: &mut PgConnection, id: &str) -> Option<Str
     owner.bind(id).fetch_optional(connection).await.unwrap().flatten()
 }
 
+/// Waits until every host has been silent for longer than its lease: the next one to come takes the runs
+/// at its first look.
+pub(crate) async fn overdue(database: &str) {
+    let mut connection = connect(database).await;
+    let alive = "select count(*) from leases
+                 where not dead and heartbeat_at + lease_ms * interval '1 millisecond' >= now()";
+    eventually("the lease runs out", async || (count(&mut connection, alive).await == 0).then_some(())).await;
+}
+
 /// An activity call: the run and the command.
 pub(crate) type Call = (String, u64);
 

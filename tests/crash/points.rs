@@ -6,8 +6,8 @@ use std::panic::AssertUnwindSafe;
 use backstitch::crash::POINTS;
 use futures::{FutureExt as _, StreamExt as _};
 
-use crate::load::{self, Started, check_attempts, deployed_database, options};
-use crate::support::{TestHost, connect, eventually};
+use crate::load::{self, Started, check_attempts, deployed_database, options, overdue};
+use crate::support::{TestHost, connect};
 
 /// Whom the crash point is set for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,14 +109,4 @@ async fn finish(database: &str, mut hosts: Vec<(TestHost, BTreeSet<load::Call>)>
     hosts.push((last, done));
     let hosts: Vec<_> = hosts.iter().map(|(host, done)| (host, done.clone())).collect();
     check_attempts(database, &hosts).await;
-}
-
-/// Waits until every host has been silent for longer than its lease: the next one to come takes the runs
-/// at its first look.
-async fn overdue(database: &str) {
-    let mut connection = connect(database).await;
-    let alive = "select count(*) from leases
-                 where not dead and heartbeat_at + lease_ms * interval '1 millisecond' >= now()";
-    eventually("the lease runs out", async || (load::count(&mut connection, alive).await == 0).then_some(()))
-        .await;
 }

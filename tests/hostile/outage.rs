@@ -208,9 +208,10 @@ impl Trouble for ReadOnly {
 
 /// A database on a disk of its own, which is small.
 struct Full {
+    // Before the folder that it is mounted in.
+    disk: Disk,
     cluster: Gone,
     url: String,
-    disk: Disk,
 }
 
 /// Room for a fresh database and little more.
@@ -229,7 +230,7 @@ impl Full {
             sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
         }
         let url = cluster.cluster.as_ref().unwrap().url_of("small");
-        Some(Self { cluster, url, disk })
+        Some(Self { disk, cluster, url })
     }
 
     fn ballast(&self) -> PathBuf {

@@ -80,15 +80,30 @@ struct OutOfTime;
 
 /// What an activity's store carries.
 struct Guest {
-    wasi: WasiCtx,
+    /// Made at the first call of WASI: most activities never make one, and it draws seeds.
+    wasi: Option<WasiCtx>,
+    stdio: SharedStdio,
     table: ResourceTable,
     budget: Budget,
 }
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        let stdio = &self.stdio;
+        WasiCtxView { ctx: self.wasi.get_or_insert_with(|| wasi(stdio)), table: &mut self.table }
     }
+}
+
+/// What an attempt sees of the world outside.
+fn wasi(stdio: &SharedStdio) -> WasiCtx {
+    WasiCtx::builder()
+        .stdout(stdio.stream(Stream::Out))
+        .stderr(stdio.stream(Stream::Err))
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .max_random_size(limits::HOSTCALL_BYTES_MAX as u64)
+        .build()
 }
 
 struct Io;
@@ -169,15 +184,8 @@ impl ActivityProgram {
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
-        let wasi = WasiCtx::builder()
-            .stdout(stdio.stream(Stream::Out))
-            .stderr(stdio.stream(Stream::Err))
-            .allow_tcp(false)
-            .allow_udp(false)
-            .allow_ip_name_lookup(false)
-            .max_random_size(limits::HOSTCALL_BYTES_MAX as u64)
-            .build();
-        let guest = Guest { wasi, table, budget: Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX) };
+        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
+        let guest = Guest { wasi: None, stdio: stdio.clone(), table, budget };
         let mut store = Store::new(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -16,6 +16,11 @@ use super::wire::{NoQuery, TENANT_DEFAULT, TENANT_HEADER};
 
 /// A JSON body: one payload, and room for the names and whitespace around it.
 const JSON_BODY_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + (64 << 10);
+
+/// How long the rest of a refused body is taken and thrown away.
+const LINGER: Duration = Duration::from_secs(5);
+/// How much of it: what a client sends that has only just missed a bound.
+const LINGER_BYTES_MAX: usize = limits::COMPONENT_BYTES_MAX;
 
 /// The longest silence while a body comes in.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
@@ -164,11 +169,12 @@ async fn read(
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
     };
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let mut frames = body.into_data_stream();
     if declared.is_some_and(|length: u64| length > bytes_max as u64) {
+        linger(frames);
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    let mut frames = body.into_data_stream();
     loop {
         let frame = tokio::time::timeout(BODY_SILENCE_MAX, frames.next()).await;
         let frame = frame.map_err(|_| {
@@ -180,10 +186,27 @@ async fn read(
             Some(Err(error)) => {
                 return Err(Problem::invalid("incomplete-body", format!("the body broke off: {error}")));
             }
-            Some(Ok(frame)) if bytes.len() + frame.len() > bytes_max => return Err(too_large()),
+            Some(Ok(frame)) if bytes.len() + frame.len() > bytes_max => {
+                linger(frames);
+                return Err(too_large());
+            }
             Some(Ok(frame)) => bytes.extend_from_slice(&frame),
         }
     }
+}
+
+/// Goes on taking what comes of a refused body, for a while: a connection that is closed while its
+/// client still sends is reset, and the answer is lost with it.
+fn linger(mut frames: BodyDataStream) {
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        let mut bytes = 0;
+        while let Some(Ok(frame)) = frames.next().await {
+            bytes += frame.len();
+            if bytes > LINGER_BYTES_MAX {
+                return;
+            }
+        }
+    }));
 }
 
 #[cfg(test)]
