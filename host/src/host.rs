@@ -296,6 +296,7 @@ impl Fixed {
         loops.spawn(watcher.clone().claims());
         loops.spawn(watcher.clone().timers());
         loops.spawn(watcher.clone().inbox());
+        loops.spawn(watcher.clone().chores());
         loops.spawn(watcher.clone().directory(self.programs.clone()));
         loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint)));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);

@@ -24,6 +24,8 @@ pub(crate) const DIRECTORY_MS: u64 = 500;
 const INBOX_MS_MAX: u64 = 500;
 /// Shortest wait, in milliseconds, when a look found nothing new.
 const INBOX_MS_MIN: u64 = 10;
+/// How often to keep house, in milliseconds: partitions are made weeks ahead.
+const CHORES_MS: u64 = 3_600_000;
 /// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
 const TIMERS_MS_MAX: u64 = 30_000;
 
@@ -187,6 +189,18 @@ impl Watcher {
             if self.inputs.send(Input::Redeployed).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Keeps house: partitions for the weeks to come, no leases of hosts long dead.
+    pub(crate) async fn chores(self) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(CHORES_MS));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let partitions = || self.ledger.ensure_partitions(ambient::now_ms());
+            until_answered("making partitions", partitions).await;
+            until_answered("forgetting dead hosts", || self.ledger.forget_dead()).await;
         }
     }
 

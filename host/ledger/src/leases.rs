@@ -123,7 +123,7 @@ impl Ledger {
         Ok(dead.into_iter().map(HostId).collect())
     }
 
-    /// Forgets dead hosts that own nothing open and have no unread messages; how many. May be
+    /// Forgets hosts that have been dead for an hour and own nothing open; how many. May be
     /// repeated. Called now and then, so that restarts do not pile up rows.
     pub async fn forget_dead(&self) -> Result<u64, LedgerError> {
         let forgotten = sqlx::query(

@@ -139,8 +139,8 @@ fn a_folder_in_use_is_refused() {
     drop(Cluster::start(options).unwrap());
 }
 
-#[test]
-fn a_stale_process_number_that_belongs_to_someone_else_is_no_obstacle() {
+#[tokio::test]
+async fn a_stale_process_number_that_belongs_to_someone_else_is_no_obstacle() {
     let dir = open_tempdir();
     let options = ClusterOptions::new(dir.path().join("pg"));
     let cluster = Cluster::start(options.clone()).unwrap();
@@ -161,7 +161,7 @@ fn a_stale_process_number_that_belongs_to_someone_else_is_no_obstacle() {
     let started = Cluster::start(options);
     stranger.kill().unwrap();
     stranger.wait().unwrap();
-    drop(started.unwrap());
+    execute(&started.unwrap().url(), "select 1").await;
 }
 
 #[tokio::test]

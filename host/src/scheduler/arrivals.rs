@@ -7,7 +7,7 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Chain, Event, Failure, FailureKind, Fault, FaultKind, Message, Op, Run, RunId, RunStatus, Seq, limits,
 };
-use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, StatusChange};
+use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
 use uuid::Uuid;
 
 use super::activation::{stop_children, taken, tell_parent};
@@ -102,7 +102,8 @@ impl Scheduler {
             return;
         };
         let started_at_ms = rows[0].at_ms;
-        let calls = due_calls(&run, ambient::now_ms());
+        let now_ms = ambient::now_ms();
+        let (calls, retries) = (due_calls(&run, now_ms), retries_to_come(&run, now_ms));
         self.insert(facts, program, run, input);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.started_at_ms = started_at_ms;
@@ -112,6 +113,12 @@ impl Scheduler {
             return;
         }
         slot.guest = Guest::Cold(rows);
+        if !retries.is_empty() {
+            // Set once more: a host whose clock was ahead of ours may have taken them for fired.
+            let mut append = Append::new(slot.facts.scope, id);
+            append.timers = retries;
+            self.send(id, append, |_| {});
+        }
         for op in calls {
             self.enqueue_attempt(id, op);
         }
@@ -369,6 +376,17 @@ fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
         _ => false,
     });
     due.map(|(op, _)| op).collect()
+}
+
+/// Timers of the calls that wait for a later retry.
+fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+    let later = run.open_ops().filter_map(|(op, open)| match open {
+        OpenOp::Activity { retry_at_ms: Some(due_ms), .. } if *due_ms > now_ms => {
+            Some(NewTimer { run: run.id(), op, due_ms: *due_ms, purpose: Purpose::Retry.tag() })
+        }
+        _ => None,
+    });
+    later.collect()
 }
 
 /// Closes a run that cannot be led along: with the row that says so, if its ledger takes one.
