@@ -1,6 +1,8 @@
 //! Everything a client can ask of a host, without HTTP: the API translates requests into these calls
 //! and errors into problem documents; nothing below knows of sockets.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,12 +11,14 @@ use std::time::Duration;
 use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
 use backstitch_core::{Digest, HostId, Json, Kind, Message, Row, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::{
-    ComponentKind as Offers, Deployment, Ledger, LedgerError, NewComponent, Notifier, Page, Posted,
-    RunFilter, RunInfo, RunRef, RunSummary,
+    ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, Posted, RunFilter, RunInfo,
+    RunRef, RunSummary,
 };
-use backstitch_sandbox::{ComponentKind, Described, LoadError, Program, Refused, WorkflowProgram};
+use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
 use tokio::sync::{broadcast, oneshot, watch};
 
+pub use self::error::ServiceError;
+use self::error::{away, between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
 use crate::host::Term;
 use crate::programs::Programs;
 use crate::scheduler::{Counters, Facts, Input, Start};
@@ -23,62 +27,6 @@ use crate::views::{
     RunListView, RunView, StartedView, WaitView,
 };
 use crate::{ambient, retrace};
-
-/// What a client got wrong, or what the host cannot do right now. Codes are stable.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// A component that cannot be deployed: 422.
-    #[error("{message}")]
-    Unfit {
-        /// For programs.
-        code: &'static str,
-        /// What is wrong and what to do.
-        message: String,
-    },
-    /// The request itself is wrong: 400.
-    #[error("{message}")]
-    Invalid {
-        /// For programs.
-        code: &'static str,
-        /// What is wrong and what to do.
-        message: String,
-    },
-    /// Something named does not exist: 404.
-    #[error("{message}")]
-    NotFound {
-        /// For programs.
-        code: &'static str,
-        /// What is missing and what to do.
-        message: String,
-    },
-    /// The request contradicts what is there: 409.
-    #[error("{message}")]
-    Conflict {
-        /// For programs.
-        code: &'static str,
-        /// What it contradicts and what to do.
-        message: String,
-    },
-    /// Larger than a limit: 413.
-    #[error("{message}")]
-    TooLarge {
-        /// For programs.
-        code: &'static str,
-        /// Which limit and what to do.
-        message: String,
-    },
-    /// Postgres does not answer or does not take writes, or the host is stopping: 503, try again.
-    #[error("{message}")]
-    Unavailable {
-        /// For programs.
-        code: &'static str,
-        /// What is wrong and what to do.
-        message: String,
-    },
-    /// A mistake of ours: 500. The text is for the log, not for the client.
-    #[error("{0}")]
-    Internal(String),
-}
 
 /// A run to be started.
 #[derive(Clone, Debug)]
@@ -620,23 +568,6 @@ fn shown(text: &str) -> Option<Json> {
     Json::new(text).ok()
 }
 
-fn invalid(code: &'static str, message: String) -> ServiceError {
-    ServiceError::Invalid { code, message }
-}
-
-fn unfit(code: &'static str, message: String) -> ServiceError {
-    ServiceError::Unfit { code, message }
-}
-
-fn internal(error: &dyn std::fmt::Display) -> ServiceError {
-    ServiceError::Internal(error.to_string())
-}
-
-fn unknown_run(id: &str) -> ServiceError {
-    let message = format!("there is no run {id:?}; `backstitch run list` shows what there is");
-    ServiceError::NotFound { code: "unknown-run", message }
-}
-
 /// Why the database has not taken writes for longer than a client should wait.
 fn lasting_outage(term: &Term) -> Option<Arc<str>> {
     let (since, reason) = term.outage()?;
@@ -649,46 +580,5 @@ async fn until_outage_lasts(term: &Term) -> Arc<str> {
             return reason;
         }
         tokio::time::sleep(OUTAGE_POLL).await;
-    }
-}
-
-fn away(reason: &str, consequence: &str) -> ServiceError {
-    let message = format!("the database does not take writes ({reason}); {consequence}");
-    ServiceError::Unavailable { code: "database-unavailable", message }
-}
-
-fn between_terms() -> ServiceError {
-    let message = "the host is stopping, or has lost its lease and is registering again; try again";
-    ServiceError::Unavailable { code: "host-not-ready", message: message.to_owned() }
-}
-
-fn refused(refused: Refused) -> ServiceError {
-    let (code, message) = (refused.code(), refused.to_string());
-    match refused {
-        Refused::TooLarge { .. } => ServiceError::TooLarge { code, message },
-        _ => ServiceError::Unfit { code, message },
-    }
-}
-
-fn unloadable(error: LoadError) -> ServiceError {
-    match error {
-        LoadError::Fetch { .. } => {
-            ServiceError::Unavailable { code: "database-unavailable", message: error.to_string() }
-        }
-        error if error.is_final() => {
-            ServiceError::Unfit { code: "does-not-load", message: error.to_string() }
-        }
-        error => internal(&error),
-    }
-}
-
-impl From<LedgerError> for ServiceError {
-    fn from(error: LedgerError) -> Self {
-        if error.is_transient() {
-            let message = format!("{error}; nothing was changed that was not confirmed, try again later");
-            Self::Unavailable { code: "database-unavailable", message }
-        } else {
-            Self::Internal(error.to_string())
-        }
     }
 }
