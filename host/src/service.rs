@@ -470,9 +470,14 @@ impl Service {
         }
     }
 
+    /// Who a run is, without its payloads.
     async fn find_id(&self, scope: Scope, id: &str) -> Result<RunId, ServiceError> {
-        // A run id is looked up like a workflow id: only so is it known to be of this tenant.
-        Ok(self.find(scope, id).await?.summary.run)
+        let found = match id.parse::<RunId>() {
+            // Its status is asked for only to know that it is there and of this tenant.
+            Ok(run) => self.ledger.run_status(scope, run).await?.map(|_| run),
+            Err(_) => self.ledger.run_id(scope, RunRef::WorkflowId(id)).await?,
+        };
+        found.ok_or_else(|| unknown_run(id))
     }
 
     async fn find(&self, scope: Scope, id: &str) -> Result<RunInfo, ServiceError> {

@@ -12,7 +12,7 @@ use backstitch_ledger::{Append, Close, NewItem, NewTimer, StatusChange};
 use backstitch_sandbox::Stopped;
 
 use super::slot::{Facts, Guest, Purpose};
-use super::{Child, Scheduler, begin_run};
+use super::{Child, Scheduler, begin_run, full};
 use crate::ambient;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
@@ -136,8 +136,7 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
         if !slot.run.has_room(commands.len() + 1, bytes) {
-            let message = "the run's ledger is full; have the workflow continue as new before it is";
-            return self.park(id, &Fault::new(FaultKind::Limit, message));
+            return self.park(id, &full());
         }
         slot.guest = Guest::Idle(guest);
         let mut append = Append::new(slot.facts.scope, id);
@@ -390,9 +389,8 @@ impl Scheduler {
         slot.stale = true;
         slot.attempts.clear();
         self.warm.pop(&id);
-        let json = serde_json::to_string(fault).expect("a fault is plain text");
         let mut append = Append::new(slot.facts.scope, id);
-        append.status = Some(StatusChange::Park { fault: json.into() });
+        append.status = Some(parking(fault));
         self.send(id, append, |pending| pending.closes = true);
         self.advance(id);
     }
@@ -416,6 +414,12 @@ impl Scheduler {
             }
         }
     }
+}
+
+/// What the `runs` table says about a run that is parked.
+pub(super) fn parking(fault: &Fault) -> StatusChange {
+    let json = serde_json::to_string(fault).expect("a fault is plain text");
+    StatusChange::Park { fault: json.into() }
 }
 
 /// What the parent of a run that closes hears of it.

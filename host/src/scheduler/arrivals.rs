@@ -10,7 +10,7 @@ use backstitch_core::{
 use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
 use uuid::Uuid;
 
-use super::activation::{stop_children, taken, tell_parent};
+use super::activation::{parking, stop_children, taken, tell_parent};
 use super::slot::{Guest, Purpose, Request, Slot};
 use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler};
 use crate::guests::Ahead;
@@ -161,9 +161,8 @@ impl Scheduler {
             self.release(&slot);
         }
         tracing::error!(run = %id, kind = %fault.kind, message = fault.message, "a run cannot be loaded; it is parked");
-        let json = serde_json::to_string(fault).expect("a fault is plain text");
         let mut append = Append::new(facts.scope, id);
-        append.status = Some(StatusChange::Park { fault: json.into() });
+        append.status = Some(parking(fault));
         let mut terminated = None;
         for arrival in &arrivals {
             let Arrival::Message(item, _) = arrival else { continue };

@@ -332,7 +332,9 @@ impl Scheduler {
 
     /// Whether a drain was asked for and nothing is on its way.
     fn is_drained(&mut self) -> bool {
-        let idle = self.pending.is_empty()
+        // First, for it is asked every turn: the rest looks at every run in memory.
+        let idle = self.draining.is_some()
+            && self.pending.is_empty()
             && self.outbox.is_empty()
             && self.running() == 0
             && !self.slots.values().any(|slot| matches!(slot.guest, slot::Guest::Busy));
@@ -514,8 +516,7 @@ impl Scheduler {
                     for (_, item) in &append.inbox_done {
                         self.consuming.remove(item);
                     }
-                    let message = "the run's ledger is full; have the workflow continue as new before it is";
-                    return self.park(id, &Fault::new(FaultKind::Limit, message));
+                    return self.park(id, &full());
                 }
                 if !matches!(event, Event::AttemptFailed { .. }) {
                     slot.ahead.push_back(Ahead { seq: row.seq, at_ms: row.at_ms, event });
@@ -527,6 +528,12 @@ impl Scheduler {
         }
         self.send(id, append, |pending| pending.guard = guard);
     }
+}
+
+/// Why a run whose ledger has no room left is parked.
+fn full() -> Fault {
+    let message = "the run's ledger is full; have the workflow continue as new before it is";
+    Fault::new(FaultKind::Limit, message)
 }
 
 /// A message that this host has sent, as its inbox will show it.
