@@ -17,6 +17,10 @@ mod steps;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// The same as in the program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(about = "Measures a host on a real Postgres, and the floor beside it")]
 struct Args {

@@ -4,7 +4,7 @@
 //! [`export_workflows!`](crate::export_workflows) and
 //! [`export_activities!`](crate::export_activities) in the author's crate, and only there do the
 //! worlds' exports enter a component: linking the SDK alone exports nothing and imports only what is
-//! called. The only unsafe code of the SDK is what `wit-bindgen` generates here.
+//! called. Beside the allocator, the only unsafe code of the SDK is what `wit-bindgen` generates here.
 
 #![allow(missing_docs, unreachable_pub, unsafe_code, clippy::all)]
 

@@ -65,6 +65,8 @@
 //! `backstitch build` compiles it and turns the module into a component.
 
 pub mod activity;
+#[cfg(all(target_family = "wasm", feature = "allocator"))]
+mod alloc;
 mod ambient;
 mod bindings;
 mod command;

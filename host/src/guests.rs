@@ -1,15 +1,30 @@
 //! The threads that run guests. They hold no state: a job brings the instance, or all that is needed
 //! to make one, and the result takes it back, so any thread may run any run's next activation.
 //!
+//! A call that nobody outside can notice is carried out on the spot: its row and the row of its
+//! outcome then go to the ledger together.
+//!
 //! Called by the scheduler, which never has two jobs of one run out at a time.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq, Status};
+use backstitch_core::{Command, Event, Failure, Json, Op, Replay, RunId, Seq, Status};
 use backstitch_sandbox::{Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use crossbeam_channel::Receiver;
 
-use crate::crash;
+use crate::programs::Programs;
+use crate::scheduler::Facts;
+use crate::{ambient, attempt, crash};
+
+/// Carries out calls on the thread of the guest that makes them.
+#[derive(Clone)]
+pub(crate) struct AtOnce {
+    /// Who serves them.
+    pub(crate) programs: Programs,
+    /// How long the calls of one activation may take, before they are left to the scheduler.
+    pub(crate) bound: Duration,
+}
 
 /// A committed row that lies ahead of a guest.
 #[derive(Clone, Debug)]
@@ -26,11 +41,9 @@ pub(crate) struct Ahead {
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// The run.
-    pub(crate) run: RunId,
+    pub(crate) facts: Arc<Facts>,
     /// The code it is pinned to.
     pub(crate) program: WorkflowProgram,
-    /// Which workflow of the component.
-    pub(crate) workflow: Arc<str>,
     /// Its input.
     pub(crate) input: Json,
     /// When row 0 was recorded.
@@ -55,7 +68,7 @@ pub(crate) enum Job {
         /// Comes back in [`Activated`].
         turn: u64,
         /// The run.
-        run: RunId,
+        facts: Arc<Facts>,
         /// The guest.
         guest: Box<WorkflowInstance>,
         /// The outcomes that it has not had.
@@ -91,6 +104,8 @@ pub(crate) struct Done {
     pub(crate) commands: Vec<(Op, Command, bool)>,
     /// How it ended.
     pub(crate) status: Status,
+    /// First attempts of activities among the commands that were made already.
+    pub(crate) outcomes: Vec<(Op, Result<Json, Failure>)>,
 }
 
 /// Why there is no guest any more.
@@ -105,43 +120,86 @@ pub(crate) enum Undone {
 pub(crate) fn spawn(
     count: usize,
     jobs: &Receiver<Job>,
+    at_once: &AtOnce,
     deliver: impl Fn(Activated) + Clone + Send + 'static,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
     (0..count)
         .map(|index| {
-            let (jobs, deliver) = (jobs.clone(), deliver.clone());
+            let (jobs, at_once, deliver) = (jobs.clone(), at_once.clone(), deliver.clone());
             std::thread::Builder::new()
                 .name(format!("guests-{index}"))
-                .spawn(move || jobs.iter().for_each(|job| deliver(run(job))))
+                .spawn(move || jobs.iter().for_each(|job| deliver(run(job, &at_once))))
         })
         .collect()
 }
 
-fn run(job: Job) -> Activated {
+fn run(job: Job, at_once: &AtOnce) -> Activated {
     match job {
         Job::Begin { turn, origin, rows, check } => {
-            let run = origin.run;
+            let facts = Arc::clone(&origin.facts);
             let result = match begin(&origin, &rows) {
-                Ok(mut guest) => activate(&mut guest).and_then(|did| {
+                Ok(guest) => {
                     let check = check.then_some(Check { origin, rows });
-                    check.map_or(Ok(()), |check| repeats(&check, &did)).map(|()| done(guest, did))
-                }),
+                    go_on(guest, check, &facts, at_once)
+                }
                 Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
                 Err(Unstarted::NoRoom) => {
                     Err(Undone::NoRoom(Box::new(Job::Begin { turn, origin, rows, check })))
                 }
             };
-            Activated { run, turn, result }
+            Activated { run: facts.run, turn, result }
         }
-        Job::Resume { turn, run, mut guest, rows, check } => {
+        Job::Resume { turn, facts, mut guest, rows, check } => {
             for Ahead { seq, at_ms, event } in rows {
                 guest.replay().lay(seq, at_ms, event);
             }
-            let result = activate(&mut guest).and_then(|did| {
-                check.map_or(Ok(()), |check| repeats(&check, &did)).map(|()| done(guest, did))
-            });
-            Activated { run, turn, result }
+            Activated { run: facts.run, turn, result: go_on(guest, check, &facts, at_once) }
         }
+    }
+}
+
+fn go_on(
+    mut guest: Box<WorkflowInstance>,
+    check: Option<Check>,
+    facts: &Facts,
+    at_once: &AtOnce,
+) -> Result<Done, Undone> {
+    let did = activate(&mut guest)?;
+    if let Some(check) = check {
+        repeats(&check, &did)?;
+    }
+    let Did { commands, status, .. } = did;
+    let outcomes = match status {
+        Status::Blocked => at_once.carry_out(&commands, facts),
+        _ => Vec::new(),
+    };
+    Ok(Done { guest, commands, status, outcomes })
+}
+
+impl AtOnce {
+    /// Carries out the calls among `commands` that leave no trace if this host dies before their rows
+    /// are written.
+    fn carry_out(&self, commands: &[(Op, Command, bool)], facts: &Facts) -> Vec<(Op, Result<Json, Failure>)> {
+        let begun = Instant::now();
+        let mut outcomes = Vec::new();
+        for (op, command, open) in commands {
+            let Command::ScheduleActivity { name, input, options } = command else { continue };
+            if !open || begun.elapsed() >= self.bound {
+                continue;
+            }
+            let program = self.programs.activity_at_hand(facts.scope, options.queue(), name);
+            let Some(program) = program else { continue };
+            let now_ms = ambient::now_ms();
+            let due = attempt::Due::new(options, now_ms, now_ms);
+            let call = due.call(facts, *op, name, input, 1, now_ms);
+            crash::point("activity-during");
+            if let Some(outcome) = program.try_at_once(&call) {
+                attempt::log(&call);
+                crash::point("activity-done");
+                outcomes.push((*op, outcome.map_err(Failure::clipped)));
+            }
+        }
+        outcomes
     }
 }
 
@@ -152,18 +210,15 @@ struct Did {
     fuel: u64,
 }
 
-fn done(guest: Box<WorkflowInstance>, did: Did) -> Done {
-    Done { guest, commands: did.commands, status: did.status }
-}
-
 /// A fresh guest at the start of its ledger.
 fn begin(origin: &Origin, rows: &[Ahead]) -> Result<Box<WorkflowInstance>, Unstarted> {
-    let mut replay = Replay::new(origin.run, origin.started_at_ms);
+    let Facts { run, workflow, .. } = &*origin.facts;
+    let mut replay = Replay::new(*run, origin.started_at_ms);
     for Ahead { seq, at_ms, event } in rows {
         replay.lay(*seq, *at_ms, event.clone());
     }
-    let workflow = Arc::clone(&origin.workflow);
-    WorkflowInstance::new(&origin.program, replay, origin.run, workflow, origin.input.clone()).map(Box::new)
+    let (workflow, input) = (Arc::clone(workflow), origin.input.clone());
+    WorkflowInstance::new(&origin.program, replay, *run, workflow, input).map(Box::new)
 }
 
 fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {

@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::guests::AtOnce;
 use crate::programs::Programs;
 use crate::retry::until_answered;
 use crate::scheduler::{self, Counters, Input, Inputs, Scheduler, Tools};
@@ -49,6 +50,9 @@ pub struct HostConfig {
     pub activities_max: usize,
     /// Threads that run guests.
     pub guest_threads: usize,
+    /// How long the calls of one activation may be carried out on its thread, before other guests get
+    /// their turn; the rest of them is carried out in the ordinary way. 0: all of them.
+    pub at_once_ms: u64,
     /// Appends that are committed in one statement; 1 is a transaction for each.
     pub batch_max: usize,
     /// A host that is known to be dead, whose runs need not wait for its lease to run out.
@@ -68,6 +72,7 @@ impl HostConfig {
             warm_runs_max: limits::WARM_RUNS_MAX,
             activities_max: limits::ACTIVITIES_RUNNING_MAX,
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
+            at_once_ms: limits::CALLS_AT_ONCE_MS,
             batch_max: limits::BATCH_APPENDS_MAX,
             predecessor: None,
             check_activations: false,
@@ -162,7 +167,8 @@ impl Host {
         let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
         let (done, _) = watch::channel(None::<Inputs>);
         let scheduler = done.clone();
-        let threads = guests::spawn(config.guest_threads, &jobs_waiting, move |activated| {
+        let at_once = AtOnce { programs: programs.clone(), bound: Duration::from_millis(config.at_once_ms) };
+        let threads = guests::spawn(config.guest_threads, &jobs_waiting, &at_once, move |activated| {
             // Between two terms nobody wants it: the run is read from its ledger again.
             let inputs = scheduler.borrow().clone();
             if let Some(inputs) = inputs {

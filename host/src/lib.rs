@@ -4,6 +4,7 @@
 
 pub mod ambient;
 pub mod api;
+mod attempt;
 pub mod cli;
 pub mod componentize;
 pub mod config;

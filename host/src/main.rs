@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// The system's allocator took 8 % of a durable step's CPU; this one half of that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     backstitch::cli::main(std::env::args_os())
 }

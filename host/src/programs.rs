@@ -24,12 +24,16 @@ use crate::{crash, retry};
 /// Components whose code is kept mapped. Each costs address space, and memory as far as it is run.
 const PROGRAMS_LOADED_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
 
+/// Which component serves a name.
+type Names = HashMap<Arc<str>, Digest>;
+
 /// The names of all tenants of a shard.
 #[derive(Debug, Default)]
 struct Directory {
     counter: i64,
     workflows: HashMap<(TenantId, Arc<str>), Digest>,
-    activities: HashMap<(TenantId, Arc<str>, Arc<str>), Digest>,
+    /// By tenant, task queue and name.
+    activities: HashMap<TenantId, HashMap<Arc<str>, Names>>,
 }
 
 /// Components of one host. Cheap to clone: all clones are one.
@@ -73,8 +77,9 @@ impl Programs {
                     directory.workflows.insert((scope.tenant, name), deployment.digest);
                 }
                 Offers::Activities => {
-                    let key = (scope.tenant, deployment.task_queue.into(), name);
-                    directory.activities.insert(key, deployment.digest);
+                    let queues = directory.activities.entry(scope.tenant).or_default();
+                    let queue = queues.entry(deployment.task_queue.into()).or_default();
+                    queue.insert(name, deployment.digest);
                 }
             }
         }
@@ -92,8 +97,16 @@ impl Programs {
     }
 
     /// The component that serves an activity now.
-    pub(crate) fn activity(&self, scope: Scope, queue: &str, name: &Arc<str>) -> Option<Digest> {
-        self.directory().activities.get(&(scope.tenant, queue.into(), Arc::clone(name))).copied()
+    pub(crate) fn activity(&self, scope: Scope, queue: &str, name: &str) -> Option<Digest> {
+        self.directory().activities.get(&scope.tenant)?.get(queue)?.get(name).copied()
+    }
+
+    /// The same, if it is in memory.
+    pub(crate) fn activity_at_hand(&self, scope: Scope, queue: &str, name: &str) -> Option<ActivityProgram> {
+        match self.cached(self.activity(scope, queue, name)?) {
+            Some(Program::Activity(program)) => Some(program),
+            _ => None,
+        }
     }
 
     /// Names of the workflows that are served now, sorted.

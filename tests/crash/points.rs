@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 
 use backstitch::crash::POINTS;
+use backstitch_core::limits;
 use futures::{FutureExt as _, StreamExt as _};
 
 use crate::load::{self, Started, check_attempts, deployed_database, options, overdue};
@@ -14,17 +15,19 @@ use crate::support::{TestHost, connect};
 enum Who {
     /// The host that was given the load. Another one finishes it.
     Owner,
+    /// The same, but it carries out no call on the thread of the guest that makes it.
+    Waiting,
     /// The host that takes the load over from one that was killed. A third one finishes it.
     Heir,
     /// The host that was given the load; it loses a reply, lives on and finishes it itself.
     Survivor,
 }
 
-use Who::{Heir, Owner, Survivor};
+use Who::{Heir, Owner, Survivor, Waiting};
 
 /// Each point with the visit at which it strikes: early, and in the thick of it where that is another place.
 /// A load makes at least a statement for each start, and four more for the last order.
-const CASES: [(&str, &str, Who); 21] = [
+const CASES: [(&str, &str, Who); 26] = [
     ("claim-before", "1", Heir),
     ("claim-before", "2", Heir),
     ("claim-after", "1", Heir),
@@ -43,8 +46,13 @@ const CASES: [(&str, &str, Who); 21] = [
     ("append-after", "7", Owner),
     ("append-after", "12", Owner),
     ("activity-during", "9", Owner),
+    ("activity-during", "9", Waiting),
     ("activity-done", "1", Owner),
     ("activity-done", "9", Owner),
+    ("activity-done", "1", Waiting),
+    ("activity-done", "9", Waiting),
+    ("append-sent", "12", Waiting),
+    ("append-after", "12", Waiting),
     ("lease-renewal", "4", Owner),
 ];
 
@@ -72,8 +80,9 @@ async fn check((point, visit, who): (&str, &str, Who)) {
     let database = deployed_database().await;
     let crashing = || options(&database).crash(format!("{point}:{visit}"));
     match who {
-        Owner => {
-            let mut owner = TestHost::start(crashing()).await;
+        Owner | Waiting => {
+            let at_once_ms = if who == Waiting { 0 } else { limits::CALLS_AT_ONCE_MS };
+            let mut owner = TestHost::start(crashing().arg(format!("--at-once-ms={at_once_ms}"))).await;
             let started = load::start(&owner).await;
             owner.crashed().await;
             finish(&database, vec![(owner, BTreeSet::new())], &started).await;

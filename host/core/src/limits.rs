@@ -118,6 +118,9 @@ pub const CACHE_FILES_MAX: usize = 1_000;
 /// near 10,000; the others are replayed when something happens to them.
 pub const WARM_RUNS_MAX: usize = 5_000;
 
+/// How long the calls of one activation may be carried out on the thread of its guest, which other
+/// guests wait for. A thousand small calls fit.
+pub const CALLS_AT_ONCE_MS: u64 = 10;
 /// Activity attempts running at once in one host.
 pub const ACTIVITIES_RUNNING_MAX: usize = 256;
 

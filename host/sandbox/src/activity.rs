@@ -4,8 +4,13 @@
 //! one is stopped at its deadline as a sleeping one is. Whatever it does ends as a
 //! [`Failure`] of that attempt, because only its retry policy knows what that means; a [`Fault`] is
 //! for a component that cannot be run at all.
+//!
+//! A component that asks for nothing of WASI cannot be seen from outside while it runs. Its attempt
+//! may be made at once, on the thread of the guest that called, and thrown away if it takes more than
+//! a moment: see [`ActivityProgram::try_at_once`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backstitch_core::command::FailureKind;
@@ -13,8 +18,8 @@ use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, fault as text,
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
-use wasmtime::component::{HasData, Linker, ResourceTable};
-use wasmtime::{Store, UpdateDeadline};
+use wasmtime::component::{ComponentExportIndex, HasData, InstancePre, Linker, ResourceTable};
+use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
@@ -36,7 +41,29 @@ use crate::world::activity::{Activity, ActivityPre, Context};
 #[derive(Clone)]
 pub struct ActivityProgram {
     pre: ActivityPre<Guest>,
+    /// If it links against nothing.
+    secluded: Option<Arc<Secluded>>,
 }
+
+/// A component without a way out.
+struct Secluded {
+    pre: InstancePre<Budget>,
+    /// Its export `invoke`.
+    invoke: ComponentExportIndex,
+    /// Attempts that are not tried at once, because one before them took too long.
+    to_skip: AtomicU32,
+}
+
+/// What `invoke` takes, and what it gives.
+type Invocation<'a> = (&'a str, &'a str, &'a Context);
+type InvocationResult = Result<String, world::types::Failure>;
+
+/// After an attempt that took too long, so many others of its component are not tried at once: what a
+/// spinning component costs its callers' threads is divided by this.
+const SKIPPED_AFTER_OVERRUN: u32 = 1_000;
+
+/// Ticks of the epoch that an attempt may take at once; the first is under way already.
+const TICKS_AT_ONCE: u64 = 2;
 
 /// One attempt.
 #[derive(Clone, Debug)]
@@ -70,6 +97,17 @@ impl ActivityContext {
     /// The same for every attempt of one call.
     pub fn idempotency_key(&self) -> String {
         format!("{}:{}", self.run_id, self.op)
+    }
+
+    fn lower(&self) -> Context {
+        Context {
+            run_id: self.run_id.to_string(),
+            workflow_id: self.workflow_id.to_string(),
+            op: self.op.0,
+            attempt: self.attempt,
+            idempotency_key: self.idempotency_key(),
+            deadline_ms: self.deadline_ms,
+        }
     }
 }
 
@@ -117,7 +155,30 @@ impl ActivityProgram {
     pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
-        Ok(Self { pre: ActivityPre::new(linker.instantiate_pre(component)?)? })
+        let pre = ActivityPre::new(linker.instantiate_pre(component)?)?;
+        Ok(Self { pre, secluded: Secluded::link(component).map(Arc::new) })
+    }
+
+    /// Makes an attempt on this thread, if that takes no more than a moment: [`EPOCH_TICK`] to twice
+    /// that. None: it has to be invoked in the ordinary way. Nobody can tell that this was tried,
+    /// because nothing is offered to the component that it could be seen by.
+    ///
+    /// [`EPOCH_TICK`]: crate::engine::EPOCH_TICK
+    pub fn try_at_once(&self, call: &ActivityCall) -> Option<Result<Json, Failure>> {
+        let secluded = self.secluded.as_ref()?;
+        let skip = |left: u32| left.checked_sub(1);
+        if secluded.to_skip.fetch_update(Ordering::Relaxed, Ordering::Relaxed, skip).is_ok() {
+            return None;
+        }
+        match secluded.attempt(call) {
+            Ok(outcome) => Some(outcome_of(outcome)),
+            Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {
+                secluded.to_skip.store(SKIPPED_AFTER_OVERRUN, Ordering::Relaxed);
+                None
+            }
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => None,
+            Err(error) => Some(Err(trapped(&error))),
+        }
     }
 
     /// Asks the component what it holds, within the time of an ordinary attempt.
@@ -164,16 +225,9 @@ impl ActivityProgram {
         call: &ActivityCall,
         stdio: &SharedStdio,
         deadline: Instant,
-    ) -> wasmtime::Result<Result<String, world::types::Failure>> {
-        let context = Context {
-            run_id: call.context.run_id.to_string(),
-            workflow_id: call.context.workflow_id.to_string(),
-            op: call.context.op.0,
-            attempt: call.context.attempt,
-            idempotency_key: call.context.idempotency_key(),
-            deadline_ms: call.context.deadline_ms,
-        };
+    ) -> wasmtime::Result<InvocationResult> {
         let (mut store, instance) = self.instantiate(stdio, deadline).await?;
+        let context = call.context.lower();
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
@@ -186,10 +240,8 @@ impl ActivityProgram {
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
         let guest = Guest { wasi: None, stdio: stdio.clone(), table, budget };
-        let mut store = Store::new(self.pre.engine(), guest);
+        let mut store = bounded(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
-        store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
-        store.set_max_component_handles(limits::RESOURCES_MAX);
         store.set_epoch_deadline(1);
         // Tokio's timers alone would be late: a worker looks at them once in many turns, and a
         // spinning guest's turn lasts a whole tick.
@@ -199,6 +251,34 @@ impl ActivityProgram {
         let instance = self.pre.instantiate_async(&mut store).await?;
         Ok((store, instance))
     }
+}
+
+impl Secluded {
+    /// None: the component has a way out.
+    fn link(component: &Component) -> Option<Self> {
+        let pre = Linker::new(component.engine()).instantiate_pre(component).ok()?;
+        let invoke = component.get_export_index(None, "invoke")?;
+        Some(Self { pre, invoke, to_skip: AtomicU32::new(0) })
+    }
+
+    fn attempt(&self, call: &ActivityCall) -> wasmtime::Result<InvocationResult> {
+        let mut store = bounded(self.pre.engine(), Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX));
+        store.limiter(|budget| budget);
+        store.set_epoch_deadline(TICKS_AT_ONCE);
+        let instance = self.pre.instantiate(&mut store)?;
+        let invoke =
+            instance.get_typed_func::<Invocation<'_>, (InvocationResult,)>(&mut store, self.invoke)?;
+        let (outcome,) = invoke.call(&mut store, (&call.name, call.input.as_str(), &call.context.lower()))?;
+        Ok(outcome)
+    }
+}
+
+/// A store with the bounds that do not depend on what it carries.
+fn bounded<T: 'static>(engine: &Engine, data: T) -> Store<T> {
+    let mut store = Store::new(engine, data);
+    store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(limits::RESOURCES_MAX);
+    store
 }
 
 impl std::fmt::Debug for ActivityProgram {
@@ -257,7 +337,7 @@ fn in_time<T>(done: Result<wasmtime::Result<T>, Elapsed>) -> Option<wasmtime::Re
 }
 
 /// What the guest returned, if it is what the world promises.
-fn outcome_of(outcome: Result<String, world::types::Failure>) -> Result<Json, Failure> {
+fn outcome_of(outcome: InvocationResult) -> Result<Json, Failure> {
     let checked = match outcome {
         Ok(output) => world::json("the activity's output", output),
         Err(error) => match world::failure("the activity's failure", error) {

@@ -73,6 +73,35 @@ async fn a_spinning_attempt_ends_on_time_and_lets_others_work() {
 }
 
 #[tokio::test]
+async fn what_nobody_can_notice_is_tried_at_once() {
+    let sandbox = sandbox();
+    let echo = program(&sandbox, "", "(call $ok (local.get $input) (local.get $input-length))").await;
+    assert_eq!(echo.try_at_once(&call(5_000)), Some(Ok(Json::new("[1]").unwrap())));
+    let broken = program(&sandbox, "", "(unreachable)").await;
+    assert_eq!(broken.try_at_once(&call(5_000)).unwrap().unwrap_err().code, "trap");
+
+    // Randomness comes from outside, even if nobody draws any.
+    let text = include_str!("support/activity.wat")
+        .replacen(
+            "(component",
+            r#"(component (import "wasi:random/random@0.2.6" (instance (export "get-random-u64" (func (result u64)))))"#,
+            1,
+        )
+        .replace("{{functions}}", "")
+        .replace("{{invoke}}", "(call $ok (local.get $input) (local.get $input-length))");
+    let Program::Activity(random) = load(&sandbox, wat::parse_str(text).unwrap()).await else { panic!() };
+    assert_eq!(random.try_at_once(&call(5_000)), None);
+    assert_eq!(sandbox.invoke(&random, call(5_000)).await.unwrap(), Ok(Json::new("[1]").unwrap()));
+
+    // It is thrown away in no time at all, compared with its own time-out, and not tried again soon.
+    let spinning = program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await;
+    assert_eq!(spinning.try_at_once(&call(3_600_000)), None);
+    assert_eq!(spinning.try_at_once(&call(3_600_000)), None);
+    let ended = sandbox.invoke(&spinning, call(50)).await.unwrap();
+    assert_eq!(ended.unwrap_err().code, "start-to-close");
+}
+
+#[tokio::test]
 async fn whatever_an_attempt_does_is_a_failure_of_that_attempt() {
     let deeper = "(func $deeper (param i64) (result i64) (call $deeper (i64.add (call $deeper (local.get 0)) (i64.const 1))))";
     let cases = [

@@ -63,6 +63,9 @@ struct HostArgs {
     /// Activity attempts running at once
     #[arg(long, default_value_t = limits::ACTIVITIES_RUNNING_MAX)]
     activities_max: usize,
+    /// How long the calls of one activation may be carried out on its thread, in ms
+    #[arg(long, hide = true, default_value_t = limits::CALLS_AT_ONCE_MS)]
+    at_once_ms: u64,
     /// Appends committed in one statement
     #[arg(long, hide = true, default_value_t = limits::BATCH_APPENDS_MAX)]
     batch_max: usize,
@@ -89,6 +92,7 @@ impl HostArgs {
             lease_ms: self.lease_ms,
             warm_runs_max: self.warm_runs_max,
             activities_max: self.activities_max.max(1),
+            at_once_ms: self.at_once_ms,
             batch_max: self.batch_max.max(1),
             check_activations: self.check_activations,
             ..HostConfig::new(database_url, compiler)

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    ActivityOptions, Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose,
-    RunId, RunStatus, Status,
+    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose, RunId, RunStatus,
+    Status,
 };
 use backstitch_ledger::{Append, Close, NewItem, NewTimer, StatusChange};
 use backstitch_sandbox::Stopped;
@@ -79,7 +79,7 @@ impl Scheduler {
                     history.clone()
                 });
                 let check = check.map(|rows| Check { origin: slot.origin(), rows });
-                Job::Resume { turn, run: id, guest, rows, check }
+                Job::Resume { turn, facts: Arc::clone(&slot.facts), guest, rows, check }
             }
             Guest::Evicted if ready > 0 && slot.unacked == 0 => {
                 slot.guest = Guest::Loading;
@@ -132,7 +132,7 @@ impl Scheduler {
 
     /// Records what a guest asked for, and starts it.
     fn accept(&mut self, id: RunId, done: Done) {
-        let Done { guest, commands, status } = done;
+        let Done { guest, commands, status, outcomes } = done;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
         if !slot.run.has_room(commands.len() + 1, bytes) {
@@ -143,6 +143,11 @@ impl Scheduler {
         let mut effects = Effects::default();
         if let Err(fault) = self.record(id, commands, &mut append, &mut effects) {
             return self.park(id, &fault);
+        }
+        for (op, outcome) in outcomes {
+            if let Err(fault) = self.made_at_once(id, op, outcome, &mut append, &mut effects) {
+                return self.park(id, &fault);
+            }
         }
         let is_blocked = matches!(status, Status::Blocked);
         match status {
@@ -176,6 +181,28 @@ impl Scheduler {
             self.warmed(id);
         }
         self.advance(id);
+    }
+
+    /// A first attempt whose outcome goes with its call.
+    fn made_at_once(
+        &mut self,
+        id: RunId,
+        op: Op,
+        outcome: Result<Json, Failure>,
+        append: &mut Append,
+        effects: &mut Effects,
+    ) -> Result<(), Fault> {
+        // In the order of their ops, both of them.
+        let Ok(place) = effects.calls.binary_search(&op) else { return Ok(()) };
+        effects.calls.remove(place);
+        self.tools.counters.activities_started.fetch_add(1, Ordering::Relaxed);
+        match self.judge(id, op, 1, outcome) {
+            Some((event, timer)) => {
+                append.timers.extend(timer);
+                self.lay(id, event, append)
+            }
+            None => Ok(()),
+        }
     }
 
     /// One row for each command, and what each sets in motion.
@@ -494,12 +521,4 @@ fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
         }
         _ => unreachable!("only closing events close a run"),
     }
-}
-
-/// The bound of one attempt, and of the whole call, in milliseconds since the epoch.
-pub(super) fn deadlines(options: &ActivityOptions, scheduled_at_ms: u64, now_ms: u64) -> (u64, Option<u64>) {
-    let attempt_ms = options.start_to_close_ms.unwrap_or(backstitch_core::limits::ACTIVITY_MS_DEFAULT);
-    let close_by = options.schedule_to_close_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
-    let until = now_ms.saturating_add(attempt_ms);
-    (close_by.map_or(until, |bound| until.min(bound)), close_by)
 }

@@ -3,22 +3,20 @@
 //! An attempt starts as soon as its call is on its way to the ledger: the row with its outcome goes
 //! after the call's row, so a guest never sees an outcome whose call is not durable. A host that dies
 //! in between leaves an attempt that nobody recorded; the next owner makes it again under the same
-//! idempotency key.
+//! idempotency key. Attempts that nobody outside can notice are made by the guest threads instead, ahead
+//! of both rows.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, FailureKind, Json, Op, RunId};
 use backstitch_ledger::NewTimer;
-use backstitch_sandbox::{ActivityCall, ActivityContext};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::activation::deadlines;
 use super::slot::{Attempt, Purpose};
 use super::{Input, Scheduler};
-use crate::{ambient, crash};
+use crate::{ambient, attempt, crash};
 
 impl Scheduler {
     /// Puts a call in line for its next attempt.
@@ -62,39 +60,28 @@ impl Scheduler {
             slot.attempts.remove(&op);
             return;
         };
-        let attempt = attempts + 1;
+        let number = attempts + 1;
         let now_ms = ambient::now_ms();
-        let (deadline_ms, close_by_ms) = deadlines(options, *scheduled_at_ms, now_ms);
+        let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
         let served = self.tools.programs.activity(slot.facts.scope, options.queue(), name);
         let Some(digest) = served else {
-            if close_by_ms.is_some_and(|bound| now_ms >= bound) {
+            if due.close_by_ms.is_some_and(|bound| now_ms >= bound) {
                 let failure = late(name, options.queue());
-                return self.attempted(id, op, attempt, Err(failure));
+                return self.attempted(id, op, number, Err(failure));
             }
             slot.attempts.insert(op, Attempt::Unserved);
             self.unserved.push((id, op));
             return;
         };
-        let call = ActivityCall {
-            name: Arc::clone(name),
-            input: input.clone(),
-            context: ActivityContext {
-                run_id: id,
-                workflow_id: Arc::clone(&slot.facts.workflow_id),
-                op,
-                attempt,
-                deadline_ms: Some(deadline_ms),
-            },
-            timeout: Duration::from_millis(deadline_ms.saturating_sub(now_ms)),
-        };
-        tracing::debug!(target: "backstitch::activity", run = %id, %op, attempt, name = &**name, "attempt");
+        let call = due.call(&slot.facts, op, name, input, number, now_ms);
+        attempt::log(&call);
         let (programs, scope, sender) = (self.tools.programs.clone(), slot.facts.scope, self.sender.clone());
         let task = tokio::spawn(async move {
             let outcome = programs.invoke(scope, digest, call).await;
             crash::point("activity-done");
             drop(turn);
             // The scheduler is gone only when nobody needs the outcome any more.
-            let _ = sender.send(Input::Attempted { run: id, op, attempt, outcome }).await;
+            let _ = sender.send(Input::Attempted { run: id, op, attempt: number, outcome }).await;
         });
         slot.attempts.insert(op, Attempt::Running(task.abort_handle()));
         let started = &self.tools.counters.activities_started;
@@ -103,35 +90,44 @@ impl Scheduler {
 
     /// An attempt ended.
     pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, outcome: Result<Json, Failure>) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.attempts.remove(&op);
-        let Some(OpenOp::Activity { options, scheduled_at_ms, attempts, .. }) = slot.run.open_op(op) else {
-            return;
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.attempts.remove(&op);
+        }
+        if let Some((event, timer)) = self.judge(id, op, attempt, outcome) {
+            self.outcome(id, event, None, |append| append.timers.extend(timer));
+        }
+    }
+
+    /// What the ledger says of an attempt that ended, and when the next one is due. None: nobody waits
+    /// for it.
+    pub(super) fn judge(
+        &self,
+        id: RunId,
+        op: Op,
+        attempt: u32,
+        outcome: Result<Json, Failure>,
+    ) -> Option<(Event, Option<NewTimer>)> {
+        let slot = self.slots.get(&id)?;
+        let OpenOp::Activity { options, scheduled_at_ms, attempts, .. } = slot.run.open_op(op)? else {
+            return None;
         };
         if attempts + 1 != attempt {
-            return;
+            return None;
         }
-        let now_ms = ambient::now_ms();
-        let (_, close_by_ms) = deadlines(options, *scheduled_at_ms, now_ms);
-        let policy = options.retry.clone().unwrap_or_default();
-        let verdict = match &outcome {
-            Ok(_) => Verdict::Final,
-            Err(failure) => policy.decide(attempt, failure, now_ms, close_by_ms),
+        let failure = match outcome {
+            Ok(output) => return Some((Event::ActivityClosed { op, attempt, outcome: Ok(output) }, None)),
+            Err(failure) => failure,
         };
-        match (outcome, verdict) {
-            (Err(failure), Verdict::RetryAt(retry_at_ms)) => {
-                let event = Event::AttemptFailed { op, attempt, failure, retry_at_ms };
-                self.outcome(id, event, None, |append| {
-                    append.timers.push(NewTimer {
-                        run: id,
-                        op,
-                        due_ms: retry_at_ms,
-                        purpose: Purpose::Retry.tag(),
-                    });
-                });
+        let now_ms = ambient::now_ms();
+        let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
+        let policy = options.retry.clone().unwrap_or_default();
+        Some(match policy.decide(attempt, &failure, now_ms, due.close_by_ms) {
+            Verdict::RetryAt(retry_at_ms) => {
+                let timer = NewTimer { run: id, op, due_ms: retry_at_ms, purpose: Purpose::Retry.tag() };
+                (Event::AttemptFailed { op, attempt, failure, retry_at_ms }, Some(timer))
             }
-            (outcome, _) => self.outcome(id, Event::ActivityClosed { op, attempt, outcome }, None, |_| {}),
-        }
+            Verdict::Final => (Event::ActivityClosed { op, attempt, outcome: Err(failure) }, None),
+        })
     }
 }
 

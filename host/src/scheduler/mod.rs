@@ -510,13 +510,22 @@ impl Scheduler {
         }
         let mut append = Append::new(slot.facts.scope, id);
         fill(&mut append);
+        if let Err(full) = self.lay(id, event, &mut append) {
+            for (_, item) in &append.inbox_done {
+                self.consuming.remove(item);
+            }
+            return self.park(id, &full);
+        }
+        self.send(id, append, |pending| pending.guard = guard);
+    }
+
+    /// Adds one outcome to an append, and lays it ahead of the guest. Fails if the run must be parked.
+    fn lay(&mut self, id: RunId, event: Event, append: &mut Append) -> Result<(), Fault> {
+        let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
         match slot.run.append(ambient::now_ms(), &event) {
             Ok(row) => {
                 if !slot.run.has_room(0, 0) {
-                    for (_, item) in &append.inbox_done {
-                        self.consuming.remove(item);
-                    }
-                    return self.park(id, &full());
+                    return Err(full());
                 }
                 if !matches!(event, Event::AttemptFailed { .. }) {
                     slot.ahead.push_back(Ahead { seq: row.seq, at_ms: row.at_ms, event });
@@ -526,7 +535,7 @@ impl Scheduler {
             // Callers look before they ask; if one did not, the ledger stays as it is.
             Err(illegal) => tracing::error!(run = %id, %illegal, "an event was not recorded"),
         }
-        self.send(id, append, |pending| pending.guard = guard);
+        Ok(())
     }
 }
 

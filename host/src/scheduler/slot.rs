@@ -153,9 +153,8 @@ impl Slot {
     /// What a fresh guest is made of.
     pub(super) fn origin(&self) -> Origin {
         Origin {
-            run: self.facts.run,
+            facts: Arc::clone(&self.facts),
             program: self.program.clone(),
-            workflow: Arc::clone(&self.facts.workflow),
             input: self.input.clone(),
             started_at_ms: self.started_at_ms,
         }

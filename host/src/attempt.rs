@@ -1,0 +1,58 @@
+//! What one attempt of an activity is told, and when its time is up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_core::{ActivityOptions, Json, Op, limits};
+use backstitch_sandbox::{ActivityCall, ActivityContext};
+
+use crate::scheduler::Facts;
+
+/// The bounds of an attempt that begins now, in milliseconds since the epoch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// Of this attempt.
+    pub(crate) deadline_ms: u64,
+    /// Of the whole call, if it has one.
+    pub(crate) close_by_ms: Option<u64>,
+}
+
+impl Due {
+    /// The bounds that follow from a call's options.
+    pub(crate) fn new(options: &ActivityOptions, scheduled_at_ms: u64, now_ms: u64) -> Self {
+        let attempt_ms = options.start_to_close_ms.unwrap_or(limits::ACTIVITY_MS_DEFAULT);
+        let close_by_ms = options.schedule_to_close_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
+        let until = now_ms.saturating_add(attempt_ms);
+        Self { deadline_ms: close_by_ms.map_or(until, |bound| until.min(bound)), close_by_ms }
+    }
+
+    /// The attempt, as the sandbox wants it.
+    pub(crate) fn call(
+        self,
+        facts: &Facts,
+        op: Op,
+        name: &Arc<str>,
+        input: &Json,
+        attempt: u32,
+        now_ms: u64,
+    ) -> ActivityCall {
+        ActivityCall {
+            name: Arc::clone(name),
+            input: input.clone(),
+            context: ActivityContext {
+                run_id: facts.run,
+                workflow_id: Arc::clone(&facts.workflow_id),
+                op,
+                attempt,
+                deadline_ms: Some(self.deadline_ms),
+            },
+            timeout: Duration::from_millis(self.deadline_ms.saturating_sub(now_ms)),
+        }
+    }
+}
+
+/// Says that an attempt is made. Crash tests count these lines.
+pub(crate) fn log(call: &ActivityCall) {
+    let ActivityContext { run_id, op, attempt, .. } = &call.context;
+    tracing::debug!(target: "backstitch::activity", run = %run_id, %op, attempt, name = &*call.name, "attempt");
+}
