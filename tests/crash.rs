@@ -2,7 +2,7 @@
 //!
 //! Everything here happens to real processes on a real Postgres. `points` has a host die at every named
 //! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away,
-//! `dev` does the same to the private one, `waiting` kills hosts whose runs only wait.
+//! `dev` does the same to the private one, `messages` is about what runs hear, `waiting` kills hosts whose runs only wait.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 #[path = "crash/dev.rs"]
@@ -11,6 +11,8 @@ mod dev;
 mod hosts;
 #[path = "crash/load.rs"]
 mod load;
+#[path = "crash/messages.rs"]
+mod messages;
 #[path = "crash/outages.rs"]
 mod outages;
 #[path = "crash/points.rs"]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use backstitch::service::SendSignal;
 use backstitch_core::{Json, RunStatus, Scope};
 use serde::Serialize;
 
@@ -62,7 +63,8 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
         times.push(took);
     }
     let rig = Rig::start(server.config(), &[]).await?;
-    rig.service.signal(Scope::DEFAULT, &run, "go", Json::null()).await?;
+    let go = SendSignal { name: "go".into(), payload: Json::null(), id: None };
+    rig.service.signal(Scope::DEFAULT, &run, go).await?;
     let view = rig.service.result(Scope::DEFAULT, &run, Duration::from_secs(60)).await?;
     ensure!(view.status == RunStatus::Completed, "{view:?}");
     rig.stop().await;

@@ -84,7 +84,7 @@ impl Rig {
 
     /// Starts one run.
     pub(crate) async fn start_run(&self, workflow: &str, input: &str) -> Result<RunId> {
-        let start = StartRun { workflow: workflow.to_owned(), workflow_id: None, input: Json::new(input)? };
+        let start = StartRun::new(workflow, None, Json::new(input)?);
         Ok(self.service.start(Scope::DEFAULT, start).await?.run.run_id)
     }
 

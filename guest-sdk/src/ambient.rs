@@ -54,6 +54,61 @@ pub fn patched(change_id: &str) -> bool {
     host::with(|host| host.patched(change_id))
 }
 
+/// Takes the place of [`patched`] once the old side is deleted: takes the mark of runs that have one,
+/// leaves none in new runs. Delete it too as soon as no open run has a mark.
+///
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// # async fn charge_with_receipt() {}
+/// backstitch_sdk::deprecate_patch("receipt-with-charge");
+/// charge_with_receipt().await;
+/// # Ok(()) }
+/// ```
+pub fn deprecate_patch(change_id: &str) {
+    host::with(|host| host.deprecate_patch(change_id));
+}
+
+/// What a run's ledger holds up to the event being handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistorySize {
+    /// Its rows. The host's bound is 200,000.
+    pub rows: u32,
+    /// Bytes of payloads that the workflow gave and was given. The host's bound is 256 MiB.
+    pub bytes: u64,
+}
+
+/// How long the ledger has become. See [`should_continue_as_new`].
+pub fn history_size() -> HistorySize {
+    let types::History { rows, bytes } = host::with(Host::history_size);
+    HistorySize { rows, bytes }
+}
+
+/// Whether a run that lives long had better continue as new at its next rest: long before the bounds,
+/// at 10,000 rows or 16 MiB, which a host replays in some ten milliseconds.
+///
+/// ```no_run
+/// # use backstitch_sdk::{Result, continue_as_new, should_continue_as_new, wait_for};
+/// # async fn example(mut total: u64) -> Result<()> {
+/// loop {
+///     total += wait_for::<u64>("payment").await?;
+///     if should_continue_as_new() {
+///         return continue_as_new(&total);
+///     }
+/// }
+/// # }
+/// ```
+pub fn should_continue_as_new() -> bool {
+    let HistorySize { rows, bytes } = history_size();
+    rows >= 10_000 || bytes >= 16 << 20
+}
+
+/// Whether the workflow is being led over old ground after a crash or an eviction. For logs and metrics
+/// alone, which [`log`] spares already: a workflow that decides by it diverges, and is parked.
+pub fn is_replaying() -> bool {
+    host::with(Host::is_replaying)
+}
+
 /// How much a log line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {

@@ -45,6 +45,7 @@ enum Of {
     Timer,
     Signal(String),
     Child(String),
+    Message,
 }
 
 impl<T> Pending<T> {
@@ -62,6 +63,24 @@ impl<T> Pending<T> {
     }
 }
 
+impl<T> Pending<T> {
+    /// Keeps the command from ending when the run is asked to cancel: what has to be finished all the
+    /// same. [`shielded`] does it for all commands of a clean-up.
+    ///
+    /// ```no_run
+    /// # async fn example() -> backstitch_sdk::Result<()> {
+    /// # use backstitch_sdk::{ActivityOptions, call_activity};
+    /// let receipt: String = call_activity("charge", &(995,), &ActivityOptions::default()).shielded().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn shielded(self) -> Self {
+        if let State::Open(op) = self.state {
+            crate::host::with(|host| host.shield(op));
+        }
+        self
+    }
+}
+
 impl<T: DeserializeOwned> Pending<T> {
     fn decode(&self, outcome: Outcome) -> Result<T> {
         let json = outcome.map_err(Error::from_failure)?;
@@ -71,6 +90,7 @@ impl<T: DeserializeOwned> Pending<T> {
                 Of::Child(name) => ("invalid-output", format!("the output of workflow `{name}`")),
                 Of::Signal(name) => ("invalid-signal", format!("the payload of signal `{name}`")),
                 Of::Timer => ("invalid-output", "the outcome of a timer".to_owned()),
+                Of::Message => ("invalid-output", "the outcome of a message".to_owned()),
             };
             let wanted = std::any::type_name::<T>();
             Error::application(code, format!("{source} is not a {wanted}: {error}")).non_retryable()
@@ -219,6 +239,36 @@ pub struct ChildHandle<T> {
 }
 
 impl<T> ChildHandle<T> {
+    /// Sends the child a signal. Done when the signal is durable in the child's inbox; fails with the
+    /// code `run-closed` if the child has ended.
+    ///
+    /// ```no_run
+    /// # use backstitch_sdk::{ChildOptions, Result, start_child_named};
+    /// # async fn example() -> Result<()> {
+    /// let child = start_child_named::<bool>("approval", &"order-1", ChildOptions::default());
+    /// child.signal("manager-approval", &true).await?;
+    /// let approved = child.result().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn signal(&self, name: &str, payload: &(impl Serialize + ?Sized)) -> Pending<()> {
+        match self.result.state {
+            State::Open(op) => signal_target(&types::Target::Child(op), name, payload),
+            _ => Pending::new(Of::Message, Err(not_started())),
+        }
+    }
+
+    /// Asks the child to cancel, and goes on waiting for what it comes to; dropping the handle asks
+    /// too, and waits for nothing.
+    pub fn cancel(&self) -> Pending<()> {
+        match self.result.state {
+            State::Open(op) => {
+                let target = types::Target::Child(op);
+                Pending::new(Of::Message, Ok(executor::schedule(|host| host.cancel_run(&target))))
+            }
+            _ => Pending::new(Of::Message, Err(not_started())),
+        }
+    }
+
     /// The child's output, or the failure it ended with.
     pub fn result(self) -> Pending<T> {
         self.result
@@ -227,6 +277,74 @@ impl<T> ChildHandle<T> {
     /// Lets the child go its own way; what becomes of it when this run closes is its [`ParentClose`].
     pub fn detach(self) {
         self.result.detach();
+    }
+}
+
+/// Sends a signal to the latest run of a workflow id, at most once however often this run is
+/// replayed. Done when the signal is durable in that run's inbox; fails with the code `unknown-run` or
+/// `run-closed`.
+///
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// backstitch_sdk::signal_workflow("warehouse-7", "stock-arrived", &("BOOK-834", 12)).await?;
+/// # Ok(()) }
+/// ```
+pub fn signal_workflow(workflow_id: &str, name: &str, payload: &(impl Serialize + ?Sized)) -> Pending<()> {
+    signal_target(&types::Target::Workflow(workflow_id.to_owned()), name, payload)
+}
+
+/// Asks the latest run of a workflow id to cancel. Done when the request is durable; fails as
+/// [`signal_workflow`] does.
+///
+/// ```no_run
+/// # async fn example() -> backstitch_sdk::Result<()> {
+/// backstitch_sdk::cancel_workflow("reminder-7").await?;
+/// # Ok(()) }
+/// ```
+pub fn cancel_workflow(workflow_id: &str) -> Pending<()> {
+    let target = types::Target::Workflow(workflow_id.to_owned());
+    Pending::new(Of::Message, Ok(executor::schedule(|host| host.cancel_run(&target))))
+}
+
+fn signal_target(target: &types::Target, name: &str, payload: &(impl Serialize + ?Sized)) -> Pending<()> {
+    let given = written(payload, || format!("the payload of signal `{name}`"))
+        .map(|json| executor::schedule(|host| host.signal_run(target, name, &json)));
+    Pending::new(Of::Message, given)
+}
+
+fn not_started() -> Error {
+    Error::application("run-closed", "the child was not started").non_retryable()
+}
+
+/// A scope whose commands outlive a request to cancel: clean-up that must be finished.
+///
+/// ```no_run
+/// # use backstitch_sdk::{ActivityOptions, Result, call_activity, shielded};
+/// # async fn example() -> Result<()> {
+/// let options = ActivityOptions::default();
+/// let booking: String = call_activity("book", &("oslo",), &options).await?;
+/// if let Err(error) = call_activity::<()>("pay", &(&booking,), &options).await {
+///     shielded(async { call_activity::<()>("cancel_booking", &(&booking,), &options).await }).await?;
+///     return Err(error);
+/// }
+/// # Ok(()) }
+/// ```
+pub fn shielded<F: Future>(future: F) -> Shielded<F> {
+    Shielded { future: Box::pin(future) }
+}
+
+/// What [`shielded`] returns.
+#[must_use = "nothing in it is done before it is awaited"]
+#[derive(Debug)]
+pub struct Shielded<F> {
+    future: Pin<Box<F>>,
+}
+
+impl<F: Future> Future for Shielded<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        executor::shielded(|| self.future.as_mut().poll(cx))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::bindings::types::{Event, Failure, Status};
 use crate::error::Error;
 use crate::host::{self, Host};
 use futures::future::LocalBoxFuture;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,8 @@ enum Slot {
 thread_local! {
     /// The ops whose futures still exist. Ordered, so that no hasher's seed is ever asked for.
     static OPS: RefCell<BTreeMap<u32, Slot>> = const { RefCell::new(BTreeMap::new()) };
+    /// Whether commands given now outlive a request to cancel.
+    static SHIELDED: Cell<bool> = const { Cell::new(false) };
     /// Empty before `start`, while the root is being polled, and after its end.
     static ROOT: RefCell<Option<Root>> = const { RefCell::new(None) };
 }
@@ -47,8 +49,19 @@ thread_local! {
 /// Gives a command and keeps a place for its outcome.
 pub(crate) fn schedule(command: impl FnOnce(&(dyn Host + 'static)) -> u32) -> u32 {
     let op = host::with(command);
+    if SHIELDED.get() {
+        host::with(|host| host.shield(op));
+    }
     OPS.with_borrow_mut(|ops| ops.insert(op, Slot::Pending(None)));
     op
+}
+
+/// Runs `f`, whose commands outlive a request to cancel.
+pub(crate) fn shielded<R>(f: impl FnOnce() -> R) -> R {
+    let before = SHIELDED.replace(true);
+    let result = f();
+    SHIELDED.set(before);
+    result
 }
 
 /// The outcome of `op`, once: afterwards the op is forgotten.

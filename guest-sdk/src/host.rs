@@ -4,7 +4,7 @@
 //! [`TestRun`](crate::testing::TestRun) has put in place for this thread; a workflow function called
 //! without one panics and says so. Nothing else in the SDK looks at the target.
 
-use crate::bindings::types::{ActivityOptions, ChildOptions, Event, Level};
+use crate::bindings::types::{ActivityOptions, ChildOptions, Event, History, Level, Target};
 
 /// `interface host`, as a trait. See `wit/workflow.wit` for what each function promises.
 pub(crate) trait Host {
@@ -13,7 +13,13 @@ pub(crate) trait Host {
     fn wait_for(&self, signal: &str) -> u32;
     fn start_child(&self, workflow: &str, input: &str, options: &ChildOptions) -> u32;
     fn cancel(&self, op: u32);
+    fn shield(&self, op: u32);
+    fn signal_run(&self, target: &Target, signal: &str, payload: &str) -> u32;
+    fn cancel_run(&self, target: &Target) -> u32;
     fn patched(&self, change_id: &str) -> bool;
+    fn deprecate_patch(&self, change_id: &str);
+    fn history_size(&self) -> History;
+    fn is_replaying(&self) -> bool;
     fn next_event(&self) -> Option<Event>;
     fn now_ms(&self) -> u64;
     fn random_u64(&self) -> u64;
@@ -53,8 +59,26 @@ mod component {
         fn cancel(&self, op: u32) {
             host::cancel(op);
         }
+        fn shield(&self, op: u32) {
+            host::shield(op);
+        }
+        fn signal_run(&self, target: &Target, signal: &str, payload: &str) -> u32 {
+            host::signal_run(target, signal, payload)
+        }
+        fn cancel_run(&self, target: &Target) -> u32 {
+            host::cancel_run(target)
+        }
         fn patched(&self, change_id: &str) -> bool {
             host::patched(change_id)
+        }
+        fn deprecate_patch(&self, change_id: &str) {
+            host::deprecate_patch(change_id);
+        }
+        fn history_size(&self) -> History {
+            host::history_size()
+        }
+        fn is_replaying(&self) -> bool {
+            host::is_replaying()
         }
         fn next_event(&self) -> Option<Event> {
             host::next_event()

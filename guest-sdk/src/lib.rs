@@ -81,11 +81,14 @@ pub mod testing;
 mod workflow;
 
 pub use activity::proxy_activities;
-pub use ambient::{Level, log, now, now_ms, patched, random_u64, uuid};
+pub use ambient::{
+    HistorySize, Level, deprecate_patch, history_size, is_replaying, log, now, now_ms, patched, random_u64,
+    should_continue_as_new, uuid,
+};
 pub use backstitch_sdk_macros::{activities, workflow};
 pub use command::{
-    ChildHandle, ChildOptions, ParentClose, Pending, call_activity, exec_child, sleep_for, start_child,
-    start_child_named, wait_for,
+    ChildHandle, ChildOptions, ParentClose, Pending, Shielded, call_activity, cancel_workflow, exec_child,
+    shielded, signal_workflow, sleep_for, start_child, start_child_named, wait_for,
 };
 pub use duration::{DurationError, IntoDuration, parse_duration};
 pub use error::{Error, ErrorKind, Result};

@@ -19,6 +19,7 @@ pub struct ActivityOptions {
     task_queue: Option<String>,
     start_to_close: Option<Bound>,
     schedule_to_close: Option<Bound>,
+    schedule_to_start: Option<Bound>,
     heartbeat: Option<Bound>,
     retry: Option<RetryPolicy>,
 }
@@ -45,6 +46,13 @@ impl ActivityOptions {
     #[must_use]
     pub fn schedule_to_close(mut self, bound: impl IntoDuration) -> Self {
         self.schedule_to_close = Some(millis(bound));
+        self
+    }
+
+    /// Bound on the wait for somebody to serve the call; it is not tried again when it passes.
+    #[must_use]
+    pub fn schedule_to_start(mut self, bound: impl IntoDuration) -> Self {
+        self.schedule_to_start = Some(millis(bound));
         self
     }
 
@@ -76,6 +84,7 @@ impl ActivityOptions {
             task_queue: self.task_queue.clone(),
             start_to_close_ms: self.start_to_close.clone().transpose()?,
             schedule_to_close_ms: self.schedule_to_close.clone().transpose()?,
+            schedule_to_start_ms: self.schedule_to_start.clone().transpose()?,
             heartbeat_ms: self.heartbeat.clone().transpose()?,
             retry: self.retry.as_ref().map(RetryPolicy::to_wit).transpose()?,
         })

@@ -15,6 +15,7 @@ use backstitch_ledger::{
     RunRef, RunSummary,
 };
 use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, oneshot, watch};
 
 pub use self::error::ServiceError;
@@ -29,14 +30,57 @@ use crate::views::{
 use crate::{ambient, retrace};
 
 /// A run to be started.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StartRun {
     /// A deployed workflow's name.
     pub workflow: String,
-    /// None: made up.
+    /// Unique among the open runs of the tenant. None: made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow_id: Option<String>,
-    /// Its input.
+    /// Its input; the bytes are kept. Missing: `null`.
+    #[serde(default = "Json::null")]
     pub input: Json,
+    /// What happens if the workflow id is taken.
+    #[serde(default)]
+    pub reuse: IdReuse,
+    /// A signal for the run, whether it is started now or was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<SendSignal>,
+}
+
+impl StartRun {
+    /// A start that refuses a workflow id which another start has taken.
+    pub fn new(workflow: impl Into<String>, workflow_id: Option<String>, input: Json) -> Self {
+        Self { workflow: workflow.into(), workflow_id, input, reuse: IdReuse::default(), signal: None }
+    }
+}
+
+/// What happens to a start whose workflow id is taken by a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdReuse {
+    /// Refused, unless it repeats the start of that run: same workflow, same input
+    #[default]
+    Reject,
+    /// That run is the answer, whatever it runs
+    UseExisting,
+    /// A new run if that one has closed, else refused
+    AllowClosed,
+}
+
+/// A signal to be sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendSignal {
+    /// What the guest waits for.
+    pub name: String,
+    /// What it gets; the bytes are kept. Missing: `null`.
+    #[serde(default = "Json::null")]
+    pub payload: Json,
+    /// A second signal of the same id is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Which runs to list.
@@ -61,6 +105,14 @@ pub struct Service {
     closed: broadcast::Sender<RunId>,
     counters: Arc<Counters>,
     notifier: Notifier,
+}
+
+/// Which run a start makes.
+enum Generation {
+    /// One that counts as this among those of its workflow id.
+    New(u32),
+    /// None: there is one.
+    Existing(Box<RunView>),
 }
 
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
@@ -165,7 +217,19 @@ impl Service {
     }
 
     /// Starts a run. Repeating a start (same id, workflow and input) gives the run that is there.
+    ///
+    /// A signal is sent after the start. A client that is cut off between the two repeats both; with an
+    /// id, the signal counts once.
     pub async fn start(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
+        let signal = start.signal.clone();
+        let started = self.start_run(scope, start).await?;
+        if let Some(signal) = signal {
+            self.signal(scope, &started.run.run_id.to_string(), signal).await?;
+        }
+        Ok(started)
+    }
+
+    async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
         let named = |problem| invalid("invalid-name", problem);
         check_name("workflow", &start.workflow).map_err(named)?;
         let run = ambient::new_run_id();
@@ -180,6 +244,10 @@ impl Service {
             }
             None => run.to_string().into(),
         };
+        let generation = match self.next_generation(scope, &start).await? {
+            Generation::New(generation) => generation,
+            Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
+        };
         let workflow: Arc<str> = start.workflow.as_str().into();
         let Some(digest) = self.programs.workflow(scope, &workflow) else {
             return self.start_unserved(scope, &start).await;
@@ -188,7 +256,7 @@ impl Service {
         let view = RunView {
             run_id: run,
             workflow_id: workflow_id.to_string(),
-            generation: 0,
+            generation,
             workflow: workflow.to_string(),
             digest,
             status: RunStatus::Running,
@@ -199,7 +267,7 @@ impl Service {
             failure: None,
             fault: None,
         };
-        let facts = Facts { scope, run, workflow_id, generation: 0, workflow, digest, parent: None };
+        let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
         let (reply, started) = oneshot::channel();
         let request = Input::Start(Start { facts, program, input: start.input.clone(), reply });
         let term = self.term()?;
@@ -227,6 +295,31 @@ impl Service {
         }
     }
 
+    /// What a start whose id may be taken comes to.
+    async fn next_generation(&self, scope: Scope, start: &StartRun) -> Result<Generation, ServiceError> {
+        let (Some(id), false) = (&start.workflow_id, start.reuse == IdReuse::Reject) else {
+            // A run in the way is found when the start is refused.
+            return Ok(Generation::New(0));
+        };
+        let Some(latest) = self.ledger.run(scope, RunRef::WorkflowId(id)).await? else {
+            return Ok(Generation::New(0));
+        };
+        let status = latest.summary.status;
+        match start.reuse {
+            IdReuse::AllowClosed if !status.is_open() => Ok(Generation::New(latest.summary.generation + 1)),
+            IdReuse::AllowClosed => {
+                let message = format!(
+                    "the workflow id {id:?} is taken by run {}, which is {}; wait for its end, or choose \
+                     another id",
+                    latest.summary.run,
+                    status.as_str()
+                );
+                Err(ServiceError::Conflict { code: "workflow-id-taken", message })
+            }
+            IdReuse::UseExisting | IdReuse::Reject => Ok(Generation::Existing(Box::new(run_view(&latest)?))),
+        }
+    }
+
     /// A start of a workflow that nothing serves: known all the same if it was made before.
     async fn start_unserved(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
         if let Some(id) = &start.workflow_id
@@ -249,8 +342,10 @@ impl Service {
     async fn started_before(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
         let id = start.workflow_id.as_deref().unwrap_or_default();
         let run = self.info(scope, RunRef::WorkflowId(id)).await?;
-        let same =
-            run.summary.workflow == start.workflow && run.input.as_deref() == Some(start.input.as_str());
+        // With `allow-closed` somebody else was faster: their run is not the one that was asked for.
+        let same = start.reuse != IdReuse::AllowClosed
+            && run.summary.workflow == start.workflow
+            && run.input.as_deref() == Some(start.input.as_str());
         if same {
             return Ok(StartedView { run: run_view(&run)?, created: false });
         }
@@ -346,15 +441,13 @@ impl Service {
     }
 
     /// Sends a signal to an open run.
-    pub async fn signal(
-        &self,
-        scope: Scope,
-        id: &str,
-        name: &str,
-        payload: Json,
-    ) -> Result<(), ServiceError> {
-        check_name("signal", name).map_err(|problem| invalid("invalid-name", problem))?;
-        self.post(scope, id, &Message::Signal { name: name.into(), payload }).await
+    pub async fn signal(&self, scope: Scope, id: &str, signal: SendSignal) -> Result<(), ServiceError> {
+        let SendSignal { name, payload, id: signal_id } = signal;
+        let named = |problem| invalid("invalid-name", problem);
+        check_name("signal", &name).map_err(named)?;
+        signal_id.as_deref().map_or(Ok(()), |id| check_name("signal id", id)).map_err(named)?;
+        let message = Message::Signal { name: name.into(), payload, id: signal_id.map(Into::into) };
+        self.post(scope, id, &message).await
     }
 
     /// Asks an open run to cancel.
@@ -444,10 +537,16 @@ impl Service {
         self.term.borrow().clone().ok_or_else(between_terms)
     }
 
+    /// A run that continues as new in between has a successor under the same workflow id.
     async fn post(&self, scope: Scope, id: &str, message: &Message) -> Result<(), ServiceError> {
-        let run = self.find_id(scope, id).await?;
+        let mut run = self.find_id(scope, id).await?;
         let (item, now_ms) = (ambient::new_item_id(), ambient::now_ms());
-        match self.ledger.post(scope, run, item, now_ms, &message.to_row()).await? {
+        let mut posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
+        while posted == Posted::Closed(RunStatus::Continued) && id.parse::<RunId>().is_err() {
+            run = self.find_id(scope, id).await?;
+            posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
+        }
+        match posted {
             Posted::Accepted { owner } => {
                 if let Some(owner) = owner {
                     self.hint(owner);

@@ -257,6 +257,13 @@ pub fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bool) -> 
             ("activity", what, *retry_at_ms)
         }
         OpenOp::Timer { due_at_ms } => ("timer", "sleep".to_owned(), Some(*due_at_ms)),
+        OpenOp::Message { target, signal, .. } => {
+            let what = match signal {
+                Some((name, _)) => format!("signal {name} to {target}"),
+                None => format!("request to cancel {target}"),
+            };
+            ("message", what, None)
+        }
         OpenOp::Signal { name } => ("signal", name.to_string(), None),
         OpenOp::Child { run, workflow, .. } => ("child", format!("{workflow}, run {run}"), None),
     };

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 use crate::support::{self, HostOptions, TestHost, check_ledgers, connect, eventually};
 
 /// The components of the load, and those of guests that misbehave.
-pub(crate) const PACKAGES: [&str; 10] = [
+pub(crate) const PACKAGES: [&str; 11] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -24,6 +24,7 @@ pub(crate) const PACKAGES: [&str; 10] = [
     "follow-up-workflow",
     "hostile-guest",
     "hostile-activities",
+    "verbs-guest",
 ];
 
 /// How a run must end.
@@ -158,11 +159,7 @@ fn answered<T>(result: Result<T, ClientError>) -> Option<T> {
 
 /// Whether a run was made.
 async fn launch(host: &TestHost, job: &Job) -> Result<bool, ClientError> {
-    let start = StartRun {
-        workflow: job.workflow.to_owned(),
-        workflow_id: Some(job.id.to_owned()),
-        input: Json::new(job.input).unwrap(),
-    };
+    let start = StartRun::new(job.workflow, Some(job.id.to_owned()), Json::new(job.input).unwrap());
     host.client.start(start).await.map(|started| started.created)
 }
 

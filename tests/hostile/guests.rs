@@ -63,7 +63,7 @@ const MISDEEDS: [Misdeed; 32] = [
     misdeed("panics", "null", "panic", "on purpose, with a message: 42"),
     later("panics_in_resume", "panic", "on purpose, in resume"),
     misdeed("command_after_drain", "null", "protocol", "a command after next-event returned none"),
-    misdeed("cancel_unknown_op", "null", "protocol", "cancel of op 4000000000, which does not exist yet"),
+    misdeed("cancel_unknown_op", "null", "protocol", "op 4000000000 does not exist yet"),
     misdeed("blocked_undrained", "null", "protocol", "returned `blocked` before next-event returned none"),
     misdeed("blocked_on_nothing", "null", "protocol", "while nothing is open that could ever wake it"),
     misdeed("sleeps_for_ever", "null", "limit", "a sleep of 18446744073709551615 ms; the longest is"),

@@ -46,7 +46,7 @@ pub fn component(package: &str) -> Vec<u8> {
 }
 
 /// The packages that become components for `wasm32-unknown-unknown`.
-const GUESTS: [&str; 12] = [
+const GUESTS: [&str; 13] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -59,6 +59,7 @@ const GUESTS: [&str; 12] = [
     "hostile-guest",
     "hostile-activities",
     "order-v2-workflow",
+    "verbs-guest",
 ];
 
 fn build_components() -> BTreeMap<String, Vec<u8>> {
@@ -266,11 +267,7 @@ impl TestHost {
 
     /// Starts a run under an id and gives the id back.
     pub async fn start_run(&self, workflow: &str, id: &str, input: &str) -> String {
-        let start = StartRun {
-            workflow: workflow.to_owned(),
-            workflow_id: Some(id.to_owned()),
-            input: Json::new(input).unwrap(),
-        };
+        let start = StartRun::new(workflow, Some(id.to_owned()), Json::new(input).unwrap());
         self.client.start(start).await.unwrap();
         id.to_owned()
     }

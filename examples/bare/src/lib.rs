@@ -90,6 +90,7 @@ fn echo(argument: &str) -> u32 {
         task_queue: Some("echo-tasks".to_owned()),
         start_to_close_ms: None,
         schedule_to_close_ms: None,
+        schedule_to_start_ms: None,
         heartbeat_ms: None,
         retry: None,
     };

@@ -46,6 +46,25 @@ pub enum Command {
         /// Which: commands that have outcomes are numbered from 0.
         op: u32,
     },
+    /// A pending command will outlive a request to cancel.
+    Shield {
+        /// Which, as in [`Cancel`](Self::Cancel).
+        op: u32,
+    },
+    /// A signal was sent to another run.
+    SignalRun {
+        /// `child N` or `workflow ID`.
+        to: String,
+        /// The signal.
+        signal: String,
+        /// As JSON text.
+        payload: String,
+    },
+    /// Another run was asked to cancel.
+    CancelRun {
+        /// `child N` or `workflow ID`.
+        target: String,
+    },
     /// A change of the code was met, and is in force.
     Patched {
         /// The change.
@@ -61,6 +80,9 @@ impl fmt::Display for Command {
             Self::WaitFor { signal } => write!(f, "wait-for {signal}"),
             Self::Child { workflow, input, .. } => write!(f, "child {workflow} {input}"),
             Self::Cancel { op } => write!(f, "cancel {op}"),
+            Self::Shield { op } => write!(f, "shield {op}"),
+            Self::SignalRun { to, signal, payload } => write!(f, "signal {to} {signal} {payload}"),
+            Self::CancelRun { target } => write!(f, "cancel {target}"),
             Self::Patched { change_id } => write!(f, "patched {change_id}"),
         }
     }

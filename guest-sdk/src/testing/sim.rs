@@ -9,7 +9,7 @@ use super::finished::{Command, Ending, Finished};
 use super::script::{Called, Delayed, Script, cancelled};
 use crate::activity::Context;
 use crate::ambient::Level;
-use crate::bindings::types::{self, ActivityOptions, ChildOptions, Event, Failure, Status};
+use crate::bindings::types::{self, ActivityOptions, ChildOptions, Event, Failure, History, Status, Target};
 use crate::error::Error;
 use crate::host::Host;
 use std::cell::RefCell;
@@ -43,6 +43,7 @@ struct State {
     entries: u64,
     inbox: VecDeque<(u64, Event)>,
     delivered: Vec<(u64, Event)>,
+    shielded: BTreeSet<u32>,
     drained: bool,
     logs: Vec<(Level, String)>,
 }
@@ -147,6 +148,24 @@ impl Sim {
     }
 }
 
+impl Sim {
+    /// Every message is accepted at once.
+    fn message(&self, command: Command) -> u32 {
+        let op = self.command(command);
+        if !self.replaying {
+            self.state.borrow_mut().put(0, Due::Outcome(op, Ok("null".to_owned())));
+        }
+        op
+    }
+}
+
+fn shown(target: &Target) -> String {
+    match target {
+        Target::Child(op) => format!("child {op}"),
+        Target::Workflow(id) => format!("workflow {id}"),
+    }
+}
+
 impl State {
     fn put(&mut self, after_ms: u64, due: Due) {
         let at_ms = self.now_ms.saturating_add(after_ms);
@@ -171,8 +190,11 @@ impl State {
                 }
             },
             Due::Cancel => {
-                self.waiting.clear();
-                self.open.keys().map(|&op| Event { op, outcome: Err(cancelled()) }).collect()
+                for waiting in self.waiting.values_mut() {
+                    waiting.retain(|op| self.shielded.contains(op));
+                }
+                let ended = self.open.keys().filter(|op| !self.shielded.contains(op));
+                ended.map(|&op| Event { op, outcome: Err(cancelled()) }).collect()
             }
         }
     }
@@ -233,6 +255,40 @@ impl Host for Sim {
         for waiting in state.waiting.values_mut() {
             waiting.retain(|&waiting| waiting != op);
         }
+    }
+
+    fn shield(&self, op: u32) {
+        let mut state = self.state.borrow_mut();
+        state.record(Command::Shield { op });
+        if state.open.contains_key(&op) {
+            state.shielded.insert(op);
+        }
+    }
+
+    fn signal_run(&self, target: &Target, signal: &str, payload: &str) -> u32 {
+        let (to, signal, payload) = (shown(target), signal.to_owned(), payload.to_owned());
+        self.message(Command::SignalRun { to, signal, payload })
+    }
+
+    fn cancel_run(&self, target: &Target) -> u32 {
+        self.message(Command::CancelRun { target: shown(target) })
+    }
+
+    fn deprecate_patch(&self, _: &str) {}
+
+    /// As a ledger would be: a row for the start, for each command and for each outcome.
+    fn history_size(&self) -> History {
+        let state = self.state.borrow();
+        let rows = 1 + state.commands.len() + state.delivered.len();
+        let bytes = state.delivered.iter().filter_map(|(_, event)| event.outcome.as_ref().ok());
+        History {
+            rows: rows.try_into().unwrap_or(u32::MAX),
+            bytes: bytes.map(|json| json.len() as u64).sum(),
+        }
+    }
+
+    fn is_replaying(&self) -> bool {
+        self.replaying
     }
 
     fn patched(&self, change_id: &str) -> bool {

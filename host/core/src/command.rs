@@ -46,6 +46,25 @@ pub enum Command {
         /// The op given up.
         target: Op,
     },
+    /// A pending op is not ended by a request to cancel the run.
+    Shield {
+        /// The op kept.
+        target: Op,
+    },
+    /// Send a signal to another run.
+    SignalRun {
+        /// To which.
+        target: Target,
+        /// The signal's name.
+        name: Arc<str>,
+        /// What its guest gets.
+        payload: Json,
+    },
+    /// Ask another run to cancel.
+    CancelRun {
+        /// Which.
+        target: Target,
+    },
     /// The run took the new side of a change of code.
     Patch {
         /// The change's name.
@@ -82,8 +101,13 @@ impl Command {
             Self::StartTimer { ms } if *ms > limits::SLEEP_MS_MAX => {
                 Err(format!("a sleep of {ms} ms; the longest is {} ms (100 years)", limits::SLEEP_MS_MAX))
             }
-            Self::StartTimer { .. } | Self::Cancel { .. } => Ok(()),
+            Self::StartTimer { .. } | Self::Cancel { .. } | Self::Shield { .. } => Ok(()),
             Self::AwaitSignal { name } => check_name("signal", name),
+            Self::SignalRun { target, name, .. } => {
+                target.check()?;
+                check_name("signal", name)
+            }
+            Self::CancelRun { target } => target.check(),
             Self::StartChild { workflow, options, .. } => {
                 check_name("workflow", workflow)?;
                 options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))?;
@@ -104,7 +128,11 @@ impl Command {
                 workflow.len() + input.as_str().len() + texts.map(|text| text.len()).sum::<usize>()
             }
             Self::AwaitSignal { name } | Self::Patch { change_id: name } => name.len(),
-            Self::StartTimer { .. } | Self::Cancel { .. } => 0,
+            Self::SignalRun { target, name, payload } => {
+                target.text_bytes() + name.len() + payload.as_str().len()
+            }
+            Self::CancelRun { target } => target.text_bytes(),
+            Self::StartTimer { .. } | Self::Cancel { .. } | Self::Shield { .. } => 0,
         }
     }
 }
@@ -122,7 +150,47 @@ impl fmt::Display for Command {
                 write!(f, "child {}({})", Cut(workflow), Cut(input.as_str()))
             }
             Self::Cancel { target } => write!(f, "cancel op {target}"),
+            Self::Shield { target } => write!(f, "shield op {target}"),
+            Self::SignalRun { target, name, payload } => {
+                write!(f, "signal \"{}\" to {target}: {}", Cut(name), Cut(payload.as_str()))
+            }
+            Self::CancelRun { target } => write!(f, "cancel {target}"),
             Self::Patch { change_id } => write!(f, "patched \"{}\"", Cut(change_id)),
+        }
+    }
+}
+
+/// Another run, as a guest names it. Persisted in the row's `detail`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// The child that this op started.
+    Child(Op),
+    /// The latest run of this workflow id.
+    Workflow(Arc<str>),
+}
+
+impl Target {
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Child(_) => Ok(()),
+            Self::Workflow(id) => check_name("workflow id", id),
+        }
+    }
+
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Child(_) => 0,
+            Self::Workflow(id) => id.len(),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Child(op) => write!(f, "the child of op {op}"),
+            Self::Workflow(id) => write!(f, "workflow \"{}\"", Cut(id)),
         }
     }
 }
@@ -167,6 +235,9 @@ pub struct ActivityOptions {
     /// Bound on all attempts together, from the row's `at`, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schedule_to_close_ms: Option<u64>,
+    /// Bound on the wait for somebody to serve the call, from the row's `at`, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule_to_start_ms: Option<u64>,
     /// Longest silence of a running attempt, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u64>,
@@ -191,6 +262,7 @@ impl ActivityOptions {
         let bounds = [
             ("start-to-close", self.start_to_close_ms),
             ("schedule-to-close", self.schedule_to_close_ms),
+            ("schedule-to-start", self.schedule_to_start_ms),
             ("heartbeat", self.heartbeat_ms),
         ];
         for (bound, ms) in bounds {

@@ -13,14 +13,19 @@
 //! | child-started | own | workflow | input | options | |
 //! | op-cancelled | own | | | `{"target"}` | |
 //! | change-patched | own | change id | | | |
+//! | op-shielded | own | | | `{"target"}` | |
+//! | signal-sent | own | signal | payload | target | |
+//! | cancel-sent | own | | | target | |
 //! | activity-completed | of the call | | output | | that succeeded |
 //! | activity-failed | of the call | | failure | | the last |
 //! | activity-attempt-failed | of the call | | failure | `{"retry_at_ms"}` | that failed |
 //! | timer-fired | of the sleep | | | | |
-//! | signal-received | | signal | payload | | |
+//! | signal-received | | signal | payload | `{"id"}`, if the sender gave one | |
 //! | child-completed | of the start | | output | | |
 //! | child-failed | of the start | | failure | | |
 //! | cancel-requested | | | | `{"reason"}` | |
+//! | message-accepted | of the message | | | | |
+//! | message-refused | of the message | | failure | | |
 //! | run-completed | | | output | | |
 //! | run-failed, run-cancelled | | | failure | | |
 //! | run-terminated | | | | `{"reason"}` | |
@@ -84,6 +89,15 @@ pub enum Event {
         name: Arc<str>,
         /// What the guest gets.
         payload: Json,
+        /// What its sender calls it: a second one of the same id is dropped.
+        id: Option<Arc<str>>,
+    },
+    /// What became of a message to another run.
+    MessageClosed {
+        /// The command that sent it.
+        op: Op,
+        /// What the guest gets, if not `null`.
+        outcome: Result<(), Failure>,
     },
     /// A child's outcome.
     ChildClosed {
@@ -136,6 +150,9 @@ pub enum Kind {
     ChildStarted = 5,
     OpCancelled = 6,
     ChangePatched = 7,
+    OpShielded = 8,
+    SignalSent = 9,
+    CancelSent = 10,
     ActivityCompleted = 20,
     ActivityFailed = 21,
     ActivityAttemptFailed = 22,
@@ -144,6 +161,8 @@ pub enum Kind {
     ChildCompleted = 25,
     ChildFailed = 26,
     CancelRequested = 27,
+    MessageAccepted = 28,
+    MessageRefused = 29,
     RunCompleted = 40,
     RunFailed = 41,
     RunCancelled = 42,
@@ -153,7 +172,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for the view that names them in SQL and for tests.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::RunStarted,
         Self::ActivityScheduled,
         Self::TimerStarted,
@@ -161,6 +180,9 @@ impl Kind {
         Self::ChildStarted,
         Self::OpCancelled,
         Self::ChangePatched,
+        Self::OpShielded,
+        Self::SignalSent,
+        Self::CancelSent,
         Self::ActivityCompleted,
         Self::ActivityFailed,
         Self::ActivityAttemptFailed,
@@ -169,6 +191,8 @@ impl Kind {
         Self::ChildCompleted,
         Self::ChildFailed,
         Self::CancelRequested,
+        Self::MessageAccepted,
+        Self::MessageRefused,
         Self::RunCompleted,
         Self::RunFailed,
         Self::RunCancelled,
@@ -196,6 +220,9 @@ impl Kind {
             Self::ChildStarted => "child-started",
             Self::OpCancelled => "op-cancelled",
             Self::ChangePatched => "change-patched",
+            Self::OpShielded => "op-shielded",
+            Self::SignalSent => "signal-sent",
+            Self::CancelSent => "cancel-sent",
             Self::ActivityCompleted => "activity-completed",
             Self::ActivityFailed => "activity-failed",
             Self::ActivityAttemptFailed => "activity-attempt-failed",
@@ -204,6 +231,8 @@ impl Kind {
             Self::ChildCompleted => "child-completed",
             Self::ChildFailed => "child-failed",
             Self::CancelRequested => "cancel-requested",
+            Self::MessageAccepted => "message-accepted",
+            Self::MessageRefused => "message-refused",
             Self::RunCompleted => "run-completed",
             Self::RunFailed => "run-failed",
             Self::RunCancelled => "run-cancelled",
@@ -252,8 +281,13 @@ struct TimerDetail {
 }
 
 #[derive(Serialize, Deserialize)]
-struct CancelDetail {
+struct TargetDetail {
     target: Op,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignalDetail {
+    id: Arc<str>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -288,6 +322,9 @@ impl Event {
                 Command::StartChild { .. } => Kind::ChildStarted,
                 Command::Cancel { .. } => Kind::OpCancelled,
                 Command::Patch { .. } => Kind::ChangePatched,
+                Command::Shield { .. } => Kind::OpShielded,
+                Command::SignalRun { .. } => Kind::SignalSent,
+                Command::CancelRun { .. } => Kind::CancelSent,
             },
             Self::AttemptFailed { .. } => Kind::ActivityAttemptFailed,
             Self::ActivityClosed { outcome: Ok(_), .. } => Kind::ActivityCompleted,
@@ -296,6 +333,8 @@ impl Event {
             Self::SignalReceived { .. } => Kind::SignalReceived,
             Self::ChildClosed { outcome: Ok(_), .. } => Kind::ChildCompleted,
             Self::ChildClosed { outcome: Err(_), .. } => Kind::ChildFailed,
+            Self::MessageClosed { outcome: Ok(()), .. } => Kind::MessageAccepted,
+            Self::MessageClosed { outcome: Err(_), .. } => Kind::MessageRefused,
             Self::CancelRequested { .. } => Kind::CancelRequested,
             Self::RunCompleted { .. } => Kind::RunCompleted,
             Self::RunFailed { .. } => Kind::RunFailed,
@@ -336,9 +375,17 @@ impl Event {
                 ..Columns::default()
             },
             Self::TimerFired { op } => Columns { op: Some(*op), ..Columns::default() },
-            Self::SignalReceived { name, payload } => {
-                Columns { name: Some(Arc::clone(name)), payload: Some(payload.text()), ..Columns::default() }
-            }
+            Self::SignalReceived { name, payload, id } => Columns {
+                name: Some(Arc::clone(name)),
+                payload: Some(payload.text()),
+                detail: id.as_ref().map(|id| detail_text(&SignalDetail { id: Arc::clone(id) })),
+                ..Columns::default()
+            },
+            Self::MessageClosed { op, outcome } => Columns {
+                op: Some(*op),
+                payload: outcome.as_ref().err().map(failure_text),
+                ..Columns::default()
+            },
             Self::ChildClosed { op, outcome } => {
                 Columns { op: Some(*op), payload: Some(outcome_text(outcome)), ..Columns::default() }
             }
@@ -376,9 +423,16 @@ fn command_columns(command: &Command) -> Columns {
             detail: (*options != ChildOptions::default()).then(|| detail_text(options)),
             ..Columns::default()
         },
-        Command::Cancel { target } => {
-            Columns { detail: Some(detail_text(&CancelDetail { target: *target })), ..Columns::default() }
+        Command::Cancel { target } | Command::Shield { target } => {
+            Columns { detail: Some(detail_text(&TargetDetail { target: *target })), ..Columns::default() }
         }
+        Command::SignalRun { target, name, payload } => Columns {
+            name: Some(Arc::clone(name)),
+            payload: Some(payload.text()),
+            detail: Some(detail_text(target)),
+            ..Columns::default()
+        },
+        Command::CancelRun { target } => Columns { detail: Some(detail_text(target)), ..Columns::default() },
     }
 }
 
@@ -419,8 +473,17 @@ impl Row {
                 options: self.detail_or_default()?,
             })?,
             Kind::OpCancelled => {
-                self.commanded(Command::Cancel { target: self.detail::<CancelDetail>()?.target })?
+                self.commanded(Command::Cancel { target: self.detail::<TargetDetail>()?.target })?
             }
+            Kind::OpShielded => {
+                self.commanded(Command::Shield { target: self.detail::<TargetDetail>()?.target })?
+            }
+            Kind::SignalSent => self.commanded(Command::SignalRun {
+                target: self.detail()?,
+                name: self.name()?,
+                payload: self.payload()?,
+            })?,
+            Kind::CancelSent => self.commanded(Command::CancelRun { target: self.detail()? })?,
             Kind::ChangePatched => self.commanded(Command::Patch { change_id: self.name()? })?,
             Kind::ActivityCompleted => Event::ActivityClosed {
                 op: self.op()?,
@@ -439,7 +502,16 @@ impl Row {
                 retry_at_ms: self.detail::<AttemptDetail>()?.retry_at_ms,
             },
             Kind::TimerFired => Event::TimerFired { op: self.op()? },
-            Kind::SignalReceived => Event::SignalReceived { name: self.name()?, payload: self.payload()? },
+            Kind::SignalReceived => Event::SignalReceived {
+                name: self.name()?,
+                payload: self.payload()?,
+                id: match self.detail {
+                    Some(_) => Some(self.detail::<SignalDetail>()?.id),
+                    None => None,
+                },
+            },
+            Kind::MessageAccepted => Event::MessageClosed { op: self.op()?, outcome: Ok(()) },
+            Kind::MessageRefused => Event::MessageClosed { op: self.op()?, outcome: Err(self.failure()?) },
             Kind::ChildCompleted => Event::ChildClosed { op: self.op()?, outcome: Ok(self.payload()?) },
             Kind::ChildFailed => Event::ChildClosed { op: self.op()?, outcome: Err(self.failure()?) },
             Kind::CancelRequested => Event::CancelRequested { reason: self.detail::<ReasonDetail>()?.reason },
@@ -518,7 +590,7 @@ impl Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{FailureKind, ParentClose};
+    use crate::command::{FailureKind, ParentClose, Target};
     use crate::retry::RetryPolicy;
     use uuid::Uuid;
 
@@ -537,6 +609,7 @@ mod tests {
             task_queue: Some("q".into()),
             start_to_close_ms: Some(1),
             schedule_to_close_ms: Some(2),
+            schedule_to_start_ms: Some(4),
             heartbeat_ms: Some(3),
             retry: Some(RetryPolicy { non_retryable: vec!["x".into()], ..RetryPolicy::default() }),
         };
@@ -553,6 +626,9 @@ mod tests {
             Command::StartChild { workflow: name.clone(), input: json("{}"), options: child },
             Command::Cancel { target: Op(1) },
             Command::Patch { change_id: name.clone() },
+            Command::Shield { target: Op(2) },
+            Command::SignalRun { target: Target::Child(Op(3)), name: name.clone(), payload: json("1") },
+            Command::CancelRun { target: Target::Workflow("w \"1\"".into()) },
         ];
         let commands = commands
             .into_iter()
@@ -564,7 +640,10 @@ mod tests {
             Event::ActivityClosed { op: Op(0), attempt: 2, outcome: Ok(json("2")) },
             Event::ActivityClosed { op: Op(0), attempt: 2, outcome: Err(failure.clone()) },
             Event::TimerFired { op: Op(1) },
-            Event::SignalReceived { name, payload: json("\"s\"") },
+            Event::SignalReceived { name: name.clone(), payload: json("\"s\""), id: None },
+            Event::SignalReceived { name, payload: json("\"s\""), id: Some("i".into()) },
+            Event::MessageClosed { op: Op(7), outcome: Ok(()) },
+            Event::MessageClosed { op: Op(7), outcome: Err(failure.clone()) },
             Event::ChildClosed { op: Op(3), outcome: Ok(json("true")) },
             Event::ChildClosed { op: Op(3), outcome: Err(failure.clone()) },
             Event::CancelRequested { reason: "why".into() },

@@ -113,6 +113,19 @@ impl RunId {
     }
 }
 
+/// The inbox item that `op` of `sender`, recorded at `at_ms`, sends: derived, so that a message sent
+/// again is the same message. A UUID v7; of one sender and time they are ordered as the ops are.
+pub fn message_id(sender: RunId, op: Op, at_ms: u64) -> Uuid {
+    // After the time come 12 free bits, then 62: two of byte 2 are the variant's.
+    const LOW_BITS: u32 = 6;
+    debug_assert!(op.0 >> LOW_BITS < 1 << 12, "more ops than a run may have rows");
+    let mut free = [0; 10];
+    free.copy_from_slice(&RunId::derived(sender, op, at_ms).0.as_bytes()[6..]);
+    free[..2].copy_from_slice(&((op.0 >> LOW_BITS) as u16).to_be_bytes());
+    free[2] = (op.0 & ((1 << LOW_BITS) - 1)) as u8;
+    uuid::Builder::from_unix_timestamp_millis(at_ms, &free).into_uuid()
+}
+
 /// SHA-256 of a component's bytes: what a run is pinned to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -185,6 +198,17 @@ mod tests {
         assert_ne!(child, RunId::derived(RunId(Uuid::from_u128(8)), Op(3), 1_700_000_000_000));
         assert_eq!(child.0.get_version_num(), 7);
         assert!(child < RunId::derived(parent, Op(3), 1_700_000_000_001), "ordered by time");
+    }
+
+    #[test]
+    fn messages_of_one_activation_are_ordered_as_their_commands() {
+        let (sender, at_ms) = (RunId(Uuid::from_u128(7)), 1_700_000_000_000);
+        let ids: Vec<Uuid> =
+            (0..crate::limits::RUN_ROWS_MAX).map(|op| message_id(sender, Op(op), at_ms)).collect();
+        assert!(ids.is_sorted_by(|one, next| one < next));
+        assert_eq!(ids[5], message_id(sender, Op(5), at_ms));
+        assert_ne!(ids[5], message_id(RunId(Uuid::from_u128(8)), Op(5), at_ms));
+        assert!(ids.iter().all(|id| id.get_version_num() == 7 && *id < message_id(sender, Op(0), at_ms + 1)));
     }
 
     #[test]

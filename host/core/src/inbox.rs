@@ -3,7 +3,7 @@
 //!
 //! | kind | op | name | payload | detail |
 //! |---|---|---|---|---|
-//! | signal | | signal | payload | |
+//! | signal | | signal | payload | `{"id"}`, if the sender gave one |
 //! | cancel, terminate | | | | `{"reason"}` |
 //! | retry | | | | |
 //! | child-completed, child-failed | of the start | | output, failure | |
@@ -25,6 +25,8 @@ pub enum Message {
         name: Arc<str>,
         /// What the guest gets.
         payload: Json,
+        /// What its sender calls it: a second one of the same id is dropped.
+        id: Option<Arc<str>>,
     },
     /// Please stop: the guest may clean up.
     Cancel {
@@ -72,6 +74,11 @@ struct Reason {
     reason: String,
 }
 
+#[derive(Serialize, Deserialize)]
+struct SignalId {
+    id: Arc<str>,
+}
+
 const SIGNAL: i16 = 1;
 const CANCEL: i16 = 2;
 const TERMINATE: i16 = 3;
@@ -83,10 +90,11 @@ impl Message {
     /// The persisted form.
     pub fn to_row(&self) -> MessageRow {
         match self {
-            Self::Signal { name, payload } => MessageRow {
+            Self::Signal { name, payload, id } => MessageRow {
                 kind: SIGNAL,
                 name: Some(Arc::clone(name)),
                 payload: Some(payload.text()),
+                detail: id.as_ref().map(|id| text(&SignalId { id: Arc::clone(id) })),
                 ..MessageRow::default()
             },
             Self::Cancel { reason } => MessageRow {
@@ -122,7 +130,12 @@ impl MessageRow {
         match self.kind {
             SIGNAL => {
                 let name = self.name.clone().ok_or_else(|| bad("no name"))?;
-                Ok(Message::Signal { name, payload: self.json()? })
+                let id = self.detail.as_deref().map(serde_json::from_str::<SignalId>).transpose();
+                Ok(Message::Signal {
+                    name,
+                    payload: self.json()?,
+                    id: id.map_err(bad)?.map(|signal| signal.id),
+                })
             }
             CANCEL => Ok(Message::Cancel { reason: self.reason()? }),
             TERMINATE => Ok(Message::Terminate { reason: self.reason()? }),
@@ -167,7 +180,12 @@ mod tests {
     #[test]
     fn every_message_survives_its_row() {
         let messages = [
-            Message::Signal { name: "s".into(), payload: Json::new("{\"b\":1,\"a\":1.0}").unwrap() },
+            Message::Signal {
+                name: "s".into(),
+                payload: Json::new("{\"b\":1,\"a\":1.0}").unwrap(),
+                id: None,
+            },
+            Message::Signal { name: "s".into(), payload: Json::null(), id: Some("\"i".into()) },
             Message::Cancel { reason: "why \"so\"".into() },
             Message::Terminate { reason: String::new() },
             Message::Retry,

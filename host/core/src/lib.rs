@@ -27,12 +27,14 @@ pub mod retry;
 pub mod run;
 mod waits;
 
-pub use command::{ActivityOptions, ChildOptions, Command, Failure, FailureKind, ParentClose, Status};
+pub use command::{
+    ActivityOptions, ChildOptions, Command, Failure, FailureKind, ParentClose, Status, Target,
+};
 pub use event::{Event, Kind, Row};
 pub use fault::{Fault, FaultKind};
 pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TenantId};
 pub use inbox::Message;
 pub use json::Json;
-pub use replay::{Delivery, Divergence, Replay};
+pub use replay::{Delivery, Divergence, HistorySize, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
 pub use run::{Run, RunStatus};

@@ -7,6 +7,7 @@
 //! | the guest calls | while recorded commands remain | afterwards |
 //! |---|---|---|
 //! | a command | must repeat the next recorded one, else [`Divergence`] | it is new: see [`Replay::take_issued`] |
+//! | `deprecate-patch` | takes the next recorded one if it is that mark | nothing |
 //! | `patched` | true if the next recorded one is that mark, else false and no op | true, and a new command |
 //! | `next-event` | as afterwards, if those above the row are used up | the next outcome of an open op; then none |
 //! | returns | [`Replay::finish`]: recorded commands must be used up | |
@@ -21,11 +22,11 @@
 //!
 //! Nothing here is bounded by trust: every error is a value, and none of them is a panic.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::command::{Command, Cut, Failure, Status, check_name};
+use crate::command::{Command, Cut, Failure, Status, Target, check_name};
 use crate::event::Event;
 use crate::ids::{Op, RunId, Seq};
 use crate::json::Json;
@@ -121,6 +122,28 @@ struct Issued {
     bytes: usize,
 }
 
+/// A signal that no wait has taken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnusedSignal {
+    /// Its row.
+    pub seq: Seq,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What a wait would have got.
+    pub payload: Json,
+    /// What its sender calls it.
+    pub id: Option<Arc<str>>,
+}
+
+/// What a ledger holds up to the event being handled, and what the guest has added since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistorySize {
+    /// Its rows.
+    pub rows: u32,
+    /// Bytes of payloads that the guest gave and was given.
+    pub bytes: u64,
+}
+
 /// One guest's way along one ledger.
 #[derive(Clone, Debug)]
 pub struct Replay {
@@ -132,10 +155,12 @@ pub struct Replay {
     /// Ops whose outcome the guest has not had; with the signal's name if it is a wait.
     open: BTreeMap<Op, Option<Arc<str>>>,
     waits: Waits,
-    kept_signals: HashMap<Arc<str>, VecDeque<Json>>,
+    kept_signals: HashMap<Arc<str>, VecDeque<UnusedSignal>>,
     patches: HashMap<Arc<str>, bool>,
     next_op: Op,
     issued: Vec<(Op, Command)>,
+    shielded: BTreeSet<Op>,
+    history: HistorySize,
     since_begin: Issued,
     since_event: Issued,
     ended: Option<Ahead<Event>>,
@@ -160,6 +185,8 @@ impl Replay {
             patches: HashMap::new(),
             next_op: Op(0),
             issued: Vec::new(),
+            shielded: BTreeSet::new(),
+            history: HistorySize { rows: 1, bytes: 0 },
             since_begin: Issued::default(),
             since_event: Issued::default(),
             ended: None,
@@ -183,6 +210,9 @@ impl Replay {
             Event::ChildClosed { op, outcome } => {
                 Event::ChildClosed { op, outcome: outcome.map_err(Failure::clipped) }
             }
+            Event::MessageClosed { op, outcome } => {
+                Event::MessageClosed { op, outcome: outcome.map_err(Failure::clipped) }
+            }
             other => other,
         };
         match event {
@@ -193,6 +223,7 @@ impl Replay {
             | Event::TimerFired { .. }
             | Event::SignalReceived { .. }
             | Event::ChildClosed { .. }
+            | Event::MessageClosed { .. }
             | Event::CancelRequested { .. } => self.ahead.push_back(Ahead { seq, at_ms, what: event }),
             Event::RunCompleted { .. }
             | Event::RunFailed { .. }
@@ -216,13 +247,21 @@ impl Replay {
     pub fn command(&mut self, command: Command) -> Result<Op, Refusal> {
         self.may_command(&command)?;
         let op = self.next_op;
-        if let Command::Cancel { target } = &command
+        let named = match &command {
+            Command::Cancel { target } | Command::Shield { target } => Some(target),
+            Command::SignalRun { target: Target::Child(target), .. }
+            | Command::CancelRun { target: Target::Child(target) } => Some(target),
+            _ => None,
+        };
+        if let Some(target) = named
             && *target >= op
         {
-            return Err(Refusal::Protocol(format!("cancel of op {target}, which does not exist yet")));
+            return Err(Refusal::Protocol(format!("{command}: op {target} does not exist yet")));
         }
         self.record(op, &command)?;
         self.next_op.0 += 1;
+        self.history.rows += 1;
+        self.history.bytes += command.payload_bytes() as u64;
         self.open_op(op, command);
         Ok(op)
     }
@@ -249,6 +288,30 @@ impl Replay {
         }
         self.patches.insert(change_id, answer);
         Ok(answer)
+    }
+
+    /// Takes the mark of a change of code where the run has one. From here on the run is on the new
+    /// side, wherever it asks.
+    pub fn deprecate_patch(&mut self, change_id: Arc<str>) -> Result<(), Refusal> {
+        if self.patches.contains_key(&change_id) {
+            return Ok(());
+        }
+        let mark = Command::Patch { change_id: Arc::clone(&change_id) };
+        self.may_command(&mark)?;
+        check_name("change id", &change_id).map_err(Refusal::Limit)?;
+        if self.patches.len() >= limits::RUN_CHANGES_MAX {
+            return Err(Refusal::Limit(format!("more than {} changes of code", limits::RUN_CHANGES_MAX)));
+        }
+        if self.recorded.front().is_some_and(|row| row.what.1 == mark) {
+            self.command(mark)?;
+        }
+        self.patches.insert(change_id, true);
+        Ok(())
+    }
+
+    /// What the ledger holds up to the event being handled.
+    pub fn history_size(&self) -> HistorySize {
+        self.history
     }
 
     /// The next outcome for the guest. None: it must return.
@@ -309,6 +372,15 @@ impl Replay {
     /// The commands that are new, and forgets them.
     pub fn take_issued(&mut self) -> Vec<(Op, Command)> {
         std::mem::take(&mut self.issued)
+    }
+
+    /// The signals that the guest has not had, in ledger order: a run that continues as new hands
+    /// them on.
+    pub fn unused_signals(&self) -> Vec<UnusedSignal> {
+        let mut unused: Vec<UnusedSignal> = self.kept_signals.values().flatten().cloned().collect();
+        unused.sort_by_key(|signal| signal.seq);
+        unused.extend(self.ahead.iter().filter_map(|row| UnusedSignal::of(row.seq, &row.what)));
+        unused
     }
 
     /// Whether outcomes wait for the guest.
@@ -389,8 +461,17 @@ impl Replay {
     /// Notes what `command` opens, and closes what it gives up.
     fn open_op(&mut self, op: Op, command: Command) {
         match command {
-            Command::ScheduleActivity { .. } | Command::StartTimer { .. } | Command::StartChild { .. } => {
+            Command::ScheduleActivity { .. }
+            | Command::StartTimer { .. }
+            | Command::StartChild { .. }
+            | Command::SignalRun { .. }
+            | Command::CancelRun { .. } => {
                 self.open.insert(op, None);
+            }
+            Command::Shield { target } => {
+                if self.open.contains_key(&target) {
+                    self.shielded.insert(target);
+                }
             }
             Command::AwaitSignal { name } => {
                 if self.kept_signals.contains_key(&name) {
@@ -408,6 +489,7 @@ impl Replay {
 
     /// Whether `op` was open. From here on it is not.
     fn close(&mut self, op: Op) -> bool {
+        self.shielded.remove(&op);
         let closed = self.open.remove(&op);
         if let Some(Some(name)) = &closed {
             self.waits.remove(name, op);
@@ -420,7 +502,7 @@ impl Replay {
             Ready::Signal(op) => {
                 let name = self.open.get(&op)?.as_ref()?;
                 let kept = self.kept_signals.get_mut(name)?;
-                let payload = kept.pop_front()?;
+                let payload = kept.pop_front()?.payload;
                 if kept.is_empty() {
                     self.kept_signals.remove(name);
                 }
@@ -435,22 +517,27 @@ impl Replay {
     fn deliver(&mut self, row: Ahead<Event>) -> Result<Option<Delivery>, Refusal> {
         let Ahead { seq, at_ms, what } = row;
         let kind = what.kind().as_str();
+        self.history.rows = self.history.rows.max(seq.0 + 1);
+        self.history.bytes += payload_bytes(&what) as u64;
         let (op, outcome) = match what {
             Event::ActivityClosed { op, outcome, .. } | Event::ChildClosed { op, outcome } => (op, outcome),
             Event::TimerFired { op } => (op, Ok(Json::null())),
-            Event::SignalReceived { name, payload } => {
+            Event::MessageClosed { op, outcome } => (op, outcome.map(|()| Json::null())),
+            Event::SignalReceived { name, payload, id } => {
                 // `ready` is empty here, so there are no kept signals of a name with an open wait.
                 let Some(op) = self.waits.oldest(&name) else {
-                    self.kept_signals.entry(name).or_default().push_back(payload);
+                    let kept = UnusedSignal { seq, name: Arc::clone(&name), payload, id };
+                    self.kept_signals.entry(name).or_default().push_back(kept);
                     return Ok(None);
                 };
                 (op, Ok(payload))
             }
             Event::CancelRequested { .. } => {
-                if !self.open.is_empty() {
+                if self.open.len() > self.shielded.len() {
                     self.now_ms = at_ms;
                 }
-                self.ready.extend(self.open.keys().map(|op| Ready::Cancelled(*op)));
+                let ended = self.open.keys().filter(|op| !self.shielded.contains(op));
+                self.ready.extend(ended.map(|op| Ready::Cancelled(*op)));
                 return Ok(None);
             }
             // `lay` keeps nothing else.
@@ -467,6 +554,14 @@ impl Replay {
     }
 }
 
+impl UnusedSignal {
+    /// The signal of a row, if it is one.
+    pub fn of(seq: Seq, event: &Event) -> Option<Self> {
+        let Event::SignalReceived { name, payload, id } = event else { return None };
+        Some(Self { seq, name: Arc::clone(name), payload: payload.clone(), id: id.clone() })
+    }
+}
+
 impl Issued {
     /// Counts one more command of this size.
     fn add(&mut self, bytes: usize, most: Self, scope: &str) -> Result<(), Refusal> {
@@ -479,6 +574,21 @@ impl Issued {
         } else {
             Ok(())
         }
+    }
+}
+
+/// Bytes of payload that an outcome brings the guest.
+fn payload_bytes(event: &Event) -> usize {
+    let of = |outcome: &Result<Json, Failure>| match outcome {
+        Ok(output) => output.as_str().len(),
+        Err(failure) => {
+            failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())
+        }
+    };
+    match event {
+        Event::ActivityClosed { outcome, .. } | Event::ChildClosed { outcome, .. } => of(outcome),
+        Event::SignalReceived { payload, .. } => payload.as_str().len(),
+        _ => 0,
     }
 }
 

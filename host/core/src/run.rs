@@ -13,18 +13,23 @@
 //! | activity-attempt-failed, activity-completed, -failed | that op is an open call, attempt is next | attempt counted; closed |
 //! | timer-fired | that op is an open sleep | closed |
 //! | child-completed, -failed | that op is an open child | closed |
+//! | op-shielded | its target is below n | the target, if it is open, outlives a cancel request |
+//! | message-accepted, -refused | that op is an open message | closed |
 //! | signal-received | open | the oldest open wait of that name is closed, or the signal kept |
-//! | cancel-requested | open | every open op is closed |
+//! | cancel-requested | open | every open op is closed, but for those that are shielded |
 //! | run-completed … run-continued | open | closed for good |
 //!
-//! Memory is proportional to what is open, not to the history.
+//! Memory is proportional to what is open, not to the history, but for 16 bytes of each signal that
+//! came with an id.
 //!
 //! Which *wait* a signal closes is the one thing that the fold can only estimate: see `apply_signal`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::command::{ActivityOptions, ChildOptions, Command, ParentClose};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::command::{ActivityOptions, ChildOptions, Command, ParentClose, Target};
 use crate::event::{Event, Row, Unreadable};
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
@@ -128,6 +133,15 @@ pub enum OpenOp {
         /// Its id and close policy.
         options: ChildOptions,
     },
+    /// A message to another run.
+    Message {
+        /// To which.
+        target: Target,
+        /// The signal's name and payload; none: a request to cancel.
+        signal: Option<(Arc<str>, Json)>,
+        /// When the command was recorded, in milliseconds since the epoch.
+        sent_at_ms: u64,
+    },
 }
 
 /// An event that the table of this module does not allow.
@@ -201,6 +215,10 @@ pub struct Run {
     waits: Waits,
     signals: HashMap<Arc<str>, u32>,
     signals_kept: u32,
+    /// Hashes of the ids of signals received.
+    signal_ids: HashSet<u128>,
+    /// Of the open ops.
+    shielded: BTreeSet<Op>,
 }
 
 impl Run {
@@ -218,6 +236,8 @@ impl Run {
             waits: Waits::default(),
             signals: HashMap::new(),
             signals_kept: 0,
+            signal_ids: HashSet::new(),
+            shielded: BTreeSet::new(),
         }
     }
 
@@ -315,7 +335,28 @@ impl Run {
         self.open.get(&op)
     }
 
-    /// Open children and what their options ask for when this run closes or is asked to cancel.
+    /// Whether the op outlives a request to cancel.
+    pub fn is_shielded(&self, op: Op) -> bool {
+        self.shielded.contains(&op)
+    }
+
+    /// Open children that a request to cancel this run is passed on to.
+    /// Ask before its row is appended: afterwards they are not open any more.
+    pub fn children_to_cancel(&self) -> Vec<RunId> {
+        let children = self.open.iter().filter_map(|(op, open)| match open {
+            OpenOp::Child { run, options, .. } if !self.is_shielded(*op) => Some((*run, options)),
+            _ => None,
+        });
+        let heed = children.filter(|(_, options)| options.parent_close != ParentClose::Abandon);
+        heed.map(|(run, _)| run).collect()
+    }
+
+    /// Whether a signal of this id was received before.
+    pub fn has_signal_id(&self, id: &str) -> bool {
+        self.signal_ids.contains(&xxh3_128(id.as_bytes()))
+    }
+
+    /// Open children and what their options ask for when this run closes.
     /// Ask before the closing row is appended: afterwards nothing is open.
     pub fn children_to_stop(&self) -> Vec<(RunId, ParentClose)> {
         let children = self.open.values().filter_map(|open| match open {
@@ -348,9 +389,10 @@ impl Run {
             (Some(_), Event::Commanded { op, .. }) if *op != self.next_op => {
                 illegal(format!("op {op} where op {} comes next", self.next_op))
             }
-            (Some(_), Event::Commanded { op, command: Command::Cancel { target } }) if target >= op => {
-                illegal(format!("op {target} does not exist yet"))
-            }
+            (
+                Some(_),
+                Event::Commanded { op, command: Command::Cancel { target } | Command::Shield { target } },
+            ) if target >= op => illegal(format!("op {target} does not exist yet")),
             (
                 Some(_),
                 Event::AttemptFailed { op, attempt, .. } | Event::ActivityClosed { op, attempt, .. },
@@ -364,6 +406,10 @@ impl Run {
             (Some(_), Event::TimerFired { op }) => match self.open.get(op) {
                 Some(OpenOp::Timer { .. }) => Ok(()),
                 _ => illegal(format!("op {op} is no open timer")),
+            },
+            (Some(_), Event::MessageClosed { op, .. }) => match self.open.get(op) {
+                Some(OpenOp::Message { .. }) => Ok(()),
+                _ => illegal(format!("op {op} is no open message")),
             },
             (Some(_), Event::ChildClosed { op, .. }) => match self.open.get(op) {
                 Some(OpenOp::Child { .. }) => Ok(()),
@@ -400,13 +446,22 @@ impl Run {
                     *retry_at_ms = Some(*due);
                 }
             }
-            Event::ActivityClosed { op, .. } | Event::TimerFired { op } | Event::ChildClosed { op, .. } => {
-                self.open.remove(op);
+            Event::ActivityClosed { op, .. }
+            | Event::TimerFired { op }
+            | Event::ChildClosed { op, .. }
+            | Event::MessageClosed { op, .. } => {
+                self.close_op(*op);
             }
-            Event::SignalReceived { name, .. } => self.apply_signal(name),
+            Event::SignalReceived { name, id, .. } => {
+                self.signal_ids.extend(id.as_ref().map(|id| xxh3_128(id.as_bytes())));
+                self.apply_signal(name);
+            }
             Event::CancelRequested { .. } => {
-                self.open.clear();
-                self.waits = Waits::default();
+                let ended: Vec<Op> =
+                    self.open.keys().filter(|op| !self.shielded.contains(op)).copied().collect();
+                for op in ended {
+                    self.close_op(op);
+                }
             }
             Event::RunCompleted { .. } => self.close(RunStatus::Completed),
             Event::RunFailed { .. } => self.close(RunStatus::Failed),
@@ -446,9 +501,18 @@ impl Run {
                 workflow: Arc::clone(workflow),
                 options: options.clone(),
             },
-            Command::Cancel { target } => {
-                if let Some(OpenOp::Signal { name }) = self.open.remove(target) {
-                    self.waits.remove(&name, *target);
+            Command::SignalRun { target, name, payload } => OpenOp::Message {
+                target: target.clone(),
+                signal: Some((Arc::clone(name), payload.clone())),
+                sent_at_ms: self.at_ms,
+            },
+            Command::CancelRun { target } => {
+                OpenOp::Message { target: target.clone(), signal: None, sent_at_ms: self.at_ms }
+            }
+            Command::Cancel { target } => return self.close_op(*target),
+            Command::Shield { target } => {
+                if self.open.contains_key(target) {
+                    self.shielded.insert(*target);
                 }
                 return;
             }
@@ -457,14 +521,18 @@ impl Run {
         self.open.insert(op, open);
     }
 
+    fn close_op(&mut self, op: Op) {
+        self.shielded.remove(&op);
+        if let Some(OpenOp::Signal { name }) = self.open.remove(&op) {
+            self.waits.remove(&name, op);
+        }
+    }
+
     /// In ledger order; the guest may cancel a wait between the signal's row and its delivery, so
     /// this is what an operator sees, and [`crate::Replay`] is what the guest gets.
     fn apply_signal(&mut self, name: &Arc<str>) {
         match self.waits.oldest(name) {
-            Some(op) => {
-                self.open.remove(&op);
-                self.waits.remove(name, op);
-            }
+            Some(op) => self.close_op(op),
             None => {
                 *self.signals.entry(Arc::clone(name)).or_default() += 1;
                 self.signals_kept += 1;
@@ -478,5 +546,7 @@ impl Run {
         self.waits = Waits::default();
         self.signals = HashMap::new();
         self.signals_kept = 0;
+        self.signal_ids = HashSet::new();
+        self.shielded = BTreeSet::new();
     }
 }

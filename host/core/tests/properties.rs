@@ -12,8 +12,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use backstitch_core::replay::Refusal;
 use backstitch_core::run::{Corrupt, OpenOp};
 use backstitch_core::{
-    ActivityOptions, Chain, ChildOptions, Command, Delivery, Event, Failure, FailureKind, Json, Op, Replay,
-    Row, Run, RunId, Seq, Status,
+    ActivityOptions, Chain, ChildOptions, Command, Delivery, Event, Failure, FailureKind, HistorySize, Json,
+    Op, Replay, Row, Run, RunId, Seq, Status, Target,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -33,6 +33,11 @@ enum Act {
     Child(u8),
     /// The op that many places back, whatever it is.
     Cancel(u8),
+    /// The op that many places back, whatever it is.
+    Shield(u8),
+    /// To another run, or to a child that may not be one.
+    Signal(u8),
+    CancelRun(u8),
     /// Sleeps if the run is on the new side.
     Patched(u8),
 }
@@ -92,7 +97,8 @@ impl<'a> Guest<'a> {
             self.open.remove(&op);
             self.events += 1;
             let mut hasher = DefaultHasher::new();
-            (self.hash, op, format!("{outcome:?}"), replay.now_ms()).hash(&mut hasher);
+            let HistorySize { rows, bytes } = replay.history_size();
+            (self.hash, op, format!("{outcome:?}"), replay.now_ms(), rows, bytes).hash(&mut hasher);
             self.hash = hasher.finish();
             let rule = 1 + (self.hash % (self.program.rules.len() as u64 - 1)) as usize;
             if let Some(end) = self.react(rule, replay)? {
@@ -143,6 +149,14 @@ impl<'a> Guest<'a> {
                 self.open.remove(&target);
                 Command::Cancel { target }
             }
+            Act::Shield(back) => {
+                let Some(last) = self.last_op else { return Ok(()) };
+                Command::Shield { target: Op(last.0.saturating_sub(u32::from(*back))) }
+            }
+            Act::Signal(n) => {
+                Command::SignalRun { target: self.target(*n), name: signal_name(*n), payload: Json::null() }
+            }
+            Act::CancelRun(n) => Command::CancelRun { target: self.target(*n) },
             Act::Patched(n) => {
                 let mark = format!("p{n}");
                 if replay.patched(mark.into())? {
@@ -152,13 +166,22 @@ impl<'a> Guest<'a> {
                 }
             }
         };
-        let opens = !matches!(command, Command::Cancel { .. });
+        let opens = !matches!(command, Command::Cancel { .. } | Command::Shield { .. });
         let op = replay.command(command)?;
         self.last_op = Some(op);
         if opens {
             self.open.insert(op);
         }
         Ok(())
+    }
+}
+
+impl Guest<'_> {
+    fn target(&self, n: u8) -> Target {
+        match self.last_op {
+            Some(last) if n.is_multiple_of(2) => Target::Child(last),
+            _ => Target::Workflow("other".into()),
+        }
     }
 }
 
@@ -272,12 +295,17 @@ impl<'a> Host<'a> {
             Some((op, OpenOp::Activity { attempts, .. })) => {
                 Event::ActivityClosed { op: *op, attempt: attempts + 1, outcome: outcome() }
             }
+            Some((op, OpenOp::Message { .. })) => {
+                Event::MessageClosed { op: *op, outcome: outcome().map(drop) }
+            }
             Some((op, OpenOp::Timer { .. })) => Event::TimerFired { op: *op },
             Some((op, OpenOp::Child { .. })) => Event::ChildClosed { op: *op, outcome: outcome() },
             None if choice % 7 == 3 && is_quiescent => Event::CancelRequested { reason: "r".into() },
-            Some((_, OpenOp::Signal { .. })) | None => {
-                Event::SignalReceived { name: signal_name(choice / 5), payload: Json::of(&choice).unwrap() }
-            }
+            Some((_, OpenOp::Signal { .. })) | None => Event::SignalReceived {
+                name: signal_name(choice / 5),
+                payload: Json::of(&choice).unwrap(),
+                id: None,
+            },
         };
         let row = self.append(&event);
         // As it was made, not as it was stored: a warm guest gets the former.
@@ -328,6 +356,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0_u8..2).prop_map(Act::Child),
         2 => (0_u8..4).prop_map(Act::Cancel),
         1 => (0_u8..3).prop_map(Act::Patched),
+        1 => (0_u8..3).prop_map(Act::Shield),
+        1 => (0_u8..4).prop_map(Act::Signal),
+        1 => (0_u8..4).prop_map(Act::CancelRun),
     ]
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{
     ActivityOptions, ChildOptions, Command, Event, Failure, FailureKind, Json, Op, Replay, RetryPolicy, Run,
-    RunId, Seq, Status, limits,
+    RunId, Seq, Status, Target, limits,
 };
 use uuid::Uuid;
 
@@ -133,7 +133,7 @@ fn fired(op: u32) -> Do {
 }
 
 fn signal(name: &str, payload: &str) -> Do {
-    Lay(Event::SignalReceived { name: name.into(), payload: json(payload) })
+    Lay(Event::SignalReceived { name: name.into(), payload: json(payload), id: None })
 }
 
 fn cancel_requested() -> Do {
@@ -520,7 +520,7 @@ fn cancel_of_a_closed_op_is_a_command_without_effect_and_of_a_future_one_is_refu
         (Next, "0 = null @20"),
         (Give(cancel(0)), "op 1"),
         (Give(cancel(1)), "op 2"),
-        (Give(cancel(3)), "protocol cancel of op 3, which does not exist yet"),
+        (Give(cancel(3)), "protocol cancel op 3: op 3 does not exist yet"),
         (Commit, "1: cancel op 0, 2: cancel op 1"),
     ]);
 }
@@ -561,6 +561,92 @@ fn a_cancel_request_ends_every_op_that_is_open_when_it_is_reached_and_no_later_o
         (Give(activity("refund")), "op 5"),
         (Next, "5 = 6 @90"),
     ]);
+}
+
+#[test]
+fn what_is_shielded_ends_as_if_nobody_had_asked_to_cancel() {
+    let shield = |target| Command::Shield { target: Op(target) };
+    check(&[
+        (Begin, ""),
+        (Give(activity("pay")), "op 0"),
+        (Give(activity("ship")), "op 1"),
+        (Give(shield(0)), "op 2"),
+        (Give(shield(4)), "protocol shield op 4: op 4 does not exist yet"),
+        (Next, "none"),
+        (Return(Status::Blocked), "ok"),
+        (Commit, "0: activity pay([1]), 1: activity ship([1]), 2: shield op 0"),
+        (cancel_requested(), ""),
+        (Begin, ""),
+        (Next, "1 = cancelled @40"),
+        (Give(shield(1)), "op 3"),
+        (Next, "none"),
+        (Return(Status::Blocked), "ok"),
+        (Commit, "3: shield op 1"),
+        (done(0, "5"), ""),
+        (Begin, ""),
+        (Next, "0 = 5 @60"),
+    ]);
+}
+
+#[test]
+fn messages_to_other_runs_are_commands_with_an_outcome() {
+    let to_child = Command::SignalRun { target: Target::Child(Op(0)), name: "go".into(), payload: json("1") };
+    let to_other = Command::CancelRun { target: Target::Workflow("other".into()) };
+    let closed = |op, outcome| Lay(Event::MessageClosed { op: Op(op), outcome });
+    check(&[
+        (Begin, ""),
+        (Give(to_child.clone()), "protocol signal \"go\" to the child of op 0: 1: op 0 does not exist yet"),
+        (Give(child("ship")), "op 0"),
+        (Give(to_child), "op 1"),
+        (Give(to_other), "op 2"),
+        (Next, "none"),
+        (Return(Status::Blocked), "ok"),
+        (Commit, "0: child ship({}), 1: signal \"go\" to the child of op 0: 1, 2: cancel workflow \"other\""),
+        (closed(1, Ok(())), ""),
+        (closed(2, Err(failure("unknown-run"))), ""),
+        (Begin, ""),
+        (Next, "1 = null @40"),
+        (Next, "2 = unknown-run @50"),
+    ]);
+}
+
+#[test]
+fn a_deprecated_change_takes_old_marks_and_leaves_no_new_ones() {
+    let with_mark = [recorded(0, Command::Patch { change_id: "c".into() }), recorded(1, sleep(5))];
+    let without = [recorded(0, sleep(5))];
+    for (rows, op) in [(&with_mark[..], 1), (&without[..], 0)] {
+        let mut replay = Replay::new(RUN, 0);
+        for (seq, row) in (1..).zip(rows) {
+            let Lay(event) = row.clone() else { unreachable!() };
+            replay.lay(Seq(seq), 10, event);
+        }
+        replay.begin();
+        replay.deprecate_patch("c".into()).unwrap();
+        replay.deprecate_patch("c".into()).unwrap();
+        assert_eq!(replay.command(sleep(5)), Ok(Op(op)));
+        assert_eq!(replay.patched("c".into()), Ok(true));
+        assert_eq!(replay.next_event(), Ok(None));
+        replay.finish(&Status::Blocked).unwrap();
+        assert_eq!(replay.take_issued(), []);
+    }
+}
+
+#[test]
+fn unused_signals_come_in_ledger_order_whatever_their_names() {
+    let mut replay = Replay::new(RUN, 0);
+    let names = ["b", "a", "b", "c"];
+    for (seq, name) in (1..).zip(names) {
+        let Lay(event) = signal(name, "1") else { unreachable!() };
+        replay.lay(Seq(seq), 10, event);
+    }
+    replay.begin();
+    replay.command(wait("a")).unwrap();
+    assert_eq!(replay.next_event().unwrap().unwrap().op, Op(0));
+    let Lay(late) = signal("a", "2") else { unreachable!() };
+    replay.lay(Seq(5), 10, late);
+    let unused: Vec<_> =
+        replay.unused_signals().into_iter().map(|unused| (unused.seq.0, unused.name.to_string())).collect();
+    assert_eq!(unused, [(1, "b".into()), (3, "b".into()), (4, "c".into()), (5, "a".into())]);
 }
 
 #[test]
@@ -900,7 +986,7 @@ fn signals_find_their_wait_among_ten_thousand_open_ops() {
     }
     replay.finish(&Status::Blocked).unwrap();
     for _ in 0..N {
-        let event = Event::SignalReceived { name: "a".into(), payload: Json::null() };
+        let event = Event::SignalReceived { name: "a".into(), payload: Json::null(), id: None };
         let row = run.append(0, &event).unwrap();
         replay.lay(row.seq, 0, event);
     }

@@ -5,7 +5,7 @@
 use backstitch_core::run::{Corrupt, OpenOp};
 use backstitch_core::{
     ActivityOptions, Chain, ChildOptions, Command, Event, Failure, Json, Kind, Op, ParentClose, Row, Run,
-    RunId, RunStatus, Seq, limits,
+    RunId, RunStatus, Seq, Target, limits,
 };
 use uuid::Uuid;
 
@@ -57,7 +57,7 @@ fn fired(op: u32) -> Event {
 }
 
 fn signal(name: &str) -> Event {
-    Event::SignalReceived { name: name.into(), payload: Json::null() }
+    Event::SignalReceived { name: name.into(), payload: Json::null(), id: None }
 }
 
 fn cancel_requested() -> Event {
@@ -190,6 +190,54 @@ fn attempts_are_counted_one_by_one() {
         panic!("op 0 is open")
     };
     assert_eq!((*attempts, *retry_at_ms, *scheduled_at_ms), (1, Some(9), 20));
+}
+
+#[test]
+fn a_shielded_op_outlives_a_request_to_cancel_and_nothing_else() {
+    let shield = |target| Command::Shield { target: Op(target) };
+    let kept =
+        [everything_open(), vec![given(6, shield(1)), given(7, shield(3)), given(8, shield(4))]].concat();
+    check(&kept, &cancel_requested(), Ok(&[1, 3]));
+    check(&kept, &given(9, cancel(1)), Ok(&[0, 2, 3]));
+    check(&kept, &fired(1), Ok(&[0, 2, 3]));
+    for event in endings() {
+        check(&kept, &event, Ok(&[]));
+    }
+    let asked = [kept.clone(), vec![cancel_requested()]].concat();
+    check(&asked, &child_closed(3), Ok(&[1]));
+    check(&asked, &cancel_requested(), Ok(&[1, 3]));
+    check(&everything_open(), &given(6, shield(6)), Err("op 6 does not exist yet"));
+    let (run, _) = fold(&kept);
+    assert_eq!(run.children_to_cancel(), []);
+    assert_eq!(run.children_to_stop().len(), 1);
+    assert_eq!(fold(&everything_open()).0.children_to_cancel().len(), 1);
+}
+
+#[test]
+fn a_message_is_open_until_it_is_known_what_became_of_it() {
+    let to = || Target::Workflow("w".into());
+    let sent = [
+        started(),
+        given(0, Command::SignalRun { target: to(), name: "s".into(), payload: Json::null() }),
+        given(1, Command::CancelRun { target: Target::Child(Op(0)) }),
+    ];
+    let closed = |op, outcome| Event::MessageClosed { op: Op(op), outcome };
+    check(&sent, &closed(0, Ok(())), Ok(&[1]));
+    check(&sent, &closed(1, Err(Failure::cancelled())), Ok(&[0]));
+    check(&sent, &closed(2, Ok(())), Err("op 2 is no open message"));
+    check(&everything_open(), &closed(3, Ok(())), Err("op 3 is no open message"));
+    check(&sent, &fired(0), Err("op 0 is no open timer"));
+    check(&sent, &cancel_requested(), Ok(&[]));
+}
+
+#[test]
+fn the_ids_of_signals_are_remembered_by_a_loaded_run_too() {
+    let with_id = Event::SignalReceived { name: "s".into(), payload: Json::null(), id: Some("once".into()) };
+    let (run, rows) = fold(&[started(), with_id, signal("s")]);
+    let loaded = Run::load_all(RUN, &rows).unwrap().0;
+    for run in [run, loaded] {
+        assert!(run.has_signal_id("once") && !run.has_signal_id("s") && !run.has_signal_id(""));
+    }
 }
 
 #[test]

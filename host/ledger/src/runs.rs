@@ -175,6 +175,23 @@ impl Ledger {
         Ok(missing.into_iter().map(RunId).collect())
     }
 
+    /// The latest run of the workflow id of `run`, if that is a later one than `run` itself.
+    pub async fn successor(&self, run: RunId) -> Result<Option<RunId>, LedgerError> {
+        let found: Option<Uuid> = sqlx::query_scalar(
+            "select later.run_id
+             from runs this join runs later
+               on later.shard = $1 and later.tenant = this.tenant and later.workflow_id = this.workflow_id
+                  and later.generation > this.generation and later.generation >= 0
+             where this.shard = $1 and this.run_id = $2
+             order by later.generation desc limit 1",
+        )
+        .bind(self.shard.0)
+        .bind(run.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.map(RunId))
+    }
+
     /// Runs of the tenant, newest first. Costs at most a page for each status asked for, and what a
     /// filter by workflow skips.
     pub async fn list(

@@ -80,7 +80,7 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
     let ids: Vec<RunId> = claimed.iter().map(|run| run.run).collect();
     for (id, rows) in ledger.rows_of(&ids).await.unwrap() {
         let (mut run, _) = backstitch_core::Run::load_all(id, &rows).unwrap();
-        let event = Event::SignalReceived { name: "s".into(), payload: json("1") };
+        let event = Event::SignalReceived { name: "s".into(), payload: json("1"), id: None };
         let row = run.append(now_ms(), &event).unwrap();
         taker.commit(Append { rows: vec![row], ..Append::new(SCOPE, id) }).await;
         assert_eq!(checked_rows(&ledger, id).await.len(), 4);
@@ -303,7 +303,7 @@ async fn the_history_view_tells_what_a_run_waits_for() {
     let mut events: Vec<Event> =
         commanded.map(|(op, command)| Event::Commanded { op: Op(op as u32), command }).collect();
     events.push(Event::ActivityClosed { op: Op(0), attempt: 1, outcome: Ok(json("2")) });
-    events.push(Event::SignalReceived { name: "s".into(), payload: json("3") });
+    events.push(Event::SignalReceived { name: "s".into(), payload: json("3"), id: None });
     let rows = events.iter().map(|event| grown.run.append(now_ms(), event).unwrap()).collect();
     let timers = vec![NewTimer { run: grown.id, op: Op(2), due_ms: 77, purpose: 1 }];
     host.commit(Append { rows, timers, ..Append::new(SCOPE, grown.id) }).await;
@@ -410,7 +410,7 @@ async fn a_database_that_is_gone_is_unavailable_not_wrong() {
 async fn a_message_id_is_accepted_once_and_names_the_owner() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 1, "a").await;
-    let message = Message::Signal { name: "s".into(), payload: json(r#"{"b":1,"a":1}"#) };
+    let message = Message::Signal { name: "s".into(), payload: json(r#"{"b":1,"a":1}"#), id: None };
     let item_id = new_id();
     for _ in 0..2 {
         let posted = ledger.post(SCOPE, runs[0].id, item_id, 3, &message.to_row()).await.unwrap();

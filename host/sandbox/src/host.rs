@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use backstitch_core::command::{self, Command};
-use backstitch_core::{Op, Replay, fault, limits};
+use backstitch_core::{HistorySize, Op, Replay, fault, limits};
 use wasmtime::component::{Linker, WasmStr};
 use wasmtime::{StoreContextMut, Trap};
 
@@ -20,16 +20,22 @@ use crate::world::{self, types};
 pub(crate) const INTERFACE: &str = "backstitch:workflow/host@0.1.0";
 
 /// The interface's functions.
-pub(crate) const FUNCTIONS: [&str; 11] = [
+pub(crate) const FUNCTIONS: [&str; 17] = [
     "proxy-activity",
     "sleep-for",
     "wait-for",
     "start-child",
     "cancel",
+    "shield",
+    "signal-run",
+    "cancel-run",
     "patched",
+    "deprecate-patch",
     "next-event",
     "now-ms",
     "random-u64",
+    "history-size",
+    "is-replaying",
     "log",
     "report-panic",
 ];
@@ -109,9 +115,28 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     host.func_wrap("cancel", |cx: Cx<'_>, (op,): (u32,)| {
         command(cx, 0, || Ok(Command::Cancel { target: Op(op) })).map(|_| ())
     })?;
+    host.func_wrap("shield", |cx: Cx<'_>, (op,): (u32,)| {
+        command(cx, 0, || Ok(Command::Shield { target: Op(op) })).map(|_| ())
+    })?;
+    host.func_wrap(
+        "signal-run",
+        |cx: Cx<'_>, (target, name, payload): (types::Target, Arc<str>, Arc<str>)| {
+            let bytes = world::target_bytes(&target) + name.len() + payload.len();
+            command(cx, bytes, || world::signal_run(target, name, payload))
+        },
+    )?;
+    host.func_wrap("cancel-run", |cx: Cx<'_>, (target,): (types::Target,)| {
+        let bytes = world::target_bytes(&target);
+        command(cx, bytes, || Ok(Command::CancelRun { target: world::target(target) }))
+    })?;
     host.func_wrap("patched", |mut cx: Cx<'_>, (change_id,): (Arc<str>,)| {
         charge(&mut cx, change_id.len())?;
         Ok((cx.data_mut().replay.patched(change_id)?,))
+    })?;
+    host.func_wrap("deprecate-patch", |mut cx: Cx<'_>, (change_id,): (Arc<str>,)| {
+        charge(&mut cx, change_id.len())?;
+        cx.data_mut().replay.deprecate_patch(change_id)?;
+        Ok(())
     })?;
     host.func_wrap("next-event", |cx: Cx<'_>, ()| next_event(cx))?;
     add_ambients(linker)
@@ -127,6 +152,15 @@ fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     host.func_wrap("random-u64", |mut cx: Cx<'_>, ()| {
         charge(&mut cx, 0)?;
         Ok((cx.data_mut().replay.random_u64(),))
+    })?;
+    host.func_wrap("history-size", |mut cx: Cx<'_>, ()| {
+        charge(&mut cx, 0)?;
+        let HistorySize { rows, bytes } = cx.data().replay.history_size();
+        Ok((types::History { rows, bytes },))
+    })?;
+    host.func_wrap("is-replaying", |mut cx: Cx<'_>, ()| {
+        charge(&mut cx, 0)?;
+        Ok((cx.data().replay.is_replaying(),))
     })?;
     host.func_wrap("log", |mut cx: Cx<'_>, (level, message): (types::Level, WasmStr)| {
         // Lifted before it is known whether anybody listens: text that is not UTF-8 must trap on

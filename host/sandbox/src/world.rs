@@ -8,7 +8,7 @@ use std::sync::Arc;
 use backstitch_core::command::{self, Command};
 use backstitch_core::json::JsonError;
 use backstitch_core::replay::Refusal;
-use backstitch_core::{Delivery, Json, RetryPolicy, limits};
+use backstitch_core::{Delivery, Json, Op, RetryPolicy, limits};
 use wasmtime::component::{ComponentType, Lower};
 
 /// Bindings of the world `workflow`.
@@ -63,6 +63,7 @@ pub(crate) fn schedule_activity(
         task_queue: options.task_queue.map(Into::into),
         start_to_close_ms: options.start_to_close_ms,
         schedule_to_close_ms: options.schedule_to_close_ms,
+        schedule_to_start_ms: options.schedule_to_start_ms,
         heartbeat_ms: options.heartbeat_ms,
         retry: options.retry.map(|retry| RetryPolicy {
             maximum_attempts: retry.maximum_attempts,
@@ -92,6 +93,28 @@ pub(crate) fn start_child(
         },
     };
     Ok(Command::StartChild { workflow, input, options })
+}
+
+/// A message of a guest as a command.
+pub(crate) fn signal_run(to: types::Target, name: Arc<str>, payload: Arc<str>) -> Result<Command, Refusal> {
+    let payload = json(&format!("the payload of signal {}", shown(&name)), payload)?;
+    Ok(Command::SignalRun { target: target(to), name, payload })
+}
+
+/// Another run, as a guest names it.
+pub(crate) fn target(target: types::Target) -> command::Target {
+    match target {
+        types::Target::Child(op) => command::Target::Child(Op(op)),
+        types::Target::Workflow(id) => command::Target::Workflow(id.into()),
+    }
+}
+
+/// What the guest hands over with it.
+pub(crate) fn target_bytes(target: &types::Target) -> usize {
+    match target {
+        types::Target::Child(_) => 0,
+        types::Target::Workflow(id) => id.len(),
+    }
 }
 
 /// How a guest says its activation ended.

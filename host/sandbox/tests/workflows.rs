@@ -358,7 +358,7 @@ fn outcomes_reach_the_guest_byte_for_byte() {
         (call $completed (i32.load (i32.const 524)) (i32.load (i32.const 528)))";
     let mut guest = instance(&Guest { start, ..SLEEPS_ONCE });
     let payload = Json::new(r#"{"z":1.0,"a":[ ],"a":"\u0000é"}"#).unwrap();
-    lay(guest.replay(), [Event::SignalReceived { name: "done".into(), payload: payload.clone() }]);
+    lay(guest.replay(), [Event::SignalReceived { name: "done".into(), payload: payload.clone(), id: None }]);
     assert_eq!(guest.activate().unwrap().status, Status::Completed(payload));
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::ProblemDocument;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, StartBody,
+    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
     TENANT_HEADER, WASM,
 };
 use crate::service::{ListRuns, StartRun};
@@ -128,8 +128,7 @@ impl Client {
 
     /// Starts a run.
     pub async fn start(&self, start: StartRun) -> Result<StartedView, ClientError> {
-        let StartRun { workflow, workflow_id, input } = start;
-        let request = self.post(&["runs"]).json(&StartBody { workflow, workflow_id, input });
+        let request = self.post(&["runs"]).json(&start);
         self.decode(request, decode_started).await
     }
 
@@ -159,7 +158,18 @@ impl Client {
 
     /// Sends a signal.
     pub async fn signal(&self, id: &str, name: &str, payload: &Json) -> Result<(), ClientError> {
-        let request = self.post(&["runs", id, "signals", name]);
+        self.signal_once(id, name, payload, None).await
+    }
+
+    /// Sends a signal under an id: repeated, it counts once.
+    pub async fn signal_once(
+        &self,
+        id: &str,
+        name: &str,
+        payload: &Json,
+        signal_id: Option<String>,
+    ) -> Result<(), ClientError> {
+        let request = self.post(&["runs", id, "signals", name]).query(&SignalQuery { signal_id });
         let request = request.header("content-type", "application/json").body(payload.as_str().to_owned());
         self.send(request).await.map(drop)
     }

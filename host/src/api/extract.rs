@@ -212,7 +212,7 @@ fn linger(mut frames: BodyDataStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::wire::StartBody;
+    use crate::service::StartRun;
 
     fn post(media: Option<&str>, body: impl Into<Body>) -> Request {
         let mut request = Request::builder().method("POST").uri("/v1/x");
@@ -233,7 +233,7 @@ mod tests {
     async fn the_input_keeps_its_bytes() {
         let body = r#"{"workflow":"w","input":{"b":1.0,"a":[ ],"a":2}}"#;
         let Document(start) =
-            Document::<StartBody>::from_request(post(None, body), &()).await.expect("a start");
+            Document::<StartRun>::from_request(post(None, body), &()).await.expect("a start");
         assert_eq!(start.input.as_str(), r#"{"b":1.0,"a":[ ],"a":2}"#);
         let Payload(payload) =
             Payload::from_request(post(Some("application/json; charset=utf-8"), "\n{\"b\": 1.0}\n"), &())
@@ -250,7 +250,7 @@ mod tests {
             (r#"{"workflow":"w","inptu":1}"#, "invalid-body"),
             (r#"{"workflow":"w"}"#, "ok"),
         ] {
-            assert_eq!(code::<Document<StartBody>>(post(None, body)).await, expected, "{body}");
+            assert_eq!(code::<Document<StartRun>>(post(None, body)).await, expected, "{body}");
         }
         assert_eq!(code::<Payload>(post(None, "")).await, "ok");
         assert_eq!(code::<Payload>(post(None, "{'a'}")).await, "invalid-body");

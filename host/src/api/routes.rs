@@ -5,7 +5,7 @@
 //! | `GET /v1/health` | 200 [`HealthView`], also when degraded |
 //! | `POST /v1/deployments` (component) | 201 or 200 [`DeployedView`] |
 //! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
-//! | `POST /v1/runs` [`StartBody`] | 201 or 200 [`StartedView`] |
+//! | `POST /v1/runs` [`StartRun`] | 201 or 200 [`StartedView`] |
 //! | `GET /v1/runs` [`ListQuery`] | 200 [`RunListView`] |
 //! | `GET /v1/runs/{id}` | 200 [`RunDetailView`] |
 //! | `GET /v1/runs/{id}/ledger` [`LedgerQuery`] | 200 [`LedgerView`] |
@@ -31,10 +31,10 @@ use backstitch_core::Seq;
 use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, StartBody,
+    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
 };
 use super::{Api, within};
-use crate::service::{ListRuns, Service, StartRun};
+use crate::service::{ListRuns, SendSignal, Service, StartRun};
 use crate::views::{
     DeployedView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView, StartedView,
 };
@@ -100,10 +100,9 @@ async fn start(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
-    Document(body): Document<StartBody>,
+    Document(start): Document<StartRun>,
 ) -> Result<Response, Problem> {
-    let StartBody { workflow, workflow_id, input } = body;
-    let started: StartedView = service.start(scope, StartRun { workflow, workflow_id, input }).await?;
+    let started: StartedView = service.start(scope, start).await?;
     let place = format!("/v1/runs/{}", started.run.run_id);
     let place = HeaderValue::try_from(place).map_err(Problem::internal)?;
     let status = created(started.created);
@@ -159,10 +158,10 @@ async fn signal(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     Segments((id, name)): Segments<(String, String)>,
-    _: NoParams,
+    Params(SignalQuery { signal_id }): Params<SignalQuery>,
     Payload(payload): Payload,
 ) -> Result<StatusCode, Problem> {
-    service.signal(scope, &id, &name, payload).await?;
+    service.signal(scope, &id, SendSignal { name, payload, id: signal_id }).await?;
     Ok(StatusCode::ACCEPTED)
 }
 

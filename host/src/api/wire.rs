@@ -1,7 +1,7 @@
 //! Bodies and parameters that exist only on the wire: what a request says, as server and client agree.
 //! Answers are the views of [`crate::views`].
 
-use backstitch_core::{Json, RunStatus};
+use backstitch_core::RunStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::views::DeploymentView;
@@ -18,20 +18,6 @@ pub const WASM: &str = "application/wasm";
 /// The longest that a request for a result may wait, in milliseconds: shorter than what proxies and
 /// clients commonly take for a dead connection.
 pub const RESULT_WAIT_MS_MAX: u64 = 60_000;
-
-/// Body of `POST /v1/runs`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartBody {
-    /// A deployed workflow's name.
-    pub workflow: String,
-    /// Unique in the tenant. Missing: made up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workflow_id: Option<String>,
-    /// The input; its bytes are kept. Missing: `null`.
-    #[serde(default = "Json::null")]
-    pub input: Json,
-}
 
 /// Body of a cancel or terminate request. An empty body is one without a reason.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -86,6 +72,15 @@ pub struct ResultQuery {
     /// How long to wait for the run to close, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
     #[serde(default)]
     pub wait_ms: u64,
+}
+
+/// Parameters of `POST /v1/runs/{id}/signals/{name}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignalQuery {
+    /// A second signal of the same id is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal_id: Option<String>,
 }
 
 /// Parameters of requests that have none: refuses strays, so that a misspelt one is noticed.

@@ -37,6 +37,9 @@ pub(super) enum RunCommand {
         name: String,
         /// JSON text, @FILE or - for stdin [default: null]
         payload: Option<String>,
+        /// What you call it: a second signal of the same id is dropped
+        #[arg(long)]
+        id: Option<String>,
     },
     /// Ask a run to cancel; it may clean up first
     Cancel {
@@ -110,9 +113,9 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             let run = follow::wait(&args.run, args.timeout, context).await?;
             follow::conclude(&run, context.out)
         }
-        RunCommand::Signal { run, name, payload } => {
+        RunCommand::Signal { run, name, payload, id } => {
             let payload = input::json(payload.as_deref())?;
-            let answer = client.signal(&run, &name, &payload).await;
+            let answer = client.signal_once(&run, &name, &payload, id).await;
             told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
         }
         RunCommand::Cancel { run, reason } => {

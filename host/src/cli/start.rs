@@ -14,7 +14,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::follow;
 use super::input;
 use super::output::{Output, printable};
-use crate::service::StartRun;
+use crate::service::{IdReuse, SendSignal, StartRun};
 use crate::views::StartedView;
 
 /// A line of a file of starts: a payload, and room for the names around it.
@@ -32,11 +32,23 @@ pub(super) struct StartArgs {
     /// The run's workflow id: repeating a start with it finds the same run [default: made up]
     #[arg(long)]
     id: Option<String>,
+    /// What happens if the id is taken
+    #[arg(long, value_enum, default_value_t, requires = "id")]
+    reuse: IdReuse,
+    /// Also send the run a signal of this name, whether it is started now or was there
+    #[arg(long, value_name = "NAME")]
+    signal: Option<String>,
+    /// The signal's payload: JSON text, @FILE or - for stdin [default: null]
+    #[arg(long, value_name = "JSON", requires = "signal")]
+    signal_payload: Option<String>,
+    /// What you call the signal: a second one of the same id is dropped
+    #[arg(long, value_name = "ID", requires = "signal")]
+    signal_id: Option<String>,
     /// Show the ledger as it grows, then the result
     #[arg(long)]
     follow: bool,
     /// Start a run for each line {"id": …, "input": …} of a file
-    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "id", "follow"])]
+    #[arg(long, value_name = "FILE.jsonl", conflicts_with_all = ["input", "id", "reuse", "signal", "follow"])]
     from: Option<PathBuf>,
     /// Starts under way at once with --from
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -73,10 +85,17 @@ pub(super) async fn start(args: StartArgs, context: &Context) -> CliResult {
 }
 
 async fn start_one(args: StartArgs, context: &Context) -> CliResult {
-    let StartArgs { workflow, input, id, follow, .. } = args;
+    let StartArgs { workflow, input, id, reuse, signal, signal_payload, signal_id, follow, .. } = args;
     let input = input::json(input.as_deref())?;
+    let signal = match signal {
+        Some(name) => {
+            Some(SendSignal { name, payload: input::json(signal_payload.as_deref())?, id: signal_id })
+        }
+        None => None,
+    };
     let what = format!("start {workflow}");
-    let started = context.client.start(StartRun { workflow, workflow_id: id, input }).await;
+    let start = StartRun { reuse, signal, ..StartRun::new(workflow, id, input) };
+    let started = context.client.start(start).await;
     let started = started.map_err(|error| CliError::client(&what, error))?;
     if !follow {
         return report(&started, context.out);
@@ -102,7 +121,7 @@ async fn start_lines(file: &Path, args: &StartArgs, context: &Context) -> CliRes
     let starts = lines.map(|(number, line)| async move {
         let started = match line {
             Ok(Line { id: workflow_id, input }) => {
-                let start = StartRun { workflow: args.workflow.clone(), workflow_id, input };
+                let start = StartRun::new(args.workflow.clone(), workflow_id, input);
                 let what = format!("start line {number}");
                 context.client.start(start).await.map_err(|error| CliError::client(&what, error))
             }

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose, RunId, RunStatus,
-    Status,
+    Status, UnusedSignal,
 };
 use backstitch_ledger::{Append, Close, NewItem, NewTimer, StatusChange};
-use backstitch_sandbox::Stopped;
+use backstitch_sandbox::{Stopped, WorkflowInstance};
 
 use super::slot::{Facts, Guest, Purpose};
 use super::{Child, Scheduler, begin_run, full};
@@ -21,8 +21,11 @@ use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 struct Effects {
     children: Vec<Child>,
     calls: Vec<Op>,
+    messages: Vec<Op>,
     /// Children that could not be started, with the reason.
     stillborn: Vec<(Op, Failure)>,
+    /// Messages that the next run gets, because this one closes without having had them.
+    unused: Vec<Message>,
 }
 
 impl Scheduler {
@@ -132,15 +135,18 @@ impl Scheduler {
 
     /// Records what a guest asked for, and starts it.
     fn accept(&mut self, id: RunId, done: Done) {
-        let Done { guest, commands, status, outcomes } = done;
+        let Done { mut guest, commands, status, outcomes } = done;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
         if !slot.run.has_room(commands.len() + 1, bytes) {
             return self.park(id, &full());
         }
-        slot.guest = Guest::Idle(guest);
         let mut append = Append::new(slot.facts.scope, id);
         let mut effects = Effects::default();
+        if matches!(status, Status::ContinueAsNew(_)) {
+            effects.unused = unused_messages(&mut guest, slot);
+        }
+        slot.guest = Guest::Idle(guest);
         if let Err(fault) = self.record(id, commands, &mut append, &mut effects) {
             return self.park(id, &fault);
         }
@@ -165,12 +171,12 @@ impl Scheduler {
                 self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
             }
         }
-        let Effects { children, calls, stillborn } = effects;
+        let Effects { children, calls, messages, stillborn, unused: _ } = effects;
         if is_empty(&append) {
             self.warmed(id);
             return self.advance(id);
         }
-        self.send(id, append, |pending| pending.children = children);
+        self.send(id, append, |pending| (pending.children, pending.messages) = (children, messages));
         if is_blocked {
             for op in calls {
                 self.enqueue_attempt(id, op);
@@ -231,6 +237,7 @@ impl Scheduler {
             let Event::Commanded { command, .. } = event else { unreachable!("made above") };
             match command {
                 Command::ScheduleActivity { .. } if open => effects.calls.push(op),
+                Command::SignalRun { .. } | Command::CancelRun { .. } if open => effects.messages.push(op),
                 Command::StartTimer { ms } if open => append.timers.push(NewTimer {
                     run: id,
                     op,
@@ -327,15 +334,17 @@ impl Scheduler {
     /// Asks a quiescent run to cancel: every open op ends, and children hear of it.
     fn request_cancel(&mut self, id: RunId, request: super::slot::Request) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let children = slot.run.children_to_stop();
-        let timers: Vec<Op> = timers_of(slot);
-        slot.attempts.clear();
+        let children = slot.run.children_to_cancel();
+        let mut timers: Vec<Op> = timers_of(slot);
+        timers.retain(|op| !slot.run.is_shielded(*op));
+        let run = &slot.run;
+        slot.attempts.retain(|op, _| run.is_shielded(*op));
         let reason = request.reason.clone();
         let event = Event::CancelRequested { reason: request.reason };
         self.outcome(id, event, None, |append| {
             append.inbox_done.push((id, request.item));
             append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
-            for (child, _) in children {
+            for child in children {
                 append.inbox.push(note(child, &Message::Cancel { reason: reason.clone() }));
             }
         });
@@ -402,6 +411,7 @@ impl Scheduler {
         match begin_run(&next, input, now_ms) {
             Ok((new_run, run)) => {
                 append.new_runs.push(new_run);
+                append.inbox.extend(effects.unused.drain(..).map(|message| note(next.run, &message)));
                 effects.children.push(Child { facts: next, run, input: input.clone(), op: None });
             }
             Err(problem) => tracing::error!(run = %facts.run, problem, "the run could not continue as new"),
@@ -488,6 +498,19 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
         }
         _ => {}
     }
+}
+
+/// What a guest that continues as new has not had: signals, in ledger order, and a request to cancel.
+fn unused_messages(guest: &mut WorkflowInstance, slot: &super::slot::Slot) -> Vec<Message> {
+    let mut signals = guest.replay().unused_signals();
+    signals.extend(slot.ahead.iter().filter_map(|row| UnusedSignal::of(row.seq, &row.event)));
+    let signals = signals.into_iter().map(|UnusedSignal { name, payload, id, .. }| Message::Signal {
+        name,
+        payload,
+        id,
+    });
+    let cancel = slot.cancel.as_ref().map(|request| Message::Cancel { reason: request.reason.clone() });
+    signals.chain(cancel).collect()
 }
 
 /// Ops that have a row in the timers table.

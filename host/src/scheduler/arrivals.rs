@@ -104,6 +104,10 @@ impl Scheduler {
         let started_at_ms = rows[0].at_ms;
         let now_ms = ambient::now_ms();
         let (calls, retries) = (due_calls(&run, now_ms), retries_to_come(&run, now_ms));
+        let messages: Vec<Op> = run
+            .open_ops()
+            .filter_map(|(op, open)| matches!(open, OpenOp::Message { .. }).then_some(op))
+            .collect();
         self.insert(facts, program, run, input);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.started_at_ms = started_at_ms;
@@ -122,6 +126,7 @@ impl Scheduler {
         for op in calls {
             self.enqueue_attempt(id, op);
         }
+        self.send_messages(id, messages);
     }
 
     /// Tells a run of children that were refused when nobody could tell it.
@@ -195,7 +200,7 @@ impl Scheduler {
     }
 
     /// Sends an append of a run that is not in memory. `then_load`: read its ledger afterwards.
-    fn send_detached(&mut self, id: RunId, append: Append, then_load: bool) {
+    pub(super) fn send_detached(&mut self, id: RunId, append: Append, then_load: bool) {
         self.enqueue(id, append, |pending| {
             pending.closes = true;
             pending.then_load = then_load;
@@ -224,7 +229,9 @@ impl Scheduler {
             if !self.consuming.insert(item.item_id) {
                 continue;
             }
-            if item.status.is_open() {
+            if item.status == RunStatus::Continued {
+                self.look_for_successor(item);
+            } else if item.status.is_open() {
                 self.arrive_or_load(item.run, Arrival::Message(item, Some(guard.clone())));
             } else {
                 // It was accepted while the run was open, and the run closed before it was read.
@@ -312,8 +319,11 @@ impl Scheduler {
             Message::Signal { .. } if slot.run.signals_kept() as usize >= limits::SIGNALS_BUFFERED_MAX => {
                 self.consuming.remove(&item.item_id);
             }
-            Message::Signal { name, payload } => {
-                let event = Event::SignalReceived { name, payload };
+            Message::Signal { id: Some(known), .. } if slot.run.has_signal_id(&known) => {
+                self.consume(id, item.item_id);
+            }
+            Message::Signal { name, payload, id: signal_id } => {
+                let event = Event::SignalReceived { name, payload, id: signal_id };
                 self.outcome(id, event, guard, |append| append.inbox_done.push((id, item.item_id)));
             }
             Message::ChildClosed { op, outcome } => {

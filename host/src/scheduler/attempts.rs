@@ -7,6 +7,7 @@
 //! of both rows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
@@ -49,6 +50,25 @@ impl Scheduler {
         }
     }
 
+    /// Looks at an unserved call again when its first bound passes.
+    fn wake_overdue(&self, run: RunId, op: Op, in_ms: u64) {
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(in_ms)).await;
+            let _ = sender.send(Input::Overdue { run, op }).await;
+        });
+    }
+
+    /// The first bound of a call has passed that nobody served then.
+    pub(super) fn overdue(&mut self, id: RunId, op: Op) {
+        let attempt = self.slots.get_mut(&id).and_then(|slot| slot.attempts.get_mut(&op));
+        if let Some(attempt @ Attempt::Unserved) = attempt {
+            *attempt = Attempt::Queued;
+            self.unserved.retain(|unserved| *unserved != (id, op));
+            self.attempt_queue.push_back((id, op));
+        }
+    }
+
     fn start_attempt(&mut self, id: RunId, op: Op, turn: Turn) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if !matches!(slot.attempts.get(&op), Some(Attempt::Queued)) {
@@ -65,12 +85,21 @@ impl Scheduler {
         let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
         let served = self.tools.programs.activity(slot.facts.scope, options.queue(), name);
         let Some(digest) = served else {
-            if due.close_by_ms.is_some_and(|bound| now_ms >= bound) {
-                let failure = late(name, options.queue());
+            let start_by_ms = options.schedule_to_start_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
+            let bounds = [("schedule-to-start", start_by_ms), ("schedule-to-close", due.close_by_ms)];
+            let bounds = bounds.into_iter().filter_map(|(code, bound)| bound.map(|bound| (bound, code)));
+            let bound = bounds.min();
+            if let Some((at_ms, code)) = bound
+                && now_ms >= at_ms
+            {
+                let failure = late(code, name, options.queue());
                 return self.attempted(id, op, number, Err(failure));
             }
             slot.attempts.insert(op, Attempt::Unserved);
             self.unserved.push((id, op));
+            if let Some((at_ms, _)) = bound {
+                self.wake_overdue(id, op, at_ms.saturating_sub(now_ms));
+            }
             return;
         };
         let call = due.call(&slot.facts, op, name, input, number, now_ms);
@@ -145,7 +174,7 @@ impl Drop for Turn {
     }
 }
 
-fn late(name: &str, queue: &str) -> Failure {
+fn late(bound: &str, name: &str, queue: &str) -> Failure {
     let message = format!("no deployed component offered {name:?} on the task queue {queue:?} in time");
-    Failure::fatal(FailureKind::Timeout, "schedule-to-close", message)
+    Failure::fatal(FailureKind::Timeout, bound, message)
 }

@@ -11,12 +11,13 @@
 //! * of one run, at most one job is out;
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
-//! `activation`: guests and what they ask for. `attempts`: in-host activities. `arrivals`: what comes
-//! from the database.
+//! `activation`: guests and what they ask for. `attempts`: in-host activities. `messages`: what one run
+//! says to another. `arrivals`: what comes from the database.
 
 mod activation;
 mod arrivals;
 mod attempts;
+mod messages;
 mod slot;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -61,6 +62,29 @@ pub(crate) enum Input {
         attempt: u32,
         /// How it ended.
         outcome: Result<Json, Failure>,
+    },
+    /// A call that nobody serves has waited as long as its options say.
+    Overdue {
+        /// The run.
+        run: RunId,
+        /// The call.
+        op: Op,
+    },
+    /// What became of a message to another run.
+    Delivered {
+        /// The run that sent it.
+        run: RunId,
+        /// The command.
+        op: Op,
+        /// What its guest hears.
+        outcome: Result<(), Failure>,
+    },
+    /// A message for a run that has continued as new, and the run that it is for now, if there is one.
+    Forward {
+        /// The message.
+        item: InboxItem,
+        /// The latest run of the workflow id.
+        to: Option<RunId>,
     },
     /// A run's ledger was read.
     Loaded(Box<Loaded>),
@@ -129,6 +153,8 @@ struct Pending {
     children: Vec<Child>,
     /// Messages that the append sends.
     posted: Vec<InboxItem>,
+    /// Commands of the append whose messages are sent as soon as it is committed.
+    messages: Vec<Op>,
     /// Messages that the append consumes.
     consumed: Vec<Uuid>,
     /// The client that waits for the start.
@@ -297,6 +323,9 @@ impl Scheduler {
             Input::Start(start) => self.start(start),
             Input::Activated(activated) => self.activated(activated),
             Input::Attempted { run, op, attempt, outcome } => self.attempted(run, op, attempt, outcome),
+            Input::Overdue { run, op } => self.overdue(run, op),
+            Input::Delivered { run, op, outcome } => self.delivered(run, op, outcome),
+            Input::Forward { item, to } => self.forward(&item, to),
             Input::Loaded(loaded) => self.loaded(*loaded),
             Input::Timers(due, guard) => self.timers_due(due, &guard),
             Input::Inbox(items, guard) => self.messages(items, &guard),
@@ -380,6 +409,7 @@ impl Scheduler {
             durable: Seq(0),
             unacked: 0,
             attempts: HashMap::new(),
+            outgoing: VecDeque::new(),
             cancel: None,
             terminate: None,
             stale: false,
@@ -406,6 +436,7 @@ impl Scheduler {
             run: id,
             upto: Seq(0),
             children: Vec::new(),
+            messages: Vec::new(),
             posted: append.inbox.iter().map(|sent| received(append.scope, sent)).collect(),
             consumed: append.inbox_done.iter().map(|(_, item)| *item).collect(),
             reply: None,
@@ -433,8 +464,19 @@ impl Scheduler {
     }
 
     fn committed(&mut self, pending: Pending, refused: &[RunId]) {
-        let Pending { run: id, upto, children, posted, consumed, reply, guard, closes, then_load, due_ms } =
-            pending;
+        let Pending {
+            run: id,
+            upto,
+            children,
+            posted,
+            messages,
+            consumed,
+            reply,
+            guard,
+            closes,
+            then_load,
+            due_ms,
+        } = pending;
         for item in consumed {
             self.consuming.remove(&item);
         }
@@ -465,6 +507,7 @@ impl Scheduler {
         for item in posted {
             self.posted(item);
         }
+        self.send_messages(id, messages);
         if closes {
             let _ = self.tools.closed.send(id);
         }

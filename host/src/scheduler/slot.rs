@@ -119,6 +119,8 @@ pub(super) struct Slot {
     /// Calls that want an attempt now, or have one running. Calls that wait for a retry's time are
     /// in the timers table instead.
     pub(super) attempts: HashMap<Op, Attempt>,
+    /// Messages to other runs that are committed, the first of them under way.
+    pub(super) outgoing: VecDeque<Op>,
     pub(super) cancel: Option<Request>,
     pub(super) terminate: Option<Request>,
     /// The rows in `run` may not be those in the database: it was parked on the way. Nothing is
@@ -146,6 +148,7 @@ impl Slot {
         self.unacked == 0
             && self.ahead.is_empty()
             && self.attempts.is_empty()
+            && self.outgoing.is_empty()
             && self.cancel.is_none()
             && self.terminate.is_none()
     }

@@ -106,7 +106,7 @@ impl Grown {
     }
 
     pub(crate) fn signal(&mut self, payload: &str) -> Row {
-        let event = Event::SignalReceived { name: "s".into(), payload: json(payload) };
+        let event = Event::SignalReceived { name: "s".into(), payload: json(payload), id: None };
         self.run.append(now_ms(), &event).unwrap()
     }
 

@@ -22,6 +22,7 @@ fn echo(input: &str) -> u32 {
         task_queue: None,
         start_to_close_ms: None,
         schedule_to_close_ms: None,
+        schedule_to_start_ms: None,
         heartbeat_ms: None,
         retry: None,
     };
@@ -217,6 +218,7 @@ pub(super) fn calls(input: &str) -> Status {
         task_queue: call["queue"].as_str().map(str::to_owned),
         start_to_close_ms: call["start_to_close_ms"].as_u64(),
         schedule_to_close_ms: call["schedule_to_close_ms"].as_u64(),
+        schedule_to_start_ms: None,
         heartbeat_ms: None,
         retry: Some(RetryPolicy {
             maximum_attempts: call["attempts"].as_u64().unwrap_or(1) as u32,
