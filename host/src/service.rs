@@ -2,6 +2,7 @@
 //! and errors into problem documents; nothing below knows of sockets.
 
 mod error;
+mod query;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use backstitch_ledger::{
     RunRef, RunSummary,
 };
 use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
 pub use self::error::ServiceError;
 use self::error::{away, between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
@@ -61,6 +62,8 @@ pub struct Service {
     closed: broadcast::Sender<RunId>,
     counters: Arc<Counters>,
     notifier: Notifier,
+    /// Turns to hold a whole ledger for a client.
+    readings: Arc<Semaphore>,
 }
 
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
@@ -81,7 +84,8 @@ impl Service {
         counters: Arc<Counters>,
     ) -> Self {
         let notifier = Notifier::spawn(ledger.clone());
-        Self { ledger, programs, term, closed, counters, notifier }
+        let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
+        Self { ledger, programs, term, closed, counters, notifier, readings }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes.

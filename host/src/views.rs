@@ -171,6 +171,19 @@ pub struct DeploymentView {
     pub deployed_at: String,
 }
 
+/// Answer to a query.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueryView {
+    /// The run.
+    pub run_id: RunId,
+    /// What was asked.
+    pub query: String,
+    /// Rows of the ledger that the answer takes into account.
+    pub rows: u32,
+    /// The guest's answer.
+    pub output: Json,
+}
+
 /// Answer to `replay`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplayView {

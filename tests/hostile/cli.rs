@@ -8,7 +8,7 @@ use backstitch_core::RunStatus;
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "",
     "dev",
     "serve",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 20] = [
     "run ledger",
     "run result",
     "run signal",
+    "run query",
     "run cancel",
     "run terminate",
     "run retry",
@@ -46,12 +47,13 @@ async fn every_command_explains_itself() {
 }
 
 /// A command of a session, in order: what it exits with, and what its stdout holds for people.
-const SESSION: [(&str, Exit, &str); 29] = [
+const SESSION: [(&str, Exit, &str); 31] = [
     ("deployments", Exit::Ok, "order_workflow"),
     ("run list", Exit::Ok, "WORKFLOW ID"),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run show waits", Exit::Ok, "never"),
+    ("run query waits echo {\"b\":1.0,\"a\":[]}", Exit::Ok, "{\"b\":1.0,\"a\":[]}"),
     ("run result waits --timeout 1ms", Exit::StillRunning, ""),
     ("run start json_echo 1 --id echoed", Exit::Ok, ""),
     ("run signal echoed bytes {\"b\":1.0,\"a\":[]}", Exit::Ok, ""),
@@ -59,6 +61,7 @@ const SESSION: [(&str, Exit, &str); 29] = [
     ("run ledger echoed", Exit::Ok, "signal-received"),
     ("run ledger echoed --from 1 --limit 1", Exit::Ok, "activity-scheduled"),
     ("run signal echoed bytes", Exit::Conflict, ""),
+    ("run query echoed ok", Exit::Ok, "true"),
     ("replay echoed", Exit::Ok, "identical"),
     ("replay echoed --component {order}", Exit::Diverged, "diverged at op 0"),
     ("run start json_echo 1 --id cancelled", Exit::Ok, ""),

@@ -25,7 +25,7 @@ const fn mistake(args: &'static str, exit: Exit, code: &'static str, words: &'st
     Mistake { args, exit, code, words }
 }
 
-const MISTAKES: [Mistake; 37] = [
+const MISTAKES: [Mistake; 39] = [
     mistake("deploy {text}", Exit::Refused, "not-a-component", "does not begin as WebAssembly does"),
     mistake("deploy {elf}", Exit::Refused, "not-a-component", "upload the component"),
     mistake("deploy {wat}", Exit::Refused, "not-a-component", "wasm-tools parse"),
@@ -63,6 +63,8 @@ const MISTAKES: [Mistake; 37] = [
     mistake("run terminate nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("run retry nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("run retry taken", Exit::Conflict, "not-parked", "it is running"),
+    mistake("run query nobody x", Exit::NotFound, "unknown-run", "backstitch run list"),
+    mistake("run query taken x", Exit::NotFound, "unknown-query", "its component describes none"),
     mistake("replay nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("replay taken --component {activities}", Exit::Invalid, "wrong-kind", "give a workflow"),
     mistake("replay taken --component {text}", Exit::Refused, "not-a-component", "WebAssembly"),

@@ -17,15 +17,15 @@ use super::wire::{
 };
 use crate::service::{ListRuns, StartRun};
 use crate::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView,
-    StartedView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunDetailView, RunListView,
+    RunView, StartedView, WaitView,
 };
 
 /// A host on this machine answers or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server gives a request, so that the server's word is heard.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(40);
-/// For calls that upload and compile.
+/// For calls that upload and compile, or go over a whole ledger.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(310);
 
 /// A host, seen from outside. Cheap to clone; clones share connections.
@@ -187,6 +187,13 @@ impl Client {
             None => request,
         })
         .await
+    }
+
+    /// Asks a run about its state.
+    pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<QueryView, ClientError> {
+        let request = self.post(&["runs", id, "query", name]).timeout(SLOW_TIMEOUT);
+        let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
+        self.give(request).await
     }
 
     fn get(&self, path: &[&str]) -> RequestBuilder {

@@ -13,6 +13,7 @@
 //! | `POST /v1/runs/{id}/signals/{name}` (JSON) | 202 |
 //! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
 //! | `POST /v1/runs/{id}/retry` | 202 |
+//! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
 //! `{id}` is a run id or a workflow id. 202: the request is durable, the run will take it up.
@@ -36,14 +37,15 @@ use super::wire::{
 use super::{Api, within};
 use crate::service::{ListRuns, Service, StartRun};
 use crate::views::{
-    DeployedView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView, StartedView,
+    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunDetailView, RunListView, RunView,
+    StartedView,
 };
 
 /// Requests that touch the database and nothing else.
 const QUICK: Duration = Duration::from_secs(30);
 /// Requests that wait for a run: the longest wait and a quick request.
 const WAITING: Duration = Duration::from_millis(RESULT_WAIT_MS_MAX + 30_000);
-/// Requests that upload a component and compile it or replay with it.
+/// Requests that compile a component, or hold a whole ledger and go over it.
 const SLOW: Duration = Duration::from_secs(300);
 
 type Answer<T> = Result<axum::Json<T>, Problem>;
@@ -67,6 +69,7 @@ pub(super) fn routes() -> Router<Api> {
     let slow = Router::new()
         .route("/v1/deployments", post(deploy))
         .route("/v1/runs/{id}/replay", post(replay))
+        .route("/v1/runs/{id}/query/{name}", post(query))
         .route_layer(from_fn(|request, next| within(SLOW, request, next)));
     quick.merge(waiting).merge(slow).fallback(no_route).method_not_allowed_fallback(no_method)
 }
@@ -206,6 +209,16 @@ async fn replay(
     Component(component): Component,
 ) -> Answer<ReplayView> {
     Ok(axum::Json(service.replay(scope, &id, component).await?))
+}
+
+async fn query(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments((id, name)): Segments<(String, String)>,
+    _: NoParams,
+    Payload(input): Payload,
+) -> Answer<QueryView> {
+    Ok(axum::Json(service.query(scope, &id, &name, input).await?))
 }
 
 async fn no_route(method: Method, uri: Uri) -> Problem {

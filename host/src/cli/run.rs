@@ -38,6 +38,14 @@ pub(super) enum RunCommand {
         /// JSON text, @FILE or - for stdin [default: null]
         payload: Option<String>,
     },
+    /// Ask a run about its state, closed or not, without a trace in its ledger
+    Query {
+        run: String,
+        /// The query's name
+        name: String,
+        /// JSON text, @FILE or - for stdin [default: null]
+        input: Option<String>,
+    },
     /// Ask a run to cancel; it may clean up first
     Cancel {
         run: String,
@@ -115,6 +123,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             let answer = client.signal(&run, &name, &payload).await;
             told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
         }
+        RunCommand::Query { run, name, input } => query(&run, &name, input.as_deref(), context).await,
         RunCommand::Cancel { run, reason } => {
             let answer = client.cancel(&run, &reason).await;
             told(format!("cancel {run}"), answer, "the run has been asked to cancel")
@@ -128,6 +137,17 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             told(format!("retry {run}"), answer, "the run goes on")
         }
     }
+}
+
+async fn query(id: &str, name: &str, input: Option<&str>, context: &Context) -> CliResult {
+    let input = input::json(input)?;
+    let answer = context.client.query(id, name, &input).await.map_err(|error| {
+        let error = CliError::client(&format!("query {id}"), error);
+        // It may repeat what the guest said.
+        let why = error.why.as_deref().map(|why| printable(why).into_owned());
+        CliError { why, ..error }
+    })?;
+    context.out.answer(&answer, || printable(answer.output.as_str()).into_owned())
 }
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {
