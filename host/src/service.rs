@@ -2,6 +2,7 @@
 //! and errors into problem documents; nothing below knows of sockets.
 
 mod error;
+mod export;
 mod query;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use backstitch_core::RunStatus;
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "dev",
     "serve",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 21] = [
     "run result",
     "run signal",
     "run query",
+    "run export",
     "run cancel",
     "run terminate",
     "run retry",
@@ -47,13 +48,15 @@ async fn every_command_explains_itself() {
 }
 
 /// A command of a session, in order: what it exits with, and what its stdout holds for people.
-const SESSION: [(&str, Exit, &str); 31] = [
+const SESSION: [(&str, Exit, &str); 33] = [
     ("deployments", Exit::Ok, "order_workflow"),
     ("run list", Exit::Ok, "WORKFLOW ID"),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run show waits", Exit::Ok, "never"),
     ("run query waits echo {\"b\":1.0,\"a\":[]}", Exit::Ok, "{\"b\":1.0,\"a\":[]}"),
+    ("run export waits", Exit::Ok, "\"format\": \"backstitch-history/1\""),
+    ("run export waits --allow status,data", Exit::Ok, "\"status\": \"running\""),
     ("run result waits --timeout 1ms", Exit::StillRunning, ""),
     ("run start json_echo 1 --id echoed", Exit::Ok, ""),
     ("run signal echoed bytes {\"b\":1.0,\"a\":[]}", Exit::Ok, ""),
@@ -265,6 +268,7 @@ async fn a_reader_that_leaves_early_is_met_with_silence() {
         "run list --json",
         "run ledger order",
         "run ledger order --json",
+        "run export order",
         "run show order",
         "run result order",
         "deployments",

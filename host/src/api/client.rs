@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::ProblemDocument;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, StartBody,
-    TENANT_HEADER, WASM,
+    DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
+    StartBody, TENANT_HEADER, WASM,
 };
+use crate::history::Part;
 use crate::service::{ListRuns, StartRun};
 use crate::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunDetailView, RunListView,
@@ -194,6 +195,14 @@ impl Client {
         let request = self.post(&["runs", id, "query", name]).timeout(SLOW_TIMEOUT);
         let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
         self.give(request).await
+    }
+
+    /// The text of a run's history with these parts.
+    pub async fn history(&self, id: &str, parts: &[Part]) -> Result<Vec<u8>, ClientError> {
+        let request = self.get(&["runs", id, "history"]).query(&HistoryQuery::of(parts));
+        let response = self.send(request.timeout(SLOW_TIMEOUT)).await?;
+        let text = response.bytes().await.map_err(|error| self.broken(&error))?;
+        Ok(text.to_vec())
     }
 
     fn get(&self, path: &[&str]) -> RequestBuilder {

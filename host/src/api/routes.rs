@@ -14,6 +14,7 @@
 //! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
 //! | `POST /v1/runs/{id}/retry` | 202 |
 //! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
+//! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](crate::history::History) |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
 //! `{id}` is a run id or a workflow id. 202: the request is durable, the run will take it up.
@@ -32,7 +33,8 @@ use backstitch_core::Seq;
 use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, StartBody,
+    DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
+    StartBody,
 };
 use super::{Api, within};
 use crate::service::{ListRuns, Service, StartRun};
@@ -70,6 +72,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/deployments", post(deploy))
         .route("/v1/runs/{id}/replay", post(replay))
         .route("/v1/runs/{id}/query/{name}", post(query))
+        .route("/v1/runs/{id}/history", get(history))
         .route_layer(from_fn(|request, next| within(SLOW, request, next)));
     quick.merge(waiting).merge(slow).fallback(no_route).method_not_allowed_fallback(no_method)
 }
@@ -219,6 +222,18 @@ async fn query(
     Payload(input): Payload,
 ) -> Answer<QueryView> {
     Ok(axum::Json(service.query(scope, &id, &name, input).await?))
+}
+
+async fn history(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    Params(query): Params<HistoryQuery>,
+) -> Result<Response, Problem> {
+    let parts = query.parts().map_err(|problem| Problem::invalid("invalid-query", problem))?;
+    let text = service.history(scope, &id, &parts).await?;
+    let media_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([media_type], text).into_response())
 }
 
 async fn no_route(method: Method, uri: Uri) -> Problem {

@@ -10,6 +10,7 @@ mod build;
 mod deploy;
 mod doctor;
 pub mod exit;
+mod export;
 mod follow;
 mod input;
 mod output;
@@ -222,6 +223,7 @@ mod tests {
             "run result",
             "run list --status runing",
             "run result x --timeout 1d",
+            "run export x --allow everything",
             "dev --listen nowhere",
         ] {
             let args = ["backstitch"].into_iter().chain(line.split(' '));

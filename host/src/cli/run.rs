@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
+use super::export::{self, ExportArgs};
 use super::follow;
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable, status};
@@ -46,6 +47,8 @@ pub(super) enum RunCommand {
         /// JSON text, @FILE or - for stdin [default: null]
         input: Option<String>,
     },
+    /// Write a run as one document, for an audit
+    Export(ExportArgs),
     /// Ask a run to cancel; it may clean up first
     Cancel {
         run: String,
@@ -124,6 +127,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
         }
         RunCommand::Query { run, name, input } => query(&run, &name, input.as_deref(), context).await,
+        RunCommand::Export(args) => export::export(&args, context).await,
         RunCommand::Cancel { run, reason } => {
             let answer = client.cancel(&run, &reason).await;
             told(format!("cancel {run}"), answer, "the run has been asked to cancel")

@@ -23,7 +23,7 @@ use super::error::{ServiceError, internal, invalid, unloadable};
 use crate::retrace::{self, NO_ROOM, Unled};
 use crate::views::QueryView;
 
-/// Ledgers that are held whole for questions at once. Each may have 256 MiB of text and
+/// Ledgers that are held whole for questions and exports at once. Each may have 256 MiB of text and
 /// take a processor for as long as its guest computes; the others wait for their turn.
 pub(super) const READINGS_MAX: usize = 4;
 
