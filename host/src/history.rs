@@ -1,4 +1,5 @@
-//! A run as one portable document: what `run export` writes and `tests/corpus/` keeps.
+//! A run as one portable document: what `run export` writes, `replay --history` reads, and
+//! `tests/corpus/` keeps.
 //!
 //! ```text
 //! { "format": "backstitch-history/1",
@@ -19,13 +20,17 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Chain, Digest, Fault, Op, Row, RunId, RunStatus, Seq};
+use backstitch_core::{Chain, Digest, Fault, Op, Row, RunId, RunStatus, Seq, limits};
 use serde::{Deserialize, Serialize};
 
 use crate::views::WaitView;
 
 /// What a document of this version says in `format`.
 pub const FORMAT: &str = "backstitch-history/1";
+
+/// The largest document that is read: twice the text of the largest ledger, for what a string has to
+/// escape, and room for the columns of all of its rows.
+pub const HISTORY_BYTES_MAX: u64 = 2 * limits::RUN_BYTES_MAX + (limits::RUN_ROWS_MAX as u64) * 512;
 
 /// What can be left out of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

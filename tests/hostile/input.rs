@@ -85,13 +85,15 @@ const MISTAKES: [Mistake; 41] = [
 ];
 
 /// Command lines that are none. Nothing is sent anywhere.
-const MISUSES: [(&str, &str); 11] = [
+const MISUSES: [(&str, &str); 13] = [
     ("", "Usage: backstitch"),
     ("--frobnicate", "unexpected argument '--frobnicate'"),
     ("frobnicate", "unrecognized subcommand 'frobnicate'"),
     ("deploy", "<FILE.wasm>..."),
     ("run list --status runing", "one of running, parked, completed"),
     ("run list --limit 0", "0 is not in 1.."),
+    ("replay", "<RUN>"),
+    ("replay --history f.json", "--component <FILE.wasm>"),
     ("run export x --allow rows", "possible values: data, state, status, timeline"),
     ("run result x --timeout 1d", "write 1500ms, 30s, 5m or 2h"),
     ("run start w 1 --from f.jsonl", "cannot be used with"),

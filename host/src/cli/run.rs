@@ -47,7 +47,7 @@ pub(super) enum RunCommand {
         /// JSON text, @FILE or - for stdin [default: null]
         input: Option<String>,
     },
-    /// Write a run as one document, for an audit
+    /// Write a run as one document, for an audit or `backstitch replay --history`
     Export(ExportArgs),
     /// Ask a run to cancel; it may clean up first
     Cancel {
