@@ -25,8 +25,8 @@ use crate::host::Term;
 use crate::programs::Programs;
 use crate::scheduler::{Counters, Facts, Input, Start};
 use crate::views::{
-    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunDetailView,
-    RunListView, RunView, StartedView, WaitView,
+    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
+    RunDetailView, RunListView, RunView, StartedView, StatusCountView, WaitView,
 };
 use crate::{ambient, retrace};
 
@@ -308,6 +308,20 @@ impl Service {
         let full = runs.len() == limit as usize;
         let next_cursor = runs.last().filter(|_| full).map(|run| run.run.to_string());
         Ok(RunListView { runs: runs.iter().map(summary_view).collect(), next_cursor })
+    }
+
+    /// How many runs there are, of this status and workflow if any.
+    pub async fn count(
+        &self,
+        scope: Scope,
+        status: Option<RunStatus>,
+        workflow: Option<String>,
+    ) -> Result<RunCountView, ServiceError> {
+        let filter = RunFilter { statuses: status.into_iter().collect(), workflow };
+        let counts = self.ledger.count_runs(scope, &filter).await?;
+        let by_status: Vec<_> =
+            counts.into_iter().map(|(status, runs)| StatusCountView { status, runs }).collect();
+        Ok(RunCountView { runs: by_status.iter().map(|count| count.runs).sum(), by_status })
     }
 
     /// A page of a run's ledger.

@@ -86,6 +86,24 @@ pub struct RunListView {
     pub next_cursor: Option<String>,
 }
 
+/// How many runs stand how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunCountView {
+    /// All that were asked for.
+    pub runs: u64,
+    /// Of each status that some of them have.
+    pub by_status: Vec<StatusCountView>,
+}
+
+/// How many runs have a status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusCountView {
+    /// The status.
+    pub status: RunStatus,
+    /// How many.
+    pub runs: u64,
+}
+
 /// One ledger row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RowView {

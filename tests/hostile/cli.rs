@@ -8,7 +8,7 @@ use backstitch_core::RunStatus;
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "",
     "dev",
     "serve",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 22] = [
     "run",
     "run start",
     "run list",
+    "run count",
     "run show",
     "run ledger",
     "run result",
@@ -48,7 +49,7 @@ async fn every_command_explains_itself() {
 }
 
 /// A command of a session, in order: what it exits with, and what its stdout holds for people.
-const SESSION: [(&str, Exit, &str); 33] = [
+const SESSION: [(&str, Exit, &str); 36] = [
     ("deployments", Exit::Ok, "order_workflow"),
     ("run list", Exit::Ok, "WORKFLOW ID"),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
@@ -80,6 +81,9 @@ const SESSION: [(&str, Exit, &str); 33] = [
     ("run list --status completed", Exit::Ok, "echoed"),
     ("run list --workflow waits_for_ever --limit 1", Exit::Ok, "waits"),
     ("run list --all", Exit::Ok, "terminated"),
+    ("run count", Exit::Ok, "all         5"),
+    ("run count --status completed", Exit::Ok, "completed  1"),
+    ("run count --status running --workflow json_echo", Exit::Ok, "all     0"),
     ("version", Exit::Ok, "host 0."),
     ("deploy {order}", Exit::Ok, "unchanged"),
 ];

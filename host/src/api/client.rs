@@ -5,21 +5,21 @@
 
 use std::time::Duration;
 
-use backstitch_core::{Json, Seq};
+use backstitch_core::{Json, RunStatus, Seq};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::problem::ProblemDocument;
 use super::wire::{
-    DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
-    StartBody, TENANT_HEADER, WASM,
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, StartBody, TENANT_HEADER, WASM,
 };
 use crate::history::Part;
 use crate::service::{ListRuns, StartRun};
 use crate::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunDetailView, RunListView,
-    RunView, StartedView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
+    RunListView, RunView, StartedView, WaitView,
 };
 
 /// A host on this machine answers or is not there.
@@ -143,6 +143,15 @@ impl Client {
     pub async fn list(&self, list: ListRuns) -> Result<RunListView, ClientError> {
         let ListRuns { status, workflow, limit, cursor } = list;
         self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, limit, cursor })).await
+    }
+
+    /// How many runs there are, of this status and workflow if any.
+    pub async fn count(
+        &self,
+        status: Option<RunStatus>,
+        workflow: Option<String>,
+    ) -> Result<RunCountView, ClientError> {
+        self.give(self.get(&["run-count"]).query(&CountQuery { status, workflow })).await
     }
 
     /// A page of a run's ledger.

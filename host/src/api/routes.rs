@@ -7,6 +7,7 @@
 //! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
 //! | `POST /v1/runs` [`StartBody`] | 201 or 200 [`StartedView`] |
 //! | `GET /v1/runs` [`ListQuery`] | 200 [`RunListView`] |
+//! | `GET /v1/run-count` [`CountQuery`] | 200 [`RunCountView`] |
 //! | `GET /v1/runs/{id}` | 200 [`RunDetailView`] |
 //! | `GET /v1/runs/{id}/ledger` [`LedgerQuery`] | 200 [`LedgerView`] |
 //! | `GET /v1/runs/{id}/result` [`ResultQuery`] | 200 [`RunView`], closed or not |
@@ -33,14 +34,14 @@ use backstitch_core::Seq;
 use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
 use super::wire::{
-    DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
-    StartBody,
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, StartBody,
 };
 use super::{Api, within};
 use crate::service::{ListRuns, Service, StartRun};
 use crate::views::{
-    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunDetailView, RunListView, RunView,
-    StartedView,
+    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
+    RunView, StartedView,
 };
 
 /// Requests that touch the database and nothing else.
@@ -58,6 +59,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/health", get(health))
         .route("/v1/deployments", get(deployments))
         .route("/v1/runs", get(list).post(start))
+        // Not below `runs`, where any word may be the name of a run.
+        .route("/v1/run-count", get(count))
         .route("/v1/runs/{id}", get(show))
         .route("/v1/runs/{id}/ledger", get(ledger))
         .route("/v1/runs/{id}/signals/{name}", post(signal))
@@ -123,6 +126,14 @@ async fn list(
 ) -> Answer<RunListView> {
     let ListQuery { status, workflow, limit, cursor } = query;
     Ok(axum::Json(service.list(scope, ListRuns { status, workflow, limit, cursor }).await?))
+}
+
+async fn count(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Params(CountQuery { status, workflow }): Params<CountQuery>,
+) -> Answer<RunCountView> {
+    Ok(axum::Json(service.count(scope, status, workflow).await?))
 }
 
 async fn show(

@@ -17,7 +17,7 @@ use super::start::{self, StartArgs};
 use crate::api::client::ClientError;
 use crate::config;
 use crate::service::ListRuns;
-use crate::views::{RowView, RunDetailView, RunView};
+use crate::views::{RowView, RunDetailView, RunView, StatusCountView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
@@ -25,6 +25,15 @@ pub(super) enum RunCommand {
     Start(StartArgs),
     /// List runs, newest first
     List(ListArgs),
+    /// Count runs by their status
+    Count {
+        /// Only runs of this status
+        #[arg(long, value_parser = parse_status)]
+        status: Option<RunStatus>,
+        /// Only runs of this workflow
+        #[arg(long)]
+        workflow: Option<String>,
+    },
     /// Show a run and what it waits for
     Show { run: String },
     /// Show a run's ledger
@@ -115,6 +124,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
     match command {
         RunCommand::Start(args) => start::start(args, context).await,
         RunCommand::List(args) => list(args, context).await,
+        RunCommand::Count { status, workflow } => count(status, workflow, context).await,
         RunCommand::Show { run } => show(&run, context).await,
         RunCommand::Ledger(args) => ledger(&args, context).await,
         RunCommand::Result(args) => {
@@ -186,6 +196,16 @@ async fn list(args: ListArgs, context: &Context) -> CliResult {
         };
         let titles = ["RUN", "WORKFLOW ID", "WORKFLOW", "STATUS", "STARTED", "CLOSED"];
         context.out.table(titles, runs.iter().map(row).collect())
+    })
+}
+
+async fn count(wanted: Option<RunStatus>, workflow: Option<String>, context: &Context) -> CliResult {
+    let counted = context.client.count(wanted, workflow).await;
+    let counted = counted.map_err(|error| CliError::client("count runs", error))?;
+    context.out.answer(&counted, || {
+        let of = |count: &StatusCountView| [status(count.status), cell(count.runs)];
+        let rows = counted.by_status.iter().map(of).chain([[cell("all"), cell(counted.runs)]]);
+        context.out.table(["STATUS", "RUNS"], rows.collect())
     })
 }
 
