@@ -1,7 +1,7 @@
 //! A run as one document: [`History`].
 
 use backstitch_core::{Row, Run, Scope};
-use backstitch_ledger::RunInfo;
+use backstitch_ledger::{RunInfo, RunRef};
 
 use super::Service;
 use super::error::{ServiceError, internal};
@@ -12,9 +12,16 @@ impl Service {
     /// The text of a run's history with these parts. A damaged ledger is exported as it is: whoever
     /// looks into the damage needs it.
     pub async fn history(&self, scope: Scope, id: &str, parts: &[Part]) -> Result<Vec<u8>, ServiceError> {
+        let mut info = self.find(scope, id).await?;
         let turn = self.reading().await;
-        let info = self.find(scope, id).await?;
-        let rows = self.rows(info.summary.run).await?;
+        let run = info.summary.run;
+        let mut rows = self.rows(run).await?;
+        let now = self.info(scope, RunRef::Id(run)).await?;
+        if now.head != info.head {
+            // It closed meanwhile: its end belongs to it, and nothing follows that.
+            rows = self.rows(run).await?;
+            info = now;
+        }
         let state = if parts.contains(&Part::State) { Some(self.state(scope, &info, &rows)?) } else { None };
         let parts = parts.to_vec();
         // Its text may be hundreds of megabytes: not for the threads that serve everybody.
