@@ -17,3 +17,5 @@ mod input;
 mod outage;
 #[path = "hostile/program.rs"]
 mod program;
+#[path = "hostile/query.rs"]
+mod query;

@@ -9,6 +9,7 @@
 //! | `corrupt` | ledgers that were changed in the database |
 //! | `changed` | other components led along a ledger |
 //! | `bytes` | JSON that a careless host would change |
+//! | `files` | histories in files: exported, edited, replayed without a host |
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
@@ -22,5 +23,7 @@ mod changed;
 mod corrupt;
 #[path = "replay/examples.rs"]
 mod examples;
+#[path = "replay/files.rs"]
+mod files;
 #[path = "replay/prefixes.rs"]
 mod prefixes;

@@ -167,7 +167,9 @@ pub fn resume() -> Status {
 
 /// The component's `query`.
 pub fn query(name: &str) -> Result<String, String> {
-    SHOWN.with_borrow(|shown| shown.get(name).cloned()).ok_or_else(|| format!("unknown query `{name}`"))
+    SHOWN
+        .with_borrow(|shown| shown.get(name).cloned())
+        .ok_or_else(|| format!("nothing has been shown as `{name}`"))
 }
 
 /// What a test run has shown, leaving nothing behind for the next.

@@ -11,6 +11,7 @@ pub mod config;
 pub mod crash;
 pub mod doctor;
 mod guests;
+pub mod history;
 pub mod host;
 mod programs;
 pub mod retrace;

@@ -2,6 +2,8 @@
 //! and errors into problem documents; nothing below knows of sockets.
 
 mod error;
+mod export;
+mod query;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use backstitch_ledger::{
 };
 use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
 pub use self::error::ServiceError;
 use self::error::{away, between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
@@ -24,8 +26,8 @@ use crate::host::Term;
 use crate::programs::Programs;
 use crate::scheduler::{Counters, Facts, Input, Start};
 use crate::views::{
-    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunDetailView,
-    RunListView, RunView, StartedView, WaitView,
+    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
+    RunDetailView, RunListView, RunView, StartedView, StatusCountView, WaitView,
 };
 use crate::{ambient, retrace};
 
@@ -105,6 +107,8 @@ pub struct Service {
     closed: broadcast::Sender<RunId>,
     counters: Arc<Counters>,
     notifier: Notifier,
+    /// Turns to hold a whole ledger for a client.
+    readings: Arc<Semaphore>,
 }
 
 /// Which run a start makes.
@@ -133,7 +137,8 @@ impl Service {
         counters: Arc<Counters>,
     ) -> Self {
         let notifier = Notifier::spawn(ledger.clone());
-        Self { ledger, programs, term, closed, counters, notifier }
+        let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
+        Self { ledger, programs, term, closed, counters, notifier, readings }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes.
@@ -398,6 +403,20 @@ impl Service {
         let full = runs.len() == limit as usize;
         let next_cursor = runs.last().filter(|_| full).map(|run| run.run.to_string());
         Ok(RunListView { runs: runs.iter().map(summary_view).collect(), next_cursor })
+    }
+
+    /// How many runs there are, of this status and workflow if any.
+    pub async fn count(
+        &self,
+        scope: Scope,
+        status: Option<RunStatus>,
+        workflow: Option<String>,
+    ) -> Result<RunCountView, ServiceError> {
+        let filter = RunFilter { statuses: status.into_iter().collect(), workflow };
+        let counts = self.ledger.count_runs(scope, &filter).await?;
+        let by_status: Vec<_> =
+            counts.into_iter().map(|(status, runs)| StatusCountView { status, runs }).collect();
+        Ok(RunCountView { runs: by_status.iter().map(|count| count.runs).sum(), by_status })
     }
 
     /// A page of a run's ledger.

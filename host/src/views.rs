@@ -86,6 +86,24 @@ pub struct RunListView {
     pub next_cursor: Option<String>,
 }
 
+/// How many runs stand how.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunCountView {
+    /// All that were asked for.
+    pub runs: u64,
+    /// Of each status that some of them have.
+    pub by_status: Vec<StatusCountView>,
+}
+
+/// How many runs have a status.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusCountView {
+    /// The status.
+    pub status: RunStatus,
+    /// How many.
+    pub runs: u64,
+}
+
 /// One ledger row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RowView {
@@ -169,6 +187,19 @@ pub struct DeploymentView {
     pub digest: Digest,
     /// Since when, RFC 3339 with milliseconds, UTC.
     pub deployed_at: String,
+}
+
+/// Answer to a query.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QueryView {
+    /// The run.
+    pub run_id: RunId,
+    /// What was asked.
+    pub query: String,
+    /// Rows of the ledger that the answer takes into account.
+    pub rows: u32,
+    /// The guest's answer.
+    pub output: Json,
 }
 
 /// Answer to `replay`.

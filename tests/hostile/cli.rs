@@ -8,7 +8,7 @@ use backstitch_core::RunStatus;
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 23] = [
     "",
     "dev",
     "serve",
@@ -18,10 +18,13 @@ const COMMANDS: [&str; 20] = [
     "run",
     "run start",
     "run list",
+    "run count",
     "run show",
     "run ledger",
     "run result",
     "run signal",
+    "run query",
+    "run export",
     "run cancel",
     "run terminate",
     "run retry",
@@ -46,12 +49,15 @@ async fn every_command_explains_itself() {
 }
 
 /// A command of a session, in order: what it exits with, and what its stdout holds for people.
-const SESSION: [(&str, Exit, &str); 29] = [
+const SESSION: [(&str, Exit, &str); 36] = [
     ("deployments", Exit::Ok, "order_workflow"),
     ("run list", Exit::Ok, "WORKFLOW ID"),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run start waits_for_ever 1 --id waits", Exit::Ok, ""),
     ("run show waits", Exit::Ok, "never"),
+    ("run query waits echo {\"b\":1.0,\"a\":[]}", Exit::Ok, "{\"b\":1.0,\"a\":[]}"),
+    ("run export waits", Exit::Ok, "\"format\": \"backstitch-history/1\""),
+    ("run export waits --allow status,data", Exit::Ok, "\"status\": \"running\""),
     ("run result waits --timeout 1ms", Exit::StillRunning, ""),
     ("run start json_echo 1 --id echoed", Exit::Ok, ""),
     ("run signal echoed bytes {\"b\":1.0,\"a\":[]}", Exit::Ok, ""),
@@ -59,6 +65,7 @@ const SESSION: [(&str, Exit, &str); 29] = [
     ("run ledger echoed", Exit::Ok, "signal-received"),
     ("run ledger echoed --from 1 --limit 1", Exit::Ok, "activity-scheduled"),
     ("run signal echoed bytes", Exit::Conflict, ""),
+    ("run query echoed ok", Exit::Ok, "true"),
     ("replay echoed", Exit::Ok, "identical"),
     ("replay echoed --component {order}", Exit::Diverged, "diverged at op 0"),
     ("run start json_echo 1 --id cancelled", Exit::Ok, ""),
@@ -74,6 +81,9 @@ const SESSION: [(&str, Exit, &str); 29] = [
     ("run list --status completed", Exit::Ok, "echoed"),
     ("run list --workflow waits_for_ever --limit 1", Exit::Ok, "waits"),
     ("run list --all", Exit::Ok, "terminated"),
+    ("run count", Exit::Ok, "all         5"),
+    ("run count --status completed", Exit::Ok, "completed  1"),
+    ("run count --status running --workflow json_echo", Exit::Ok, "all     0"),
     ("version", Exit::Ok, "host 0."),
     ("deploy {order}", Exit::Ok, "unchanged"),
 ];
@@ -262,6 +272,7 @@ async fn a_reader_that_leaves_early_is_met_with_silence() {
         "run list --json",
         "run ledger order",
         "run ledger order --json",
+        "run export order",
         "run show order",
         "run result order",
         "deployments",

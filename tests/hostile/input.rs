@@ -25,7 +25,7 @@ const fn mistake(args: &'static str, exit: Exit, code: &'static str, words: &'st
     Mistake { args, exit, code, words }
 }
 
-const MISTAKES: [Mistake; 37] = [
+const MISTAKES: [Mistake; 41] = [
     mistake("deploy {text}", Exit::Refused, "not-a-component", "does not begin as WebAssembly does"),
     mistake("deploy {elf}", Exit::Refused, "not-a-component", "upload the component"),
     mistake("deploy {wat}", Exit::Refused, "not-a-component", "wasm-tools parse"),
@@ -63,6 +63,10 @@ const MISTAKES: [Mistake; 37] = [
     mistake("run terminate nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("run retry nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("run retry taken", Exit::Conflict, "not-parked", "it is running"),
+    mistake("run query nobody x", Exit::NotFound, "unknown-run", "backstitch run list"),
+    mistake("run query taken x", Exit::NotFound, "unknown-query", "its component describes none"),
+    mistake("run export nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
+    mistake("run export taken -o {dir}", Exit::Invalid, "file-unwritable", "Is a directory"),
     mistake("replay nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("replay taken --component {activities}", Exit::Invalid, "wrong-kind", "give a workflow"),
     mistake("replay taken --component {text}", Exit::Refused, "not-a-component", "WebAssembly"),
@@ -81,13 +85,16 @@ const MISTAKES: [Mistake; 37] = [
 ];
 
 /// Command lines that are none. Nothing is sent anywhere.
-const MISUSES: [(&str, &str); 10] = [
+const MISUSES: [(&str, &str); 13] = [
     ("", "Usage: backstitch"),
     ("--frobnicate", "unexpected argument '--frobnicate'"),
     ("frobnicate", "unrecognized subcommand 'frobnicate'"),
     ("deploy", "<FILE.wasm>..."),
     ("run list --status runing", "one of running, parked, completed"),
     ("run list --limit 0", "0 is not in 1.."),
+    ("replay", "<RUN>"),
+    ("replay --history f.json", "--component <FILE.wasm>"),
+    ("run export x --allow rows", "possible values: data, state, status, timeline"),
     ("run result x --timeout 1d", "write 1500ms, 30s, 5m or 2h"),
     ("run start w 1 --from f.jsonl", "cannot be used with"),
     ("serve --listen nowhere", "invalid socket address"),

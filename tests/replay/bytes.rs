@@ -3,7 +3,8 @@
 //! `json_relay` passes a document on as input, activity input and output, signal, result; a replay
 //! compares each with the ledger. Between its first two activities and the signal, the host is killed.
 
-use backstitch_core::{Json, RunStatus};
+use backstitch::history::{History, Part};
+use backstitch_core::{Json, Run, RunStatus};
 use sqlx::PgConnection;
 
 use crate::support::{HostOptions, TestHost, check_ledgers, connect, database, eventually};
@@ -117,6 +118,20 @@ async fn started(host: &TestHost, id: &str, text: &str) {
     at_rest(host, id, 6).await;
 }
 
+/// An export has the very text, wherever it stands, under the chain that was computed over it.
+async fn exported(host: &TestHost, id: &str, text: &str) {
+    let mut history = History::read(&host.client.history(id, &Part::ALL).await.unwrap()).unwrap();
+    let data = history.data.clone().unwrap();
+    for found in [data.input, data.output] {
+        same(id, &found.unwrap(), text);
+    }
+    let rows = history.rows().unwrap();
+    let payloads: Vec<_> = rows.iter().filter_map(|row| row.payload.as_deref()).collect();
+    assert_eq!(payloads.len(), 9, "{id}");
+    payloads.into_iter().for_each(|payload| same(id, payload, text));
+    Run::load_closed(history.run_id, &rows, history.head()).unwrap();
+}
+
 async fn at_rest(host: &TestHost, id: &str, rows: u32) {
     eventually("the run waits for its signal", async || {
         let view = host.client.run(id).await.unwrap();
@@ -147,6 +162,7 @@ async fn shown_everywhere(host: &TestHost, connection: &mut PgConnection, id: &s
             same(id, payload.as_str(), text);
         }
     }
+    exported(host, id, text).await;
     let view = host.client.run(id).await.unwrap();
     same(id, view.input.unwrap().as_str(), text);
     same(id, view.run.output.unwrap().as_str(), text);

@@ -3,7 +3,6 @@
 use backstitch::api::client::ClientError;
 use backstitch::views::{ReplayVerdict, ReplayView};
 use backstitch_core::{Op, RunStatus, Seq};
-use backstitch_ledger::{ConnectOptions, Ledger};
 
 use crate::examples::history;
 use crate::prefixes;
@@ -140,9 +139,7 @@ async fn a_guest_that_is_not_deterministic_is_told_by_its_replay() {
     assert_eq!((divergence.op, divergence.ledger.as_str()), (Op(1), "sleep 50 ms"), "{divergence}");
     assert_eq!(divergence.guest, "sleep 49 ms");
 
-    let ledger = Ledger::connect(ConnectOptions::new(&database)).await.unwrap();
-    let history = history(&ledger, &id, "hostile-guest", "nondeterministic", RunStatus::Completed).await;
-    ledger.close().await;
+    let history = history(&host, &id, "hostile-guest").await;
     let program = prefixes::program("hostile-guest").await;
     // It is what it was live as long as it is given one event at a time, and in no other way.
     prefixes::one_at_a_time(&program, &history).unwrap();

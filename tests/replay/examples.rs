@@ -10,11 +10,9 @@
 //! that are open in somebody's database would be parked by an upgrade.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
-use backstitch_core::{Chain, FaultKind, Json, Kind, Op, Row, Run, RunId, RunStatus, Scope, Seq, Status};
-use backstitch_ledger::{ConnectOptions, Ledger, RunRef};
-use serde::{Deserialize, Serialize};
+use backstitch::history::{History as Exported, Part};
+use backstitch_core::{FaultKind, Json, Kind, Row, Run, RunId, RunStatus, Status};
 use tokio::sync::OnceCell;
 
 use crate::corrupt::terminated;
@@ -158,8 +156,8 @@ const EXAMPLES: &[Example] = &[
     Example::new("two-steps", "bare-workflow", "two_steps", Some(r#""said twice""#)),
 ];
 
-/// A run that has ended, as it is kept in the corpus.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A run that has ended, and the guest that made it.
+#[derive(Clone, Debug)]
 pub(crate) struct History {
     /// The example.
     pub(crate) name: String,
@@ -169,11 +167,22 @@ pub(crate) struct History {
     pub(crate) workflow: String,
     /// How it ended.
     pub(crate) status: RunStatus,
-    #[serde(with = "kept_rows")]
     pub(crate) rows: Vec<Row>,
+    /// As it was exported.
+    text: Vec<u8>,
 }
 
 impl History {
+    /// What an export says of a run of `package`. It must be what this program would write.
+    fn read(package: &str, text: Vec<u8>) -> Self {
+        let mut exported = Exported::read(&text).unwrap();
+        assert!(exported.text() == text, "{} is not written as it was read", exported.workflow_id);
+        let rows = exported.rows().unwrap();
+        let Exported { workflow_id: name, run_id: run, workflow, status, .. } = exported;
+        let status = status.expect("exported with its status");
+        Self { name, package: package.to_owned(), run, workflow, status, rows, text }
+    }
+
     /// What the guest returned at last.
     pub(crate) fn end(&self) -> Status {
         let last = self.rows.last().expect("a history has rows");
@@ -183,65 +192,6 @@ impl History {
             Some(Kind::RunFailed | Kind::RunCancelled) => Status::Failed(serde_json::from_str(text).unwrap()),
             other => panic!("{}: ends with {other:?}", self.name),
         }
-    }
-}
-
-/// [`Row`] as the corpus keeps it. Of its own, so that a change of what is stored is noticed here.
-mod kept_rows {
-    use super::*;
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct KeptRow {
-        seq: u32,
-        kind: i16,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        op: Option<u32>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        name: Option<Arc<str>>,
-        /// Text within text: its bytes are what counts.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        payload: Option<Arc<str>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        detail: Option<Arc<str>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        attempt: Option<u32>,
-        at_ms: u64,
-        chain: String,
-    }
-
-    pub(super) fn serialize<S: serde::Serializer>(rows: &[Row], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(rows.iter().cloned().map(|row| KeptRow {
-            seq: row.seq.0,
-            kind: row.kind,
-            op: row.op.map(|op| op.0),
-            name: row.name,
-            payload: row.payload,
-            detail: row.detail,
-            attempt: row.attempt,
-            at_ms: row.at_ms,
-            chain: format!("{:016x}", row.chain.0),
-        }))
-    }
-
-    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Vec<Row>, D::Error> {
-        let kept = Vec::<KeptRow>::deserialize(deserializer)?;
-        let row = |row: KeptRow| {
-            Ok(Row {
-                seq: Seq(row.seq),
-                kind: row.kind,
-                op: row.op.map(Op),
-                name: row.name,
-                payload: row.payload,
-                detail: row.detail,
-                attempt: row.attempt,
-                at_ms: row.at_ms,
-                chain: Chain(u64::from_str_radix(&row.chain, 16).map_err(serde::de::Error::custom)?),
-            })
-        };
-        kept.into_iter().map(row).collect()
     }
 }
 
@@ -275,7 +225,7 @@ async fn run_examples() -> Vec<History> {
     }
     caught_red_handed(&host).await;
     check_ledgers(&database).await;
-    kept(&database).await
+    kept(&host).await
 }
 
 /// That the host does compare is shown by the guest that does not stand it.
@@ -289,32 +239,23 @@ async fn caught_red_handed(host: &TestHost) {
     terminated(host, &id, "has shown what it is for").await;
 }
 
-async fn kept(database: &str) -> Vec<History> {
-    let ledger = Ledger::connect(ConnectOptions::new(database)).await.unwrap();
+async fn kept(host: &TestHost) -> Vec<History> {
     let mut histories = Vec::new();
-    for Example { name, package, workflow, ends, passes, .. } in EXAMPLES {
-        histories.push(history(&ledger, name, package, workflow, *ends).await);
-        let rows = &histories.last().unwrap().rows;
+    for Example { name, package, passes, .. } in EXAMPLES {
+        let history = history(host, name, package).await;
         for kind in *passes {
+            let rows = &history.rows;
             assert!(rows.iter().any(|row| row.kind == kind.tag()), "{name}: no {kind:?} in {rows:#?}");
         }
+        histories.push(history);
     }
-    ledger.close().await;
     histories
 }
 
-/// Reads the history of a run that has ended.
-pub(crate) async fn history(
-    ledger: &Ledger,
-    id: &str,
-    package: &str,
-    workflow: &str,
-    status: RunStatus,
-) -> History {
-    let run = ledger.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap();
-    let rows = ledger.rows(run, Seq(0), u32::MAX >> 1).await.unwrap();
-    let (name, package, workflow) = (id.to_owned(), package.to_owned(), workflow.to_owned());
-    History { name, package, run, workflow, status, rows }
+/// Exports the history of a run that has ended.
+pub(crate) async fn history(host: &TestHost, id: &str, package: &str) -> History {
+    let text = host.client.history(id, &[Part::Status, Part::Timeline]).await.unwrap();
+    History::read(package, text)
 }
 
 #[tokio::test]
@@ -335,15 +276,14 @@ async fn the_corpus_still_replays() {
     let corpus = root().join("tests/corpus");
     if backstitch::ambient::variable("BACKSTITCH_RECORD").is_some() {
         for history in histories().await {
-            let text = serde_json::to_string_pretty(history).unwrap() + "\n";
-            std::fs::write(corpus.join(&history.name).with_extension("json"), text).unwrap();
+            std::fs::write(corpus.join(&history.name).with_extension("json"), &history.text).unwrap();
         }
     }
     for example in EXAMPLES {
-        let text = std::fs::read_to_string(corpus.join(example.name).with_extension("json")).unwrap();
-        let history: History = serde_json::from_str(&text).unwrap();
-        let named = (history.name.as_str(), history.package.as_str(), history.workflow.as_str());
-        assert_eq!(named, (example.name, example.package, example.workflow));
+        let text = std::fs::read(corpus.join(example.name).with_extension("json")).unwrap();
+        let history = History::read(example.package, text);
+        let named = (history.name.as_str(), history.workflow.as_str());
+        assert_eq!(named, (example.name, example.workflow));
         assert_eq!(history.status, example.ends, "{}", example.name);
         sealed_as_then(&history);
         let program = prefixes::program(&history.package).await;

@@ -157,10 +157,12 @@ async fn listings_go_page_by_page_and_count() {
     assert_eq!(ids(&completed, page(None, 9)).await, [runs[2].id]);
     let foreign = RunFilter { workflow: Some("other".into()), ..RunFilter::default() };
     assert!(ids(&foreign, page(None, 9)).await.is_empty());
-    let counts = ledger.count_runs(SCOPE).await.unwrap();
+    let counts = ledger.count_runs(SCOPE, &all).await.unwrap();
     assert_eq!(counts, [(RunStatus::Running, 4), (RunStatus::Completed, 1)]);
+    assert_eq!(ledger.count_runs(SCOPE, &completed).await.unwrap(), [(RunStatus::Completed, 1)]);
+    assert!(ledger.count_runs(SCOPE, &foreign).await.unwrap().is_empty());
     let elsewhere = ledger.scope(TenantId(2));
-    assert!(ledger.count_runs(elsewhere).await.unwrap().is_empty());
+    assert!(ledger.count_runs(elsewhere, &all).await.unwrap().is_empty());
     assert_eq!(ledger.run_status(elsewhere, runs[2].id).await.unwrap(), None);
     assert_eq!(ledger.run_status(SCOPE, runs[2].id).await.unwrap(), Some(RunStatus::Completed));
 }
@@ -402,7 +404,7 @@ async fn a_database_that_is_gone_is_unavailable_not_wrong() {
     let error = ledger.rows(runs[0].id, Seq(0), 1).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     let unmigrated = Ledger::connect(ConnectOptions::new(database(cluster()).await)).await.unwrap();
-    let error = unmigrated.count_runs(SCOPE).await.unwrap_err();
+    let error = unmigrated.count_runs(SCOPE, &RunFilter::default()).await.unwrap_err();
     assert!(matches!(error, LedgerError::Mismatch(_)), "{error}");
 }
 

@@ -15,12 +15,18 @@ pub(crate) struct GuestLog {
     name: Arc<str>,
     lines: usize,
     dropped: usize,
+    is_muted: bool,
 }
 
 impl GuestLog {
     /// The log of a guest that works on `run`. None: it is only being described.
     pub(crate) fn new(run: Option<RunId>, name: Arc<str>) -> Self {
-        Self { run, name, lines: 0, dropped: 0 }
+        Self { run, name, lines: 0, dropped: 0, is_muted: false }
+    }
+
+    /// Takes lines from now on and emits none.
+    pub(crate) fn mute(&mut self) {
+        self.is_muted = true;
     }
 
     /// Emits one line, or counts it if there were too many.
@@ -44,6 +50,9 @@ impl GuestLog {
     }
 
     fn emit(&self, level: Level, line: &str) {
+        if self.is_muted {
+            return;
+        }
         let run = self.run.map(tracing::field::display);
         let name = &*self.name;
         match level {

@@ -66,6 +66,11 @@ impl Guest {
         }
     }
 
+    /// Keeps whatever it says from now on out of the log.
+    pub(crate) fn mute(&mut self) {
+        self.log.mute();
+    }
+
     /// Logs a line, unless the guest is only repeating itself.
     pub(crate) fn log(&mut self, level: types::Level, text: &str) {
         if !self.replay.is_replaying() {

@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | fresh | runs `start` | |
 //! | blocked | runs `resume` | a [`Reader`] |
-//! | stopped or closed | refused | refused |
+//! | closed: its run has ended by itself | refused | a [`Reader`] |
+//! | stopped: it trapped or diverged | refused | refused |
 //!
 //! Synchronous: an activation computes for as long as its fuel lasts, and never waits. The caller
 //! owns the thread.
@@ -111,7 +112,9 @@ enum State {
         input: Json,
     },
     Blocked,
-    /// Trapped, diverged or closed: the store is never entered again.
+    /// Its run has ended: it takes no more events, and can still be asked.
+    Closed,
+    /// Trapped or diverged: the store is never entered again.
     Over,
 }
 
@@ -138,6 +141,12 @@ impl WorkflowInstance {
         Ok(Self { store, instance, workflow, state: State::Fresh { input } })
     }
 
+    /// Keeps what the guest says out of the host's log: for those who only look at a run, whose own
+    /// guest has said it already.
+    pub fn mute(&mut self) {
+        self.store.data_mut().mute();
+    }
+
     /// The guest's way along its ledger: lay further rows here, take issued commands from here.
     pub fn replay(&mut self) -> &mut Replay {
         &mut self.store.data_mut().replay
@@ -145,11 +154,11 @@ impl WorkflowInstance {
 
     /// Lets the guest handle everything that was laid before it.
     pub fn activate(&mut self) -> Result<Activation, Stopped> {
-        // Until it is known to be well: every early return leaves the store untouchable.
-        let state = std::mem::replace(&mut self.state, State::Over);
-        if matches!(state, State::Over) {
+        if matches!(self.state, State::Closed | State::Over) {
             return Err(over().into());
         }
+        // Until it is known to be well: every early return leaves the store untouchable.
+        let state = std::mem::replace(&mut self.state, State::Over);
         refuel(&mut self.store);
         let guest = self.store.data_mut();
         guest.panic = None;
@@ -159,25 +168,26 @@ impl WorkflowInstance {
             State::Fresh { input } => {
                 self.instance.call_start(&mut self.store, &self.workflow, &input.to_string())
             }
-            State::Blocked | State::Over => self.instance.call_resume(&mut self.store),
+            State::Blocked | State::Closed | State::Over => self.instance.call_resume(&mut self.store),
         };
         self.store.data_mut().close_log();
         let ended = ended.map_err(|error| self.stopped(&error))?;
         let status = world::status(ended).map_err(|refusal| self.stopped(&refusal.into()))?;
         self.replay().finish(&status).map_err(|refusal| self.stopped(&refusal.into()))?;
-        if status == Status::Blocked {
-            self.state = State::Blocked;
-        }
+        self.state = if status == Status::Blocked { State::Blocked } else { State::Closed };
         Ok(Activation { status, fuel: self.fuel_used() })
     }
 
-    /// Turns the guest of a blocked run into one that answers queries.
+    /// Turns the guest of a run that waits or has ended into one that answers queries: what a run
+    /// showed last is worth most when it is over.
     ///
     /// There is no way back: a query runs the guest's code, which may change its memory (a counter,
     /// the seed of a hash map), and no ledger would lead a replay to the same memory again.
     pub fn into_reader(self) -> Result<Reader, Fault> {
         match self.state {
-            State::Blocked => Ok(Reader { store: self.store, instance: self.instance, is_over: false }),
+            State::Blocked | State::Closed => {
+                Ok(Reader { store: self.store, instance: self.instance, is_over: false })
+            }
             State::Fresh { .. } | State::Over => Err(over()),
         }
     }

@@ -269,6 +269,24 @@ fn a_query_reads_and_only_reads() {
 }
 
 #[test]
+fn a_run_that_has_ended_can_still_be_asked_and_does_nothing_more() {
+    let mut guest = instance(&SLEEPS_ONCE);
+    guest.activate().unwrap();
+    lay(guest.replay(), [fired(0)]);
+    assert_ne!(guest.activate().unwrap().status, Status::Blocked);
+    assert!(fault(guest.activate()).message.contains("cannot be entered again"));
+    let mut reader = guest.into_reader().unwrap();
+    assert_eq!(reader.query("q", &Json::null()), Ok(Ok(Json::new("\"done\"").unwrap())));
+
+    let mut guest = instance(&Guest { query: "(call $sleep (i64.const 1))", ..SLEEPS_ONCE });
+    guest.activate().unwrap();
+    lay(guest.replay(), [fired(0)]);
+    guest.activate().unwrap();
+    let fault = guest.into_reader().unwrap().query("q", &Json::null()).unwrap_err();
+    assert!(fault.message.contains("only reading is allowed"), "{fault}");
+}
+
+#[test]
 fn describe_gives_names_and_commands_in_it_trap() {
     let describe = |guest: Guest<'_>| {
         block_on(async {
@@ -364,6 +382,10 @@ fn outcomes_reach_the_guest_byte_for_byte() {
 
 /// Everything that is logged while a guest with this `start` is activated on `replay`.
 fn logged(start: &str, replay: Replay) -> String {
+    logged_by(instance_on(&Guest { start, ..SLEEPS_ONCE }, replay))
+}
+
+fn logged_by(mut guest: WorkflowInstance) -> String {
     let written = Arc::new(Mutex::new(Vec::new()));
     let writer = Arc::clone(&written);
     let subscriber = tracing_subscriber::fmt()
@@ -371,7 +393,6 @@ fn logged(start: &str, replay: Replay) -> String {
         .with_writer(move || Written(Arc::clone(&writer)))
         .with_max_level(tracing::Level::TRACE)
         .finish();
-    let mut guest = instance_on(&Guest { start, ..SLEEPS_ONCE }, replay);
     tracing::subscriber::with_default(subscriber, || guest.activate()).unwrap();
     String::from_utf8(written.lock().unwrap().clone()).unwrap()
 }
@@ -399,6 +420,11 @@ fn a_guest_that_repeats_itself_is_silent() {
     let mut replay = Replay::new(RUN, STARTED_MS);
     lay(&mut replay, [slept(0, 5)]);
     assert_eq!(logged(&start, replay), "");
+
+    // So is one that is only looked at, also where nobody has been before.
+    let mut guest = instance_on(&Guest { start: &start, ..SLEEPS_ONCE }, Replay::new(RUN, STARTED_MS));
+    guest.mute();
+    assert_eq!(logged_by(guest), "");
 }
 
 #[test]

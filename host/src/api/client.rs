@@ -5,27 +5,28 @@
 
 use std::time::Duration;
 
-use backstitch_core::{Json, Seq};
+use backstitch_core::{Json, RunStatus, Seq};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::problem::ProblemDocument;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
-    TENANT_HEADER, WASM,
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, SignalQuery, TENANT_HEADER, WASM,
 };
+use crate::history::Part;
 use crate::service::{ListRuns, StartRun};
 use crate::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView,
-    StartedView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
+    RunListView, RunView, StartedView, WaitView,
 };
 
 /// A host on this machine answers or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the server gives a request, so that the server's word is heard.
 const QUICK_TIMEOUT: Duration = Duration::from_secs(40);
-/// For calls that upload and compile.
+/// For calls that upload and compile, or go over a whole ledger.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(310);
 
 /// A host, seen from outside. Cheap to clone; clones share connections.
@@ -143,6 +144,15 @@ impl Client {
         self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, limit, cursor })).await
     }
 
+    /// How many runs there are, of this status and workflow if any.
+    pub async fn count(
+        &self,
+        status: Option<RunStatus>,
+        workflow: Option<String>,
+    ) -> Result<RunCountView, ClientError> {
+        self.give(self.get(&["run-count"]).query(&CountQuery { status, workflow })).await
+    }
+
     /// A page of a run's ledger.
     pub async fn ledger(&self, id: &str, from: Seq, limit: Option<u32>) -> Result<LedgerView, ClientError> {
         let query = LedgerQuery { from_seq: from.0, limit };
@@ -197,6 +207,21 @@ impl Client {
             None => request,
         })
         .await
+    }
+
+    /// Asks a run about its state.
+    pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<QueryView, ClientError> {
+        let request = self.post(&["runs", id, "query", name]).timeout(SLOW_TIMEOUT);
+        let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
+        self.give(request).await
+    }
+
+    /// The text of a run's history with these parts.
+    pub async fn history(&self, id: &str, parts: &[Part]) -> Result<Vec<u8>, ClientError> {
+        let request = self.get(&["runs", id, "history"]).query(&HistoryQuery::of(parts));
+        let response = self.send(request.timeout(SLOW_TIMEOUT)).await?;
+        let text = response.bytes().await.map_err(|error| self.broken(&error))?;
+        Ok(text.to_vec())
     }
 
     fn get(&self, path: &[&str]) -> RequestBuilder {

@@ -7,12 +7,15 @@
 //! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
 //! | `POST /v1/runs` [`StartRun`] | 201 or 200 [`StartedView`] |
 //! | `GET /v1/runs` [`ListQuery`] | 200 [`RunListView`] |
+//! | `GET /v1/run-count` [`CountQuery`] | 200 [`RunCountView`] |
 //! | `GET /v1/runs/{id}` | 200 [`RunDetailView`] |
 //! | `GET /v1/runs/{id}/ledger` [`LedgerQuery`] | 200 [`LedgerView`] |
 //! | `GET /v1/runs/{id}/result` [`ResultQuery`] | 200 [`RunView`], closed or not |
 //! | `POST /v1/runs/{id}/signals/{name}` (JSON) | 202 |
 //! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
 //! | `POST /v1/runs/{id}/retry` | 202 |
+//! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
+//! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](crate::history::History) |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
 //! `{id}` is a run id or a workflow id. 202: the request is durable, the run will take it up.
@@ -31,19 +34,21 @@ use backstitch_core::Seq;
 use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
 use super::wire::{
-    DeploymentsView, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, SignalQuery,
 };
 use super::{Api, within};
 use crate::service::{ListRuns, SendSignal, Service, StartRun};
 use crate::views::{
-    DeployedView, HealthView, LedgerView, ReplayView, RunDetailView, RunListView, RunView, StartedView,
+    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
+    RunView, StartedView,
 };
 
 /// Requests that touch the database and nothing else.
 const QUICK: Duration = Duration::from_secs(30);
 /// Requests that wait for a run: the longest wait and a quick request.
 const WAITING: Duration = Duration::from_millis(RESULT_WAIT_MS_MAX + 30_000);
-/// Requests that upload a component and compile it or replay with it.
+/// Requests that compile a component, or hold a whole ledger and go over it.
 const SLOW: Duration = Duration::from_secs(300);
 
 type Answer<T> = Result<axum::Json<T>, Problem>;
@@ -54,6 +59,8 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/health", get(health))
         .route("/v1/deployments", get(deployments))
         .route("/v1/runs", get(list).post(start))
+        // Not below `runs`, where any word may be the name of a run.
+        .route("/v1/run-count", get(count))
         .route("/v1/runs/{id}", get(show))
         .route("/v1/runs/{id}/ledger", get(ledger))
         .route("/v1/runs/{id}/signals/{name}", post(signal))
@@ -67,6 +74,8 @@ pub(super) fn routes() -> Router<Api> {
     let slow = Router::new()
         .route("/v1/deployments", post(deploy))
         .route("/v1/runs/{id}/replay", post(replay))
+        .route("/v1/runs/{id}/query/{name}", post(query))
+        .route("/v1/runs/{id}/history", get(history))
         .route_layer(from_fn(|request, next| within(SLOW, request, next)));
     quick.merge(waiting).merge(slow).fallback(no_route).method_not_allowed_fallback(no_method)
 }
@@ -116,6 +125,14 @@ async fn list(
 ) -> Answer<RunListView> {
     let ListQuery { status, workflow, limit, cursor } = query;
     Ok(axum::Json(service.list(scope, ListRuns { status, workflow, limit, cursor }).await?))
+}
+
+async fn count(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Params(CountQuery { status, workflow }): Params<CountQuery>,
+) -> Answer<RunCountView> {
+    Ok(axum::Json(service.count(scope, status, workflow).await?))
 }
 
 async fn show(
@@ -205,6 +222,28 @@ async fn replay(
     Component(component): Component,
 ) -> Answer<ReplayView> {
     Ok(axum::Json(service.replay(scope, &id, component).await?))
+}
+
+async fn query(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments((id, name)): Segments<(String, String)>,
+    _: NoParams,
+    Payload(input): Payload,
+) -> Answer<QueryView> {
+    Ok(axum::Json(service.query(scope, &id, &name, input).await?))
+}
+
+async fn history(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    Params(query): Params<HistoryQuery>,
+) -> Result<Response, Problem> {
+    let parts = query.parts().map_err(|problem| Problem::invalid("invalid-query", problem))?;
+    let text = service.history(scope, &id, &parts).await?;
+    let media_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(([media_type], text).into_response())
 }
 
 async fn no_route(method: Method, uri: Uri) -> Problem {

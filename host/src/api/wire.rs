@@ -4,6 +4,7 @@
 use backstitch_core::RunStatus;
 use serde::{Deserialize, Serialize};
 
+use crate::history::Part;
 use crate::views::DeploymentView;
 
 /// The header that says which tenant a request is for. Without it: [`TENANT_DEFAULT`].
@@ -53,6 +54,18 @@ pub struct ListQuery {
     pub cursor: Option<String>,
 }
 
+/// Parameters of `GET /v1/run-count`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountQuery {
+    /// Only of this status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<RunStatus>,
+    /// Only of this workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<String>,
+}
+
 /// Parameters of `GET /v1/runs/{id}/ledger`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +76,34 @@ pub struct LedgerQuery {
     /// Rows of the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+}
+
+/// Parameters of `GET /v1/runs/{id}/history`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// Parts, separated by commas; none: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow: Option<String>,
+}
+
+impl HistoryQuery {
+    /// Asks for these parts.
+    pub fn of(parts: &[Part]) -> Self {
+        Self { allow: Some(parts.iter().map(|part| part.as_str()).collect::<Vec<_>>().join(",")) }
+    }
+
+    /// The parts that are asked for. The error is for the client.
+    pub fn parts(&self) -> Result<Vec<Part>, String> {
+        let Some(allow) = &self.allow else { return Ok(Part::ALL.to_vec()) };
+        let part = |name: &str| {
+            Part::ALL.into_iter().find(|part| part.as_str() == name).ok_or_else(|| {
+                let all = Part::ALL.map(Part::as_str).join(", ");
+                format!("a history has no part {name:?}; allow some of {all}")
+            })
+        };
+        allow.split(',').map(part).collect()
+    }
 }
 
 /// Parameters of `GET /v1/runs/{id}/result`.

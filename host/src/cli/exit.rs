@@ -46,8 +46,8 @@ impl Exit {
         (Self::RunParked, "the run is parked (result, --follow)"),
         (Self::StillRunning, "the run is still running when --timeout is over (result)"),
         (Self::Unhealthy, "a check failed (doctor)"),
-        (Self::Diverged, "the component does not repeat the ledger (replay)"),
-        (Self::Faulted, "the component or the ledger broke down under way (replay)"),
+        (Self::Diverged, "the component does not repeat the ledger (replay, run query)"),
+        (Self::Faulted, "the component or the ledger broke down under way (replay, run query)"),
         (Self::Interrupted, "interrupted"),
     ];
 
@@ -167,6 +167,8 @@ impl CliError {
 /// What the host's refusal means for the caller.
 fn exit_of(status: u16, code: &str) -> Exit {
     match status {
+        _ if code == "run-diverged" => Exit::Diverged,
+        _ if matches!(code, "ledger-damaged" | "run-faulted" | "query-faulted") => Exit::Faulted,
         _ if code.starts_with("component-") => Exit::Refused,
         422 => Exit::Refused,
         404 => Exit::NotFound,
@@ -193,6 +195,8 @@ mod tests {
         assert_eq!(problem(409, "workflow-id-taken"), Exit::Conflict);
         assert_eq!(problem(413, "body-too-large"), Exit::Invalid);
         assert_eq!(problem(413, "component-too-large"), Exit::Refused);
+        assert_eq!(problem(409, "run-diverged"), Exit::Diverged);
+        assert_eq!(problem(409, "query-faulted"), Exit::Faulted);
         assert_eq!(problem(422, "imports-forbidden"), Exit::Refused);
         assert_eq!(problem(500, "internal"), Exit::Internal);
         assert_eq!(problem(503, "database-down"), Exit::Unavailable);

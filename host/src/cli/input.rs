@@ -50,7 +50,8 @@ pub(super) fn open(path: &Path) -> CliResult<File> {
     })
 }
 
-fn bounded(source: impl Read, bytes_max: u64, place: &str) -> CliResult<Vec<u8>> {
+/// Reads a source up to a bound; `place` is what it is called when it has more.
+pub(super) fn bounded(source: impl Read, bytes_max: u64, place: &str) -> CliResult<Vec<u8>> {
     let mut bytes = Vec::new();
     let unreadable = |error: io::Error| {
         CliError::new(Exit::Invalid, "file-unreadable", format!("cannot read {place}"))
@@ -59,7 +60,7 @@ fn bounded(source: impl Read, bytes_max: u64, place: &str) -> CliResult<Vec<u8>>
     source.take(bytes_max + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > bytes_max {
         return Err(CliError::new(Exit::Invalid, "file-too-large", format!("{place} is too large"))
-            .because(format!("it has more than {bytes_max} bytes, the most that a host takes")));
+            .because(format!("it has more than {bytes_max} bytes, the most that is taken")));
     }
     Ok(bytes)
 }

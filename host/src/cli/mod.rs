@@ -1,7 +1,7 @@
 //! The command line: parses, calls a host's API or becomes a host, and ends with a code of [`exit`].
 //!
-//! Every command but `dev`, `serve`, `build` and `doctor` is a client: it talks to a host by HTTP and
-//! touches neither database nor sandbox.
+//! Every command but `dev`, `serve`, `build`, `doctor` and `replay --history` is a client: it talks to a
+//! host by HTTP and touches neither database nor sandbox.
 
 // The printing macros panic when a reader has left; `output` looks at the error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -10,8 +10,10 @@ mod build;
 mod deploy;
 mod doctor;
 pub mod exit;
+mod export;
 mod follow;
 mod input;
+mod offline;
 mod output;
 mod replay;
 mod run;
@@ -156,7 +158,10 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Deploy(args) => deploy::deploy(&args, &Context { client: client()?, out }).await,
         Command::Deployments => deploy::deployments(&Context { client: client()?, out }).await,
         Command::Run(command) => run::run(command, &Context { client: client()?, out }).await,
-        Command::Replay(args) => replay::replay(&args, &Context { client: client()?, out }).await,
+        Command::Replay(replay::ReplayArgs { run: Some(run), component, .. }) => {
+            replay::replay(&run, component.as_deref(), &Context { client: client()?, out }).await
+        }
+        Command::Replay(args) => offline::replay(&args, out).await,
         Command::Doctor(args) => doctor::doctor(args, &client()?, out).await,
         Command::Completions { shell } => completions(shell),
         Command::Version => version(&client()?, out).await,
@@ -222,6 +227,10 @@ mod tests {
             "run result",
             "run list --status runing",
             "run result x --timeout 1d",
+            "replay",
+            "replay --history f.json",
+            "replay x --history f.json --component f.wasm",
+            "run export x --allow everything",
             "dev --listen nowhere",
         ] {
             let args = ["backstitch"].into_iter().chain(line.split(' '));

@@ -1,30 +1,38 @@
 //! `backstitch replay`: the same question as "may I deploy this?", "why is it parked?" and "is the
 //! ledger sound?". Exit code 0 means that every command was repeated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
-use super::output::printable;
+use super::output::{Output, printable};
 use crate::views::{ReplayVerdict, ReplayView};
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReplayArgs {
     /// Run id or workflow id
-    run: String,
+    #[arg(required_unless_present = "history")]
+    pub(super) run: Option<String>,
     /// Another component than the one the run is pinned to: would it have done the same?
     #[arg(long, value_name = "FILE.wasm")]
-    component: Option<PathBuf>,
+    pub(super) component: Option<PathBuf>,
+    /// What `backstitch run export` wrote, instead of a run: needs neither host nor database
+    #[arg(long, value_name = "FILE.json", requires = "component", conflicts_with = "run")]
+    pub(super) history: Option<PathBuf>,
 }
 
-pub(super) async fn replay(args: &ReplayArgs, context: &Context) -> CliResult {
-    let component = args.component.as_deref().map(input::component).transpose()?;
-    let what = format!("replay {}", args.run);
-    let replayed = context.client.replay(&args.run, component).await;
-    let replayed = replayed.map_err(|error| CliError::client(&what, error))?;
-    context.out.answer(&replayed, || text(&replayed))?;
+pub(super) async fn replay(run: &str, component: Option<&Path>, context: &Context) -> CliResult {
+    let component = component.map(input::component).transpose()?;
+    let replayed = context.client.replay(run, component).await;
+    let replayed = replayed.map_err(|error| CliError::client(&format!("replay {run}"), error))?;
+    conclude(&replayed, context.out)
+}
+
+/// Says what came out, and ends with it.
+pub(super) fn conclude(replayed: &ReplayView, out: Output) -> CliResult {
+    out.answer(replayed, || text(replayed))?;
     match replayed.verdict {
         ReplayVerdict::Identical => Ok(()),
         ReplayVerdict::Diverged { .. } => Err(CliError::silent(Exit::Diverged)),

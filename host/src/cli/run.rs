@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
+use super::export::{self, ExportArgs};
 use super::follow;
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable, status};
@@ -16,7 +17,7 @@ use super::start::{self, StartArgs};
 use crate::api::client::ClientError;
 use crate::config;
 use crate::service::ListRuns;
-use crate::views::{RowView, RunDetailView, RunView};
+use crate::views::{RowView, RunDetailView, RunView, StatusCountView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
@@ -24,6 +25,15 @@ pub(super) enum RunCommand {
     Start(StartArgs),
     /// List runs, newest first
     List(ListArgs),
+    /// Count runs by their status
+    Count {
+        /// Only runs of this status
+        #[arg(long, value_parser = parse_status)]
+        status: Option<RunStatus>,
+        /// Only runs of this workflow
+        #[arg(long)]
+        workflow: Option<String>,
+    },
     /// Show a run and what it waits for
     Show { run: String },
     /// Show a run's ledger
@@ -41,6 +51,16 @@ pub(super) enum RunCommand {
         #[arg(long)]
         id: Option<String>,
     },
+    /// Ask a run about its state, closed or not, without a trace in its ledger
+    Query {
+        run: String,
+        /// The query's name
+        name: String,
+        /// JSON text, @FILE or - for stdin [default: null]
+        input: Option<String>,
+    },
+    /// Write a run as one document, for an audit or `backstitch replay --history`
+    Export(ExportArgs),
     /// Ask a run to cancel; it may clean up first
     Cancel {
         run: String,
@@ -107,6 +127,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
     match command {
         RunCommand::Start(args) => start::start(args, context).await,
         RunCommand::List(args) => list(args, context).await,
+        RunCommand::Count { status, workflow } => count(status, workflow, context).await,
         RunCommand::Show { run } => show(&run, context).await,
         RunCommand::Ledger(args) => ledger(&args, context).await,
         RunCommand::Result(args) => {
@@ -118,6 +139,8 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             let answer = client.signal_once(&run, &name, &payload, id).await;
             told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
         }
+        RunCommand::Query { run, name, input } => query(&run, &name, input.as_deref(), context).await,
+        RunCommand::Export(args) => export::export(&args, context).await,
         RunCommand::Cancel { run, reason } => {
             let answer = client.cancel(&run, &reason).await;
             told(format!("cancel {run}"), answer, "the run has been asked to cancel")
@@ -131,6 +154,17 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             told(format!("retry {run}"), answer, "the run goes on")
         }
     }
+}
+
+async fn query(id: &str, name: &str, input: Option<&str>, context: &Context) -> CliResult {
+    let input = input::json(input)?;
+    let answer = context.client.query(id, name, &input).await.map_err(|error| {
+        let error = CliError::client(&format!("query {id}"), error);
+        // It may repeat what the guest said.
+        let why = error.why.as_deref().map(|why| printable(why).into_owned());
+        CliError { why, ..error }
+    })?;
+    context.out.answer(&answer, || printable(answer.output.as_str()).into_owned())
 }
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {
@@ -165,6 +199,16 @@ async fn list(args: ListArgs, context: &Context) -> CliResult {
         };
         let titles = ["RUN", "WORKFLOW ID", "WORKFLOW", "STATUS", "STARTED", "CLOSED"];
         context.out.table(titles, runs.iter().map(row).collect())
+    })
+}
+
+async fn count(wanted: Option<RunStatus>, workflow: Option<String>, context: &Context) -> CliResult {
+    let counted = context.client.count(wanted, workflow).await;
+    let counted = counted.map_err(|error| CliError::client("count runs", error))?;
+    context.out.answer(&counted, || {
+        let of = |count: &StatusCountView| [status(count.status), cell(count.runs)];
+        let rows = counted.by_status.iter().map(of).chain([[cell("all"), cell(counted.runs)]]);
+        context.out.table(["STATUS", "RUNS"], rows.collect())
     })
 }
 

@@ -80,13 +80,18 @@ struct HostArgs {
     log_format: LogFormat,
 }
 
+/// Compiles components in a process of its own, which is this program again.
+pub(super) fn compiler() -> CliResult<Compiler> {
+    let program = ambient::program().map_err(|error| {
+        CliError::new(Exit::Internal, "program", "cannot find this program's own file")
+            .because(error.to_string())
+    })?;
+    Ok(Compiler::Child { program, args: COMPILE_ARGS.map(Into::into).into() })
+}
+
 impl HostArgs {
     fn config(&self, database_url: &str, data: &DataDir) -> CliResult<HostConfig> {
-        let program = ambient::program().map_err(|error| {
-            CliError::new(Exit::Internal, "program", "cannot find this program's own file")
-                .because(error.to_string())
-        })?;
-        let compiler = Compiler::Child { program, args: COMPILE_ARGS.map(Into::into).into() };
+        let compiler = compiler()?;
         Ok(HostConfig {
             cache_dir: Some(data.cache()),
             lease_ms: self.lease_ms,

@@ -103,13 +103,14 @@ impl Guest for Hostile {
         drain()
     }
 
-    fn query(name: String, _input: String) -> Result<String, String> {
+    fn query(name: String, input: String) -> Result<String, String> {
         match name.as_str() {
             "command" => Ok(host::sleep_for(1).to_string()),
             "loop" => misdeeds::spin(),
             "panic" => panic!("a panic in a query"),
             "invalid-json" => Ok("{not json".to_owned()),
             "ok" => Ok("true".to_owned()),
+            "echo" => Ok(input),
             _ => Err(format!("unknown query `{name}`")),
         }
     }

@@ -1,0 +1,38 @@
+//! `backstitch run export`: a run as one document, on stdout or in a file.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::Context;
+use super::exit::{CliError, CliResult, Exit};
+use super::output;
+use crate::history::Part;
+
+/// Arguments of `run export`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExportArgs {
+    run: String,
+    /// Only these parts [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
+    allow: Vec<Part>,
+    /// Where to write it [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+pub(super) async fn export(args: &ExportArgs, context: &Context) -> CliResult {
+    let parts = if args.allow.is_empty() { &Part::ALL[..] } else { &args.allow };
+    let history = context.client.history(&args.run, parts).await;
+    let history = history.map_err(|error| CliError::client(&format!("export {}", args.run), error))?;
+    let Some(file) = &args.output else { return output::raw(&history) };
+    std::fs::write(file, &history).map_err(|error| {
+        CliError::new(Exit::Invalid, "file-unwritable", format!("cannot write {}", file.display()))
+            .because(error.to_string())
+    })?;
+    if context.out.is_json() {
+        return context.out.document(&json!({ "file": file, "bytes": history.len() }));
+    }
+    context.out.note(&format!("written to {}: {} bytes", file.display(), history.len()));
+    Ok(())
+}

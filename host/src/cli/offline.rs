@@ -1,0 +1,60 @@
+//! `backstitch replay --history FILE.json --component FILE.wasm`: the same question as `replay RUN`, put
+//! to two files. Neither a host nor a database is asked: an auditor needs nothing else.
+
+use backstitch_core::Digest;
+use backstitch_sandbox::{ComponentKind, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram};
+
+use super::exit::{CliError, CliResult, Exit};
+use super::output::Output;
+use super::replay::{self, ReplayArgs};
+use super::{input, serve};
+use crate::history::{BadHistory, HISTORY_BYTES_MAX, History};
+use crate::retrace;
+
+pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
+    let (Some(file), Some(component)) = (&args.history, &args.component) else {
+        unreachable!("the command line requires both where it has no run");
+    };
+    let bad = |error: BadHistory| {
+        CliError::new(Exit::Invalid, error.code(), format!("{} is no history to replay", file.display()))
+            .because(error.to_string())
+            .hint("write one with `backstitch run export RUN -o FILE.json`, without --allow")
+    };
+    let text = input::bounded(input::open(file)?, HISTORY_BYTES_MAX, &file.display().to_string())?;
+    let mut history = History::read(&text).map_err(bad)?;
+    drop(text);
+    let rows = history.rows().map_err(bad)?;
+    let (digest, program) = load(input::component(component)?).await?;
+    let (run, head) = (history.run_id, history.head());
+    let retrace = move || retrace::retrace(run, digest, &program, &rows, head);
+    let replayed = tokio::task::spawn_blocking(retrace).await.map_err(|error| broken(&error))?;
+    replay::conclude(&replayed, out)
+}
+
+/// Admits and compiles a component as a host would, in a process of its own and within its bounds.
+async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
+    let refused = |code: &str, why: String| {
+        CliError::new(Exit::Refused, code, "the component cannot be replayed").because(why)
+    };
+    let config =
+        SandboxConfig { cache_dir: None, compiler: serve::compiler()?, warm_runs_max: 1, activities_max: 1 };
+    let sandbox = Sandbox::new(config).map_err(|error| broken(&error))?;
+    let admitted = sandbox.admit(&bytes).map_err(|error| refused(error.code(), error.to_string()))?;
+    if admitted.kind == ComponentKind::Activity {
+        return Err(CliError::new(Exit::Invalid, "wrong-kind", "the component cannot be replayed")
+            .because("an activity component has no ledger to be replayed against; give a workflow"));
+    }
+    let fetch = || async move { Ok::<_, std::convert::Infallible>(bytes) };
+    let loaded = sandbox.load(admitted.digest, admitted.kind, fetch).await;
+    match loaded.map_err(|error: LoadError| match error.is_final() {
+        true => refused("does-not-load", error.to_string()),
+        false => broken(&error),
+    })? {
+        Program::Workflow(program) => Ok((admitted.digest, program)),
+        Program::Activity(_) => unreachable!("loaded as the kind it was admitted as"),
+    }
+}
+
+fn broken(error: &dyn std::fmt::Display) -> CliError {
+    CliError::new(Exit::Internal, "sandbox", "cannot replay on this machine").because(error.to_string())
+}

@@ -1,0 +1,138 @@
+//! Questions to a run: answered by a guest of its own that is led along the run's ledger, asked once,
+//! and dropped. Nothing is written, the run's own guest is not touched, and a run that has ended is
+//! asked as one that waits.
+//!
+//! | what goes wrong | code |
+//! |---|---|
+//! | the ledger is not what was written | `ledger-damaged` |
+//! | the guest does not repeat the ledger | `run-diverged` |
+//! | the guest breaks down on the way, as that of a parked run may | `run-faulted` |
+//! | the guest breaks down over the question: a command, a loop, a panic | `query-faulted` |
+//! | the guest refuses a question that the component describes | `query-failed` |
+//! | the guest refuses another one | `unknown-query` |
+
+use std::sync::Arc;
+
+use backstitch_core::command::check_name;
+use backstitch_core::{Chain, Fault, Json, Row, Run, RunId, Scope, Seq};
+use backstitch_sandbox::{Program, Stopped, WorkflowProgram};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::Service;
+use super::error::{ServiceError, internal, invalid, unloadable};
+use crate::retrace::{self, NO_ROOM, Unled};
+use crate::views::QueryView;
+
+/// Ledgers that are held whole for questions and exports at once. Each may have 256 MiB of text and
+/// take a processor for as long as its guest computes; the others wait for their turn.
+pub(super) const READINGS_MAX: usize = 4;
+
+/// Names of queries that an error lists.
+const NAMES_SHOWN_MAX: usize = 20;
+
+impl Service {
+    /// Asks a run about its state.
+    pub async fn query(
+        &self,
+        scope: Scope,
+        id: &str,
+        name: &str,
+        input: Json,
+    ) -> Result<QueryView, ServiceError> {
+        check_name("query", name).map_err(|problem| invalid("invalid-name", problem))?;
+        let info = self.find(scope, id).await?;
+        let run = info.summary.run;
+        let turn = self.reading().await;
+        let program = self.programs.load_workflow(scope, info.summary.digest).await.map_err(unloadable)?;
+        let rows = self.rows(run).await?;
+        let question = Question { run, rows, head: info.head, name: name.to_owned(), input };
+        let asked = program.clone();
+        // The turn goes with the work, which a client that hangs up does not end.
+        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), turn)).await;
+        let (answer, _turn) = answer.map_err(|error| internal(&error))?;
+        match answer? {
+            Ok((output, rows)) => Ok(QueryView { run_id: run, query: name.to_owned(), rows, output }),
+            Err(message) => Err(self.refused(&info.summary.workflow, name, &message, program).await),
+        }
+    }
+
+    /// Waits for a turn to hold a whole ledger.
+    pub(super) async fn reading(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.readings).acquire_owned().await.expect("never closed")
+    }
+
+    /// The guest has no answer: because nobody knows the name, or for a reason of its own.
+    async fn refused(
+        &self,
+        workflow: &str,
+        name: &str,
+        message: &str,
+        program: WorkflowProgram,
+    ) -> ServiceError {
+        let described = self.programs.sandbox().describe(&Program::Workflow(program)).await;
+        let described =
+            described.unwrap_or_default().into_iter().find(|described| described.name == workflow);
+        let names = described.map(|described| described.queries).unwrap_or_default();
+        if names.iter().any(|known| known == name) {
+            let message = format!("the run does not answer the query {name:?}: {message}");
+            return invalid("query-failed", message);
+        }
+        let known = if names.is_empty() {
+            "its component describes none".to_owned()
+        } else {
+            let shown = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("its component describes: {shown}{more}")
+        };
+        let message = format!("the workflow {workflow:?} answers no query {name:?}; {known}");
+        ServiceError::NotFound { code: "unknown-query", message }
+    }
+}
+
+/// All that it takes to ask.
+struct Question {
+    run: RunId,
+    rows: Vec<Row>,
+    head: Option<(Seq, Chain)>,
+    name: String,
+    input: Json,
+}
+
+impl Question {
+    /// The guest's answer, or its refusal, with the number of rows that it knows of. Computes: call it
+    /// on a thread that may.
+    fn ask(self, program: &WorkflowProgram) -> Result<Result<(Json, u32), String>, ServiceError> {
+        let Self { run, rows, head, name, input } = self;
+        let (_, events) = Run::load_closed(run, &rows, head).map_err(|corrupt| {
+            conflict("ledger-damaged", format!("the ledger of run {run} is damaged: {corrupt}"))
+        })?;
+        let (guest, _) = retrace::lead(run, program, &rows, events).map_err(|unled| match unled {
+            Unled::NoRoom => ServiceError::Unavailable { code: "no-room", message: NO_ROOM.to_owned() },
+            Unled::Stopped(Stopped::Divergence(divergence)) => {
+                let why = format!("run {run} cannot be asked, because its component diverges: {divergence}");
+                conflict("run-diverged", traced(why, divergence.backtrace.as_deref()))
+            }
+            Unled::Stopped(Stopped::Fault(fault)) => {
+                let why = format!("run {run} cannot be asked, because its guest breaks down: {fault}");
+                conflict("run-faulted", traced(why, fault.backtrace.as_deref()))
+            }
+        })?;
+        let broke = |fault: Fault| {
+            let why = format!("the guest broke down over the query {name:?}: {fault}");
+            conflict("query-faulted", traced(why, fault.backtrace.as_deref()))
+        };
+        let answer = guest.into_reader().and_then(|mut reader| reader.query(&name, &input)).map_err(broke)?;
+        let known = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        Ok(answer.map(|output| (output, known)))
+    }
+}
+
+fn conflict(code: &'static str, message: String) -> ServiceError {
+    ServiceError::Conflict { code, message }
+}
+
+/// With the guest's frames below it: its author reads them.
+fn traced(message: String, backtrace: Option<&str>) -> String {
+    backtrace.map_or_else(|| message.clone(), |frames| format!("{message}\n{}", frames.trim_end()))
+}
