@@ -41,6 +41,7 @@ struct Example {
 }
 
 const ORDER: &str = "order-workflow";
+const VERBS: &str = "verbs-guest";
 const CHILD: &str = "child-workflow";
 const FAN_OUT: &str = "fan-out-workflow";
 
@@ -153,6 +154,22 @@ const EXAMPLES: &[Example] = &[
         Some(r#"{"customer":"ada@example.com","after":"30ms"}"#),
     )
     .passes(&[Kind::TimerFired]),
+    Example::new("relay-refused", VERBS, "relay", Some(r#"{"to":"nobody","count":2}"#))
+        .passes(&[Kind::SignalSent, Kind::MessageRefused]),
+    Example::new("feed-child", VERBS, "feed_child", Some("3")).passes(&[
+        Kind::SignalSent,
+        Kind::MessageAccepted,
+        Kind::ChildCompleted,
+    ]),
+    Example::new("stop-child", VERBS, "stop_child", Some("null")).passes(&[
+        Kind::CancelSent,
+        Kind::MessageAccepted,
+        Kind::ChildFailed,
+    ]),
+    Example::new("careful", VERBS, "careful", Some(r#""the desk""#))
+        .steered(Steer::Cancel)
+        .ends(RunStatus::Cancelled)
+        .passes(&[Kind::OpShielded, Kind::CancelRequested]),
     Example::new("two-steps", "bare-workflow", "two_steps", Some(r#""said twice""#)),
 ];
 
