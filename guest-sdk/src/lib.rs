@@ -73,7 +73,9 @@ mod command;
 mod duration;
 mod error;
 mod executor;
+mod hook;
 mod host;
+mod interceptor;
 mod options;
 mod panic;
 #[cfg(not(target_family = "wasm"))]
@@ -92,6 +94,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use futures;
 pub use futures::future::{join_all, try_join_all};
 pub use futures::{join, select_biased, try_join};
+pub use hook::{Hook, exec_hook, hook, raise};
+pub use interceptor::{ActivityCall, ChildCall, Execution, Interceptor, Next};
 pub use options::{ActivityOptions, RetryPolicy};
 pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
 
@@ -101,6 +105,7 @@ pub mod __private {
     pub use crate::activity::{
         describe as describe_activities, invoke as invoke_activity, run as run_activity,
     };
+    pub use crate::interceptor::{Link, install as intercept};
     pub use crate::workflow::{Definition, describe, query, resume, start};
 
     /// The bindings of `world workflow`.
