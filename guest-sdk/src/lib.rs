@@ -78,8 +78,10 @@ mod host;
 mod interceptor;
 mod options;
 mod panic;
+mod parallel;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod until;
 mod workflow;
 
 pub use activity::proxy_activities;
@@ -97,6 +99,8 @@ pub use futures::{join, select_biased, try_join};
 pub use hook::{Hook, exec_hook, hook, raise};
 pub use interceptor::{ActivityCall, ChildCall, Execution, Interceptor, Next};
 pub use options::{ActivityOptions, RetryPolicy};
+pub use parallel::{Acquire, Permit, Semaphore, all};
+pub use until::{IntoInstant, sleep_until, wait_for_timeout};
 pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
 
 /// What the macros expand to. Not part of the public interface.
