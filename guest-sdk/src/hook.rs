@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::executor::{self, Root};
 use crate::interceptor::by_the_same_author;
 use futures::channel::oneshot;
-use futures::future::{FusedFuture, FutureExt, LocalBoxFuture};
+use futures::future::{Fuse, FusedFuture, FutureExt, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -126,19 +126,14 @@ impl<T> FusedFuture for Hook<T> {
 ///     .run("worth it?");
 /// assert_eq!(run.output().unwrap(), ["yes", "no"]);
 /// ```
-pub fn exec_hook<T, U, F>(
+pub fn exec_hook<T: DeserializeOwned + 'static>(
     signal: &str,
-    future: F,
-) -> impl FusedFuture<Output = Result<T>> + Unpin + use<T, U, F>
-where
-    T: DeserializeOwned,
-    U: 'static,
-    F: Future<Output = Result<U>> + 'static,
-{
+    future: impl Future<Output = Result<()>> + 'static,
+) -> Fuse<LocalBoxFuture<'static, Result<T>>> {
     let name = signal.to_owned();
     let mut raised = line_up(signal);
     let mut ended = hook(future);
-    Box::pin(async move {
+    async move {
         futures::select_biased! {
             json = raised => {
                 let json = json.expect("a line lives as long as whoever stands in it");
@@ -153,7 +148,8 @@ where
                 Err(Error::application("hook-silent", message).non_retryable())
             }
         }
-    })
+    }
+    .boxed_local()
     .fuse()
 }
 

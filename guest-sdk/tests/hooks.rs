@@ -74,7 +74,7 @@ fn a_hook_can_be_awaited_and_may_have_hooks() {
 async fn perspectives(delays: Vec<u32>) -> Result<Vec<String>> {
     let hooks = delays.into_iter().enumerate().map(|(n, delay)| {
         let signal = format!("perspective-{n}");
-        exec_hook::<String, _, _>(&signal, perspective(signal.clone(), delay))
+        exec_hook::<String>(&signal, perspective(signal.clone(), delay))
     });
     join_all(hooks).await.into_iter().collect()
 }
@@ -104,8 +104,8 @@ fn a_hook_raises_what_its_caller_waits_for_and_goes_on() {
 #[workflow]
 async fn never_raised(fails: bool) -> Result<u32> {
     exec_hook("answer", async move {
-        let found: u32 = call("find", ()).await?;
-        if fails { Err(Error::application("lost", "nothing found")) } else { Ok(found) }
+        call::<u32>("find", ()).await?;
+        if fails { Err(Error::application("lost", "nothing found")) } else { Ok(()) }
     })
     .await
 }
@@ -159,9 +159,9 @@ async fn line() -> Result<Vec<u32>> {
     raise("n", &1)?;
     raise("n", &2)?;
     let idle = || async { wait_for::<()>("never").await };
-    let kept = join!(exec_hook::<u32, _, _>("n", idle()), exec_hook::<u32, _, _>("n", idle()));
-    let given_up = exec_hook::<u32, _, _>("n", idle());
-    let waits = exec_hook::<u32, _, _>("n", idle());
+    let kept = join!(exec_hook::<u32>("n", idle()), exec_hook::<u32>("n", idle()));
+    let given_up = exec_hook::<u32>("n", idle());
+    let waits = exec_hook::<u32>("n", idle());
     drop(given_up);
     raise("n", &3)?;
     Ok(vec![kept.0?, kept.1?, waits.await?])
