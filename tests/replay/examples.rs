@@ -12,14 +12,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use backstitch::views::RunView;
 use backstitch_core::{Chain, FaultKind, Json, Kind, Op, Row, Run, RunId, RunStatus, Scope, Seq, Status};
-use backstitch_ledger::{ConnectOptions, Ledger, RunRef};
+use backstitch_ledger::{ConnectOptions, Ledger, Page, RunFilter, RunRef};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
 use crate::corrupt::terminated;
 use crate::prefixes;
-use crate::support::{HostOptions, TestHost, check_ledgers, database, root};
+use crate::support::{HostOptions, TestHost, check_ledgers, database, eventually, root};
 
 /// What somebody does to a run while it is open.
 #[derive(Clone, Copy)]
@@ -155,6 +156,45 @@ const EXAMPLES: &[Example] = &[
         Some(r#"{"customer":"ada@example.com","after":"30ms"}"#),
     )
     .passes(&[Kind::TimerFired]),
+    Example::new(
+        "shipment",
+        "shipment-workflow",
+        "shipment",
+        Some(r#"{"order_id":"o-1","amount_cents":1990}"#),
+    ),
+    Example::new(
+        "shipment-stopped",
+        "shipment-workflow",
+        "shipment",
+        Some(r#"{"order_id":"o-1-no-stock","amount_cents":1990}"#),
+    )
+    .ends(RunStatus::Failed)
+    .passes(&[Kind::ActivityFailed]),
+    Example::new(
+        "payment",
+        "payment-workflow",
+        "payment",
+        Some(r#"{"order_id":"o-1","customer":"ada@example.com","amount_cents":1990}"#),
+    ),
+    Example::new(
+        "payment-refused",
+        "payment-workflow",
+        "payment",
+        Some(r#"{"order_id":"o-1","customer":"ada@example.com","amount_cents":0}"#),
+    )
+    .ends(RunStatus::Failed)
+    .passes(&[Kind::ActivityFailed]),
+    Example::new("poll", "poll-workflow", "poll", Some(r#"{"job_id":"job-3","every":"PT0S"}"#))
+        .passes(&[Kind::TimerFired]),
+    Example::new(
+        "poll-continued",
+        "poll-workflow",
+        "poll",
+        Some(r#"{"job_id":"job-5","every":"20ms","looks_per_run":2}"#),
+    )
+    .ends(RunStatus::Continued)
+    .passes(&[Kind::TimerFired]),
+    Example::new("perspectives", "perspectives-workflow", "perspectives", Some(r#""rain""#)),
     Example::new("two-steps", "bare-workflow", "two_steps", Some(r#""said twice""#)),
 ];
 
@@ -180,6 +220,7 @@ impl History {
         let text = last.payload.as_deref().expect("a run that ended by itself says with what");
         match Kind::from_tag(last.kind) {
             Some(Kind::RunCompleted) => Status::Completed(Json::new(text).unwrap()),
+            Some(Kind::RunContinued) => Status::ContinueAsNew(Json::new(text).unwrap()),
             Some(Kind::RunFailed | Kind::RunCancelled) => Status::Failed(serde_json::from_str(text).unwrap()),
             other => panic!("{}: ends with {other:?}", self.name),
         }
@@ -270,12 +311,23 @@ async fn run_examples() -> Vec<History> {
         }
     }
     for Example { name, ends, .. } in EXAMPLES {
-        let view = host.ended_run(name).await;
-        assert_eq!(view.status, *ends, "{name}: {view:#?}\n{}", host.log());
+        let view = last_run(&host, name).await;
+        // What a run continued as ends by completing.
+        let last = if *ends == RunStatus::Continued { RunStatus::Completed } else { *ends };
+        assert_eq!(view.status, last, "{name}: {view:#?}\n{}", host.log());
     }
     caught_red_handed(&host).await;
     check_ledgers(&database).await;
     kept(&database).await
+}
+
+/// The run with which an example ends, when it has ended.
+async fn last_run(host: &TestHost, id: &str) -> RunView {
+    eventually(&format!("{id} ends"), async || {
+        let view = host.ended_run(id).await;
+        (view.status != RunStatus::Continued).then_some(view)
+    })
+    .await
 }
 
 /// That the host does compare is shown by the guest that does not stand it.
@@ -303,7 +355,8 @@ async fn kept(database: &str) -> Vec<History> {
     histories
 }
 
-/// Reads the history of a run that has ended.
+/// Reads the history of a run that has ended: of the first of its id that continued as another when
+/// `status` is that, else of the last.
 pub(crate) async fn history(
     ledger: &Ledger,
     id: &str,
@@ -311,10 +364,20 @@ pub(crate) async fn history(
     workflow: &str,
     status: RunStatus,
 ) -> History {
-    let run = ledger.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap();
+    let run = match status {
+        RunStatus::Continued => first_run(ledger, id).await,
+        _ => ledger.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap(),
+    };
     let rows = ledger.rows(run, Seq(0), u32::MAX >> 1).await.unwrap();
     let (name, package, workflow) = (id.to_owned(), package.to_owned(), workflow.to_owned());
     History { name, package, run, workflow, status, rows }
+}
+
+async fn first_run(ledger: &Ledger, id: &str) -> RunId {
+    let continued = RunFilter { statuses: vec![RunStatus::Continued], workflow: None };
+    let runs = ledger.list(Scope::DEFAULT, &continued, Page { before: None, limit: 500 }).await.unwrap();
+    let first = runs.iter().find(|run| run.workflow_id == id && run.generation == 0);
+    first.expect("it continued as another").run
 }
 
 #[tokio::test]
