@@ -69,6 +69,8 @@ pub mod activity;
 mod alloc;
 mod ambient;
 mod bindings;
+#[cfg(doctest)]
+mod book;
 mod command;
 mod duration;
 mod error;
