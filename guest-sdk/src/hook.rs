@@ -158,8 +158,7 @@ pub fn exec_hook<T: DeserializeOwned + 'static>(
 /// for a signal to another one, send it.
 pub fn raise(signal: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
     let mut json = crate::command::written(value, || format!("what is raised as `{signal}`"))?;
-    LINES.with_borrow_mut(|lines| {
-        let line = lines.entry(signal.to_owned()).or_default();
+    with_line(signal, |line| {
         while let Some(waiting) = line.waiting.pop_front() {
             match waiting.send(json) {
                 Ok(()) => return,
@@ -174,14 +173,22 @@ pub fn raise(signal: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
 
 fn line_up(signal: &str) -> oneshot::Receiver<String> {
     let (sender, receiver) = oneshot::channel();
-    LINES.with_borrow_mut(|lines| {
-        let line = lines.entry(signal.to_owned()).or_default();
-        match line.raised.pop_front() {
-            Some(json) => sender.send(json).expect("the receiver is at hand"),
-            None => line.waiting.push_back(sender),
-        }
+    with_line(signal, |line| match line.raised.pop_front() {
+        Some(json) => sender.send(json).expect("the receiver is at hand"),
+        None => line.waiting.push_back(sender),
     });
     receiver
+}
+
+/// An empty line is not kept: names may be made up without end.
+fn with_line(signal: &str, f: impl FnOnce(&mut Line)) {
+    LINES.with_borrow_mut(|lines| {
+        let line = lines.entry(signal.to_owned()).or_default();
+        f(line);
+        if line.raised.is_empty() && line.waiting.is_empty() {
+            lines.remove(signal);
+        }
+    });
 }
 
 /// Has a future driven beside the root until one of the two ends.

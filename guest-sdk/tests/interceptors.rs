@@ -3,7 +3,8 @@
 use backstitch_sdk::testing::{Ending, TestRun};
 use backstitch_sdk::{
     ActivityCall, ActivityOptions, ChildCall, ChildOptions, Error, Execution, Interceptor, Next, Pending,
-    Result, call_activity, continue_as_new, info, join_all, select_biased, sleep_for, start_child, workflow,
+    Result, call_activity, continue_as_new, hook, info, join_all, select_biased, sleep_for, start_child,
+    workflow,
 };
 use serde::Serialize;
 use std::cell::Cell;
@@ -257,6 +258,47 @@ fn interceptors_see_the_end_of_a_detached_call_unless_the_run_ends_before() {
     };
     assert_eq!(run("2 hours"), 1);
     assert_eq!(run("1 minute"), 0);
+}
+
+/// Counts calls, and has a hook that calls too.
+#[derive(Clone)]
+struct Sentinel;
+
+impl Interceptor for Sentinel {
+    async fn execute(&self, run: Execution, next: Next<Execution>) -> Result<String> {
+        hook(async {
+            sleep_for("10 s").await?;
+            call::<()>("own", 1).await
+        });
+        next.run(run).await
+    }
+
+    async fn activity(&self, call: ActivityCall, next: Next<ActivityCall>) -> Result<String> {
+        info!("met {}", call.name);
+        next.run(call).await
+    }
+}
+
+#[workflow]
+async fn with_a_hook() -> Result<()> {
+    hook(async {
+        sleep_for("20 s").await?;
+        call::<()>("hooks", 1).await
+    });
+    sleep_for("1 minute").await
+}
+
+#[test]
+fn calls_of_hooks_belong_to_whoever_began_the_hook() {
+    let run = TestRun::<with_a_hook>::new()
+        .interceptor(Sentinel)
+        .activity("own", |_| Ok(()))
+        .activity("hooks", |_| Ok(()))
+        .run(());
+    assert_eq!(run.output(), Ok(()));
+    assert_eq!(run.story()[3..], ["activity own [1]", "activity hooks [1]"]);
+    let met: Vec<_> = run.logs().iter().map(|(_, line)| line.as_str()).collect();
+    assert_eq!(met, ["met hooks"]);
 }
 
 #[derive(Clone)]
