@@ -9,7 +9,7 @@ use crate::bindings::types;
 use crate::duration::IntoDuration;
 use crate::error::{Error, Result};
 use crate::executor;
-use crate::interceptor::{self, Text};
+use crate::interceptor::{self, Driven};
 use crate::workflow::Workflow;
 use futures::future::FusedFuture;
 use serde::Serialize;
@@ -37,16 +37,8 @@ enum State {
     Refused(Error),
     Open(u32),
     /// The command is in the hands of interceptors.
-    Intercepted(Intercepted),
+    Intercepted(Driven),
     Done,
-}
-
-struct Intercepted(Text);
-
-impl std::fmt::Debug for Intercepted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("_")
-    }
 }
 
 /// What the command was, for the message when its outcome cannot be read.
@@ -64,8 +56,8 @@ impl<T> Pending<T> {
         Self { state, of, output: PhantomData }
     }
 
-    fn intercepted(of: Of, text: Text) -> Self {
-        Self { state: State::Intercepted(Intercepted(text)), of, output: PhantomData }
+    fn intercepted(of: Of, call: Driven) -> Self {
+        Self { state: State::Intercepted(call), of, output: PhantomData }
     }
 
     /// A call of an activity that passes by no interceptor.
@@ -99,7 +91,7 @@ impl<T> Pending<T> {
                 }
             },
             State::Intercepted(mut call) => {
-                let result = call.0.as_mut().poll(cx);
+                let result = call.poll_text(cx);
                 if result.is_pending() {
                     self.state = State::Intercepted(call);
                 }
@@ -114,8 +106,7 @@ impl<T> Pending<T> {
     pub fn detach(mut self) {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Open(op) => executor::leave(op),
-            // Its interceptors have not seen the end of it yet.
-            State::Intercepted(call) => crate::hook::begin(async { drop(call.0.await) }),
+            State::Intercepted(call) => call.detach(),
             State::Refused(_) | State::Done => {}
         }
     }
@@ -177,7 +168,7 @@ pub fn call_activity<T>(
     match written(input, || format!("the input of activity `{name}`")) {
         Err(error) => Pending::new(of, Err(error)),
         Ok(json) => match interceptor::activity(name, &json, options) {
-            Some(text) => Pending::intercepted(of, text),
+            Some(call) => Pending::intercepted(of, call),
             None => Pending::activity(name, &json, options),
         },
     }
@@ -249,7 +240,7 @@ pub fn start_child_named<T>(
     let result = match written(input, || format!("the input of workflow `{name}`")) {
         Err(error) => Pending::new(of, Err(error)),
         Ok(json) => match interceptor::child(name, &json, &options) {
-            Some(text) => Pending::intercepted(of, text),
+            Some(call) => Pending::intercepted(of, call),
             None => Pending::child(name, &json, options),
         },
     };

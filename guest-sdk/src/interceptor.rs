@@ -12,13 +12,14 @@
 use crate::command::{ChildOptions, Pending};
 use crate::error::Result;
 use crate::executor::{Root, poll_until_rest};
+use crate::hook;
 use crate::options::ActivityOptions;
 use futures::future::LocalBoxFuture;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// Code around what a workflow is and does. Each function passes on what it is not written for, so
 /// that an implementation has only those it needs.
@@ -250,21 +251,21 @@ pub(crate) fn begin(workflow: &'static str, input: &str, begin: fn(&str) -> Resu
 }
 
 /// A call of an activity through the interceptors. None when there are none for it.
-pub(crate) fn activity(name: &str, input: &str, options: &ActivityOptions) -> Option<Text> {
+pub(crate) fn activity(name: &str, input: &str, options: &ActivityOptions) -> Option<Driven> {
     let next = through(chain_for_calls()?, |call: ActivityCall| {
         Box::pin(Pending::<()>::activity(&call.name, &call.input, &call.options).text())
     });
     let call = ActivityCall { name: name.to_owned(), input: input.to_owned(), options: options.clone() };
-    Some(at_once(next.run(call)))
+    Some(Driven::begin(next.run(call)))
 }
 
 /// A start of a child through the interceptors. None when there are none for it.
-pub(crate) fn child(workflow: &str, input: &str, options: &ChildOptions) -> Option<Text> {
+pub(crate) fn child(workflow: &str, input: &str, options: &ChildOptions) -> Option<Driven> {
     let next = through(chain_for_calls()?, |call: ChildCall| {
         Box::pin(Pending::<()>::child(&call.workflow, &call.input, call.options).text())
     });
     let call = ChildCall { workflow: workflow.to_owned(), input: input.to_owned(), options: options.clone() };
-    Some(at_once(next.run(call)))
+    Some(Driven::begin(next.run(call)))
 }
 
 fn chain_for_calls() -> Option<Chain> {
@@ -275,12 +276,104 @@ fn through<C>(chain: Chain, last: impl Fn(C) -> Text + 'static) -> Next<C> {
     Next { chain, at: 0, last: Rc::new(last) }
 }
 
-/// Runs to the first wait: a call is a command when it is made, intercepted or not. Wakers come with
-/// the caller's first poll.
-fn at_once(mut text: Text) -> Text {
-    match poll_until_rest(text.as_mut()) {
-        Poll::Ready(result) => Box::pin(std::future::ready(result)),
-        Poll::Pending => text,
+/// A call in the hands of interceptors, which go on whether or not anybody waits for it: two calls that
+/// are awaited one after the other are under way at the same time, intercepted or not.
+///
+/// Dropping it drops what the interceptors are at, with the command in it; [`detach`](Self::detach) does
+/// not.
+pub(crate) struct Driven(Rc<RefCell<Call>>);
+
+enum Call {
+    UnderWay {
+        /// None while it is being polled.
+        text: Option<Text>,
+        /// Wakes whoever waits for the outcome.
+        awaiting: Option<Waker>,
+        /// Wakes [`drive`].
+        driving: Option<Waker>,
+    },
+    Over(Result<String>),
+    /// Its outcome was taken, or nobody wants it any more.
+    Left,
+}
+
+impl Driven {
+    /// Runs to the first wait at once: a call is a command when it is made.
+    fn begin(mut text: Text) -> Self {
+        let call = match poll_until_rest(text.as_mut()) {
+            Poll::Ready(result) => return Self(Rc::new(RefCell::new(Call::Over(result)))),
+            Poll::Pending => Call::UnderWay { text: Some(text), awaiting: None, driving: None },
+        };
+        let call = Rc::new(RefCell::new(call));
+        let driven = Rc::clone(&call);
+        hook::begin(std::future::poll_fn(move |cx| drive(&driven, cx)));
+        Self(call)
+    }
+
+    pub(crate) fn poll_text(&mut self, cx: &Context<'_>) -> Poll<Result<String>> {
+        let mut call = self.0.borrow_mut();
+        if let Call::UnderWay { awaiting, .. } = &mut *call {
+            *awaiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        match std::mem::replace(&mut *call, Call::Left) {
+            Call::Over(result) => Poll::Ready(result),
+            Call::UnderWay { .. } | Call::Left => panic!("awaited again after its outcome was taken"),
+        }
+    }
+
+    /// Lets it go on with nobody waiting.
+    pub(crate) fn detach(mut self) {
+        // Whatever drives it has the other end.
+        self.0 = Rc::new(RefCell::new(Call::Left));
+    }
+}
+
+impl fmt::Debug for Driven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driven").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        if let Call::UnderWay { text, driving, .. } = self.0.replace(Call::Left) {
+            drop(text);
+            // So that what drives it ends as well, and not only with the run.
+            if let Some(driving) = driving {
+                driving.wake();
+            }
+        }
+    }
+}
+
+/// Polls a call from beside the root, until it is over or left.
+fn drive(call: &RefCell<Call>, cx: &mut Context<'_>) -> Poll<()> {
+    let mut text = match &mut *call.borrow_mut() {
+        Call::UnderWay { text, driving, .. } => {
+            *driving = Some(cx.waker().clone());
+            text.take().expect("it is polled from one place")
+        }
+        Call::Over(_) | Call::Left => return Poll::Ready(()),
+    };
+    // Not borrowed meanwhile: what is polled may do anything.
+    let result = text.as_mut().poll(cx);
+    let mut call = call.borrow_mut();
+    let Call::UnderWay { text: place, awaiting, .. } = &mut *call else { return Poll::Ready(()) };
+    match result {
+        Poll::Pending => {
+            *place = Some(text);
+            Poll::Pending
+        }
+        Poll::Ready(result) => {
+            let awaiting = awaiting.take();
+            *call = Call::Over(result);
+            drop(call);
+            if let Some(awaiting) = awaiting {
+                awaiting.wake();
+            }
+            Poll::Ready(())
+        }
     }
 }
 

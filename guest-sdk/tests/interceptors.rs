@@ -3,8 +3,8 @@
 use backstitch_sdk::testing::{Ending, TestRun};
 use backstitch_sdk::{
     ActivityCall, ActivityOptions, ChildCall, ChildOptions, Error, Execution, Interceptor, Next, Pending,
-    Result, call_activity, continue_as_new, hook, info, join_all, select_biased, sleep_for, start_child,
-    workflow,
+    Result, call_activity, continue_as_new, duration, hook, info, join_all, select_biased, sleep_for,
+    start_child, workflow,
 };
 use serde::Serialize;
 use std::cell::Cell;
@@ -159,6 +159,24 @@ fn interceptors_that_pass_on_change_no_command() {
         ["sleep-for 1000 ms", "activity first [1]", "activity second [2]", "cancel 2"],
         "called at once, and given up when it is dropped",
     );
+}
+
+#[workflow]
+async fn awaited_in_turn() -> Result<u32> {
+    let (first, second) = (call::<u32>("price", "a"), call::<u32>("price", "b"));
+    Ok(first.await? + second.await?)
+}
+
+#[test]
+fn intercepted_calls_go_on_before_they_are_awaited() {
+    let run = TestRun::<awaited_in_turn>::new()
+        .interceptor(Audit)
+        .activity("audit", |_| Ok(()))
+        .activity("price", |_| Ok(1))
+        .activity_takes("price", "1 hour")
+        .run(());
+    assert_eq!(run.output(), Ok(2));
+    assert_eq!(run.elapsed(), duration!("1 hour"));
 }
 
 /// Changes, refuses, answers by itself and asks again, by the name of the activity.

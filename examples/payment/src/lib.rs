@@ -1,12 +1,12 @@
-//! A payment with an audit log that no workflow has to think of.
+//! A payment with an audit log and measured calls, of which no workflow has to think.
 //!
-//! The interceptor stands around every run of the component. It writes to the log through an activity
+//! Both interceptors stand around every run of the component. The audit writes to the log through an activity
 //! of its own: a durable step like any other, tried again when it fails, never written twice for being
 //! replayed. Whoever carries the activity out learns from its context which run it is.
 
 use backstitch_sdk::{
-    ActivityOptions, Execution, Interceptor, Next, Result, RetryPolicy, export_workflows, proxy_activities,
-    workflow,
+    ActivityCall, ActivityOptions, Execution, Interceptor, Next, Result, RetryPolicy, export_workflows, info,
+    now_ms, proxy_activities, workflow,
 };
 use example_api::{AuditLog, Mail, Payments};
 use serde::{Deserialize, Serialize};
@@ -54,7 +54,20 @@ impl Interceptor for Audit {
     }
 }
 
-export_workflows!(payment; interceptors: [Audit]);
+/// Logs how long every call took, the audit's own excepted.
+#[derive(Debug, Clone)]
+pub struct Stopwatch;
+
+impl Interceptor for Stopwatch {
+    async fn activity(&self, call: ActivityCall, next: Next<ActivityCall>) -> Result<String> {
+        let (name, begun_ms) = (call.name.clone(), now_ms());
+        let output = next.run(call).await;
+        info!("{name} took {} ms", now_ms() - begun_ms);
+        output
+    }
+}
+
+export_workflows!(payment; interceptors: [Audit, Stopwatch]);
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +79,8 @@ mod tests {
     fn run(amount_cents: i64) -> Finished<String> {
         TestRun::<payment>::new()
             .interceptor(Audit)
+            .interceptor(Stopwatch)
+            .activity_takes("process_payment", "250ms")
             .activities(activity_table!(Archive as AuditLog))
             .activities(activity_table!(Bank as Payments))
             .activities(activity_table!(PostOffice as Mail))
@@ -85,6 +100,13 @@ mod tests {
                 r#"activity audit_log ["payment","completed"]"#.to_owned(),
             ]
         );
+    }
+
+    #[test]
+    fn calls_are_measured() {
+        let run = run(1_990);
+        let lines: Vec<_> = run.logs().iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(lines, ["process_payment took 250 ms", "send_mail took 0 ms"]);
     }
 
     #[test]
