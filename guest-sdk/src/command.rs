@@ -8,7 +8,8 @@
 use crate::bindings::types;
 use crate::duration::IntoDuration;
 use crate::error::{Error, Result};
-use crate::executor::{self, Outcome};
+use crate::executor;
+use crate::interceptor::{self, Driven};
 use crate::workflow::Workflow;
 use futures::future::FusedFuture;
 use serde::Serialize;
@@ -35,6 +36,8 @@ enum State {
     /// No command was given; the error waits for its `.await`.
     Refused(Error),
     Open(u32),
+    /// The command is in the hands of interceptors.
+    Intercepted(Driven),
     Done,
 }
 
@@ -54,11 +57,58 @@ impl<T> Pending<T> {
         Self { state, of, output: PhantomData }
     }
 
+    fn intercepted(of: Of, call: Driven) -> Self {
+        Self { state: State::Intercepted(call), of, output: PhantomData }
+    }
+
+    /// A call of an activity that passes by no interceptor.
+    pub(crate) fn activity(name: &str, json: &str, options: &crate::ActivityOptions) -> Self {
+        let given = options
+            .to_wit()
+            .map(|options| executor::schedule(|host| host.proxy_activity(name, json, &options)));
+        Self::new(Of::Activity(name.to_owned()), given)
+    }
+
+    /// A child whose start passes by no interceptor.
+    pub(crate) fn child(workflow: &str, json: &str, options: ChildOptions) -> Self {
+        let options = options.into_wit();
+        let op = executor::schedule(|host| host.start_child(workflow, json, &options));
+        Self::new(Of::Child(workflow.to_owned()), Ok(op))
+    }
+
+    /// The outcome as the JSON text it is.
+    pub(crate) async fn text(mut self) -> Result<String> {
+        std::future::poll_fn(|cx| self.poll_text(cx)).await
+    }
+
+    fn poll_text(&mut self, cx: &mut Context<'_>) -> Poll<Result<String>> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Refused(error) => Poll::Ready(Err(error)),
+            State::Open(op) => match executor::poll_op(op, cx) {
+                Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Error::from_failure)),
+                Poll::Pending => {
+                    self.state = State::Open(op);
+                    Poll::Pending
+                }
+            },
+            State::Intercepted(mut call) => {
+                let result = call.poll_text(cx);
+                if result.is_pending() {
+                    self.state = State::Intercepted(call);
+                }
+                result
+            }
+            State::Done => panic!("awaited again after its outcome was taken"),
+        }
+    }
+
     /// Lets the command go on with nobody waiting for its outcome: an activity still runs, a child
     /// still follows its [`ParentClose`].
     pub fn detach(mut self) {
-        if let State::Open(op) = std::mem::replace(&mut self.state, State::Done) {
-            executor::leave(op);
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Open(op) => executor::leave(op),
+            State::Intercepted(call) => call.detach(),
+            State::Refused(_) | State::Done => {}
         }
     }
 }
@@ -82,9 +132,8 @@ impl<T> Pending<T> {
 }
 
 impl<T: DeserializeOwned> Pending<T> {
-    fn decode(&self, outcome: Outcome) -> Result<T> {
-        let json = outcome.map_err(Error::from_failure)?;
-        serde_json::from_str(&json).map_err(|error| {
+    fn decode(&self, json: &str) -> Result<T> {
+        serde_json::from_str(json).map_err(|error| {
             let (code, source) = match &self.of {
                 Of::Activity(name) => ("invalid-output", format!("the output of activity `{name}`")),
                 Of::Child(name) => ("invalid-output", format!("the output of workflow `{name}`")),
@@ -102,17 +151,7 @@ impl<T: DeserializeOwned> Future for Pending<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match std::mem::replace(&mut self.state, State::Done) {
-            State::Refused(error) => Poll::Ready(Err(error)),
-            State::Open(op) => match executor::poll_op(op, cx) {
-                Poll::Ready(outcome) => Poll::Ready(self.decode(outcome)),
-                Poll::Pending => {
-                    self.state = State::Open(op);
-                    Poll::Pending
-                }
-            },
-            State::Done => panic!("awaited again after its outcome was taken"),
-        }
+        self.poll_text(cx).map(|json| self.decode(&json?))
     }
 }
 
@@ -146,11 +185,13 @@ pub fn call_activity<T>(
     options: &crate::ActivityOptions,
 ) -> Pending<T> {
     let of = Of::Activity(name.to_owned());
-    let given = written(input, || format!("the input of activity `{name}`")).and_then(|json| {
-        let options = options.to_wit()?;
-        Ok(executor::schedule(|host| host.proxy_activity(name, &json, &options)))
-    });
-    Pending::new(of, given)
+    match written(input, || format!("the input of activity `{name}`")) {
+        Err(error) => Pending::new(of, Err(error)),
+        Ok(json) => match interceptor::activity(name, &json, options) {
+            Some(call) => Pending::intercepted(of, call),
+            None => Pending::activity(name, &json, options),
+        },
+    }
 }
 
 /// A durable timer: `"30 days"` or a [`Duration`](std::time::Duration), rounded up to milliseconds.
@@ -216,11 +257,14 @@ pub fn start_child_named<T>(
     options: ChildOptions,
 ) -> ChildHandle<T> {
     let of = Of::Child(name.to_owned());
-    let given = written(input, || format!("the input of workflow `{name}`")).map(|json| {
-        let options = options.into_wit();
-        executor::schedule(|host| host.start_child(name, &json, &options))
-    });
-    ChildHandle { result: Pending::new(of, given) }
+    let result = match written(input, || format!("the input of workflow `{name}`")) {
+        Err(error) => Pending::new(of, Err(error)),
+        Ok(json) => match interceptor::child(name, &json, &options) {
+            Some(call) => Pending::intercepted(of, call),
+            None => Pending::child(name, &json, options),
+        },
+    };
+    ChildHandle { result }
 }
 
 /// Starts another workflow and waits for its result.

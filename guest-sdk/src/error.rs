@@ -113,6 +113,12 @@ impl Error {
         self.kind() == ErrorKind::Cancelled
     }
 
+    /// Whether it is no failure at all but a [`continue_as_new`](crate::continue_as_new) on its way to
+    /// the end of the run: what an [`Interceptor`](crate::Interceptor) has to let pass.
+    pub fn is_continue_as_new(&self) -> bool {
+        self.0.continue_with.is_some()
+    }
+
     /// The stable name for programs.
     pub fn code(&self) -> &str {
         &self.0.failure.code

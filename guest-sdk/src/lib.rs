@@ -69,15 +69,21 @@ pub mod activity;
 mod alloc;
 mod ambient;
 mod bindings;
+#[cfg(doctest)]
+mod book;
 mod command;
 mod duration;
 mod error;
 mod executor;
+mod hook;
 mod host;
+mod interceptor;
 mod options;
 mod panic;
+mod parallel;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod until;
 mod workflow;
 
 pub use activity::proxy_activities;
@@ -95,7 +101,11 @@ pub use error::{Error, ErrorKind, Result};
 pub use futures;
 pub use futures::future::{join_all, try_join_all};
 pub use futures::{join, select_biased, try_join};
+pub use hook::{Hook, exec_hook, hook, raise};
+pub use interceptor::{ActivityCall, ChildCall, Execution, Interceptor, Next};
 pub use options::{ActivityOptions, RetryPolicy};
+pub use parallel::{Acquire, Permit, Semaphore, all};
+pub use until::{IntoInstant, sleep_until, wait_for_timeout};
 pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
 
 /// What the macros expand to. Not part of the public interface.
@@ -104,6 +114,7 @@ pub mod __private {
     pub use crate::activity::{
         describe as describe_activities, invoke as invoke_activity, run as run_activity,
     };
+    pub use crate::interceptor::{Link, install as intercept};
     pub use crate::workflow::{Definition, describe, query, resume, start};
 
     /// The bindings of `world workflow`.

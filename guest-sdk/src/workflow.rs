@@ -7,6 +7,7 @@ use crate::bindings::types::Status;
 use crate::bindings::workflow::WorkflowDescription;
 use crate::error::{Error, Result};
 use crate::executor::{self, Root};
+use crate::{hook, interceptor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
@@ -154,8 +155,8 @@ pub fn start(workflows: &[Definition], workflow: &str, input: &str) -> Status {
         let message = format!("no workflow `{workflow}` in this component, which holds {}", names.join(", "));
         return Error::application("unknown-workflow", message).non_retryable().into_status();
     };
-    match (definition.begin)(input) {
-        Ok(root) => executor::start(root),
+    match interceptor::begin(definition.name, input, definition.begin) {
+        Ok(root) => executor::start(hook::with_hooks(root)),
         Err(error) => error.into_status(),
     }
 }
@@ -191,14 +192,26 @@ pub(crate) fn take_shown() -> BTreeMap<String, String> {
 ///
 /// export_workflows!(greet);
 /// ```
+///
+/// With `export_workflows!(greet; interceptors: [Audit])` every run of the component goes through an
+/// [`Interceptor`](crate::Interceptor); of several the first is the outermost. The expressions are
+/// evaluated at the start of each run.
 #[macro_export]
 macro_rules! export_workflows {
     ($($workflow:ty),+ $(,)?) => {
+        $crate::export_workflows!($($workflow),+; interceptors: []);
+    };
+    ($($workflow:ty),+ $(,)?; interceptors: [$($interceptor:expr),* $(,)?] $(,)?) => {
         const _: () = {
             // Outside of a component the list is still checked by the compiler, though nobody reads it.
             #[allow(dead_code)]
             const WORKFLOWS: &[$crate::__private::Definition] =
                 &[$($crate::__private::Definition::of::<$workflow>()),+];
+
+            #[allow(dead_code)]
+            fn interceptors() -> ::std::vec::Vec<::std::rc::Rc<dyn $crate::__private::Link>> {
+                ::std::vec![$(::std::rc::Rc::new($interceptor)),*]
+            }
 
             #[cfg(target_family = "wasm")]
             const _: () = {
@@ -214,6 +227,7 @@ macro_rules! export_workflows {
                         workflow: ::std::string::String,
                         input: ::std::string::String,
                     ) -> workflow_world::Status {
+                        $crate::__private::intercept(interceptors());
                         $crate::__private::start(WORKFLOWS, &workflow, &input)
                     }
                     fn resume() -> workflow_world::Status {

@@ -139,7 +139,7 @@ async fn a_guest_that_is_not_deterministic_is_told_by_its_replay() {
     assert_eq!((divergence.op, divergence.ledger.as_str()), (Op(1), "sleep 50 ms"), "{divergence}");
     assert_eq!(divergence.guest, "sleep 49 ms");
 
-    let history = history(&host, &id, "hostile-guest").await;
+    let history = history(&host, &id, "hostile-guest", RunStatus::Completed).await;
     let program = prefixes::program("hostile-guest").await;
     // It is what it was live as long as it is given one event at a time, and in no other way.
     prefixes::one_at_a_time(&program, &history).unwrap();

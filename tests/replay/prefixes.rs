@@ -199,6 +199,8 @@ fn is_outcome(row: &Row) -> bool {
                 | SignalReceived
                 | ChildCompleted
                 | ChildFailed
+                | MessageAccepted
+                | MessageRefused
                 | CancelRequested
         )
     )

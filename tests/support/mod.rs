@@ -46,7 +46,7 @@ pub fn component(package: &str) -> Vec<u8> {
 }
 
 /// The packages that become components for `wasm32-unknown-unknown`.
-const GUESTS: [&str; 13] = [
+const GUESTS: [&str; 17] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -55,6 +55,10 @@ const GUESTS: [&str; 13] = [
     "saga-workflow",
     "child-workflow",
     "follow-up-workflow",
+    "shipment-workflow",
+    "payment-workflow",
+    "poll-workflow",
+    "perspectives-workflow",
     "bare-workflow",
     "hostile-guest",
     "hostile-activities",

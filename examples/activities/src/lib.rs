@@ -2,7 +2,7 @@
 //! follows from their arguments and the call's idempotency key.
 
 use backstitch_sdk::{Error, Result, activity, export_activities};
-use example_api::{Catalogue, Echo, Mail, Part, Travel};
+use example_api::{AuditLog, Catalogue, Echo, Fulfilment, Jobs, Mail, Part, Payments, Travel};
 
 /// Says back what it hears.
 #[derive(Debug)]
@@ -54,4 +54,68 @@ impl Catalogue for PaperCatalogue {
     }
 }
 
-export_activities!(Wall as Echo, PostOffice as Mail, TravelAgency as Travel, PaperCatalogue as Catalogue,);
+/// Charges every amount above nothing.
+#[derive(Debug)]
+pub struct Bank;
+
+impl Payments for Bank {
+    async fn process_payment(order_id: String, amount_cents: i64) -> Result<String> {
+        if amount_cents <= 0 {
+            let message = format!("{order_id} comes to {amount_cents} cents");
+            return Err(Error::application("invalid-amount", message).non_retryable());
+        }
+        Ok(format!("receipt-{}", activity::context().idempotency_key))
+    }
+}
+
+/// Has everything, except for orders whose id ends in `-no-stock`.
+#[derive(Debug)]
+pub struct Depot;
+
+impl Fulfilment for Depot {
+    async fn update_inventory(order_id: String) -> Result<u32> {
+        if order_id.ends_with("-no-stock") {
+            return Err(Error::application("out-of-stock", "the shelf is empty").non_retryable());
+        }
+        Ok(u32::try_from(order_id.len())?)
+    }
+
+    async fn notify_warehouse(order_id: String) -> Result<String> {
+        Ok(format!("ticket-{order_id}"))
+    }
+}
+
+/// Takes every note. A real one would store it under the call's idempotency key.
+#[derive(Debug)]
+pub struct Archive;
+
+impl AuditLog for Archive {
+    async fn audit_log(_workflow: String, _action: String) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Has the job `job-5` done at the fifth look.
+#[derive(Debug)]
+pub struct Machine;
+
+impl Jobs for Machine {
+    async fn is_done(job_id: String, look: u32) -> Result<bool> {
+        let looks = job_id.strip_prefix("job-").and_then(|looks| looks.parse::<u32>().ok());
+        let Some(looks) = looks else {
+            return Err(Error::application("no-such-job", format!("{job_id:?} is no job")).non_retryable());
+        };
+        Ok(look >= looks)
+    }
+}
+
+export_activities!(
+    Wall as Echo,
+    PostOffice as Mail,
+    TravelAgency as Travel,
+    PaperCatalogue as Catalogue,
+    Bank as Payments,
+    Depot as Fulfilment,
+    Archive as AuditLog,
+    Machine as Jobs,
+);

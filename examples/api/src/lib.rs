@@ -47,3 +47,34 @@ pub trait Catalogue {
     /// Whether there is an article of this SKU.
     async fn is_listed(sku: String) -> bool;
 }
+
+/// Takes money.
+#[activities(task_queue = "payment-tasks")]
+pub trait Payments {
+    /// Charges an order and returns the receipt. `invalid-amount` is final.
+    async fn process_payment(order_id: String, amount_cents: i64) -> String;
+}
+
+/// Gets an order out of the house.
+#[activities(task_queue = "fulfilment-tasks")]
+pub trait Fulfilment {
+    /// Takes an order off the shelf and returns how many are left. `out-of-stock` is final.
+    async fn update_inventory(order_id: String) -> u32;
+
+    /// Tells the warehouse and returns its ticket.
+    async fn notify_warehouse(order_id: String) -> String;
+}
+
+/// Keeps what auditors ask for. Every component may write to it.
+#[activities(task_queue = "shared")]
+pub trait AuditLog {
+    /// Notes what a workflow has done.
+    async fn audit_log(workflow: String, action: String);
+}
+
+/// Runs jobs that take their time.
+#[activities(task_queue = "job-tasks")]
+pub trait Jobs {
+    /// Whether a job is done when it is looked at for the n-th time.
+    async fn is_done(job_id: String, look: u32) -> bool;
+}

@@ -36,6 +36,7 @@ use crate::activity::{self, ActivityTable};
 use crate::bindings::types::Status;
 use crate::duration::IntoDuration;
 use crate::error::{Error, Result};
+use crate::interceptor::{self, Interceptor, Link};
 use crate::workflow::{Definition, Workflow};
 use crate::{executor, host};
 use script::{Delayed, Script};
@@ -54,8 +55,12 @@ use std::rc::Rc;
 pub struct TestRun<W> {
     script: Script,
     events_per_activation: usize,
+    interceptors: Vec<Make>,
     workflow: PhantomData<fn() -> W>,
 }
+
+/// Makes an interceptor anew for every time the run is driven.
+type Make = Box<dyn Fn() -> Rc<dyn Link>>;
 
 impl<W> std::fmt::Debug for TestRun<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,7 +77,12 @@ impl<W: Workflow> Default for TestRun<W> {
 impl<W: Workflow> TestRun<W> {
     /// An empty script: timers fire, nothing else answers.
     pub fn new() -> Self {
-        Self { script: Script::default(), events_per_activation: 1, workflow: PhantomData }
+        Self {
+            script: Script::default(),
+            events_per_activation: 1,
+            interceptors: Vec::new(),
+            workflow: PhantomData,
+        }
     }
 
     /// Answers calls of this activity. The closure gets the arguments as a JSON array and runs once
@@ -130,6 +140,13 @@ impl<W: Workflow> TestRun<W> {
         self
     }
 
+    /// Puts an interceptor around the run, inside of those that were put there before, as the list in
+    /// [`export_workflows!`](crate::export_workflows) does. The run and its replay have a clone each.
+    pub fn interceptor(mut self, interceptor: impl Interceptor + Clone) -> Self {
+        self.interceptors.push(Box::new(move || Rc::new(interceptor.clone())));
+        self
+    }
+
     /// How many events a single activation may bring; one unless said otherwise. Commands come in the
     /// same order whatever this is: [`story`](Finished::story) proves it.
     ///
@@ -157,10 +174,11 @@ impl<W: Workflow> TestRun<W> {
     pub fn run_json(self, input: &str) -> Finished<W::Output> {
         let workflow = &Definition::of::<W>();
         let sim = Rc::new(Sim::live(self.script));
-        let driven = drive(&sim, workflow, input, self.events_per_activation);
+        let around = &self.interceptors;
+        let driven = drive(&sim, workflow, input, around, self.events_per_activation);
 
         let again = Rc::new(sim.replay());
-        let replayed = drive(&again, workflow, input, usize::MAX);
+        let replayed = drive(&again, workflow, input, around, usize::MAX);
         sim.assert_same(&again);
         assert_eq!(format!("{driven:?}"), format!("{replayed:?}"), "the workflow ends otherwise on replay");
 
@@ -176,10 +194,11 @@ struct Driven {
     shown: BTreeMap<String, String>,
 }
 
-fn drive(sim: &Rc<Sim>, workflow: &Definition, input: &str, events: usize) -> Driven {
+fn drive(sim: &Rc<Sim>, workflow: &Definition, input: &str, around: &[Make], events: usize) -> Driven {
     // Dropped in reverse: first the run is forgotten, then its host goes.
     let _host = host::install(Rc::clone(sim) as Rc<dyn host::Host>);
     let _run = Forget;
+    interceptor::install(around.iter().map(|make| make()).collect());
     sim.begin_activation();
     let mut status = crate::workflow::start(std::slice::from_ref(workflow), workflow.name(), input);
     while matches!(status, Status::Blocked) && sim.advance(events) {
@@ -194,6 +213,8 @@ struct Forget;
 impl Drop for Forget {
     fn drop(&mut self) {
         executor::discard();
+        crate::hook::forget();
+        interceptor::install(Vec::new());
         crate::workflow::take_shown();
     }
 }
