@@ -151,7 +151,7 @@ async fn start(client: &Client, order: Order) -> anyhow::Result<u64> {
     let mut repeats = 0;
     loop {
         let (workflow_id, input) = (Some(order.id.clone()), order.input.clone());
-        let started = client.start(StartRun { workflow: WORKFLOW.into(), workflow_id, input }).await;
+        let started = client.start(StartRun::new(WORKFLOW, workflow_id, input)).await;
         match started {
             Ok(_) => return Ok(repeats),
             Err(error) if Instant::now() < deadline && is_passing(&error) => {
