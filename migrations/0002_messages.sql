@@ -1,4 +1,4 @@
--- Messages between runs, and ops that outlive a request to cancel.
+-- Messages between runs, answers to updates, and ops that outlive a request to cancel.
 
 create or replace function event_name(kind smallint) returns text language sql immutable parallel safe
 return case kind
@@ -12,6 +12,7 @@ return case kind
     when 8 then 'op-shielded'
     when 9 then 'signal-sent'
     when 10 then 'cancel-sent'
+    when 11 then 'update-answered'
     when 20 then 'activity-completed'
     when 21 then 'activity-failed'
     when 22 then 'activity-attempt-failed'

@@ -4,7 +4,7 @@
 //! [`TestRun`](crate::testing::TestRun) has put in place for this thread; a workflow function called
 //! without one panics and says so. Nothing else in the SDK looks at the target.
 
-use crate::bindings::types::{ActivityOptions, ChildOptions, Event, History, Level, Target};
+use crate::bindings::types::{ActivityOptions, ChildOptions, Event, Failure, History, Level, Target};
 
 /// `interface host`, as a trait. See `wit/workflow.wit` for what each function promises.
 pub(crate) trait Host {
@@ -16,6 +16,7 @@ pub(crate) trait Host {
     fn shield(&self, op: u32);
     fn signal_run(&self, target: &Target, signal: &str, payload: &str) -> u32;
     fn cancel_run(&self, target: &Target) -> u32;
+    fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>);
     fn patched(&self, change_id: &str) -> bool;
     fn deprecate_patch(&self, change_id: &str);
     fn history_size(&self) -> History;
@@ -67,6 +68,9 @@ mod component {
         }
         fn cancel_run(&self, target: &Target) -> u32 {
             host::cancel_run(target)
+        }
+        fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>) {
+            host::answer_update(id, outcome);
         }
         fn patched(&self, change_id: &str) -> bool {
             host::patched(change_id)

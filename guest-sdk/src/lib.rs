@@ -84,6 +84,7 @@ mod parallel;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod until;
+mod update;
 mod workflow;
 
 pub use activity::proxy_activities;
@@ -106,6 +107,7 @@ pub use interceptor::{ActivityCall, ChildCall, Execution, Interceptor, Next};
 pub use options::{ActivityOptions, RetryPolicy};
 pub use parallel::{Acquire, Permit, Semaphore, all};
 pub use until::{IntoInstant, sleep_until, wait_for_timeout};
+pub use update::{Update, validate_update, wait_for_update};
 pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
 
 /// What the macros expand to. Not part of the public interface.

@@ -167,7 +167,10 @@ pub fn resume() -> Status {
 }
 
 /// The component's `query`.
-pub fn query(name: &str) -> Result<String, String> {
+pub fn query(name: &str, input: &str) -> Result<String, String> {
+    if let Some(update) = name.strip_prefix(crate::update::PREFIX) {
+        return crate::update::validate(update, input).map(|()| "null".to_owned());
+    }
     SHOWN
         .with_borrow(|shown| shown.get(name).cloned())
         .ok_or_else(|| format!("nothing has been shown as `{name}`"))
@@ -235,9 +238,9 @@ macro_rules! export_workflows {
                     }
                     fn query(
                         name: ::std::string::String,
-                        _input: ::std::string::String,
+                        input: ::std::string::String,
                     ) -> ::std::result::Result<::std::string::String, ::std::string::String> {
-                        $crate::__private::query(&name)
+                        $crate::__private::query(&name, &input)
                     }
                 }
 

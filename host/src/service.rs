@@ -4,6 +4,7 @@
 mod error;
 mod export;
 mod query;
+mod update;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
 pub use self::error::ServiceError;
 use self::error::{away, between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
+pub use self::update::SendUpdate;
 use crate::host::Term;
 use crate::programs::Programs;
 use crate::scheduler::{Counters, Facts, Input, Start};

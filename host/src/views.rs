@@ -202,6 +202,23 @@ pub struct QueryView {
     pub output: Json,
 }
 
+/// Answer to an update.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UpdateView {
+    /// The run.
+    pub run_id: RunId,
+    /// What the update is called: with it, the same update can be asked for again.
+    pub update_id: String,
+    /// Whether there is an answer yet.
+    pub answered: bool,
+    /// The answer, if it is not a failure.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub output: Option<Json>,
+    /// The workflow's error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
 /// Answer to `replay`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReplayView {

@@ -1,7 +1,9 @@
 //! What runs say to each other, and what clients say to them, when the host dies in between.
 
+use std::time::Duration;
+
 use backstitch::api::client::ClientError;
-use backstitch::service::{IdReuse, SendSignal, StartRun};
+use backstitch::service::{IdReuse, SendSignal, SendUpdate, StartRun};
 use backstitch_core::{Json, RunStatus};
 use sqlx::PgConnection;
 
@@ -137,6 +139,61 @@ async fn a_signal_with_an_id_counts_once() {
     heir.client.signal("once", "item", &json("2")).await.unwrap();
     assert_eq!(heir.output("once").await, "[1,2]");
     until(&mut connection, "none is left", 0, "select -count(*) from inbox").await;
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn an_update_is_refused_or_recorded_and_answered_once() {
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let mut dead = TestHost::start(options(&database).crash("append-after:8")).await;
+    dead.start_run("shop", "shop", "10").await;
+    let buy = |count: u32, id: &str| SendUpdate {
+        name: "buy".into(),
+        input: Json::of(&count).unwrap(),
+        id: Some(id.to_owned()),
+        wait: Duration::from_secs(20),
+    };
+    // The host dies over one of these; whoever asked asks the next one, under the same id.
+    let mut asked = 0;
+    for id in ["one", "two", "three"] {
+        match dead.client.update("shop", buy(2, id)).await {
+            Ok(view) => assert_eq!(view.output, Some(Json::of(&(8 - 2 * asked)).unwrap()), "{view:?}"),
+            Err(_) => break,
+        }
+        asked += 1;
+    }
+    dead.crashed().await;
+    let heir = TestHost::start(options(&database)).await;
+    for (id, left) in [("one", "8"), ("two", "6"), ("three", "4"), ("one", "8")] {
+        let view = heir.client.update("shop", buy(2, id)).await.unwrap();
+        assert_eq!((view.answered, view.output), (true, Some(json(left))), "{id}");
+    }
+    let received = "select count(*) from ledger where kind = 24";
+    assert_eq!(count(&mut connection, received).await, 3);
+
+    // Refused: no trace. Failed: an answer like any other.
+    let code = |result: Result<_, ClientError>| match result {
+        Err(ClientError::Problem { code, detail, .. }) => (code, detail),
+        other => panic!("{other:?}"),
+    };
+    let (refused, why) = code(heir.client.update("shop", buy(0, "none")).await);
+    assert_eq!(refused, "update-refused");
+    assert!(why.contains("nothing: buy something"), "{why}");
+    let text = SendUpdate { input: json(r#""two""#), ..buy(0, "text") };
+    assert_eq!(code(heir.client.update("shop", text).await).0, "update-refused");
+    assert_eq!(count(&mut connection, received).await, 3);
+    let failed = heir.client.update("shop", buy(13, "unlucky")).await.unwrap();
+    assert_eq!(failed.failure.unwrap().code, "sold-out");
+
+    let said = heir.cli(&["run", "update", "shop", "buy", "4", "--id", "last"]).await;
+    assert_eq!((said.code, said.stdout.trim()), (0, "0"), "{}", said.stderr);
+    assert_eq!(heir.output("shop").await, "0");
+    // After the end: what was answered still is, and nothing else ever will be.
+    let said = heir.cli(&["run", "update", "shop", "buy", "13", "--id", "unlucky"]).await;
+    assert_eq!(said.code, 9, "{}", said.stderr);
+    assert!(said.stderr.contains("4 left"), "{}", said.stderr);
+    assert_eq!(code(heir.client.update("shop", buy(1, "late")).await).0, "run-closed");
     check_ledgers(&database).await;
 }
 

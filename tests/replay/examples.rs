@@ -169,6 +169,9 @@ const EXAMPLES: &[Example] = &[
         Kind::MessageAccepted,
         Kind::ChildFailed,
     ]),
+    Example::new("shop", VERBS, "shop", Some("1"))
+        .steered(Steer::Signal("update:buy", r#"{"id":"first","input":1}"#))
+        .passes(&[Kind::SignalReceived, Kind::UpdateAnswered]),
     Example::new("careful", VERBS, "careful", Some(r#""the desk""#))
         .steered(Steer::Cancel)
         .ends(RunStatus::Cancelled)

@@ -65,6 +65,13 @@ pub enum Command {
         /// `child N` or `workflow ID`.
         target: String,
     },
+    /// An update was answered.
+    AnswerUpdate {
+        /// Which.
+        id: String,
+        /// The output as JSON text, or the failure's message.
+        outcome: String,
+    },
     /// A change of the code was met, and is in force.
     Patched {
         /// The change.
@@ -83,6 +90,7 @@ impl fmt::Display for Command {
             Self::Shield { op } => write!(f, "shield {op}"),
             Self::SignalRun { to, signal, payload } => write!(f, "signal {to} {signal} {payload}"),
             Self::CancelRun { target } => write!(f, "cancel {target}"),
+            Self::AnswerUpdate { id, outcome } => write!(f, "answer {id} {outcome}"),
             Self::Patched { change_id } => write!(f, "patched {change_id}"),
         }
     }

@@ -128,6 +128,15 @@ impl<W: Workflow> TestRun<W> {
         self
     }
 
+    /// Sends an update at a time; its id is its name. Validators are not asked: call them as the
+    /// functions they are.
+    pub fn update(mut self, name: &str, input: impl Serialize, at: impl IntoDuration) -> Self {
+        let payload = format!(r#"{{"id":{},"input":{}}}"#, write(&name), write(&input));
+        let signal = Delayed::Signal { name: format!("update:{name}"), payload };
+        self.script.later.push((millis(at), signal));
+        self
+    }
+
     /// Asks the run to stop at a time: every open command then fails as cancelled.
     pub fn cancel(mut self, at: impl IntoDuration) -> Self {
         self.script.later.push((millis(at), Delayed::Cancel));

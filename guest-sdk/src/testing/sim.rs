@@ -274,6 +274,11 @@ impl Host for Sim {
         self.message(Command::CancelRun { target: shown(target) })
     }
 
+    fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>) {
+        let outcome = outcome.map_or_else(|failure| failure.message.clone(), str::to_owned);
+        self.state.borrow_mut().record(Command::AnswerUpdate { id: id.to_owned(), outcome });
+    }
+
     fn deprecate_patch(&self, _: &str) {}
 
     /// As a ledger would be: a row for the start, for each command and for each outcome.

@@ -65,6 +65,13 @@ pub enum Command {
         /// Which.
         target: Target,
     },
+    /// Answer an update that a client waits for.
+    AnswerUpdate {
+        /// What the client calls it.
+        update: Arc<str>,
+        /// What the client gets.
+        outcome: Result<Json, Failure>,
+    },
     /// The run took the new side of a change of code.
     Patch {
         /// The change's name.
@@ -108,6 +115,7 @@ impl Command {
                 check_name("signal", name)
             }
             Self::CancelRun { target } => target.check(),
+            Self::AnswerUpdate { update, .. } => check_name("update id", update),
             Self::StartChild { workflow, options, .. } => {
                 check_name("workflow", workflow)?;
                 options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))?;
@@ -132,6 +140,13 @@ impl Command {
                 target.text_bytes() + name.len() + payload.as_str().len()
             }
             Self::CancelRun { target } => target.text_bytes(),
+            Self::AnswerUpdate { update, outcome } => {
+                update.len()
+                    + match outcome {
+                        Ok(output) => output.as_str().len(),
+                        Err(failure) => failure.text_bytes(),
+                    }
+            }
             Self::StartTimer { .. } | Self::Cancel { .. } | Self::Shield { .. } => 0,
         }
     }
@@ -155,6 +170,12 @@ impl fmt::Display for Command {
                 write!(f, "signal \"{}\" to {target}: {}", Cut(name), Cut(payload.as_str()))
             }
             Self::CancelRun { target } => write!(f, "cancel {target}"),
+            Self::AnswerUpdate { update, outcome: Ok(output) } => {
+                write!(f, "answer update \"{}\": {}", Cut(update), Cut(output.as_str()))
+            }
+            Self::AnswerUpdate { update, outcome: Err(failure) } => {
+                write!(f, "answer update \"{}\": {}", Cut(update), Cut(&failure.to_string()))
+            }
             Self::Patch { change_id } => write!(f, "patched \"{}\"", Cut(change_id)),
         }
     }
@@ -357,6 +378,11 @@ impl Failure {
         crate::fault::cut(&mut self.code, limits::CODE_BYTES_MAX);
         crate::fault::cut(&mut self.message, limits::MESSAGE_BYTES_MAX);
         self
+    }
+
+    /// Bytes of text that it carries.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.code.len() + self.message.len() + self.details.as_ref().map_or(0, |json| json.as_str().len())
     }
 
     /// The persisted form. Fails if the details make it larger than a payload may be.

@@ -16,6 +16,7 @@
 //! | op-shielded | own | | | `{"target"}` | |
 //! | signal-sent | own | signal | payload | target | |
 //! | cancel-sent | own | | | target | |
+//! | update-answered | own | update id | output | `{"failed"}` | |
 //! | activity-completed | of the call | | output | | that succeeded |
 //! | activity-failed | of the call | | failure | | the last |
 //! | activity-attempt-failed | of the call | | failure | `{"retry_at_ms"}` | that failed |
@@ -153,6 +154,7 @@ pub enum Kind {
     OpShielded = 8,
     SignalSent = 9,
     CancelSent = 10,
+    UpdateAnswered = 11,
     ActivityCompleted = 20,
     ActivityFailed = 21,
     ActivityAttemptFailed = 22,
@@ -172,7 +174,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for the view that names them in SQL and for tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::RunStarted,
         Self::ActivityScheduled,
         Self::TimerStarted,
@@ -183,6 +185,7 @@ impl Kind {
         Self::OpShielded,
         Self::SignalSent,
         Self::CancelSent,
+        Self::UpdateAnswered,
         Self::ActivityCompleted,
         Self::ActivityFailed,
         Self::ActivityAttemptFailed,
@@ -223,6 +226,7 @@ impl Kind {
             Self::OpShielded => "op-shielded",
             Self::SignalSent => "signal-sent",
             Self::CancelSent => "cancel-sent",
+            Self::UpdateAnswered => "update-answered",
             Self::ActivityCompleted => "activity-completed",
             Self::ActivityFailed => "activity-failed",
             Self::ActivityAttemptFailed => "activity-attempt-failed",
@@ -286,6 +290,11 @@ struct TargetDetail {
 }
 
 #[derive(Serialize, Deserialize)]
+struct AnswerDetail {
+    failed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
 struct SignalDetail {
     id: Arc<str>,
 }
@@ -325,6 +334,7 @@ impl Event {
                 Command::Shield { .. } => Kind::OpShielded,
                 Command::SignalRun { .. } => Kind::SignalSent,
                 Command::CancelRun { .. } => Kind::CancelSent,
+                Command::AnswerUpdate { .. } => Kind::UpdateAnswered,
             },
             Self::AttemptFailed { .. } => Kind::ActivityAttemptFailed,
             Self::ActivityClosed { outcome: Ok(_), .. } => Kind::ActivityCompleted,
@@ -432,6 +442,12 @@ fn command_columns(command: &Command) -> Columns {
             detail: Some(detail_text(target)),
             ..Columns::default()
         },
+        Command::AnswerUpdate { update, outcome } => Columns {
+            name: Some(Arc::clone(update)),
+            payload: Some(outcome_text(outcome)),
+            detail: outcome.is_err().then(|| detail_text(&AnswerDetail { failed: true })),
+            ..Columns::default()
+        },
         Command::CancelRun { target } => Columns { detail: Some(detail_text(target)), ..Columns::default() },
     }
 }
@@ -482,6 +498,13 @@ impl Row {
                 target: self.detail()?,
                 name: self.name()?,
                 payload: self.payload()?,
+            })?,
+            Kind::UpdateAnswered => self.commanded(Command::AnswerUpdate {
+                update: self.name()?,
+                outcome: match self.detail {
+                    Some(_) if self.detail::<AnswerDetail>()?.failed => Err(self.failure()?),
+                    _ => Ok(self.payload()?),
+                },
             })?,
             Kind::CancelSent => self.commanded(Command::CancelRun { target: self.detail()? })?,
             Kind::ChangePatched => self.commanded(Command::Patch { change_id: self.name()? })?,
@@ -629,6 +652,8 @@ mod tests {
             Command::Shield { target: Op(2) },
             Command::SignalRun { target: Target::Child(Op(3)), name: name.clone(), payload: json("1") },
             Command::CancelRun { target: Target::Workflow("w \"1\"".into()) },
+            Command::AnswerUpdate { update: name.clone(), outcome: Ok(json("[1 ]")) },
+            Command::AnswerUpdate { update: name.clone(), outcome: Err(failure.clone()) },
         ];
         let commands = commands
             .into_iter()

@@ -483,7 +483,7 @@ impl Replay {
             Command::Cancel { target } => {
                 self.close(target);
             }
-            Command::Patch { .. } => {}
+            Command::Patch { .. } | Command::AnswerUpdate { .. } => {}
         }
     }
 
@@ -581,9 +581,7 @@ impl Issued {
 fn payload_bytes(event: &Event) -> usize {
     let of = |outcome: &Result<Json, Failure>| match outcome {
         Ok(output) => output.as_str().len(),
-        Err(failure) => {
-            failure.message.len() + failure.details.as_ref().map_or(0, |json| json.as_str().len())
-        }
+        Err(failure) => failure.text_bytes(),
     };
     match event {
         Event::ActivityClosed { outcome, .. } | Event::ChildClosed { outcome, .. } => of(outcome),

@@ -516,7 +516,7 @@ impl Run {
                 }
                 return;
             }
-            Command::Patch { .. } => return,
+            Command::Patch { .. } | Command::AnswerUpdate { .. } => return,
         };
         self.open.insert(op, open);
     }

@@ -20,7 +20,7 @@ use crate::world::{self, types};
 pub(crate) const INTERFACE: &str = "backstitch:workflow/host@0.1.0";
 
 /// The interface's functions.
-pub(crate) const FUNCTIONS: [&str; 17] = [
+pub(crate) const FUNCTIONS: [&str; 18] = [
     "proxy-activity",
     "sleep-for",
     "wait-for",
@@ -29,6 +29,7 @@ pub(crate) const FUNCTIONS: [&str; 17] = [
     "shield",
     "signal-run",
     "cancel-run",
+    "answer-update",
     "patched",
     "deprecate-patch",
     "next-event",
@@ -134,6 +135,17 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         let bytes = world::target_bytes(&target);
         command(cx, bytes, || Ok(Command::CancelRun { target: world::target(target) }))
     })?;
+    host.func_wrap(
+        "answer-update",
+        |cx: Cx<'_>, (update, outcome): (Arc<str>, Result<Arc<str>, types::Failure>)| {
+            let bytes = update.len()
+                + match &outcome {
+                    Ok(output) => output.len(),
+                    Err(failure) => failure.message.len() + failure.details.as_ref().map_or(0, String::len),
+                };
+            command(cx, bytes, || world::answer_update(update, outcome)).map(|_| ())
+        },
+    )?;
     host.func_wrap("patched", |mut cx: Cx<'_>, (change_id,): (Arc<str>,)| {
         charge(&mut cx, change_id.len())?;
         Ok((cx.data_mut().replay.patched(change_id)?,))

@@ -101,6 +101,18 @@ pub(crate) fn signal_run(to: types::Target, name: Arc<str>, payload: Arc<str>) -
     Ok(Command::SignalRun { target: target(to), name, payload })
 }
 
+/// An answer of a guest as a command.
+pub(crate) fn answer_update(
+    update: Arc<str>,
+    outcome: Result<Arc<str>, types::Failure>,
+) -> Result<Command, Refusal> {
+    let outcome = match outcome {
+        Ok(output) => Ok(json(&format!("the answer to update {}", shown(&update)), output)?),
+        Err(error) => Err(failure("the update's failure", error)?),
+    };
+    Ok(Command::AnswerUpdate { update, outcome })
+}
+
 /// Another run, as a guest names it.
 pub(crate) fn target(target: types::Target) -> command::Target {
     match target {

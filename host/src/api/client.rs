@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use super::problem::ProblemDocument;
 use super::wire::{
     CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery, TENANT_HEADER, WASM,
+    ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 use crate::history::Part;
-use crate::service::{ListRuns, StartRun};
+use crate::service::{ListRuns, SendUpdate, StartRun};
 use crate::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
-    RunListView, RunView, StartedView, WaitView,
+    RunListView, RunView, StartedView, UpdateView, WaitView,
 };
 
 /// A host on this machine answers or is not there.
@@ -212,6 +212,16 @@ impl Client {
     /// Asks a run about its state.
     pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<QueryView, ClientError> {
         let request = self.post(&["runs", id, "query", name]).timeout(SLOW_TIMEOUT);
+        let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
+        self.give(request).await
+    }
+
+    /// Sends an update, and waits for its answer for at most a minute.
+    pub async fn update(&self, id: &str, update: SendUpdate) -> Result<UpdateView, ClientError> {
+        let SendUpdate { name, input, id: update_id, wait } = update;
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(RESULT_WAIT_MS_MAX);
+        let request = self.post(&["runs", id, "updates", &name]).query(&UpdateQuery { update_id, wait_ms });
+        let request = request.timeout(SLOW_TIMEOUT + Duration::from_millis(wait_ms));
         let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
         self.give(request).await
     }

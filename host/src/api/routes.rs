@@ -15,6 +15,7 @@
 //! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
 //! | `POST /v1/runs/{id}/retry` | 202 |
 //! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
+//! | `POST /v1/runs/{id}/updates/{name}` (JSON) [`UpdateQuery`] | 200 [`UpdateView`], or 202: no answer yet |
 //! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](crate::history::History) |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
@@ -35,13 +36,13 @@ use super::extract::{Component, Document, NoParams, Params, Payload, Segments, T
 use super::problem::Problem;
 use super::wire::{
     CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery,
+    ResultQuery, SignalQuery, UpdateQuery,
 };
 use super::{Api, within};
-use crate::service::{ListRuns, SendSignal, Service, StartRun};
+use crate::service::{ListRuns, SendSignal, SendUpdate, Service, StartRun};
 use crate::views::{
     DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
-    RunView, StartedView,
+    RunView, StartedView, UpdateView,
 };
 
 /// Requests that touch the database and nothing else.
@@ -75,6 +76,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/deployments", post(deploy))
         .route("/v1/runs/{id}/replay", post(replay))
         .route("/v1/runs/{id}/query/{name}", post(query))
+        .route("/v1/runs/{id}/updates/{name}", post(update))
         .route("/v1/runs/{id}/history", get(history))
         .route_layer(from_fn(|request, next| within(SLOW, request, next)));
     quick.merge(waiting).merge(slow).fallback(no_route).method_not_allowed_fallback(no_method)
@@ -232,6 +234,23 @@ async fn query(
     Payload(input): Payload,
 ) -> Answer<QueryView> {
     Ok(axum::Json(service.query(scope, &id, &name, input).await?))
+}
+
+async fn update(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments((id, name)): Segments<(String, String)>,
+    Params(UpdateQuery { update_id, wait_ms }): Params<UpdateQuery>,
+    Payload(input): Payload,
+) -> Result<(StatusCode, axum::Json<UpdateView>), Problem> {
+    if wait_ms > RESULT_WAIT_MS_MAX {
+        let detail = format!("wait_ms is at most {RESULT_WAIT_MS_MAX}; repeat the update with its id");
+        return Err(Problem::invalid("invalid-query", detail));
+    }
+    let update = SendUpdate { name, input, id: update_id, wait: Duration::from_millis(wait_ms) };
+    let view = service.update(scope, &id, update).await?;
+    let status = if view.answered { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, axum::Json(view)))
 }
 
 async fn history(

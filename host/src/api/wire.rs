@@ -124,6 +124,18 @@ pub struct SignalQuery {
     pub signal_id: Option<String>,
 }
 
+/// Parameters of `POST /v1/runs/{id}/updates/{name}`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateQuery {
+    /// A second update of the same id is the same one. Missing: made up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_id: Option<String>,
+    /// How long to wait for the answer, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
+    #[serde(default)]
+    pub wait_ms: u64,
+}
+
 /// Parameters of requests that have none: refuses strays, so that a misspelt one is noticed.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

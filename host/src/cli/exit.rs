@@ -42,9 +42,15 @@ impl Exit {
         (Self::Unreachable, "no host answers at that address"),
         (Self::Unavailable, "the host or its Postgres cannot serve right now; try again"),
         (Self::Refused, "a component was refused, or cannot be built"),
-        (Self::RunClosed, "the run failed, was cancelled or was terminated (result, --follow)"),
+        (
+            Self::RunClosed,
+            "the run failed, was cancelled or was terminated (result, --follow); the update failed",
+        ),
         (Self::RunParked, "the run is parked (result, --follow)"),
-        (Self::StillRunning, "the run is still running when --timeout is over (result)"),
+        (
+            Self::StillRunning,
+            "the run is still running when --timeout is over (result); the update is not answered",
+        ),
         (Self::Unhealthy, "a check failed (doctor)"),
         (Self::Diverged, "the component does not repeat the ledger (replay, run query)"),
         (Self::Faulted, "the component or the ledger broke down under way (replay, run query)"),

@@ -16,8 +16,8 @@ use super::output::{Output, cell, foreign, optional, printable, status};
 use super::start::{self, StartArgs};
 use crate::api::client::ClientError;
 use crate::config;
-use crate::service::ListRuns;
-use crate::views::{RowView, RunDetailView, RunView, StatusCountView};
+use crate::service::{ListRuns, SendUpdate};
+use crate::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
@@ -58,6 +58,20 @@ pub(super) enum RunCommand {
         name: String,
         /// JSON text, @FILE or - for stdin [default: null]
         input: Option<String>,
+    },
+    /// Ask a run to do something, and wait for its answer
+    Update {
+        run: String,
+        /// The update's name
+        name: String,
+        /// JSON text, @FILE or - for stdin [default: null]
+        input: Option<String>,
+        /// What you call it: a second update of the same id is the same one [default: made up]
+        #[arg(long)]
+        id: Option<String>,
+        /// How long to wait for the answer, such as 10s
+        #[arg(long, value_name = "TIME", default_value = "1m", value_parser = config::parse_duration)]
+        timeout: Duration,
     },
     /// Write a run as one document, for an audit or `backstitch replay --history`
     Export(ExportArgs),
@@ -139,6 +153,10 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             let answer = client.signal_once(&run, &name, &payload, id).await;
             told(format!("signal {run}"), answer, "the signal is kept and will be delivered")
         }
+        RunCommand::Update { run, name, input, id, timeout } => {
+            let input = input::json(input.as_deref())?;
+            update(&run, SendUpdate { name, input, id, wait: timeout }, context).await
+        }
         RunCommand::Query { run, name, input } => query(&run, &name, input.as_deref(), context).await,
         RunCommand::Export(args) => export::export(&args, context).await,
         RunCommand::Cancel { run, reason } => {
@@ -165,6 +183,33 @@ async fn query(id: &str, name: &str, input: Option<&str>, context: &Context) -> 
         CliError { why, ..error }
     })?;
     context.out.answer(&answer, || printable(answer.output.as_str()).into_owned())
+}
+
+async fn update(run: &str, update: SendUpdate, context: &Context) -> CliResult {
+    let what = format!("update {run}");
+    let view = context.client.update(run, update).await.map_err(|error| {
+        let error = CliError::client(&what, error);
+        // It may repeat what the guest said.
+        let why = error.why.as_deref().map(|why| printable(why).into_owned());
+        CliError { why, ..error }
+    })?;
+    let UpdateView { update_id, output, failure, answered, .. } = &view;
+    context.out.answer(&view, || {
+        output.as_ref().map_or_else(String::new, |output| printable(output.as_str()).into_owned())
+    })?;
+    match failure {
+        Some(failure) => {
+            let why = printable(&failure.to_string()).into_owned();
+            let what = format!("the update {update_id} failed");
+            Err(CliError::new(Exit::RunClosed, "update-failed", what).because(why))
+        }
+        None if !answered => {
+            let hint = format!("repeat the command with --id {update_id}");
+            let what = format!("the update {update_id} is not answered yet");
+            Err(CliError::new(Exit::StillRunning, "not-answered", what).hint(hint))
+        }
+        None => Ok(()),
+    }
 }
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {

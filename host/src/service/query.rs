@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use backstitch_core::command::check_name;
 use backstitch_core::{Chain, Fault, Json, Row, Run, RunId, Scope, Seq};
+use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Program, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -39,6 +40,23 @@ impl Service {
         name: &str,
         input: Json,
     ) -> Result<QueryView, ServiceError> {
+        let Asked { info, program, answer } = self.ask(scope, id, name, input).await?;
+        match answer {
+            Ok((output, rows)) => {
+                Ok(QueryView { run_id: info.summary.run, query: name.to_owned(), rows, output })
+            }
+            Err(message) => Err(self.refused(&info.summary.workflow, name, &message, program).await),
+        }
+    }
+
+    /// Puts a question to a guest of its own.
+    pub(super) async fn ask(
+        &self,
+        scope: Scope,
+        id: &str,
+        name: &str,
+        input: Json,
+    ) -> Result<Asked, ServiceError> {
         check_name("query", name).map_err(|problem| invalid("invalid-name", problem))?;
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
@@ -50,10 +68,7 @@ impl Service {
         // The turn goes with the work, which a client that hangs up does not end.
         let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), turn)).await;
         let (answer, _turn) = answer.map_err(|error| internal(&error))?;
-        match answer? {
-            Ok((output, rows)) => Ok(QueryView { run_id: run, query: name.to_owned(), rows, output }),
-            Err(message) => Err(self.refused(&info.summary.workflow, name, &message, program).await),
-        }
+        Ok(Asked { info, program, answer: answer? })
     }
 
     /// Waits for a turn to hold a whole ledger.
@@ -88,6 +103,14 @@ impl Service {
         let message = format!("the workflow {workflow:?} answers no query {name:?}; {known}");
         ServiceError::NotFound { code: "unknown-query", message }
     }
+}
+
+/// A question that was put.
+pub(super) struct Asked {
+    info: RunInfo,
+    program: WorkflowProgram,
+    /// The guest's answer, with the number of rows that it knows of; or its refusal.
+    pub(super) answer: Result<(Json, u32), String>,
 }
 
 /// All that it takes to ask.

@@ -1,9 +1,9 @@
 //! One workflow for each verb that a crash could break, as small as it can be.
 
 use backstitch_sdk::{
-    ActivityOptions, ChildOptions, Result, call_activity, cancel_workflow, continue_as_new, export_workflows,
-    history_size, join_all, proxy_activities, shielded, signal_workflow, sleep_for, start_child, wait_for,
-    workflow,
+    ActivityOptions, ChildOptions, Error, Result, call_activity, cancel_workflow, continue_as_new,
+    export_workflows, history_size, join_all, proxy_activities, shielded, signal_workflow, sleep_for,
+    start_child, validate_update, wait_for, wait_for_update, workflow,
 };
 use example_api::Echo;
 use serde::{Deserialize, Serialize};
@@ -91,10 +91,31 @@ async fn rolling(mut total: u64) -> Result<u64> {
     while total < 60 {
         total += wait_for::<u64>("add").await?;
         if history_size().rows >= 9 {
-            return continue_as_new(&total);
+            return continue_as_new(total);
         }
     }
     Ok(total)
+}
+
+/// Sells what there is, on request: no more than it has, and never 13.
+#[workflow]
+async fn shop(mut stock: u32) -> Result<u32> {
+    validate_update("buy", |count: &u32| match *count {
+        0 => Err(Error::application("nothing", "buy something")),
+        _ => Ok(()),
+    });
+    while stock > 0 {
+        let update = wait_for_update::<u32>("buy").await?;
+        let count = update.input;
+        sleep_for("20 ms").await?;
+        if count > stock || count == 13 {
+            update.answer(Err::<(), _>(Error::application("sold-out", format!("{stock} left"))));
+        } else {
+            stock -= count;
+            update.answer(Ok(stock));
+        }
+    }
+    Ok(stock)
 }
 
 /// Calls what nobody serves, and returns how that ended.
@@ -105,4 +126,4 @@ async fn unserved(_: ()) -> Result<String> {
     Ok(error.map(|error| format!("{:?} {}", error.kind(), error.code())).unwrap_or_default())
 }
 
-export_workflows!(collect, relay, feed_child, stop_child, careful, keeps_one, rolling, unserved);
+export_workflows!(collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved);

@@ -1,0 +1,155 @@
+//! Updates: a question to the run's validator, a signal `update:NAME`, and a wait for the row with the
+//! answer. Repeated under the same id, an update is the same update, answered or not.
+//!
+//! | what goes wrong | code |
+//! |---|---|
+//! | the validator refuses it: nothing was recorded | `update-refused` |
+//! | the run cannot be asked | as of a query |
+//! | the run closed without an answer | `update-unanswered` |
+
+use std::time::Duration;
+
+use backstitch_core::command::check_name;
+use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits};
+use tokio::time::Instant;
+
+use super::error::{ServiceError, internal, invalid};
+use super::{SendSignal, Service};
+use crate::ambient;
+use crate::views::UpdateView;
+
+/// What the names of signals and queries that belong to updates begin with.
+const PREFIX: &str = "update:";
+
+/// Looks for the answer grow rarer from the one to the other.
+const POLLS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
+
+/// An update that a client makes.
+#[derive(Clone, Debug)]
+pub struct SendUpdate {
+    /// Which update.
+    pub name: String,
+    /// What the workflow gets.
+    pub input: Json,
+    /// A second update of the same id is the same one. None: made up.
+    pub id: Option<String>,
+    /// How long to wait for the answer.
+    pub wait: Duration,
+}
+
+impl Service {
+    /// Sends an update to an open run and waits for its answer.
+    pub async fn update(
+        &self,
+        scope: Scope,
+        run: &str,
+        update: SendUpdate,
+    ) -> Result<UpdateView, ServiceError> {
+        let SendUpdate { name, input, id, wait } = update;
+        let over = Instant::now() + wait;
+        let named = |problem| invalid("invalid-name", problem);
+        check_name("update", &name).map_err(named)?;
+        let id = id.unwrap_or_else(|| ambient::new_item_id().to_string());
+        check_name("update id", &id).map_err(named)?;
+        let mut run = self.find_id(scope, run).await?;
+        let mut view =
+            UpdateView { run_id: run, update_id: id, output: None, failure: None, answered: false };
+        // Before anything is sent: an update that was answered is not made again.
+        let mut from = Seq(0);
+        if self.answer(run, &mut from, &mut view).await? {
+            return Ok(view);
+        }
+        if !self.is_waiting(run, &view.update_id).await? {
+            self.validate(scope, run, &name, input.clone()).await?;
+            let payload = format!(
+                r#"{{"id":{},"input":{}}}"#,
+                serde_json::to_string(&view.update_id).map_err(|error| internal(&error))?,
+                input.as_str()
+            );
+            let payload =
+                Json::new(payload).map_err(|error| invalid("payload-too-large", error.to_string()))?;
+            let id = Some(format!("{PREFIX}{}", view.update_id));
+            let signal = SendSignal { name: format!("{PREFIX}{name}"), payload, id };
+            self.signal(scope, &run.to_string(), signal).await?;
+        }
+        let mut pause = POLLS.0;
+        loop {
+            // The status first: an answer is never later than the end of its run.
+            let status = self.ledger.run_status(scope, run).await?;
+            if self.answer(run, &mut from, &mut view).await? || Instant::now() >= over {
+                return Ok(view);
+            }
+            if status == Some(RunStatus::Continued)
+                && let Some(successor) = self.ledger.successor(run).await?
+            {
+                // What the run had not had has been handed on.
+                (run, view.run_id, from) = (successor, successor, Seq(0));
+                continue;
+            }
+            if let Some(status) = status.filter(|status| !status.is_open()) {
+                let message = format!("run {run} is {}, and has not answered the update", status.as_str());
+                return Err(ServiceError::Conflict { code: "update-unanswered", message });
+            }
+            tokio::time::sleep_until(over.min(Instant::now() + pause)).await;
+            pause = (pause * 2).min(POLLS.1);
+        }
+    }
+
+    /// Asks the run whether it would take the update.
+    async fn validate(&self, scope: Scope, run: RunId, name: &str, input: Json) -> Result<(), ServiceError> {
+        let asked = self.ask(scope, &run.to_string(), &format!("{PREFIX}{name}"), input).await?;
+        asked.answer.map(drop).map_err(|message| {
+            invalid("update-refused", format!("the run refuses the update {name:?}: {message}"))
+        })
+    }
+
+    /// Whether the update was received before, by its id.
+    async fn is_waiting(&self, run: RunId, id: &str) -> Result<bool, ServiceError> {
+        let id = format!("{PREFIX}{id}");
+        let received = |row: &Row| match row.event() {
+            Ok(Event::SignalReceived { id: Some(received), .. }) => *received == *id,
+            _ => false,
+        };
+        let mut from = Seq(0);
+        while let Some(rows) = self.rows_from(run, &mut from).await? {
+            if rows.iter().any(received) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks for the answer in the rows that have come since `from`.
+    async fn answer(&self, run: RunId, from: &mut Seq, view: &mut UpdateView) -> Result<bool, ServiceError> {
+        while let Some(rows) = self.rows_from(run, from).await? {
+            for row in rows.iter().filter(|row| row.kind == Kind::UpdateAnswered.tag()) {
+                let Ok(Event::Commanded { command: Command::AnswerUpdate { update, outcome }, .. }) =
+                    row.event()
+                else {
+                    continue;
+                };
+                if *update == *view.update_id {
+                    (view.output, view.failure) = split(outcome);
+                    view.answered = true;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// The next page of rows, if there is one.
+    async fn rows_from(&self, run: RunId, from: &mut Seq) -> Result<Option<Vec<Row>>, ServiceError> {
+        let rows = self.ledger.rows(run, *from, limits::PAGE_ROWS_MAX).await?;
+        let Some(last) = rows.last() else { return Ok(None) };
+        *from = Seq(last.seq.0 + 1);
+        Ok(Some(rows))
+    }
+}
+
+fn split(outcome: Result<Json, Failure>) -> (Option<Json>, Option<Failure>) {
+    match outcome {
+        Ok(output) => (Some(output), None),
+        Err(failure) => (None, Some(failure)),
+    }
+}
