@@ -632,9 +632,30 @@ fn a_deprecated_change_takes_old_marks_and_leaves_no_new_ones() {
 }
 
 #[test]
+fn the_size_of_a_history_counts_rows_up_to_the_event_and_what_was_given_since() {
+    let mut replay = Replay::new(RUN, 0);
+    let size = |replay: &Replay| (replay.history_size().rows, replay.history_size().bytes);
+    replay.begin();
+    assert_eq!(size(&replay), (1, 0));
+    replay.command(activity("pay")).unwrap();
+    replay.command(sleep(5)).unwrap();
+    assert_eq!(size(&replay), (3, 6), "a name and an input");
+    assert_eq!(replay.next_event(), Ok(None));
+    replay.finish(&Status::Blocked).unwrap();
+    replay.take_issued();
+    // Two attempts failed in rows 3 and 4.
+    let Lay(event) = done(0, "12345") else { unreachable!() };
+    replay.lay(Seq(5), 10, event);
+    replay.begin();
+    replay.next_event().unwrap().unwrap();
+    assert_eq!(size(&replay), (6, 11));
+}
+
+#[test]
 fn unused_signals_come_in_ledger_order_whatever_their_names() {
     let mut replay = Replay::new(RUN, 0);
-    let names = ["b", "a", "b", "c"];
+    // Interleaved, so that no order of names gives the order of rows.
+    let names = ["b", "a", "c", "b"];
     for (seq, name) in (1..).zip(names) {
         let Lay(event) = signal(name, "1") else { unreachable!() };
         replay.lay(Seq(seq), 10, event);
@@ -646,7 +667,7 @@ fn unused_signals_come_in_ledger_order_whatever_their_names() {
     replay.lay(Seq(5), 10, late);
     let unused: Vec<_> =
         replay.unused_signals().into_iter().map(|unused| (unused.seq.0, unused.name.to_string())).collect();
-    assert_eq!(unused, [(1, "b".into()), (3, "b".into()), (4, "c".into()), (5, "a".into())]);
+    assert_eq!(unused, [(1, "b".into()), (3, "c".into()), (4, "b".into()), (5, "a".into())]);
 }
 
 #[test]
