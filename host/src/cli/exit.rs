@@ -45,7 +45,7 @@ impl Exit {
         (Self::RunClosed, "the run failed, was cancelled or was terminated (result, --follow)"),
         (Self::RunParked, "the run is parked (result, --follow)"),
         (Self::StillRunning, "the run is still running when --timeout is over (result)"),
-        (Self::Unhealthy, "a check failed (doctor)"),
+        (Self::Unhealthy, "a check failed (doctor, test)"),
         (Self::Diverged, "the component does not repeat the ledger (replay, run query)"),
         (Self::Faulted, "the component or the ledger broke down under way (replay, run query)"),
         (Self::Interrupted, "interrupted"),
