@@ -15,6 +15,9 @@ struct Parallelism;
 #[doc = include_str!("../../docs/src/signals.md")]
 struct Signals;
 
+#[doc = include_str!("../../docs/src/messages.md")]
+struct Messages;
+
 #[doc = include_str!("../../docs/src/children.md")]
 struct Children;
 

@@ -56,6 +56,11 @@ pub(crate) fn schedule(command: impl FnOnce(&(dyn Host + 'static)) -> u32) -> u3
     op
 }
 
+/// Whether commands given now outlive a request to cancel.
+pub(crate) fn is_shielded() -> bool {
+    SHIELDED.get()
+}
+
 /// Runs `f`, whose commands outlive a request to cancel.
 pub(crate) fn shielded<R>(f: impl FnOnce() -> R) -> R {
     let before = SHIELDED.replace(true);

@@ -11,7 +11,7 @@
 
 use crate::command::{ChildOptions, Pending};
 use crate::error::Result;
-use crate::executor::{Root, poll_until_rest};
+use crate::executor::{self, Root, poll_until_rest};
 use crate::hook;
 use crate::options::ActivityOptions;
 use futures::future::LocalBoxFuture;
@@ -256,7 +256,7 @@ pub(crate) fn activity(name: &str, input: &str, options: &ActivityOptions) -> Op
         Box::pin(Pending::<()>::activity(&call.name, &call.input, &call.options).text())
     });
     let call = ActivityCall { name: name.to_owned(), input: input.to_owned(), options: options.clone() };
-    Some(Driven::begin(next.run(call)))
+    Some(Driven::begin(in_scope(next.run(call))))
 }
 
 /// A start of a child through the interceptors. None when there are none for it.
@@ -265,7 +265,12 @@ pub(crate) fn child(workflow: &str, input: &str, options: &ChildOptions) -> Opti
         Box::pin(Pending::<()>::child(&call.workflow, &call.input, call.options).text())
     });
     let call = ChildCall { workflow: workflow.to_owned(), input: input.to_owned(), options: options.clone() };
-    Some(Driven::begin(next.run(call)))
+    Some(Driven::begin(in_scope(next.run(call))))
+}
+
+/// A call that is begun in a shielded scope stays in it, wherever it is polled from.
+fn in_scope(call: Text) -> Text {
+    if executor::is_shielded() { Box::pin(crate::command::shielded(call)) } else { call }
 }
 
 fn chain_for_calls() -> Option<Chain> {

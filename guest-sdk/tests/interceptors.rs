@@ -3,8 +3,8 @@
 use backstitch_sdk::testing::{Ending, TestRun};
 use backstitch_sdk::{
     ActivityCall, ActivityOptions, ChildCall, ChildOptions, Error, Execution, Interceptor, Next, Pending,
-    Result, call_activity, continue_as_new, duration, hook, info, join_all, select_biased, sleep_for,
-    start_child, workflow,
+    Result, call_activity, continue_as_new, duration, hook, info, join_all, select_biased, shielded,
+    sleep_for, start_child, workflow,
 };
 use serde::Serialize;
 use std::cell::Cell;
@@ -384,4 +384,31 @@ fn an_interceptor_may_have_state_which_is_the_runs() {
         .run(10);
     assert_eq!(run.output().expect_err("twelve of twenty").code(), "too-many");
     assert_eq!(run.story().len(), 12);
+}
+
+#[workflow]
+async fn cleans_up() -> Result<()> {
+    let slept = sleep_for("30 days").await;
+    // The audit comes first, so the call itself is given in a later poll.
+    shielded(async { call::<()>("undo", 1).await }).await?;
+    slept
+}
+
+#[test]
+fn what_interceptors_make_of_a_call_in_a_shielded_scope_is_shielded() {
+    let run = TestRun::<cleans_up>::new()
+        .interceptor(Audit)
+        .activity("audit", |_| Ok(()))
+        .activity("undo", |_| Ok(()))
+        .activity_takes("audit", "1 minute")
+        .activity_takes("undo", "1 minute")
+        .cancel("1 hour")
+        // Once while the audit is under way, and once while the call is.
+        .cancel("3630 s")
+        .cancel("3690 s")
+        .run(());
+    assert!(run.output().unwrap_err().is_cancelled());
+    let shields = run.story().iter().filter(|line| line.starts_with("shield")).count();
+    assert_eq!(shields, 2, "{:#?}", run.story());
+    assert!(run.story().iter().any(|line| line.starts_with("activity undo")), "{:#?}", run.story());
 }

@@ -1,4 +1,5 @@
-//! From a guest's crate to its component: what `backstitch build` does.
+//! From a guest's crate to its component: what `backstitch build` does. And to its tests' verdict: what
+//! `backstitch test` does.
 //!
 //! Cargo compiles the crate to a core module; `wit-component` wraps it into a component by the world
 //! that the SDK left in a custom section. Nothing here talks to a host or a database.
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use serde::Deserialize;
 use wit_component::{ComponentEncoder, metadata};
@@ -92,6 +93,49 @@ pub fn compile(guests: &[Guest], quiet: bool) -> Result<Vec<PathBuf>, BuildError
         }
     }
     Ok(guests.iter().map(|guest| modules[&guest.id].clone()).collect())
+}
+
+/// Where the tests' own report goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// To stdout, as the tests write it.
+    Stdout,
+    /// To stderr.
+    Stderr,
+    /// Nowhere.
+    None,
+}
+
+impl Report {
+    fn stdio(self) -> Stdio {
+        match self {
+            Self::Stdout => Stdio::inherit(),
+            Self::Stderr => io::stderr().into(),
+            Self::None => Stdio::null(),
+        }
+    }
+}
+
+/// Runs the tests of `guests`, which are of one workspace, natively; `args` are for the test programs.
+/// Gives whether all of them passed. Tests that do not compile are an error.
+pub fn test(guests: &[Guest], args: &[String], quiet: bool, report: Report) -> Result<bool, BuildError> {
+    let Some(Guest { workspace, .. }) = guests.first() else { return Ok(true) };
+    let tests = |more: &[&str], report: Stdio| {
+        let mut cargo = cargo();
+        cargo.current_dir(workspace).arg("test").args(more);
+        cargo.args(guests.iter().flat_map(|guest| ["--package", &guest.package]));
+        if quiet {
+            cargo.arg("--quiet");
+        }
+        cargo.arg("--").args(args).stdin(Stdio::null()).stdout(report).stderr(Stdio::inherit());
+        cargo.status().map_err(|error| cannot_run("cargo", &error))
+    };
+    // First: cargo's exit code does not tell tests that fail from tests that do not compile.
+    let compiled = tests(&["--no-run"], Stdio::null())?;
+    if !compiled.success() {
+        return Err(not_compiled("the tests of ", guests.iter(), compiled));
+    }
+    Ok(tests(&["--no-fail-fast"], report.stdio())?.success())
 }
 
 /// Wraps a core module into a component. A component is given back as it is.
@@ -254,9 +298,7 @@ fn run_cargo(workspace: &Path, guests: &[&Guest], quiet: bool) -> Result<String,
     cargo.stderr(Stdio::inherit());
     let output = run(cargo, "cargo")?;
     if !output.status.success() {
-        let names: Vec<&str> = guests.iter().map(|guest| guest.package.as_str()).collect();
-        let why = format!("cargo ended with {}; its messages are above", output.status);
-        return Err(BuildError::new(format!("cannot compile {}", names.join(", ")), why));
+        return Err(not_compiled("", guests.iter().copied(), output.status));
     }
     String::from_utf8(output.stdout)
         .map_err(|error| BuildError::new("cargo's messages cannot be read", error.to_string()))
@@ -293,11 +335,19 @@ fn run(mut command: Command, name: &str) -> Result<Output, BuildError> {
     // Not `output`, which would keep a stderr that is meant for the terminal.
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let output = command.spawn().and_then(std::process::Child::wait_with_output);
-    output.map_err(|error| {
-        let missing = error.kind() == io::ErrorKind::NotFound;
-        let error = BuildError::new(format!("cannot run {name}"), error.to_string());
-        if missing { error.hint("install Rust from https://rustup.rs") } else { error }
-    })
+    output.map_err(|error| cannot_run(name, &error))
+}
+
+fn cannot_run(name: &str, error: &io::Error) -> BuildError {
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    let error = BuildError::new(format!("cannot run {name}"), error.to_string());
+    if missing { error.hint("install Rust from https://rustup.rs") } else { error }
+}
+
+fn not_compiled<'a>(what: &str, guests: impl Iterator<Item = &'a Guest>, status: ExitStatus) -> BuildError {
+    let names: Vec<&str> = guests.map(|guest| guest.package.as_str()).collect();
+    let why = format!("cargo ended with {status}; its messages are above");
+    BuildError::new(format!("cannot compile {what}{}", names.join(", ")), why)
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, BuildError> {

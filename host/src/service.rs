@@ -69,7 +69,7 @@ pub enum IdReuse {
     Reject,
     /// That run is the answer, whatever it runs
     UseExisting,
-    /// A new run if that one has closed, else refused
+    /// A new run if that one has closed; else refused, or with a signal: that run is the answer
     AllowClosed,
 }
 
@@ -314,6 +314,10 @@ impl Service {
         let status = latest.summary.status;
         match start.reuse {
             IdReuse::AllowClosed if !status.is_open() => Ok(Generation::New(latest.summary.generation + 1)),
+            // A signal with a start is for the run of that id, whether it has to be started or not.
+            IdReuse::AllowClosed if start.signal.is_some() => {
+                Ok(Generation::Existing(Box::new(run_view(&latest)?)))
+            }
             IdReuse::AllowClosed => {
                 let message = format!(
                     "the workflow id {id:?} is taken by run {}, which is {}; wait for its end, or choose \

@@ -221,9 +221,16 @@ async fn a_workflow_id_is_used_again_as_its_starter_says() {
     let signalled = StartRun { signal: Some(signal.clone()), ..start("1", IdReuse::UseExisting) };
     host.client.start(signalled).await.unwrap();
     assert_eq!(host.output("daily").await, "[5]");
+    // To whoever has the id, and to a new run if that one has closed: what a signal with a start is for.
+    for (number, created) in [(0, true), (1, false)] {
+        let signal = SendSignal { name: "item".into(), payload: Json::of(&number).unwrap(), id: None };
+        let start = StartRun { signal: Some(signal), ..start("2", IdReuse::AllowClosed) };
+        assert_eq!(host.client.start(start).await.unwrap().created, created);
+    }
+    assert_eq!(host.output("daily").await, "[0,1]");
 
     let second = host.client.start(start("0", IdReuse::AllowClosed)).await.unwrap();
-    assert_eq!((second.created, second.run.generation), (true, 1));
+    assert_eq!((second.created, second.run.generation), (true, 2));
     assert_eq!(host.output("daily").await, "[]");
     let closed = host.client.start(start("9", IdReuse::UseExisting)).await.unwrap();
     assert_eq!((closed.created, closed.run.run_id), (false, second.run.run_id));

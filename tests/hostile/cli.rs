@@ -8,11 +8,12 @@ use backstitch_core::RunStatus;
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 24] = [
     "",
     "dev",
     "serve",
     "build",
+    "test",
     "deploy",
     "deployments",
     "run",
@@ -210,6 +211,53 @@ async fn a_crate_is_built_and_its_component_deployed() {
     library.arg(root().join("examples/api"));
     let said = call(library).await.exits(Exit::Refused);
     assert!(said.stderr.contains("crate-type = [\"cdylib\", \"rlib\"]"), "{said:?}");
+}
+
+/// A crate of its own, without dependencies: what is tested is who says what, and that takes a second.
+fn tested_crate(files: &Files) -> String {
+    std::fs::create_dir(files.path("src")).unwrap();
+    files.write(
+        "Cargo.toml",
+        "[package]\nname = \"tested\"\nedition = \"2024\"\n\
+         [lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n[workspace]\n",
+    );
+    files.write(
+        "src/lib.rs",
+        "#[test]\nfn holds() {}\n#[test]\nfn breaks() {\n    panic!(\"as it should\");\n}\n",
+    );
+    files.dir().to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_crates_tests_pass_or_fail_or_do_not_compile() {
+    let files = Files::new();
+    let tested = tested_crate(&files);
+    let test = async |more: &[&str]| call(command(&[&["test", &tested], more].concat())).await;
+
+    let said = test(&["--", "holds"]).await.exits(Exit::Ok);
+    assert!(said.stdout.contains("test holds ... ok") && !said.stdout.contains("breaks"), "{said:?}");
+    let said = test(&[]).await.exits(Exit::Unhealthy);
+    assert!(said.stdout.contains("as it should"), "{said:?}");
+    assert!(said.stderr.contains("error: tests of tested failed"), "{said:?}");
+
+    let json = test(&["--json", "--", "holds"]).await.exits(Exit::Ok);
+    assert_eq!(json.json(), serde_json::json!({ "passed": true, "packages": ["tested"] }));
+    assert!(json.stderr.contains("test holds ... ok"), "{json:?}");
+    let json = test(&["--json", "--quiet", "--", "breaks"]).await.exits(Exit::Unhealthy);
+    assert_eq!(json.json()["passed"], false, "{json:?}");
+
+    // As the README has it: the tests of an example, with the SDK's own `TestRun`.
+    let mut example = command(&["test", "--json"]);
+    example.arg(root().join("examples/approval"));
+    assert_eq!(call(example).await.exits(Exit::Ok).json()["passed"], true);
+
+    files.write("src/lib.rs", "#[test]\nfn lacks() { nothing() }\n");
+    let said = test(&["--json", "--quiet"]).await.exits(Exit::Refused);
+    assert!(said.stdout.is_empty() && said.stderr.contains("cannot compile the tests of tested"), "{said:?}");
+    let mut without_cargo = command(&["test", &tested]);
+    without_cargo.env("PATH", "");
+    let said = call(without_cargo).await.exits(Exit::Refused);
+    assert!(said.stderr.contains("install Rust from https://rustup.rs"), "{said:?}");
 }
 
 #[tokio::test]

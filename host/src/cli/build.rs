@@ -98,7 +98,8 @@ fn report(built: &[Built], out: Output) -> CliResult {
     Ok(())
 }
 
-fn failed(error: BuildError) -> CliError {
+/// A build that came to nothing, as the command line says it.
+pub(super) fn failed(error: BuildError) -> CliError {
     let BuildError { what, why, hint } = error;
     CliError { hint, ..CliError::new(Exit::Refused, "build", what).because(why) }
 }

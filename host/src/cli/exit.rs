@@ -51,7 +51,7 @@ impl Exit {
             Self::StillRunning,
             "the run is still running when --timeout is over (result); the update is not answered",
         ),
-        (Self::Unhealthy, "a check failed (doctor)"),
+        (Self::Unhealthy, "a check failed (doctor, test)"),
         (Self::Diverged, "the component does not repeat the ledger (replay, run query)"),
         (Self::Faulted, "the component or the ledger broke down under way (replay, run query)"),
         (Self::Interrupted, "interrupted"),

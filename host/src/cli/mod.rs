@@ -1,6 +1,6 @@
 //! The command line: parses, calls a host's API or becomes a host, and ends with a code of [`exit`].
 //!
-//! Every command but `dev`, `serve`, `build`, `doctor` and `replay --history` is a client: it talks to a
+//! Every command but `dev`, `serve`, `build`, `test`, `doctor` and `replay --history` is a client: it talks to a
 //! host by HTTP and touches neither database nor sandbox.
 
 // The printing macros panic when a reader has left; `output` looks at the error.
@@ -19,6 +19,7 @@ mod replay;
 mod run;
 mod serve;
 mod start;
+mod test;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,6 +67,12 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Compile guest crates to components
     Build(build::BuildArgs),
+    /// Run the tests of a guest crate, without a host and a database
+    ///
+    /// This is `cargo test` for the machine you are on, not for the sandbox. A workflow under `TestRun` has its
+    /// timers skipped: one that sleeps for 30 days is tested in no time. Every test run is replayed as well, so
+    /// that a workflow which is not deterministic fails.
+    Test(test::TestArgs),
     /// Deploy components
     Deploy(deploy::DeployArgs),
     /// List what serves which name now
@@ -155,6 +162,7 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Dev(args) => serve::dev(args, out).await,
         Command::Serve(args) => serve::serve(args, out).await,
         Command::Build(args) => build::build(&args, out),
+        Command::Test(args) => test::test(&args, out),
         Command::Deploy(args) => deploy::deploy(&args, &Context { client: client()?, out }).await,
         Command::Deployments => deploy::deployments(&Context { client: client()?, out }).await,
         Command::Run(command) => run::run(command, &Context { client: client()?, out }).await,
