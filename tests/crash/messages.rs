@@ -155,13 +155,11 @@ async fn an_update_is_refused_or_recorded_and_answered_once() {
         wait: Duration::from_secs(20),
     };
     // The host dies over one of these; whoever asked asks the next one, under the same id.
-    let mut asked = 0;
-    for id in ["one", "two", "three"] {
+    for (asked, id) in (0_u32..).zip(["one", "two", "three"]) {
         match dead.client.update("shop", buy(2, id)).await {
             Ok(view) => assert_eq!(view.output, Some(Json::of(&(8 - 2 * asked)).unwrap()), "{view:?}"),
             Err(_) => break,
         }
-        asked += 1;
     }
     dead.crashed().await;
     let heir = TestHost::start(options(&database)).await;
