@@ -30,6 +30,9 @@ struct ContinueAsNew;
 #[doc = include_str!("../../docs/src/queries.md")]
 struct Queries;
 
+#[doc = include_str!("../../docs/src/updates.md")]
+struct Updates;
+
 #[doc = include_str!("../../docs/src/interceptors.md")]
 struct Interceptors;
 
