@@ -246,11 +246,6 @@ async fn a_crates_tests_pass_or_fail_or_do_not_compile() {
     let json = test(&["--json", "--quiet", "--", "breaks"]).await.exits(Exit::Unhealthy);
     assert_eq!(json.json()["passed"], false, "{json:?}");
 
-    // As the README has it: the tests of an example, with the SDK's own `TestRun`.
-    let mut example = command(&["test", "--json"]);
-    example.arg(root().join("examples/approval"));
-    assert_eq!(call(example).await.exits(Exit::Ok).json()["passed"], true);
-
     files.write("src/lib.rs", "#[test]\nfn lacks() { nothing() }\n");
     let said = test(&["--json", "--quiet"]).await.exits(Exit::Refused);
     assert!(said.stdout.is_empty() && said.stderr.contains("cannot compile the tests of tested"), "{said:?}");
