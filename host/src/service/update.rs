@@ -55,11 +55,11 @@ impl Service {
         let mut view =
             UpdateView { run_id: run, update_id: id, output: None, failure: None, answered: false };
         // Before anything is sent: an update that was answered is not made again.
-        let mut from = Seq(0);
-        if self.answer(run, &mut from, &mut view).await? {
+        let mut seen = Seen::default();
+        if self.answer(run, &mut seen, &mut view).await? {
             return Ok(view);
         }
-        if !self.is_waiting(run, &view.update_id).await? {
+        if !seen.received {
             self.validate(scope, run, &name, input.clone()).await?;
             let payload = format!(
                 r#"{{"id":{},"input":{}}}"#,
@@ -76,14 +76,14 @@ impl Service {
         loop {
             // The status first: an answer is never later than the end of its run.
             let status = self.ledger.run_status(scope, run).await?;
-            if self.answer(run, &mut from, &mut view).await? || Instant::now() >= over {
+            if self.answer(run, &mut seen, &mut view).await? || Instant::now() >= over {
                 return Ok(view);
             }
             if status == Some(RunStatus::Continued)
                 && let Some(successor) = self.ledger.successor(run).await?
             {
                 // What the run had not had has been handed on.
-                (run, view.run_id, from) = (successor, successor, Seq(0));
+                (run, view.run_id, seen) = (successor, successor, Seen::default());
                 continue;
             }
             if let Some(status) = status.filter(|status| !status.is_open()) {
@@ -103,48 +103,39 @@ impl Service {
         })
     }
 
-    /// Whether the update was received before, by its id.
-    async fn is_waiting(&self, run: RunId, id: &str) -> Result<bool, ServiceError> {
-        let id = format!("{PREFIX}{id}");
-        let received = |row: &Row| match row.event() {
-            Ok(Event::SignalReceived { id: Some(received), .. }) => *received == *id,
-            _ => false,
-        };
-        let mut from = Seq(0);
-        while let Some(rows) = self.rows_from(run, &mut from).await? {
-            if rows.iter().any(received) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Looks for the answer in the rows that have come since `from`.
-    async fn answer(&self, run: RunId, from: &mut Seq, view: &mut UpdateView) -> Result<bool, ServiceError> {
-        while let Some(rows) = self.rows_from(run, from).await? {
-            for row in rows.iter().filter(|row| row.kind == Kind::UpdateAnswered.tag()) {
-                let Ok(Event::Commanded { command: Command::AnswerUpdate { update, outcome }, .. }) =
-                    row.event()
-                else {
-                    continue;
-                };
-                if *update == *view.update_id {
-                    (view.output, view.failure) = split(outcome);
-                    view.answered = true;
-                    return Ok(true);
+    /// Looks for the update and its answer in the rows that have come since the last look.
+    async fn answer(&self, run: RunId, seen: &mut Seen, view: &mut UpdateView) -> Result<bool, ServiceError> {
+        let signal_id = format!("{PREFIX}{}", view.update_id);
+        loop {
+            let rows = self.ledger.rows(run, seen.from, limits::PAGE_ROWS_MAX).await?;
+            let Some(last) = rows.last() else { return Ok(false) };
+            seen.from = Seq(last.seq.0 + 1);
+            let told =
+                |row: &&Row| [Kind::SignalReceived.tag(), Kind::UpdateAnswered.tag()].contains(&row.kind);
+            for row in rows.iter().filter(told) {
+                match row.event() {
+                    Ok(Event::SignalReceived { id: Some(id), .. }) => seen.received |= *id == *signal_id,
+                    Ok(Event::Commanded { command: Command::AnswerUpdate { update, outcome }, .. })
+                        if *update == *view.update_id =>
+                    {
+                        (view.output, view.failure) = split(outcome);
+                        view.answered = true;
+                        return Ok(true);
+                    }
+                    _ => {}
                 }
             }
         }
-        Ok(false)
     }
+}
 
-    /// The next page of rows, if there is one.
-    async fn rows_from(&self, run: RunId, from: &mut Seq) -> Result<Option<Vec<Row>>, ServiceError> {
-        let rows = self.ledger.rows(run, *from, limits::PAGE_ROWS_MAX).await?;
-        let Some(last) = rows.last() else { return Ok(None) };
-        *from = Seq(last.seq.0 + 1);
-        Ok(Some(rows))
-    }
+/// How far a run's ledger was looked through for one update.
+#[derive(Default)]
+struct Seen {
+    /// The next row to look at.
+    from: Seq,
+    /// Whether the update is among the rows.
+    received: bool,
 }
 
 fn split(outcome: Result<Json, Failure>) -> (Option<Json>, Option<Failure>) {
