@@ -139,10 +139,10 @@ impl<C: Intercepted> Next<C> {
     /// call up; calling again asks again, with a new command.
     pub fn run(&self, call: C) -> LocalBoxFuture<'static, Result<String>> {
         let Some(link) = self.chain.get(self.at) else {
-            return Box::pin(Within { own: false, text: (self.last)(call) });
+            return Box::pin(within(false, (self.last)(call)));
         };
         let next = Self { chain: Rc::clone(&self.chain), at: self.at + 1, last: Rc::clone(&self.last) };
-        Box::pin(Within { own: true, text: call.enter(Rc::clone(link), next) })
+        Box::pin(within(true, call.enter(Rc::clone(link), next)))
     }
 }
 
@@ -211,30 +211,16 @@ pub fn install(interceptors: Vec<Rc<dyn Link>>) {
     CHAIN.set((!interceptors.is_empty()).then(|| interceptors.into()));
 }
 
-/// Polls with [`OWN`] as it is right for the code inside.
-struct Within {
-    own: bool,
-    text: Text,
-}
-
-impl Future for Within {
-    type Output = Result<String>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outer = OWN.replace(self.own);
-        let result = self.text.as_mut().poll(cx);
-        OWN.set(outer);
-        result
-    }
-}
-
 /// A future that is to be polled from elsewhere, with whoever makes it now as its author.
 pub(crate) fn by_the_same_author<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    let own = OWN.get();
-    let mut future = Box::pin(future);
+    within(OWN.get(), Box::pin(future))
+}
+
+/// Polls with [`OWN`] as it is right for the code inside.
+fn within<F: Future + Unpin>(own: bool, mut future: F) -> impl Future<Output = F::Output> {
     std::future::poll_fn(move |cx| {
         let outer = OWN.replace(own);
-        let result = future.as_mut().poll(cx);
+        let result = Pin::new(&mut future).poll(cx);
         OWN.set(outer);
         result
     })

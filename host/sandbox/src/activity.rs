@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 use wasmtime::component::{ComponentExportIndex, HasData, InstancePre, Linker, ResourceTable};
-use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
@@ -29,7 +29,7 @@ use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::artefact::Component;
-use crate::budget::Budget;
+use crate::budget::{Budget, bounded};
 use crate::describe::{self, Described};
 use crate::fault;
 use crate::guest_log::GuestLog;
@@ -271,14 +271,6 @@ impl Secluded {
         let (outcome,) = invoke.call(&mut store, (&call.name, call.input.as_str(), &call.context.lower()))?;
         Ok(outcome)
     }
-}
-
-/// A store with the bounds that do not depend on what it carries.
-fn bounded<T: 'static>(engine: &Engine, data: T) -> Store<T> {
-    let mut store = Store::new(engine, data);
-    store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
-    store.set_max_component_handles(limits::RESOURCES_MAX);
-    store
 }
 
 impl std::fmt::Debug for ActivityProgram {

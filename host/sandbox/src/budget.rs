@@ -1,7 +1,15 @@
 //! What one store may take of the host's memory. On every store, without exception.
 
 use backstitch_core::limits;
-use wasmtime::ResourceLimiter;
+use wasmtime::{Engine, ResourceLimiter, Store};
+
+/// A store with the bounds that do not depend on what it carries. Its [`Budget`] is the caller's to set.
+pub(crate) fn bounded<T: 'static>(engine: &Engine, data: T) -> Store<T> {
+    let mut store = Store::new(engine, data);
+    store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(limits::RESOURCES_MAX);
+    store
+}
 
 /// Counts linear memory over all memories of a store, and table elements over all tables.
 #[derive(Debug)]

@@ -17,6 +17,7 @@ use wasmtime::component::Linker;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
 
 use crate::artefact::Component;
+use crate::budget::bounded;
 use crate::fault::{self, Cause};
 use crate::guest_log::GuestLog;
 use crate::host::{self, Guest};
@@ -45,10 +46,8 @@ impl WorkflowProgram {
 
     /// Makes a store with every bound set and starts an instance in it.
     pub(crate) fn instantiate(&self, guest: Guest) -> Result<(Store<Guest>, Workflow), Unstarted> {
-        let mut store = Store::new(self.engine(), guest);
+        let mut store = bounded(self.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
-        store.set_hostcall_fuel(limits::HOSTCALL_BYTES_MAX);
-        store.set_max_component_handles(limits::RESOURCES_MAX);
         refuel(&mut store);
         match self.pre.instantiate(&mut store) {
             Ok(instance) => Ok((store, instance)),

@@ -161,7 +161,7 @@ impl Client {
 
     /// The run as soon as it has closed or is parked, or as it is after `wait`, at most a minute.
     pub async fn result(&self, id: &str, wait: Duration) -> Result<RunView, ClientError> {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(RESULT_WAIT_MS_MAX);
+        let wait_ms = wait_ms(wait);
         let request = self.get(&["runs", id, "result"]).query(&ResultQuery { wait_ms });
         self.give(request.timeout(QUICK_TIMEOUT + Duration::from_millis(wait_ms))).await
     }
@@ -180,8 +180,7 @@ impl Client {
         signal_id: Option<String>,
     ) -> Result<(), ClientError> {
         let request = self.post(&["runs", id, "signals", name]).query(&SignalQuery { signal_id });
-        let request = request.header("content-type", "application/json").body(payload.as_str().to_owned());
-        self.send(request).await.map(drop)
+        self.send(json(request, payload)).await.map(drop)
     }
 
     /// Asks a run to cancel.
@@ -212,18 +211,16 @@ impl Client {
     /// Asks a run about its state.
     pub async fn query(&self, id: &str, name: &str, input: &Json) -> Result<QueryView, ClientError> {
         let request = self.post(&["runs", id, "query", name]).timeout(SLOW_TIMEOUT);
-        let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
-        self.give(request).await
+        self.give(json(request, input)).await
     }
 
     /// Sends an update, and waits for its answer for at most a minute.
     pub async fn update(&self, id: &str, update: SendUpdate) -> Result<UpdateView, ClientError> {
         let SendUpdate { name, input, id: update_id, wait } = update;
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(RESULT_WAIT_MS_MAX);
+        let wait_ms = wait_ms(wait);
         let request = self.post(&["runs", id, "updates", &name]).query(&UpdateQuery { update_id, wait_ms });
         let request = request.timeout(SLOW_TIMEOUT + Duration::from_millis(wait_ms));
-        let request = request.header("content-type", "application/json").body(input.as_str().to_owned());
-        self.give(request).await
+        self.give(json(request, &input)).await
     }
 
     /// The text of a run's history with these parts.
@@ -324,6 +321,16 @@ fn decode_detail(body: &[u8]) -> serde_json::Result<RunDetailView> {
     }
     let Rest { input, rows, waits_for, signals_kept, damage } = serde_json::from_slice(body)?;
     Ok(RunDetailView { run: serde_json::from_slice(body)?, input, rows, waits_for, signals_kept, damage })
+}
+
+/// A payload's own bytes as the body.
+fn json(request: RequestBuilder, payload: &Json) -> RequestBuilder {
+    request.header("content-type", "application/json").body(payload.as_str().to_owned())
+}
+
+/// As long as a host waits for one request, at most.
+fn wait_ms(wait: Duration) -> u64 {
+    u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).min(RESULT_WAIT_MS_MAX)
 }
 
 fn wasm(request: RequestBuilder, component: Vec<u8>) -> RequestBuilder {

@@ -174,25 +174,26 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
     }
 }
 
+/// A refusal that may repeat what the guest said.
+fn said_by_guest(what: &str, error: ClientError) -> CliError {
+    let error = CliError::client(what, error);
+    let why = error.why.as_deref().map(|why| printable(why).into_owned());
+    CliError { why, ..error }
+}
+
 async fn query(id: &str, name: &str, input: Option<&str>, context: &Context) -> CliResult {
     let input = input::json(input)?;
-    let answer = context.client.query(id, name, &input).await.map_err(|error| {
-        let error = CliError::client(&format!("query {id}"), error);
-        // It may repeat what the guest said.
-        let why = error.why.as_deref().map(|why| printable(why).into_owned());
-        CliError { why, ..error }
-    })?;
+    let answer = context
+        .client
+        .query(id, name, &input)
+        .await
+        .map_err(|error| said_by_guest(&format!("query {id}"), error))?;
     context.out.answer(&answer, || printable(answer.output.as_str()).into_owned())
 }
 
 async fn update(run: &str, update: SendUpdate, context: &Context) -> CliResult {
     let what = format!("update {run}");
-    let view = context.client.update(run, update).await.map_err(|error| {
-        let error = CliError::client(&what, error);
-        // It may repeat what the guest said.
-        let why = error.why.as_deref().map(|why| printable(why).into_owned());
-        CliError { why, ..error }
-    })?;
+    let view = context.client.update(run, update).await.map_err(|error| said_by_guest(&what, error))?;
     let UpdateView { update_id, output, failure, answered, .. } = &view;
     context.out.answer(&view, || {
         output.as_ref().map_or_else(String::new, |output| printable(output.as_str()).into_owned())
