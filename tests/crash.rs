@@ -2,23 +2,41 @@
 //!
 //! Everything here happens to real processes on a real Postgres. `points` has a host die at every named
 //! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away,
-//! `dev` does the same to the private one, `messages` is about what runs hear, `waiting` kills hosts whose runs only wait.
+//! `dev` does the same to the private one. `messages` is about what runs hear, `heartbeats` about what
+//! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
+//! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
+//! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
+//! runs only wait.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+#[path = "crash/authors.rs"]
+mod authors;
 #[path = "crash/dev.rs"]
 mod dev;
+#[path = "crash/heartbeats.rs"]
+mod heartbeats;
 #[path = "crash/hosts.rs"]
 mod hosts;
+#[path = "crash/interleavings.rs"]
+mod interleavings;
 #[path = "crash/load.rs"]
 mod load;
+#[path = "crash/memory.rs"]
+mod memory;
 #[path = "crash/messages.rs"]
 mod messages;
+#[path = "crash/operators.rs"]
+mod operators;
 #[path = "crash/outages.rs"]
 mod outages;
 #[path = "crash/points.rs"]
 mod points;
 #[path = "crash/proxy.rs"]
 mod proxy;
+#[path = "crash/schedules.rs"]
+mod schedules;
 mod support;
+#[path = "crash/terms.rs"]
+mod terms;
 #[path = "crash/waiting.rs"]
 mod waiting;

@@ -19,3 +19,5 @@ mod outage;
 mod program;
 #[path = "hostile/query.rs"]
 mod query;
+#[path = "hostile/schedules.rs"]
+mod schedules;

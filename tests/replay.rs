@@ -10,6 +10,7 @@
 //! | `changed` | other components led along a ledger |
 //! | `bytes` | JSON that a careless host would change |
 //! | `files` | histories in files: exported, edited, replayed without a host |
+//! | `library` | what a workflow gets of Rust's standard library |
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
@@ -25,5 +26,7 @@ mod corrupt;
 mod examples;
 #[path = "replay/files.rs"]
 mod files;
+#[path = "replay/library.rs"]
+mod library;
 #[path = "replay/prefixes.rs"]
 mod prefixes;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use backstitch::service::SendSignal;
+use backstitch_client::SendSignal;
 use backstitch_core::{Json, RunStatus, Scope};
 use serde::Serialize;
 

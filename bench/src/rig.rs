@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use backstitch::host::{Host, HostConfig};
-use backstitch::service::{Service, StartRun};
+use backstitch::service::Service;
+use backstitch_client::StartRun;
 use backstitch_core::{Json, RunId, Scope};
 use backstitch_ledger::Cluster;
 use backstitch_sandbox::Compiler;

@@ -71,6 +71,16 @@ pub struct Context {
     pub idempotency_key: String,
     /// When the attempt's outcome stops to matter.
     pub deadline: Option<SystemTime>,
+    /// What the last heartbeat of the attempts before said, as the JSON text it is.
+    pub heartbeat: Option<String>,
+}
+
+impl Context {
+    /// What the last heartbeat of the attempts before said, if it has the form asked for: where to go on
+    /// from. See [`heartbeat`].
+    pub fn heartbeat_details<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(self.heartbeat.as_deref()?).ok()
+    }
 }
 
 impl From<WitContext> for Context {
@@ -83,6 +93,7 @@ impl From<WitContext> for Context {
             attempt: context.attempt,
             idempotency_key: context.idempotency_key,
             deadline,
+            heartbeat: context.heartbeat_details,
         }
     }
 }
@@ -97,6 +108,82 @@ thread_local! {
 /// Outside of an activity: a workflow has no attempt.
 pub fn context() -> Context {
     CONTEXT.with_borrow(Clone::clone).expect("`activity::context()` is for the body of an activity")
+}
+
+/// Says that the attempt under way is alive, and how far it is: should it fail, the next one is told by
+/// [`Context::heartbeat_details`]. Details are JSON of at most 64 KiB; a value that cannot be written as
+/// such is noted in its place.
+///
+/// A call that is bounded by [`ActivityOptions::heartbeat`] fails an attempt that is silent for longer. If
+/// such a call is given up, its attempt is not cut short: this returns true from then on, and the attempt
+/// had better put away what it has in hand and end. What it returns then is ignored.
+///
+/// A component that calls this is never carried out together with its caller's step, as one without any
+/// imports is: for activities of a few milliseconds a heartbeat only costs.
+///
+/// ```
+/// use backstitch_sdk::{Error, Result, activity, testing};
+///
+/// # fn import_row(_row: u64) {}
+/// async fn import(rows: u64) -> Result<u64> {
+///     let done: u64 = activity::context().heartbeat_details().unwrap_or(0);
+///     for row in done..rows {
+///         import_row(row);
+///         if activity::heartbeat(&(row + 1)) {
+///             return Err(Error::cancelled("the rest is not wanted any more"));
+///         }
+///     }
+///     Ok(rows - done)
+/// }
+///
+/// let mut context = testing::context();
+/// context.heartbeat = Some("40".to_owned());
+/// assert_eq!(testing::run_activity(context, import(100)).unwrap(), 60);
+/// ```
+///
+/// # Panics
+/// Outside of an activity: a workflow has no attempt.
+pub fn heartbeat(details: &(impl Serialize + ?Sized)) -> bool {
+    assert!(CONTEXT.with_borrow(Option::is_some), "`activity::heartbeat()` is for the body of an activity");
+    let details = serde_json::to_string(details).unwrap_or_else(|error| {
+        serde_json::Value::String(format!("details that are not JSON: {error}")).to_string()
+    });
+    beat(details)
+}
+
+#[cfg(target_family = "wasm")]
+fn beat(details: String) -> bool {
+    crate::bindings::activity::backstitch::workflow::attempt::heartbeat(Some(&details))
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn beat(details: String) -> bool {
+    WATCH.with_borrow_mut(|watch| {
+        watch.heartbeats.push(details);
+        watch.given_up_at.is_some_and(|at| watch.heartbeats.len() >= at)
+    })
+}
+
+/// The other end of the heartbeats of a native test.
+#[cfg(not(target_family = "wasm"))]
+#[derive(Default)]
+struct Watch {
+    heartbeats: Vec<String>,
+    given_up_at: Option<usize>,
+}
+
+#[cfg(not(target_family = "wasm"))]
+thread_local! {
+    static WATCH: RefCell<Watch> = RefCell::default();
+}
+
+/// Runs `f` and gives the heartbeats in it, too. From the one of this number on, counted from 1, they
+/// hear that nobody waits.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn watched<R>(given_up_at: Option<usize>, f: impl FnOnce() -> R) -> (R, Vec<String>) {
+    let outer = WATCH.replace(Watch { heartbeats: Vec::new(), given_up_at });
+    let result = f();
+    (result, WATCH.replace(outer).heartbeats)
 }
 
 /// Runs `f` as the attempt that `context` describes.

@@ -39,6 +39,9 @@ struct Interceptors;
 #[doc = include_str!("../../docs/src/hooks.md")]
 struct Hooks;
 
+#[doc = include_str!("../../docs/src/memory.md")]
+struct Memory;
+
 #[doc = include_str!("../../docs/src/versioning.md")]
 struct Versioning;
 

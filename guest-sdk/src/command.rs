@@ -257,6 +257,7 @@ pub fn start_child_named<T>(
     options: ChildOptions,
 ) -> ChildHandle<T> {
     let of = Of::Child(name.to_owned());
+    let workflow_id = options.workflow_id.clone();
     let result = match written(input, || format!("the input of workflow `{name}`")) {
         Err(error) => Pending::new(of, Err(error)),
         Ok(json) => match interceptor::child(name, &json, &options) {
@@ -264,7 +265,7 @@ pub fn start_child_named<T>(
             None => Pending::child(name, &json, options),
         },
     };
-    ChildHandle { result }
+    ChildHandle { result, workflow_id }
 }
 
 /// Starts another workflow and waits for its result.
@@ -280,9 +281,22 @@ where
 #[derive(Debug)]
 pub struct ChildHandle<T> {
     result: Pending<T>,
+    workflow_id: Option<String>,
 }
 
 impl<T> ChildHandle<T> {
+    /// The id under which clients and other runs find the child: the one that was asked for, else one that
+    /// the host makes of this run and the command. None if there is no child yet, because an interceptor has
+    /// not passed its start on, or none at all.
+    pub fn workflow_id(&self) -> Option<String> {
+        match self.result.state {
+            State::Open(op) => {
+                Some(self.workflow_id.clone().unwrap_or_else(|| format!("{}:{op}", crate::info().run_id)))
+            }
+            _ => self.workflow_id.clone(),
+        }
+    }
+
     /// Sends the child a signal. Done when the signal is durable in the child's inbox; fails with the
     /// code `run-closed` if the child has ended.
     ///
@@ -397,7 +411,6 @@ impl<F: Future> Future for Shielded<F> {
 #[derive(Debug, Clone, Default)]
 pub struct ChildOptions {
     workflow_id: Option<String>,
-    task_queue: Option<String>,
     parent_close: ParentClose,
 }
 
@@ -421,13 +434,6 @@ impl ChildOptions {
         self
     }
 
-    /// Which hosts run the child.
-    #[must_use]
-    pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
-        self.task_queue = Some(queue.into());
-        self
-    }
-
     /// What becomes of the child when this run closes.
     #[must_use]
     pub fn parent_close(mut self, policy: ParentClose) -> Self {
@@ -438,7 +444,6 @@ impl ChildOptions {
     fn into_wit(self) -> types::ChildOptions {
         types::ChildOptions {
             workflow_id: self.workflow_id,
-            task_queue: self.task_queue,
             parent_close: match self.parent_close {
                 ParentClose::Terminate => types::ParentClose::Terminate,
                 ParentClose::RequestCancel => types::ParentClose::RequestCancel,

@@ -6,6 +6,8 @@
 //! a retryable application error.
 
 use crate::bindings::types::{self, Failure};
+use crate::command::millis_rounded_up;
+use crate::duration::IntoDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -67,6 +69,8 @@ impl Error {
             message: message.into(),
             details: None,
             retryable: true,
+            retry_after_ms: None,
+            attempts: 0,
         })
     }
 
@@ -78,6 +82,8 @@ impl Error {
             message: message.into(),
             details: None,
             retryable: false,
+            retry_after_ms: None,
+            attempts: 0,
         })
     }
 
@@ -144,6 +150,43 @@ impl Error {
         self.0.failure.retryable
     }
 
+    /// From an activity: asks for the next attempt no sooner than this, whatever the retry policy of the
+    /// call says about delays; how many attempts there are stays the policy's affair. A duration that is
+    /// none is an error instead.
+    ///
+    /// ```
+    /// # use backstitch_sdk::Error;
+    /// let error = Error::application("too-many-requests", "the bank asks for patience").retry_after("90 seconds");
+    /// assert_eq!(error.code(), "too-many-requests");
+    /// ```
+    #[must_use]
+    pub fn retry_after(mut self, delay: impl IntoDuration) -> Self {
+        match delay.into_duration() {
+            Ok(delay) => {
+                self.0.failure.retry_after_ms = Some(millis_rounded_up(delay));
+                self
+            }
+            Err(error) => error,
+        }
+    }
+
+    /// How many attempts of an activity there were before it failed for good; 0 if this is no activity's
+    /// failure.
+    pub fn attempts(&self) -> u32 {
+        self.0.failure.attempts
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn retry_after_ms(&self) -> Option<u64> {
+        self.0.failure.retry_after_ms
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn after(mut self, attempts: u32) -> Self {
+        self.0.failure.attempts = attempts;
+        self
+    }
+
     pub(crate) fn continue_with(input: String) -> Self {
         let mut error = Self::application("continue-as-new", "the run goes on as a new one");
         error.0.continue_with = Some(input);
@@ -181,6 +224,7 @@ impl fmt::Debug for Error {
             .field("message", &self.message())
             .field("details", &self.details_json())
             .field("retryable", &self.is_retryable())
+            .field("attempts", &self.attempts())
             .finish()
     }
 }
@@ -250,6 +294,8 @@ mod tests {
             message: "by request".into(),
             details: Some(r#"{"b":1,"a":2}"#.into()),
             retryable: false,
+            retry_after_ms: None,
+            attempts: 0,
         };
         let types::Status::Failed(back) = Error::from_failure(failure.clone()).into_status() else {
             panic!("a failure ends a run as failed");

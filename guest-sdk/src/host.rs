@@ -4,7 +4,9 @@
 //! [`TestRun`](crate::testing::TestRun) has put in place for this thread; a workflow function called
 //! without one panics and says so. Nothing else in the SDK looks at the target.
 
-use crate::bindings::types::{ActivityOptions, ChildOptions, Event, Failure, History, Level, Target};
+use crate::bindings::types::{
+    ActivityOptions, Attribute, ChildOptions, Edit, Event, Failure, History, Level, RunInfo, Target,
+};
 
 /// `interface host`, as a trait. See `wit/workflow.wit` for what each function promises.
 pub(crate) trait Host {
@@ -17,6 +19,10 @@ pub(crate) trait Host {
     fn signal_run(&self, target: &Target, signal: &str, payload: &str) -> u32;
     fn cancel_run(&self, target: &Target) -> u32;
     fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>);
+    fn edit_entity(&self, path: &str, edit: &Edit) -> Result<(), String>;
+    fn set_attributes(&self, attributes: &[Attribute]);
+    fn entity(&self, path: &str) -> Option<String>;
+    fn info(&self) -> RunInfo;
     fn patched(&self, change_id: &str) -> bool;
     fn deprecate_patch(&self, change_id: &str);
     fn history_size(&self) -> History;
@@ -71,6 +77,18 @@ mod component {
         }
         fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>) {
             host::answer_update(id, outcome);
+        }
+        fn edit_entity(&self, path: &str, edit: &Edit) -> Result<(), String> {
+            host::edit_entity(path, edit)
+        }
+        fn set_attributes(&self, attributes: &[Attribute]) {
+            host::set_attributes(attributes);
+        }
+        fn entity(&self, path: &str) -> Option<String> {
+            host::entity(path)
+        }
+        fn info(&self) -> RunInfo {
+            host::info()
         }
         fn patched(&self, change_id: &str) -> bool {
             host::patched(change_id)

@@ -56,7 +56,9 @@ impl ActivityOptions {
         self
     }
 
-    /// Longest silence of a running attempt.
+    /// Longest silence of a running attempt: one that neither ends nor calls
+    /// [`activity::heartbeat`](crate::activity::heartbeat) for longer fails with the code `heartbeat`, and
+    /// the retry policy decides on another.
     #[must_use]
     pub fn heartbeat(mut self, bound: impl IntoDuration) -> Self {
         self.heartbeat = Some(millis(bound));

@@ -6,9 +6,9 @@ use backstitch_sdk::futures::stream::FuturesUnordered;
 use backstitch_sdk::testing::{Command, Ending, TestRun};
 use backstitch_sdk::{
     ActivityOptions, ChildOptions, Error, ErrorKind, Level, Pending, Result, RetryPolicy, activities,
-    activity, activity_table, call_activity, continue_as_new, duration, exec_child, info, join, join_all,
-    now, patched, proxy_activities, random_u64, select_biased, show, sleep_for, start_child, try_join_all,
-    uuid, wait_for, workflow,
+    activity, activity_table, call_activity, continue_as_new, duration, entity, exec_child, info, join,
+    join_all, now, patched, proxy_activities, random_u64, remove_attribute, select_biased, set_attribute,
+    show, sleep_for, start_child, start_child_named, try_join_all, uuid, wait_for, workflow,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -630,4 +630,70 @@ fn a_call_that_is_not_in_the_script_fails_the_test() {
 #[should_panic(expected = "workflow code runs in a component, or natively under `testing::TestRun`")]
 fn workflow_code_outside_of_a_run_panics() {
     drop(sleep_for("1 s"));
+}
+
+#[workflow]
+async fn remembers(times: u32) -> Result<Vec<String>> {
+    set_attribute("who", "ada");
+    for time in 0..times {
+        entity().append("times", &time)?;
+    }
+    let refused = entity().increment("times", 1.0).expect_err("it fails");
+    remove_attribute("who");
+    let unreadable = entity().get::<String>("times").expect_err("it fails");
+    Ok(vec![refused.code().to_owned(), unreadable.code().to_owned(), info().workflow])
+}
+
+#[test]
+fn an_entity_is_edited_as_on_a_host() {
+    let run = TestRun::<remembers>::new().run(2);
+    assert_eq!(run.output().unwrap(), ["invalid-edit", "invalid-entity", "remembers"]);
+    assert_eq!(run.entity(), r#"{"times":[0,1]}"#);
+    assert_eq!(
+        run.story(),
+        ["attribute who ada", "append entity times 0", "append entity times 1", "attribute who removed"]
+    );
+}
+
+#[workflow]
+async fn patient(_: ()) -> Result<(u32, Option<String>)> {
+    let error = call_activity::<()>("busy", &(), &ActivityOptions::default()).await.expect_err("it fails");
+    let child = start_child_named::<()>("child", &(), ChildOptions::default());
+    let id = child.workflow_id();
+    child.result().await?;
+    Ok((error.attempts(), id))
+}
+
+#[test]
+fn an_activity_says_when_it_wants_to_be_tried_again() {
+    let busy = |_| Err::<(), _>(Error::application("busy", "later").retry_after("1 hour"));
+    let run = TestRun::<patient>::new().activity("busy", busy).child("child", |_| Ok(())).run(());
+    let (attempts, id) = run.output().unwrap();
+    assert_eq!((attempts, run.elapsed()), (3, duration!("2 hours")));
+    assert_eq!(id.as_deref(), Some("00000000-0000-7000-8000-000000000001:1"));
+    let error = Error::application("busy", "later").retry_after("an hour");
+    assert_eq!(error.code(), "invalid-duration");
+}
+
+#[workflow]
+async fn imports_rows(_: ()) -> Result<u32> {
+    let policy = RetryPolicy::default().maximum_attempts(4);
+    call_activity("import", &(), &ActivityOptions::default().retry(policy)).await
+}
+
+#[test]
+fn an_attempt_is_told_what_the_last_heartbeat_before_it_said() {
+    let run = TestRun::<imports_rows>::new().activity("import", |_| {
+        let context = activity::context();
+        let done: u32 = context.heartbeat_details().unwrap_or(0);
+        if context.attempt == 4 {
+            return Ok(done);
+        }
+        // The third attempt fails before it can say anything.
+        if context.attempt < 3 {
+            assert!(!activity::heartbeat(&(done + 10)));
+        }
+        Err(Error::application("broken", "the line is dead"))
+    });
+    assert_eq!(run.run(()).output().unwrap(), 20);
 }

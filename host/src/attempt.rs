@@ -4,17 +4,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::{ActivityOptions, Json, Op, limits};
-use backstitch_sandbox::{ActivityCall, ActivityContext};
+use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
 
 use crate::scheduler::Facts;
 
-/// The bounds of an attempt that begins now, in milliseconds since the epoch.
+/// Which attempt at which call.
+pub(crate) struct Attempt<'a> {
+    /// The call.
+    pub(crate) op: Op,
+    /// Its activity.
+    pub(crate) name: &'a Arc<str>,
+    /// Its arguments.
+    pub(crate) input: &'a Json,
+    /// 1 for the first.
+    pub(crate) number: u32,
+    /// What the last heartbeat of those before said.
+    pub(crate) heartbeat: Option<&'a Json>,
+}
+
+/// The bounds of an attempt that begins now: times in milliseconds since the epoch, and the longest silence.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Due {
     /// Of this attempt.
     pub(crate) deadline_ms: u64,
     /// Of the whole call, if it has one.
     pub(crate) close_by_ms: Option<u64>,
+    silence_ms: Option<u64>,
 }
 
 impl Due {
@@ -23,19 +38,16 @@ impl Due {
         let attempt_ms = options.start_to_close_ms.unwrap_or(limits::ACTIVITY_MS_DEFAULT);
         let close_by_ms = options.schedule_to_close_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
         let until = now_ms.saturating_add(attempt_ms);
-        Self { deadline_ms: close_by_ms.map_or(until, |bound| until.min(bound)), close_by_ms }
+        Self {
+            deadline_ms: close_by_ms.map_or(until, |bound| until.min(bound)),
+            close_by_ms,
+            silence_ms: options.heartbeat_ms,
+        }
     }
 
     /// The attempt, as the sandbox wants it.
-    pub(crate) fn call(
-        self,
-        facts: &Facts,
-        op: Op,
-        name: &Arc<str>,
-        input: &Json,
-        attempt: u32,
-        now_ms: u64,
-    ) -> ActivityCall {
+    pub(crate) fn call(self, facts: &Facts, attempt: Attempt<'_>, now_ms: u64) -> ActivityCall {
+        let Attempt { op, name, input, number, heartbeat } = attempt;
         ActivityCall {
             name: Arc::clone(name),
             input: input.clone(),
@@ -43,10 +55,12 @@ impl Due {
                 run_id: facts.run,
                 workflow_id: Arc::clone(&facts.workflow_id),
                 op,
-                attempt,
+                attempt: number,
                 deadline_ms: Some(self.deadline_ms),
+                heartbeat: heartbeat.cloned(),
             },
             timeout: Duration::from_millis(self.deadline_ms.saturating_sub(now_ms)),
+            pulse: Arc::new(Pulse::new(self.silence_ms.map(Duration::from_millis), heartbeat.cloned())),
         }
     }
 }

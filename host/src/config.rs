@@ -74,6 +74,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 24 * 3_600_000,
         _ => return Err(malformed(text)),
     };
     let number: u64 = number.parse().map_err(|_| malformed(text))?;
@@ -81,7 +82,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn malformed(text: &str) -> String {
-    format!("{text:?} is no duration: write 1500ms, 30s, 5m or 2h")
+    format!("{text:?} is no duration: write 1500ms, 30s, 5m, 2h or 1d")
 }
 
 /// A database URL without its password, for people and logs.
@@ -104,10 +105,17 @@ mod tests {
 
     #[test]
     fn durations_have_units_and_seconds_are_the_default() {
-        for (text, ms) in [("0", 0), ("30", 30_000), ("1500ms", 1_500), ("5 s", 5_000), ("2h", 7_200_000)] {
+        for (text, ms) in [
+            ("0", 0),
+            ("30", 30_000),
+            ("1500ms", 1_500),
+            ("5 s", 5_000),
+            ("2h", 7_200_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for text in ["", "s", "1.5s", "-1s", "1d", "99999999999999999999", "18446744073709551615h"] {
+        for text in ["", "s", "1.5s", "-1s", "1w", "99999999999999999999", "18446744073709551615h"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

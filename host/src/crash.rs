@@ -17,6 +17,9 @@ pub const POINTS: [&str; 10] = [
     "takeover-middle",
 ];
 
+/// Those that a host meets when it looks at a schedule: what is to be done is decided, done, written down.
+pub const SCHEDULE_POINTS: [&str; 3] = ["schedule-decided", "schedule-done", "schedule-noted"];
+
 /// What the writer calls at its own points; there `append-sent:drop` loses one reply instead.
 #[cfg(debug_assertions)]
 pub fn writer_hook() -> Option<backstitch_ledger::HookFn> {
@@ -51,7 +54,8 @@ pub fn point(name: &'static str) {
         let visit = visit.parse().ok().filter(|visit| *visit > 0)?;
         Some((name.to_owned(), AtomicU32::new(visit)))
     });
-    debug_assert!(POINTS.contains(&name), "{name} is not in the table");
+    let mut known = POINTS.iter().chain(&SCHEDULE_POINTS);
+    debug_assert!(known.any(|known| *known == name), "{name} is not in the table");
     if let Some((chosen, visits_left)) = &*CHOSEN
         && chosen == name
         && visits_left.fetch_sub(1, Ordering::Relaxed) == 1

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use backstitch_client::{Client, ClientError};
 use backstitch_core::limits;
 use backstitch_ledger::{Cluster, ClusterOptions, ConnectOptions, Ledger, blocked_by};
 use serde::Serialize;
 
-use crate::api::client::{Client, ClientError};
 use crate::componentize::{self, TARGET};
 use crate::config::{self, DataDir, NoDataDir};
 

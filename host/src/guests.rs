@@ -9,8 +9,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Command, Event, Failure, Json, Op, Replay, RunId, Seq, Status};
-use backstitch_sandbox::{Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use backstitch_core::{Command, Event, Failure, Json, Memory, Op, Replay, RunId, Seq, StartOptions, Status};
+use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use crossbeam_channel::Receiver;
 
 use crate::programs::Programs;
@@ -46,6 +46,8 @@ pub(crate) struct Origin {
     pub(crate) program: WorkflowProgram,
     /// Its input.
     pub(crate) input: Json,
+    /// On which terms it was started.
+    pub(crate) options: Arc<StartOptions>,
     /// When row 0 was recorded.
     pub(crate) started_at_ms: u64,
 }
@@ -104,6 +106,8 @@ pub(crate) struct Done {
     pub(crate) commands: Vec<(Op, Command, bool)>,
     /// How it ended.
     pub(crate) status: Status,
+    /// What they change of what is known about the run.
+    pub(crate) memory: Memory,
     /// First attempts of activities among the commands that were made already.
     pub(crate) outcomes: Vec<(Op, Result<Json, Failure>)>,
 }
@@ -168,12 +172,12 @@ fn go_on(
     if let Some(check) = check {
         repeats(&check, &did)?;
     }
-    let Did { commands, status, .. } = did;
+    let Did { commands, status, memory, .. } = did;
     let outcomes = match status {
         Status::Blocked => at_once.carry_out(&commands, facts),
         _ => Vec::new(),
     };
-    Ok(Done { guest, commands, status, outcomes })
+    Ok(Done { guest, commands, status, memory, outcomes })
 }
 
 impl AtOnce {
@@ -191,7 +195,11 @@ impl AtOnce {
             let Some(program) = program else { continue };
             let now_ms = ambient::now_ms();
             let due = attempt::Due::new(options, now_ms, now_ms);
-            let call = due.call(facts, *op, name, input, 1, now_ms);
+            let call = due.call(
+                facts,
+                attempt::Attempt { op: *op, name, input, number: 1, heartbeat: None },
+                now_ms,
+            );
             crash::point("activity-during");
             if let Some(outcome) = program.try_at_once(&call) {
                 attempt::log(&call);
@@ -207,30 +215,32 @@ impl AtOnce {
 struct Did {
     commands: Vec<(Op, Command, bool)>,
     status: Status,
+    memory: Memory,
     fuel: u64,
 }
 
 /// A fresh guest at the start of its ledger.
 fn begin(origin: &Origin, rows: &[Ahead]) -> Result<Box<WorkflowInstance>, Unstarted> {
-    let Facts { run, workflow, .. } = &*origin.facts;
-    let mut replay = Replay::new(*run, origin.started_at_ms);
+    let Facts { run, workflow_id, workflow, .. } = &*origin.facts;
+    let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
     for Ahead { seq, at_ms, event } in rows {
         replay.lay(*seq, *at_ms, event.clone());
     }
-    let (workflow, input) = (Arc::clone(workflow), origin.input.clone());
-    WorkflowInstance::new(&origin.program, replay, *run, workflow, input).map(Box::new)
+    let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
+    WorkflowInstance::new(&origin.program, replay, info, origin.input.clone()).map(Box::new)
 }
 
 fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
     let activation = guest.activate().map_err(Undone::Stopped)?;
     crash::point("activation-middle");
     let replay = guest.replay();
+    let memory = replay.take_memory();
     let issued = replay.take_issued();
     let commands = issued.into_iter().map(|(op, command)| {
         let open = replay.is_open(op);
         (op, command, open)
     });
-    Ok(Did { commands: commands.collect(), status: activation.status, fuel: activation.fuel })
+    Ok(Did { commands: commands.collect(), status: activation.status, memory, fuel: activation.fuel })
 }
 
 /// Goes over the whole ledger twice in fresh stores: commands and fuel must be the same both times,
@@ -248,7 +258,7 @@ fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
         return Err(unequal(format!("two replays used {} and {} fuel", first.fuel, second.fuel)));
     }
     for (name, other) in [("first", &first), ("second", &second)] {
-        if other.commands != warm.commands || other.status != warm.status {
+        if other.commands != warm.commands || other.status != warm.status || other.memory != warm.memory {
             return Err(unequal(format!(
                 "the warm guest gave {:?} and {:?}, the {name} replay {:?} and {:?}",
                 warm.commands, warm.status, other.commands, other.status

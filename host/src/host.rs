@@ -142,6 +142,8 @@ struct Fixed {
     closed: broadcast::Sender<RunId>,
     counters: Arc<Counters>,
     current: watch::Sender<Option<Term>>,
+    /// By which schedules start runs, as clients do.
+    service: Service,
     stop: CancellationToken,
 }
 
@@ -186,8 +188,18 @@ impl Host {
             closed.clone(),
             Arc::clone(&counters),
         );
-        let fixed =
-            Fixed { config, ledger, programs, jobs, done, closed, counters, current, stop: stop.clone() };
+        let fixed = Fixed {
+            config,
+            ledger,
+            programs,
+            jobs,
+            done,
+            closed,
+            counters,
+            current,
+            service: service.clone(),
+            stop: stop.clone(),
+        };
         let mut current = current_seen;
         let terms = tokio::spawn(fixed.serve());
         // A host that is ready has a lease: a start that is accepted can be owned.
@@ -304,6 +316,7 @@ impl Fixed {
         loops.spawn(watcher.clone().inbox());
         loops.spawn(watcher.clone().chores());
         loops.spawn(watcher.clone().directory(self.programs.clone()));
+        loops.spawn(self.service.clone().keep_schedules());
         loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint)));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
         let renewals = tokio::spawn(watcher.renewals(pulse_sender));

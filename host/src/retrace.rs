@@ -3,29 +3,34 @@
 
 use std::sync::Arc;
 
+use backstitch_client::views::{ReplayVerdict, ReplayView};
 use backstitch_core::{Chain, Digest, Event, Fault, FaultKind, Replay, Row, Run, RunId, Seq};
-use backstitch_sandbox::{Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 
-use crate::views::{ReplayVerdict, ReplayView};
+/// A run to be gone over.
+pub struct Recorded {
+    /// Which.
+    pub run: RunId,
+    /// What its starter called it.
+    pub workflow_id: Arc<str>,
+    /// Its whole ledger.
+    pub rows: Vec<Row>,
+    /// Where that ended when the run closed.
+    pub head: Option<(Seq, Chain)>,
+}
 
-/// Goes over `rows`, the whole ledger of `run`, with `program`; `head` is where it ended when the run
-/// closed. Computes for as long as that takes: call it on a thread that may.
-pub fn retrace(
-    run: RunId,
-    digest: Digest,
-    program: &WorkflowProgram,
-    rows: &[Row],
-    head: Option<(Seq, Chain)>,
-) -> ReplayView {
+/// Goes over a ledger with `program`. Computes for as long as that takes: call it on a thread that may.
+pub fn retrace(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -> ReplayView {
+    let Recorded { run, rows, head, .. } = recorded;
     let mut view = ReplayView {
-        run_id: run,
+        run_id: *run,
         digest,
         rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
         commands: 0,
         fuel: 0,
         verdict: ReplayVerdict::Identical,
     };
-    let events = match Run::load_closed(run, rows, head) {
+    let events = match Run::load_closed(*run, rows, *head) {
         Ok((_, events)) => events,
         Err(corrupt) => {
             let fault = Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}"));
@@ -35,7 +40,7 @@ pub fn retrace(
     };
     let commands = events.iter().filter(|event| matches!(event, Event::Commanded { .. })).count();
     view.commands = u32::try_from(commands).unwrap_or(u32::MAX);
-    match lead(run, program, rows, events) {
+    match lead(recorded, program, events) {
         Ok((_, fuel)) => view.fuel = fuel,
         Err(Unled::Stopped(Stopped::Divergence(divergence))) => {
             view.verdict = ReplayVerdict::Diverged { divergence: *divergence }
@@ -60,23 +65,26 @@ pub(crate) enum Unled {
     NoRoom,
 }
 
-/// A guest of `program`, led along `rows` and the `events` that they are; and the fuel it used. Says
+/// A guest of `program`, led along the `events` that the rows are; and the fuel it used. Says
 /// nothing in the host's log: what was to be said was said by the run's own guest.
 pub(crate) fn lead(
-    run: RunId,
+    recorded: &Recorded,
     program: &WorkflowProgram,
-    rows: &[Row],
     events: Vec<Event>,
 ) -> Result<(WorkflowInstance, u64), Unled> {
-    let (workflow, input) = match events.first() {
-        Some(Event::RunStarted { workflow, input }) => (Arc::clone(workflow), input.clone()),
+    let Recorded { run, workflow_id, rows, .. } = recorded;
+    let (workflow, input, options) = match events.first() {
+        Some(Event::RunStarted { workflow, input, options }) => {
+            (Arc::clone(workflow), input.clone(), Arc::clone(options))
+        }
         _ => unreachable!("a ledger that was folded begins with its start"),
     };
-    let mut replay = Replay::new(run, rows[0].at_ms);
+    let info = RunInfo::new(*run, Arc::clone(workflow_id), workflow, &options);
+    let mut replay = Replay::new(*run, rows[0].at_ms, &options);
     for (row, event) in rows.iter().zip(events) {
         replay.lay(row.seq, row.at_ms, event);
     }
-    let guest = WorkflowInstance::new(program, replay, run, workflow, input);
+    let guest = WorkflowInstance::new(program, replay, info, input);
     let mut guest = guest.map_err(|unstarted| match unstarted {
         Unstarted::Fault(fault) => Unled::Stopped(Stopped::Fault(fault)),
         Unstarted::NoRoom => Unled::NoRoom,

@@ -3,102 +3,40 @@
 
 mod error;
 mod export;
+mod fork;
 mod query;
+mod schedules;
+mod start;
+mod steer;
 mod update;
+mod views;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
-use backstitch_core::{Digest, HostId, Json, Kind, Message, Row, Run, RunId, RunStatus, Scope, Seq, limits};
+use backstitch_client::views::{
+    DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
+    RunDetailView, RunListView, RunView, StatusCountView, WaitView,
+};
+use backstitch_client::{CountRuns, ListRuns};
+use backstitch_core::command::DEFAULT_TASK_QUEUE;
+use backstitch_core::{Digest, Filter, Json, Kind, Row, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::{
-    ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, Posted, RunFilter, RunInfo,
-    RunRef, RunSummary,
+    ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, RunFilter, RunInfo, RunRef,
+    RunSummary,
 };
 use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
-use self::error::{away, between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
-pub use self::update::SendUpdate;
+use self::error::{between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
 use crate::host::Term;
 use crate::programs::Programs;
-use crate::scheduler::{Counters, Facts, Input, Start};
-use crate::views::{
-    self, DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
-    RunDetailView, RunListView, RunView, StartedView, StatusCountView, WaitView,
-};
-use crate::{ambient, retrace};
-
-/// A run to be started.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StartRun {
-    /// A deployed workflow's name.
-    pub workflow: String,
-    /// Unique among the open runs of the tenant. None: made up.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workflow_id: Option<String>,
-    /// Its input; the bytes are kept. Missing: `null`.
-    #[serde(default = "Json::null")]
-    pub input: Json,
-    /// What happens if the workflow id is taken.
-    #[serde(default)]
-    pub reuse: IdReuse,
-    /// A signal for the run, whether it is started now or was there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<SendSignal>,
-}
-
-impl StartRun {
-    /// A start that refuses a workflow id which another start has taken.
-    pub fn new(workflow: impl Into<String>, workflow_id: Option<String>, input: Json) -> Self {
-        Self { workflow: workflow.into(), workflow_id, input, reuse: IdReuse::default(), signal: None }
-    }
-}
-
-/// What happens to a start whose workflow id is taken by a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum IdReuse {
-    /// Refused, unless it repeats the start of that run: same workflow, same input
-    #[default]
-    Reject,
-    /// That run is the answer, whatever it runs
-    UseExisting,
-    /// A new run if that one has closed; else refused, or with a signal: that run is the answer
-    AllowClosed,
-}
-
-/// A signal to be sent.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SendSignal {
-    /// What the guest waits for.
-    pub name: String,
-    /// What it gets; the bytes are kept. Missing: `null`.
-    #[serde(default = "Json::null")]
-    pub payload: Json,
-    /// A second signal of the same id is dropped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-}
-
-/// Which runs to list.
-#[derive(Clone, Debug, Default)]
-pub struct ListRuns {
-    /// Only of this status.
-    pub status: Option<RunStatus>,
-    /// Only of this workflow.
-    pub workflow: Option<String>,
-    /// At most this many, 1 to `PAGE_ROWS_MAX`; none: 100.
-    pub limit: Option<u32>,
-    /// Where the last page ended.
-    pub cursor: Option<String>,
-}
+use crate::retrace::Recorded;
+use crate::scheduler::{Counters, Input};
+use crate::{ambient, retrace, time};
 
 /// The host, as clients see it. Cheap to clone.
 #[derive(Clone)]
@@ -111,22 +49,12 @@ pub struct Service {
     notifier: Notifier,
     /// Turns to hold a whole ledger for a client.
     readings: Arc<Semaphore>,
+    /// Somebody has changed a schedule.
+    schedule_hint: Arc<Notify>,
 }
 
-/// Which run a start makes.
-enum Generation {
-    /// One that counts as this among those of its workflow id.
-    New(u32),
-    /// None: there is one.
-    Existing(Box<RunView>),
-}
-
-/// How long the database may be away before a start is refused instead of kept waiting: longer than a
-/// restart that needs no client's attention, shorter than a client's patience.
-const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
-/// How often a waiting start looks whether the database is still there.
-const OUTAGE_POLL: Duration = Duration::from_millis(100);
-
+/// How often a parked run is looked at that is to stop.
+const PARKED_POLL: Duration = Duration::from_millis(50);
 /// How often a waiting client's run is looked at when another host has it.
 const RESULT_POLL: Duration = Duration::from_millis(500);
 
@@ -140,7 +68,8 @@ impl Service {
     ) -> Self {
         let notifier = Notifier::spawn(ledger.clone());
         let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
-        Self { ledger, programs, term, closed, counters, notifier, readings }
+        let schedule_hint = Arc::new(Notify::new());
+        Self { ledger, programs, term, closed, counters, notifier, readings, schedule_hint }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes.
@@ -218,156 +147,9 @@ impl Service {
                 task_queue: (deployment.kind == Offers::Activities).then_some(deployment.task_queue),
             },
             digest: deployment.digest,
-            deployed_at: views::time(deployment.deployed_ms),
+            deployed_at: time::rfc3339(deployment.deployed_ms),
         };
         Ok(deployments.into_iter().map(view).collect())
-    }
-
-    /// Starts a run. Repeating a start (same id, workflow and input) gives the run that is there.
-    ///
-    /// A signal is sent after the start. A client that is cut off between the two repeats both; with an
-    /// id, the signal counts once.
-    pub async fn start(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
-        let signal = start.signal.clone();
-        let started = self.start_run(scope, start).await?;
-        if let Some(signal) = signal {
-            self.signal(scope, &started.run.run_id.to_string(), signal).await?;
-        }
-        Ok(started)
-    }
-
-    async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
-        let named = |problem| invalid("invalid-name", problem);
-        check_name("workflow", &start.workflow).map_err(named)?;
-        let run = ambient::new_run_id();
-        let workflow_id: Arc<str> = match &start.workflow_id {
-            Some(id) => {
-                check_name("workflow id", id).map_err(named)?;
-                if id.parse::<RunId>().is_ok() {
-                    let problem = format!("the workflow id {id:?} looks like a run id; choose another");
-                    return Err(named(problem));
-                }
-                id.as_str().into()
-            }
-            None => run.to_string().into(),
-        };
-        let generation = match self.next_generation(scope, &start).await? {
-            Generation::New(generation) => generation,
-            Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
-        };
-        let workflow: Arc<str> = start.workflow.as_str().into();
-        let Some(digest) = self.programs.workflow(scope, &workflow) else {
-            return self.start_unserved(scope, &start).await;
-        };
-        let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
-        let view = RunView {
-            run_id: run,
-            workflow_id: workflow_id.to_string(),
-            generation,
-            workflow: workflow.to_string(),
-            digest,
-            status: RunStatus::Running,
-            parent_run_id: None,
-            started_at: String::new(),
-            closed_at: None,
-            output: None,
-            failure: None,
-            fault: None,
-        };
-        let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
-        let (reply, started) = oneshot::channel();
-        let request = Input::Start(Start { facts, program, input: start.input.clone(), reply });
-        let term = self.term()?;
-        if let Some(reason) = lasting_outage(&term) {
-            return Err(away(&reason, "nothing was started, try again later"));
-        }
-        term.inputs.send(request).await.map_err(|_| between_terms())?;
-        let started = tokio::select! {
-            started = started => started,
-            reason = until_outage_lasts(&term) => {
-                let unknown = "the start may still take effect when it does, so repeat it with the same id";
-                return Err(away(&reason, unknown));
-            }
-        };
-        match started {
-            Ok(Ok(Some(started_ms))) => {
-                let run = RunView { started_at: views::time(started_ms), ..view };
-                Ok(StartedView { run, created: true })
-            }
-            Ok(Ok(None)) => self.started_before(scope, &start).await,
-            Ok(Err(problem)) => Err(ServiceError::Internal(problem)),
-            // The lease was lost in between: the start may or may not be durable, and a repetition with
-            // the same id finds out.
-            Err(_) => Err(between_terms()),
-        }
-    }
-
-    /// What a start whose id may be taken comes to.
-    async fn next_generation(&self, scope: Scope, start: &StartRun) -> Result<Generation, ServiceError> {
-        let (Some(id), false) = (&start.workflow_id, start.reuse == IdReuse::Reject) else {
-            // A run in the way is found when the start is refused.
-            return Ok(Generation::New(0));
-        };
-        let Some(latest) = self.ledger.run(scope, RunRef::WorkflowId(id)).await? else {
-            return Ok(Generation::New(0));
-        };
-        let status = latest.summary.status;
-        match start.reuse {
-            IdReuse::AllowClosed if !status.is_open() => Ok(Generation::New(latest.summary.generation + 1)),
-            // A signal with a start is for the run of that id, whether it has to be started or not.
-            IdReuse::AllowClosed if start.signal.is_some() => {
-                Ok(Generation::Existing(Box::new(run_view(&latest)?)))
-            }
-            IdReuse::AllowClosed => {
-                let message = format!(
-                    "the workflow id {id:?} is taken by run {}, which is {}; wait for its end, or choose \
-                     another id",
-                    latest.summary.run,
-                    status.as_str()
-                );
-                Err(ServiceError::Conflict { code: "workflow-id-taken", message })
-            }
-            IdReuse::UseExisting | IdReuse::Reject => Ok(Generation::Existing(Box::new(run_view(&latest)?))),
-        }
-    }
-
-    /// A start of a workflow that nothing serves: known all the same if it was made before.
-    async fn start_unserved(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
-        if let Some(id) = &start.workflow_id
-            && self.ledger.run_id(scope, RunRef::WorkflowId(id)).await?.is_some()
-        {
-            return self.started_before(scope, start).await;
-        }
-        let names = self.programs.workflow_names(scope);
-        let known = if names.is_empty() {
-            "nothing is deployed yet: `backstitch deploy FILE.wasm`".to_owned()
-        } else {
-            let names: Vec<&str> = names.iter().map(|name| &**name).take(20).collect();
-            format!("deployed are: {}", names.join(", "))
-        };
-        let message = format!("no deployed component offers the workflow {:?}; {known}", start.workflow);
-        Err(ServiceError::NotFound { code: "unknown-workflow", message })
-    }
-
-    /// A start whose workflow id is taken: the same start, or a conflict.
-    async fn started_before(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
-        let id = start.workflow_id.as_deref().unwrap_or_default();
-        let run = self.info(scope, RunRef::WorkflowId(id)).await?;
-        // With `allow-closed` somebody else was faster: their run is not the one that was asked for.
-        let same = start.reuse != IdReuse::AllowClosed
-            && run.summary.workflow == start.workflow
-            && run.input.as_deref() == Some(start.input.as_str());
-        if same {
-            return Ok(StartedView { run: run_view(&run)?, created: false });
-        }
-        let differs =
-            if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };
-        let message = format!(
-            "the workflow id {id:?} is taken by run {} with {differs}; choose another id, or repeat the start \
-             with exactly the same input",
-            run.summary.run
-        );
-        Err(ServiceError::Conflict { code: "workflow-id-taken", message })
     }
 
     /// One run, by run id or workflow id (then its latest generation).
@@ -382,6 +164,8 @@ impl Service {
             rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
             waits_for: folded.iter().flat_map(|(run, _)| self.waits(scope, run)).collect(),
             signals_kept: folded.as_ref().map_or(0, |(run, _)| run.signals_kept()),
+            start: info.start.as_deref().and_then(shown),
+            entity: info.entity.as_deref().and_then(shown),
             damage: folded.err().map(|corrupt| corrupt.to_string()),
         })
     }
@@ -404,21 +188,23 @@ impl Service {
         let before = list.cursor.as_deref().map(str::parse::<RunId>).transpose().map_err(|_| {
             invalid("invalid-cursor", "the cursor is not one that a page of runs gave".to_owned())
         })?;
-        let filter = RunFilter { statuses: list.status.into_iter().collect(), workflow: list.workflow };
+        let filter = run_filter(list.status, list.workflow, list.condition.as_deref())?;
         let runs = self.ledger.list(scope, &filter, Page { before, limit }).await?;
         let full = runs.len() == limit as usize;
         let next_cursor = runs.last().filter(|_| full).map(|run| run.run.to_string());
-        Ok(RunListView { runs: runs.iter().map(summary_view).collect(), next_cursor })
+        Ok(RunListView { runs: summary_views(&runs)?, next_cursor })
     }
 
-    /// How many runs there are, of this status and workflow if any.
-    pub async fn count(
-        &self,
-        scope: Scope,
-        status: Option<RunStatus>,
-        workflow: Option<String>,
-    ) -> Result<RunCountView, ServiceError> {
-        let filter = RunFilter { statuses: status.into_iter().collect(), workflow };
+    /// The runs that a run has started, oldest first.
+    pub async fn children(&self, scope: Scope, id: &str) -> Result<RunListView, ServiceError> {
+        let run = self.find_id(scope, id).await?;
+        let runs = self.ledger.children(scope, run, limits::PAGE_ROWS_MAX).await?;
+        Ok(RunListView { runs: summary_views(&runs)?, next_cursor: None })
+    }
+
+    /// How many runs there are of those that are asked for.
+    pub async fn count(&self, scope: Scope, count: CountRuns) -> Result<RunCountView, ServiceError> {
+        let filter = run_filter(count.status, count.workflow, count.condition.as_deref())?;
         let counts = self.ledger.count_runs(scope, &filter).await?;
         let by_status: Vec<_> =
             counts.into_iter().map(|(status, runs)| StatusCountView { status, runs }).collect();
@@ -451,7 +237,7 @@ impl Service {
         tokio::pin!(over);
         loop {
             let status = self.ledger.run_status(scope, run).await?;
-            if status != Some(RunStatus::Running) {
+            if !matches!(status, Some(RunStatus::Running | RunStatus::Paused)) {
                 break;
             }
             let poll = tokio::time::sleep(RESULT_POLL);
@@ -463,36 +249,6 @@ impl Service {
             }
         }
         run_view(&self.info(scope, RunRef::Id(run)).await?)
-    }
-
-    /// Sends a signal to an open run.
-    pub async fn signal(&self, scope: Scope, id: &str, signal: SendSignal) -> Result<(), ServiceError> {
-        let SendSignal { name, payload, id: signal_id } = signal;
-        let named = |problem| invalid("invalid-name", problem);
-        check_name("signal", &name).map_err(named)?;
-        signal_id.as_deref().map_or(Ok(()), |id| check_name("signal id", id)).map_err(named)?;
-        let message = Message::Signal { name: name.into(), payload, id: signal_id.map(Into::into) };
-        self.post(scope, id, &message).await
-    }
-
-    /// Asks an open run to cancel.
-    pub async fn cancel(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
-        self.post(scope, id, &Message::Cancel { reason: bounded(reason)? }).await
-    }
-
-    /// Stops an open run.
-    pub async fn terminate(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
-        self.post(scope, id, &Message::Terminate { reason: bounded(reason)? }).await
-    }
-
-    /// Lets a parked run go on.
-    pub async fn retry(&self, scope: Scope, id: &str) -> Result<(), ServiceError> {
-        let run = self.find(scope, id).await?;
-        if run.summary.status == RunStatus::Running {
-            let message = format!("run {} is not parked: it is running", run.summary.run);
-            return Err(ServiceError::Conflict { code: "not-parked", message });
-        }
-        self.post(scope, id, &Message::Retry).await
     }
 
     /// Leads the run's own component, or another one, along its ledger. Writes nothing.
@@ -512,7 +268,9 @@ impl Service {
             Some(bytes) => self.foreign(bytes).await?,
         };
         let rows = self.rows(run).await?;
-        let retrace = move || retrace::retrace(run, digest, &program, &rows, info.head);
+        let workflow_id = info.summary.workflow_id.into();
+        let recorded = Recorded { run, workflow_id, rows, head: info.head };
+        let retrace = move || retrace::retrace(&recorded, digest, &program);
         let retraced = tokio::task::spawn_blocking(retrace).await;
         retraced.map_err(|error| internal(&error))
     }
@@ -562,38 +320,6 @@ impl Service {
         self.term.borrow().clone().ok_or_else(between_terms)
     }
 
-    /// A run that continues as new in between has a successor under the same workflow id.
-    async fn post(&self, scope: Scope, id: &str, message: &Message) -> Result<(), ServiceError> {
-        let mut run = self.find_id(scope, id).await?;
-        let (item, now_ms) = (ambient::new_item_id(), ambient::now_ms());
-        let mut posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
-        while posted == Posted::Closed(RunStatus::Continued) && id.parse::<RunId>().is_err() {
-            run = self.find_id(scope, id).await?;
-            posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
-        }
-        match posted {
-            Posted::Accepted { owner } => {
-                if let Some(owner) = owner {
-                    self.hint(owner);
-                }
-                Ok(())
-            }
-            Posted::Closed(status) => {
-                let message = format!("run {run} is {}: it takes no more messages", status.as_str());
-                Err(ServiceError::Conflict { code: "run-closed", message })
-            }
-            Posted::Unknown => Err(unknown_run(id)),
-        }
-    }
-
-    /// Tells the owner that there is a message.
-    fn hint(&self, owner: HostId) {
-        match self.term() {
-            Ok(term) if term.host == owner => term.inbox_hint.notify_one(),
-            _ => self.notifier.hint(owner),
-        }
-    }
-
     /// Who a run is, without its payloads.
     async fn find_id(&self, scope: Scope, id: &str) -> Result<RunId, ServiceError> {
         let found = match id.parse::<RunId>() {
@@ -641,9 +367,15 @@ fn queue_of(kind: ComponentKind, described: &Described) -> Option<String> {
     }
 }
 
-fn bounded(mut reason: String) -> Result<String, ServiceError> {
-    backstitch_core::fault::cut(&mut reason, limits::MESSAGE_BYTES_MAX);
-    Ok(reason)
+/// What a listing or a count is asked for.
+fn run_filter(
+    status: Option<RunStatus>,
+    workflow: Option<String>,
+    condition: Option<&str>,
+) -> Result<RunFilter, ServiceError> {
+    let condition = condition.map(|text| Filter::parse(text, time::parse)).transpose();
+    let condition = condition.map_err(|error| invalid("invalid-filter", error.to_string()))?;
+    Ok(RunFilter { statuses: status.into_iter().collect(), workflow, condition })
 }
 
 fn json(text: &str) -> Result<Json, ServiceError> {
@@ -656,12 +388,16 @@ fn run_view(run: &RunInfo) -> Result<RunView, ServiceError> {
         output: parsed(&run.output)?,
         failure: run.error.as_deref().map(serde_json::from_str).transpose().map_err(|e| internal(&e))?,
         fault: run.fault.as_deref().map(serde_json::from_str).transpose().map_err(|e| internal(&e))?,
-        ..summary_view(&run.summary)
+        ..summary_view(&run.summary)?
     })
 }
 
-fn summary_view(run: &RunSummary) -> RunView {
-    RunView {
+fn summary_views(runs: &[RunSummary]) -> Result<Vec<RunView>, ServiceError> {
+    runs.iter().map(summary_view).collect()
+}
+
+fn summary_view(run: &RunSummary) -> Result<RunView, ServiceError> {
+    Ok(RunView {
         run_id: run.run,
         workflow_id: run.workflow_id.clone(),
         generation: run.generation,
@@ -669,12 +405,13 @@ fn summary_view(run: &RunSummary) -> RunView {
         digest: run.digest,
         status: run.status,
         parent_run_id: run.parent.map(|(parent, _)| parent),
-        started_at: views::time(run.started_ms),
-        closed_at: run.closed_ms.map(views::time),
+        started_at: time::rfc3339(run.started_ms),
+        closed_at: run.closed_ms.map(time::rfc3339),
+        attributes: run.attributes.as_deref().map(json).transpose()?,
         output: None,
         failure: None,
         fault: None,
-    }
+    })
 }
 
 fn row_view(row: &Row) -> RowView {
@@ -687,7 +424,7 @@ fn row_view(row: &Row) -> RowView {
         payload: row.payload.as_deref().and_then(shown),
         detail: row.detail.as_deref().and_then(shown),
         attempt: row.attempt,
-        at: views::time(row.at_ms),
+        at: time::rfc3339(row.at_ms),
     }
 }
 
@@ -695,19 +432,4 @@ fn row_view(row: &Row) -> RowView {
 /// the run can be looked at.
 fn shown(text: &str) -> Option<Json> {
     Json::new(text).ok()
-}
-
-/// Why the database has not taken writes for longer than a client should wait.
-fn lasting_outage(term: &Term) -> Option<Arc<str>> {
-    let (since, reason) = term.outage()?;
-    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
-}
-
-async fn until_outage_lasts(term: &Term) -> Arc<str> {
-    loop {
-        if let Some(reason) = lasting_outage(term) {
-            return reason;
-        }
-        tokio::time::sleep(OUTAGE_POLL).await;
-    }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::programs::Programs;
 use crate::retry::until_answered;
-use crate::scheduler::{Guard, Input, Inputs};
+use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
 use crate::{ambient, crash};
 
 /// How old this host's copy of the names may be, in milliseconds.
@@ -132,7 +132,7 @@ impl Watcher {
             self.timer_hint.send_replace(u64::MAX);
             hint.mark_unchanged();
             let now_ms = ambient::now_ms();
-            let due = || self.ledger.due_timers(self.lease.host, now_ms, limits::CLAIM_ROWS_MAX);
+            let due = || self.ledger.due_timers(self.lease.host, now_ms, DEADLINE, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due timers", due).await;
             if !due.is_empty() {
                 if self.hand_over(|guard| Input::Timers(due, guard)).await.is_err() {
@@ -140,7 +140,7 @@ impl Watcher {
                 }
                 continue;
             }
-            let next = || self.ledger.next_due(self.lease.host, now_ms);
+            let next = || self.ledger.next_due(self.lease.host, now_ms, DEADLINE);
             let next = until_answered("looking for the next timer", next).await;
             let latest_ms = ambient::now_ms() + TIMERS_MS_MAX;
             let mut wake_ms = next.unwrap_or(u64::MAX).min(latest_ms);

@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use backstitch::api::client::ClientError;
-use backstitch::service::StartRun;
+use backstitch_client::{ClientError, StartRun};
 use backstitch_core::{Json, RunStatus};
 use sqlx::PgConnection;
 use tokio::sync::OnceCell;
@@ -13,7 +12,7 @@ use tokio::sync::OnceCell;
 use crate::support::{self, HostOptions, TestHost, check_ledgers, connect, eventually};
 
 /// The components of the load, and those of guests that misbehave.
-pub(crate) const PACKAGES: [&str; 11] = [
+pub(crate) const PACKAGES: [&str; 12] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -25,6 +24,7 @@ pub(crate) const PACKAGES: [&str; 11] = [
     "hostile-guest",
     "hostile-activities",
     "verbs-guest",
+    "beating-activities",
 ];
 
 /// How a run must end.
@@ -100,6 +100,13 @@ pub(crate) fn options(database: &str) -> HostOptions<'_> {
         .data(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("crash-tests"))
         .arg("--log=backstitch::activity=debug,backstitch=info,backstitch_ledger=info")
         .arg("--log-format=json")
+}
+
+/// A component that offers `late`.
+pub(crate) fn late() -> Vec<u8> {
+    let text =
+        std::fs::read_to_string(support::root().join("tests/guests/wat/mended-activities.wat")).unwrap();
+    wat::parse_str(text.replace("\"spin\"", "\"late\"")).unwrap()
 }
 
 /// A database of its own in which [`PACKAGES`] are deployed and no host is alive.

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use backstitch::api::client::ClientError;
-use backstitch::service::{IdReuse, SendSignal, SendUpdate, StartRun};
+use backstitch_client::{ClientError, IdReuse, SendSignal, SendUpdate, StartRun};
 use backstitch_core::{Json, RunStatus};
 use sqlx::PgConnection;
 
 use crate::load::{count, deployed_database, options};
-use crate::support::{TestHost, check_ledgers, connect, eventually};
+use crate::support::{DEADLINE, TestHost, check_ledgers, connect, eventually};
 
 fn json(text: &str) -> Json {
     Json::new(text).unwrap()
@@ -104,7 +103,7 @@ async fn a_run_that_continues_as_new_hands_its_signals_on() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let mut host = TestHost::start(options(&database)).await;
-    host.start_run("rolling", "rolling", "0").await;
+    let first = host.client.start(StartRun::new("rolling", Some("rolling".into()), json("0"))).await.unwrap();
     for number in 0..60 {
         if number % 20 == 10 {
             host.kill();
@@ -112,9 +111,10 @@ async fn a_run_that_continues_as_new_hands_its_signals_on() {
         }
         host.client.signal("rolling", "add", &json("1")).await.unwrap();
     }
-    let total =
-        "select count(*) from runs where workflow_id = 'rolling' and status = 10 and output::text = '60'";
-    until(&mut connection, "every signal is counted", 1, total).await;
+    let first = host.client.handle(first.run.run_id);
+    let last = first.result(DEADLINE).await.unwrap();
+    assert_eq!((last.status, last.output), (RunStatus::Completed, Some(json("60"))));
+    assert_eq!(first.status().await.unwrap(), RunStatus::Continued);
     let runs = "select count(*) from runs where workflow_id = 'rolling' and status = 14";
     assert!(count(&mut connection, runs).await >= 5);
     assert_eq!(count(&mut connection, "select count(*) from inbox").await, 0);

@@ -115,15 +115,20 @@ async fn a_database_that_takes_no_writes_is_waited_for() {
         (reason.contains("read-only") && host.log().contains("the lease could not be renewed")).then_some(())
     })
     .await;
-    // Sessions that began meanwhile are read-only for as long as they live.
+    // Sessions that began meanwhile are read-only for as long as they live. One that has a state has read
+    // its settings.
+    let sessions = "select array_agg(pid || ' ' || backend_start) from pg_stat_activity
+                    where datname = current_database() and application_name = 'backstitch pool'
+                    and state is not null";
+    let stale: Vec<String> = eventually("the pool has a session that refuses to write", async || {
+        sqlx::query_scalar(sessions).fetch_one(&mut connection).await.unwrap()
+    })
+    .await;
     read_only(&mut connection, false).await;
-    let back: String = sqlx::query_scalar("select now()::text").fetch_one(&mut connection).await.unwrap();
     healthy(&host).await;
-    let stale = "select count(*) from pg_stat_activity where datname = current_database()
-                 and application_name = 'backstitch pool' and backend_start < $1::timestamptz";
     eventually("no session refuses to write any more", async || {
-        let stale: i64 = sqlx::query_scalar(stale).bind(&back).fetch_one(&mut connection).await.unwrap();
-        (stale == 0).then_some(())
+        let now: Option<Vec<String>> = sqlx::query_scalar(sessions).fetch_one(&mut connection).await.unwrap();
+        (!now.is_some_and(|now| now.iter().any(|one| stale.contains(one)))).then_some(())
     })
     .await;
     load::finish(&host, &database, &started).await;

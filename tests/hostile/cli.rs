@@ -3,12 +3,14 @@
 use std::process::Stdio;
 
 use backstitch::cli::exit::Exit;
-use backstitch_core::RunStatus;
+use backstitch_client::{AttributeValue, ListRuns, StartRun, StartTerms};
+use backstitch_core::{Json, RunStatus};
+use serde_json::json;
 
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 34] = [
     "",
     "dev",
     "serve",
@@ -29,6 +31,16 @@ const COMMANDS: [&str; 24] = [
     "run cancel",
     "run terminate",
     "run retry",
+    "schedule",
+    "schedule create",
+    "schedule list",
+    "schedule show",
+    "schedule update",
+    "schedule pause",
+    "schedule resume",
+    "schedule trigger",
+    "schedule backfill",
+    "schedule delete",
     "replay",
     "doctor",
     "completions",
@@ -141,6 +153,63 @@ fn check_documents(line: &str, said: &Said, exit: Exit, silent: bool) {
         Exit::Ok | Exit::Diverged => assert_eq!(said.stderr, "", "{line}"),
         exit => assert_eq!(said.error()["exit"], exit.code(), "{line}"),
     }
+}
+
+#[tokio::test]
+async fn runs_are_found_by_what_they_say_about_themselves() {
+    let host = TestHost::with(&database().await, &["verbs-guest"]).await;
+    for (id, customer) in [("one", "\"acme\""), ("two", "\"acme\""), ("three", "\"Zoë\"")] {
+        host.start_run("tagged", id, customer).await;
+    }
+    let found = async |condition: &str| -> Vec<String> {
+        let said = tell(&host, &["run", "list", "--json", "--where", condition]).await.exits(Exit::Ok);
+        let document = said.json();
+        let runs = document["runs"].as_array().unwrap();
+        runs.iter().map(|run| run["workflow_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let open = "status = \"running\" and attributes.customer = \"acme\"";
+    eventually("both runs say whose they are", async || (found(open).await == ["two", "one"]).then_some(()))
+        .await;
+    let listed = tell(&host, &["run", "list", "--json", "--where", "workflow_id = 'two'"]).await.json();
+    assert_eq!(listed["runs"][0]["attributes"], json!({"customer": "acme", "stage": "open"}), "{listed}");
+
+    let ask =
+        |cursor| ListRuns { condition: Some(open.to_owned()), limit: Some(1), cursor, ..ListRuns::default() };
+    let first = host.client.list(ask(None)).await.unwrap();
+    let second = host.client.list(ask(first.next_cursor)).await.unwrap();
+    assert_eq!((&*first.runs[0].workflow_id, &*second.runs[0].workflow_id), ("two", "one"));
+
+    host.client.signal("one", "close", &Json::null()).await.unwrap();
+    host.output("one").await;
+    assert_eq!(found(open).await, ["two"]);
+    assert_eq!(found("attributes.customer = 'acme' and attributes.stage = 'done'").await, ["one"]);
+    assert_eq!(found(&format!("closed >= '{}'", first.runs[0].started_at)).await, ["one"]);
+    assert_eq!(found("not attributes.customer in ('acme', 'nobody')").await, ["three"]);
+    let counted = tell(&host, &["run", "count", "--where", "attributes.customer = 'acme'"]).await;
+    assert_eq!(counted.exits(Exit::Ok).stdout, "STATUS     RUNS\nrunning    1\ncompleted  1\nall        2\n");
+}
+
+#[tokio::test]
+async fn the_answer_to_a_start_shows_the_attributes_as_a_listing_does() {
+    let host = TestHost::with(&database().await, &["verbs-guest"]).await;
+    let time = AttributeValue::Time { time: "2026-01-31T13:00:00+01:00".into() };
+    let attributes = [
+        ("due", time),
+        ("express", AttributeValue::Flag(true)),
+        ("region", AttributeValue::Text("eu".into())),
+        ("total", AttributeValue::Number(20.5)),
+    ];
+    let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).into();
+    let options = StartTerms { attributes, ..StartTerms::default() };
+    let start = StartRun { options, ..StartRun::new("collect", Some("c".into()), Json::new("1").unwrap()) };
+    let started = host.client.start(start).await.unwrap().run.attributes.unwrap();
+    let due = "attributes.due = time('2026-01-31T12:00:00Z')";
+    let asked = ListRuns { condition: Some(due.into()), ..ListRuns::default() };
+    let listed = host.client.list(asked).await.unwrap().runs.remove(0).attributes.unwrap();
+    let value = |json: &Json| serde_json::from_str::<serde_json::Value>(json.as_str()).unwrap();
+    assert_eq!(value(&started), value(&listed));
+    let shown = json!({"due": "2026-01-31T12:00:00.000Z", "express": true, "region": "eu", "total": 20.5});
+    assert_eq!(value(&listed), shown);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Hostile workflows: each is parked with its reason, and nobody else notices.
 
 use backstitch::cli::exit::Exit;
-use backstitch::views::RunView;
+use backstitch_client::views::RunView;
 use backstitch_core::RunStatus;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;

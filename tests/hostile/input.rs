@@ -25,7 +25,7 @@ const fn mistake(args: &'static str, exit: Exit, code: &'static str, words: &'st
     Mistake { args, exit, code, words }
 }
 
-const MISTAKES: [Mistake; 41] = [
+const MISTAKES: [Mistake; 45] = [
     mistake("deploy {text}", Exit::Refused, "not-a-component", "does not begin as WebAssembly does"),
     mistake("deploy {elf}", Exit::Refused, "not-a-component", "upload the component"),
     mistake("deploy {wat}", Exit::Refused, "not-a-component", "wasm-tools parse"),
@@ -70,6 +70,10 @@ const MISTAKES: [Mistake; 41] = [
     mistake("replay nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("replay taken --component {activities}", Exit::Invalid, "wrong-kind", "give a workflow"),
     mistake("replay taken --component {text}", Exit::Refused, "not-a-component", "WebAssembly"),
+    mistake("run list --where status=5", Exit::Invalid, "invalid-filter", "(at byte 7)"),
+    mistake("run list --where stats='failed'", Exit::Invalid, "invalid-filter", "no field `stats`"),
+    mistake("run count --where status='failde'", Exit::Invalid, "invalid-filter", "one of running,"),
+    mistake("run count --where started>'2026'", Exit::Invalid, "invalid-filter", "2026-01-31T12:00:00Z"),
     mistake("run list --tenant acme", Exit::NotFound, "unknown-tenant", "set it to `default`"),
     mistake(
         "run result taken --timeout 1ms",
@@ -90,12 +94,12 @@ const MISUSES: [(&str, &str); 13] = [
     ("--frobnicate", "unexpected argument '--frobnicate'"),
     ("frobnicate", "unrecognized subcommand 'frobnicate'"),
     ("deploy", "<FILE.wasm>..."),
-    ("run list --status runing", "one of running, parked, completed"),
+    ("run list --status runing", "one of running, parked, paused, completed"),
     ("run list --limit 0", "0 is not in 1.."),
     ("replay", "<RUN>"),
     ("replay --history f.json", "--component <FILE.wasm>"),
     ("run export x --allow rows", "possible values: data, state, status, timeline"),
-    ("run result x --timeout 1d", "write 1500ms, 30s, 5m or 2h"),
+    ("run result x --timeout 1w", "write 1500ms, 30s, 5m, 2h or 1d"),
     ("run start w 1 --from f.jsonl", "cannot be used with"),
     ("serve --listen nowhere", "invalid socket address"),
     ("serve --lease-ms 1", "1 is not in 100..=600000"),
@@ -275,6 +279,21 @@ fn requests() -> Vec<Request> {
         get("/v1/runs?limits=1").gives(400, "invalid-query", "unknown field `limits`"),
         get("/v1/runs?status=runing").gives(400, "invalid-query", "unknown variant `runing`"),
         get("/v1/runs?cursor=x").gives(400, "invalid-cursor", "the cursor"),
+        get("/v1/runs?where=").gives(400, "invalid-filter", "begins with a field, not the end"),
+        get("/v1/runs?where=status%20%3D%205").gives(400, "invalid-filter", "(at byte 9)"),
+        get("/v1/runs?where=attributes.a%3D'%00'").gives(400, "invalid-filter", "NUL"),
+        get("/v1/runs?where=%ff").gives(400, "invalid-filter", "has no meaning here"),
+        get("/v1/run-count?where=attributes.a%3Ctrue").gives(400, "invalid-filter", "has no order"),
+        get(format!("/v1/run-count?where={}", "(".repeat(4_096)).leak()).gives(
+            400,
+            "invalid-filter",
+            "at most 16 deep",
+        ),
+        get(format!("/v1/runs?where={}", "%20".repeat(4_097)).leak()).gives(
+            400,
+            "invalid-filter",
+            "the longest has 4096",
+        ),
         get("/v1/runs/nobody").gives(404, "unknown-run", "backstitch run list"),
         get("/v1/runs/nobody/ledger").gives(404, "unknown-run", "backstitch run list"),
         get("/v1/runs/%ff").gives(400, "invalid-path", "UTF-8"),

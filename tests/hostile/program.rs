@@ -96,7 +96,8 @@ impl Files {
 }
 
 /// Tables that a request may write to. Leases are left out: a host writes there all the time.
-const TABLES: [&str; 7] = ["runs", "ledger", "timers", "inbox", "components", "deployments", "tenants"];
+const TABLES: [&str; 8] =
+    ["runs", "ledger", "timers", "inbox", "components", "deployments", "tenants", "schedules"];
 
 /// Rows of each table: a refused request leaves them as they were.
 pub(crate) async fn rows_of_tables(database: &str) -> Vec<(&'static str, i64)> {

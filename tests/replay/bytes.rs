@@ -3,7 +3,7 @@
 //! `json_relay` passes a document on as input, activity input and output, signal, result; a replay
 //! compares each with the ledger. Between its first two activities and the signal, the host is killed.
 
-use backstitch::history::{History, Part};
+use backstitch_client::history::{History, Part};
 use backstitch_core::{Json, Run, RunStatus};
 use sqlx::PgConnection;
 

@@ -1,7 +1,7 @@
 //! Other code led along a ledger: what `backstitch replay` is for before a deployment.
 
-use backstitch::api::client::ClientError;
-use backstitch::views::{ReplayVerdict, ReplayView};
+use backstitch_client::ClientError;
+use backstitch_client::views::{ReplayVerdict, ReplayView};
 use backstitch_core::{Op, RunStatus, Seq};
 
 use crate::examples::history;

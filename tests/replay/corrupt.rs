@@ -1,14 +1,12 @@
 //! Ledgers that were changed behind the host's back: noticed when they are read, before a guest runs.
 
-use std::time::Duration;
-
-use backstitch::views::{ReplayVerdict, RunDetailView};
+use backstitch_client::views::{ReplayVerdict, RunDetailView};
 use backstitch_core::{Event, FaultKind, Json, Kind, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{ConnectOptions, Ledger};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::support::{HostOptions, TestHost, check_ledgers, connect, database, eventually};
+use crate::support::{DEADLINE, HostOptions, TestHost, check_ledgers, connect, database, eventually};
 
 /// Somebody's hand in the database.
 enum Damage {
@@ -325,11 +323,7 @@ async fn a_damaged_ledger_parks_its_run_before_a_guest_sees_it() {
 
 async fn parked_loudly(host: &TestHost, case: &Case, run: RunId) {
     let Case { name, noticed, .. } = case;
-    let view = eventually(&format!("{name} is parked"), async || {
-        let view = host.client.result(name, Duration::from_secs(10)).await.unwrap();
-        (view.status != RunStatus::Running).then_some(view)
-    })
-    .await;
+    let view = host.client.handle(name).result(DEADLINE).await.unwrap();
     assert_eq!(view.status, RunStatus::Parked, "{name}");
     let fault = view.fault.unwrap();
     assert_eq!(fault.kind, FaultKind::Corrupt, "{name}: {fault}");

@@ -12,9 +12,9 @@
 
 use std::collections::BTreeSet;
 
-use backstitch::history::{History as Exported, Part};
-use backstitch::service::ListRuns;
-use backstitch::views::RunView;
+use backstitch_client::history::{History as Exported, Part};
+use backstitch_client::views::RunView;
+use backstitch_client::{ListRuns, StartRun, StartTerms};
 use backstitch_core::{FaultKind, Json, Kind, Row, Run, RunId, RunStatus, Status};
 use tokio::sync::OnceCell;
 
@@ -27,7 +27,12 @@ use crate::support::{HostOptions, TestHost, check_ledgers, database, eventually,
 enum Steer {
     Nothing,
     Signal(&'static str, &'static str),
+    /// Is paused, gets this signal, and is resumed.
+    Hold(&'static str, &'static str),
     Cancel,
+    Terminate,
+    /// May take so many milliseconds, and takes longer.
+    Bound(u64),
 }
 
 struct Example {
@@ -214,6 +219,17 @@ const EXAMPLES: &[Example] = &[
     )
     .ends(RunStatus::Continued)
     .passes(&[Kind::TimerFired]),
+    Example::new("notebook", VERBS, "notebook", Some("1"))
+        .steered(Steer::Signal("note", r#""remember""#))
+        .passes(&[Kind::EntityEdited, Kind::AttributesSet]),
+    Example::new("changed", VERBS, "changed", Some("null")).passes(&[Kind::ChangePatched]),
+    Example::new("held", VERBS, "collect", Some("1"))
+        .steered(Steer::Hold("item", "7"))
+        .passes(&[Kind::RunPaused, Kind::RunResumed]),
+    Example::new("bounded", VERBS, "collect", Some("1")).steered(Steer::Bound(50)).ends(RunStatus::TimedOut),
+    Example::new("stopped", VERBS, "collect", Some("1"))
+        .steered(Steer::Terminate)
+        .ends(RunStatus::Terminated),
     Example::new("perspectives", "perspectives-workflow", "perspectives", Some(r#""rain""#)),
     Example::new("two-steps", "bare-workflow", "two_steps", Some(r#""said twice""#)),
 ];
@@ -245,16 +261,19 @@ impl History {
         Self { name, package: package.to_owned(), run, workflow, status, rows, text }
     }
 
-    /// What the guest returned at last.
-    pub(crate) fn end(&self) -> Status {
+    /// What the guest returned at last; none if the run was ended from outside.
+    pub(crate) fn end(&self) -> Option<Status> {
         let last = self.rows.last().expect("a history has rows");
-        let text = last.payload.as_deref().expect("a run that ended by itself says with what");
-        match Kind::from_tag(last.kind) {
-            Some(Kind::RunCompleted) => Status::Completed(Json::new(text).unwrap()),
-            Some(Kind::RunContinued) => Status::ContinueAsNew(Json::new(text).unwrap()),
-            Some(Kind::RunFailed | Kind::RunCancelled) => Status::Failed(serde_json::from_str(text).unwrap()),
+        let text = || last.payload.as_deref().expect("a run that ended by itself says with what");
+        Some(match Kind::from_tag(last.kind) {
+            Some(Kind::RunCompleted) => Status::Completed(Json::new(text()).unwrap()),
+            Some(Kind::RunContinued) => Status::ContinueAsNew(Json::new(text()).unwrap()),
+            Some(Kind::RunFailed | Kind::RunCancelled) => {
+                Status::Failed(serde_json::from_str(text()).unwrap())
+            }
+            Some(Kind::RunTerminated | Kind::RunTimedOut) => return None,
             other => panic!("{}: ends with {other:?}", self.name),
-        }
+        })
     }
 }
 
@@ -272,10 +291,26 @@ async fn run_examples() -> Vec<History> {
     host.deploy(&["order-activities", "example-activities", "hostile-guest"]).await;
     for Example { name, workflow, input, steer, .. } in EXAMPLES {
         if let Some(input) = input {
-            host.start_run(workflow, name, input).await;
+            let start = StartRun::new(*workflow, Some((*name).to_owned()), Json::new(*input).unwrap());
+            let run_timeout_ms = match steer {
+                Steer::Bound(ms) => Some(*ms),
+                _ => None,
+            };
+            let options = StartTerms { run_timeout_ms, ..StartTerms::default() };
+            host.client.start(StartRun { options, ..start }).await.unwrap();
         }
         match steer {
-            Steer::Nothing => {}
+            Steer::Nothing | Steer::Bound(_) => {}
+            Steer::Hold(signal, payload) => {
+                host.client.pause(name, "not yet").await.unwrap();
+                eventually("it is paused", async || {
+                    (host.client.run(name).await.ok()?.run.status == RunStatus::Paused).then_some(())
+                })
+                .await;
+                host.client.signal(name, signal, &Json::new(*payload).unwrap()).await.unwrap();
+                host.client.resume(name, "now").await.unwrap();
+            }
+            Steer::Terminate => host.client.terminate(name, "no longer wanted").await.unwrap(),
             Steer::Signal(signal, payload) => {
                 host.client.signal(name, signal, &Json::new(*payload).unwrap()).await.unwrap();
             }
@@ -368,6 +403,7 @@ async fn the_corpus_still_replays() {
             }
         }
     }
+    let mut seen = BTreeSet::new();
     for example in EXAMPLES {
         let text = std::fs::read(corpus.join(example.name).with_extension("json")).unwrap();
         let history = History::read(example.package, text);
@@ -375,6 +411,7 @@ async fn the_corpus_still_replays() {
         assert_eq!(named, (example.name, example.workflow));
         assert_eq!(history.status, example.ends, "{}", example.name);
         sealed_as_then(&history);
+        seen.extend(history.rows.iter().map(|row| row.kind));
         let program = prefixes::program(&history.package).await;
         prefixes::check(&program, &history).unwrap_or_else(|problem| {
             panic!(
@@ -383,6 +420,8 @@ async fn the_corpus_still_replays() {
             )
         });
     }
+    let missing: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !seen.contains(&kind.tag())).collect();
+    assert_eq!(missing, [], "kinds of rows that no file of the corpus has");
     let files = std::fs::read_dir(corpus).unwrap().count();
     assert_eq!(files, EXAMPLES.len(), "a file of the corpus that no example is named after");
 }

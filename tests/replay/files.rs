@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use backstitch::views::ReplayView;
+use backstitch_client::views::ReplayView;
 use backstitch_core::{RunId, RunStatus};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -14,9 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use backstitch::api::client::Client;
-use backstitch::service::StartRun;
-use backstitch::views::{RowView, RunView};
+use backstitch_client::views::{RowView, RunView};
+use backstitch_client::{Client, StartRun};
 use backstitch_core::{Json, RunStatus, Seq};
 use backstitch_ledger::Cluster;
 use sqlx::{Connection, PgConnection};
@@ -46,7 +45,7 @@ pub fn component(package: &str) -> Vec<u8> {
 }
 
 /// The packages that become components for `wasm32-unknown-unknown`.
-const GUESTS: [&str; 17] = [
+const GUESTS: [&str; 18] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -64,6 +63,7 @@ const GUESTS: [&str; 17] = [
     "hostile-activities",
     "order-v2-workflow",
     "verbs-guest",
+    "beating-activities",
 ];
 
 fn build_components() -> BTreeMap<String, Vec<u8>> {
@@ -280,7 +280,7 @@ impl TestHost {
     pub async fn ended_run(&self, id: &str) -> RunView {
         eventually(&format!("run {id} ends"), async || {
             let view = self.client.result(id, Duration::from_secs(10)).await.ok()?;
-            (view.status != RunStatus::Running).then_some(view)
+            (!matches!(view.status, RunStatus::Running | RunStatus::Paused)).then_some(view)
         })
         .await
     }

@@ -104,5 +104,7 @@ fn refused(code: &str, message: String) -> Status {
         message,
         details: None,
         retryable: false,
+        retry_after_ms: None,
+        attempts: 0,
     })
 }

@@ -72,6 +72,22 @@ pub enum Command {
         /// The output as JSON text, or the failure's message.
         outcome: String,
     },
+    /// The entity was edited.
+    EditEntity {
+        /// `set`, `merge`, `append`, `increment` or `delete`.
+        edit: String,
+        /// Where.
+        path: String,
+        /// As JSON text; empty for a delete.
+        value: String,
+    },
+    /// An attribute was set or removed.
+    SetAttribute {
+        /// Its name.
+        name: String,
+        /// Its value; none: removed.
+        value: Option<String>,
+    },
     /// A change of the code was met, and is in force.
     Patched {
         /// The change.
@@ -91,6 +107,11 @@ impl fmt::Display for Command {
             Self::SignalRun { to, signal, payload } => write!(f, "signal {to} {signal} {payload}"),
             Self::CancelRun { target } => write!(f, "cancel {target}"),
             Self::AnswerUpdate { id, outcome } => write!(f, "answer {id} {outcome}"),
+            Self::EditEntity { edit, path, value } => {
+                write!(f, "{}", format!("{edit} entity {path} {value}").trim_end())
+            }
+            Self::SetAttribute { name, value: Some(value) } => write!(f, "attribute {name} {value}"),
+            Self::SetAttribute { name, value: None } => write!(f, "attribute {name} removed"),
             Self::Patched { change_id } => write!(f, "patched {change_id}"),
         }
     }
@@ -116,6 +137,7 @@ pub struct Finished<T> {
     pub(super) commands: Vec<Command>,
     pub(super) logs: Vec<(Level, String)>,
     pub(super) shown: BTreeMap<String, String>,
+    pub(super) entity: String,
     pub(super) elapsed: Duration,
     pub(super) output: PhantomData<fn() -> T>,
 }
@@ -144,6 +166,11 @@ impl<T> Finished<T> {
     /// What a query would be answered with at the end, as JSON text.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.shown.get(name).map(String::as_str)
+    }
+
+    /// The entity at the end, as JSON text.
+    pub fn entity(&self) -> &str {
+        &self.entity
     }
 
     /// How much time would have passed.

@@ -182,7 +182,7 @@ impl<W: Workflow> TestRun<W> {
     /// As [`run`](Self::run).
     pub fn run_json(self, input: &str) -> Finished<W::Output> {
         let workflow = &Definition::of::<W>();
-        let sim = Rc::new(Sim::live(self.script));
+        let sim = Rc::new(Sim::live(W::NAME, self.script));
         let around = &self.interceptors;
         let driven = drive(&sim, workflow, input, around, self.events_per_activation);
 
@@ -245,6 +245,28 @@ pub fn run_activity<T>(context: activity::Context, body: impl Future<Output = Re
     activity::within(context, || activity::block_on(body))
 }
 
+/// The same with an eye on its heartbeats: gives what each said, beside the outcome. From the one of
+/// number `given_up_at` on, counted from 1, [`activity::heartbeat`] returns true.
+///
+/// ```
+/// use backstitch_sdk::{Result, activity, testing};
+///
+/// async fn count() -> Result<u32> {
+///     Ok((1..10).take_while(|n| !activity::heartbeat(n)).last().unwrap_or(0))
+/// }
+/// let (counted, heartbeats) = testing::watch_activity(testing::context(), Some(4), count());
+/// assert_eq!((counted.unwrap(), heartbeats.len()), (3, 4));
+/// assert_eq!(heartbeats[3], 4);
+/// ```
+pub fn watch_activity<T>(
+    context: activity::Context,
+    given_up_at: Option<usize>,
+    body: impl Future<Output = Result<T>>,
+) -> (Result<T>, Vec<Value>) {
+    let (result, heartbeats) = activity::watched(given_up_at, || run_activity(context, body));
+    (result, heartbeats.iter().map(|details| parse(details)).collect())
+}
+
 /// Invokes an activity by name with JSON text, as a host would.
 pub fn invoke(table: ActivityTable, name: &str, input: &str, context: activity::Context) -> Result<String> {
     activity::attempt(&[table], name, input, context)
@@ -254,11 +276,12 @@ pub fn invoke(table: ActivityTable, name: &str, input: &str, context: activity::
 pub fn context() -> activity::Context {
     activity::Context {
         run_id: sim::RUN_ID.to_owned(),
-        workflow_id: "test".to_owned(),
+        workflow_id: sim::WORKFLOW_ID.to_owned(),
         op: 0,
         attempt: 1,
         idempotency_key: format!("{}:0", sim::RUN_ID),
         deadline: None,
+        heartbeat: None,
     }
 }
 

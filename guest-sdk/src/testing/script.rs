@@ -3,6 +3,7 @@
 use crate::activity::{self, ActivityTable, Context};
 use crate::bindings::types::{Failure, FailureKind, RetryPolicy};
 use crate::error::{Error, Result};
+use backstitch_core::retry::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An activity or a child: JSON in, JSON out.
@@ -42,15 +43,20 @@ impl Script {
         let mut after_ms = 0_u64;
         loop {
             after_ms = after_ms.saturating_add(attempt_ms);
-            let error = match self.attempt(name, input, context.clone()) {
+            let (outcome, mut heartbeats) =
+                activity::watched(None, || self.attempt(name, input, context.clone()));
+            let error = match outcome {
                 Ok(output) => return Called { outcome: Ok(output), after_ms },
                 Err(error) => error,
             };
             match retry_delay_ms(retry, context.attempt, &error) {
                 Some(delay_ms) => after_ms = after_ms.saturating_add(delay_ms),
-                None => return Called { outcome: Err(error.into_failure()), after_ms },
+                None => {
+                    return Called { outcome: Err(error.after(context.attempt).into_failure()), after_ms };
+                }
             }
             context.attempt += 1;
+            context.heartbeat = heartbeats.pop().or(context.heartbeat);
         }
     }
 
@@ -72,28 +78,24 @@ impl Script {
     }
 }
 
-/// The delay before the next attempt; none when this failure is final. The formula is the contract's
-/// (`wit/workflow.wit`, `retry-policy`).
+/// The delay before the next attempt; none when this failure is final: as the host decides.
 fn retry_delay_ms(policy: Option<&RetryPolicy>, attempt: u32, error: &Error) -> Option<u64> {
-    const DEFAULT: &RetryPolicy = &RetryPolicy {
-        maximum_attempts: 3,
-        initial_interval_ms: 0,
-        backoff_coefficient: 10.0,
-        maximum_interval_ms: 120_000,
-        non_retryable: Vec::new(),
+    let policy = policy.map_or_else(retry::RetryPolicy::default, |policy| retry::RetryPolicy {
+        maximum_attempts: policy.maximum_attempts,
+        initial_interval_ms: policy.initial_interval_ms,
+        backoff_coefficient: policy.backoff_coefficient,
+        maximum_interval_ms: policy.maximum_interval_ms,
+        non_retryable: policy.non_retryable.clone(),
+    });
+    let failure = backstitch_core::Failure {
+        retryable: error.is_retryable(),
+        retry_after_ms: error.retry_after_ms(),
+        ..backstitch_core::Failure::fatal(backstitch_core::FailureKind::Application, error.code(), "")
     };
-    let policy = policy.unwrap_or(DEFAULT);
-    let last = policy.maximum_attempts != 0 && attempt >= policy.maximum_attempts;
-    if last || !error.is_retryable() || policy.non_retryable.iter().any(|code| code == error.code()) {
-        return None;
+    match policy.decide(attempt, &failure, 0, None) {
+        Verdict::RetryAt(ms) => Some(ms),
+        Verdict::Final => None,
     }
-    let attempt = i32::try_from(attempt).unwrap_or(i32::MAX);
-    let delay_ms = match policy.initial_interval_ms {
-        0 => 1_000.0 * policy.backoff_coefficient.powi(attempt),
-        initial_ms => initial_ms as f64 * policy.backoff_coefficient.powi(attempt - 1),
-    };
-    // Saturates; an overflow is far beyond any cap.
-    Some((delay_ms as u64).min(policy.maximum_interval_ms))
 }
 
 /// What a cancelled run's open commands fail with.
@@ -104,5 +106,7 @@ pub(super) fn cancelled() -> Failure {
         message: "the run was asked to stop".to_owned(),
         details: None,
         retryable: false,
+        retry_after_ms: None,
+        attempts: 0,
     }
 }

@@ -9,15 +9,20 @@ use super::finished::{Command, Ending, Finished};
 use super::script::{Called, Delayed, Script, cancelled};
 use crate::activity::Context;
 use crate::ambient::Level;
-use crate::bindings::types::{self, ActivityOptions, ChildOptions, Event, Failure, History, Status, Target};
+use crate::bindings::types::{
+    self, ActivityOptions, Attribute, AttributeValue, ChildOptions, Event, Failure, History, RunInfo, Status,
+    Target,
+};
 use crate::error::Error;
 use crate::host::Host;
+use backstitch_core::{Edit, Entity, Json};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::marker::PhantomData;
 use std::time::Duration;
 
 pub(super) const RUN_ID: &str = "00000000-0000-7000-8000-000000000001";
+pub(super) const WORKFLOW_ID: &str = "test";
 
 /// 2026-01-01T00:00:00Z: any time would do, and one that is easy to recognise does best.
 const START_MS: u64 = 1_767_225_600_000;
@@ -27,6 +32,7 @@ pub(super) struct Sim {
     /// Apart from the rest, because its closures run while the state is looked at.
     script: RefCell<Script>,
     replaying: bool,
+    workflow: &'static str,
 }
 
 #[derive(Default)]
@@ -44,6 +50,7 @@ struct State {
     inbox: VecDeque<(u64, Event)>,
     delivered: Vec<(u64, Event)>,
     shielded: BTreeSet<u32>,
+    entity: Entity,
     drained: bool,
     logs: Vec<(Level, String)>,
 }
@@ -55,7 +62,7 @@ enum Due {
 }
 
 impl Sim {
-    pub(super) fn live(mut script: Script) -> Self {
+    pub(super) fn live(workflow: &'static str, mut script: Script) -> Self {
         let mut state = State { now_ms: START_MS, ..State::default() };
         for (at_ms, delayed) in script.later.drain(..) {
             let due = match delayed {
@@ -64,7 +71,7 @@ impl Sim {
             };
             state.put(at_ms, due);
         }
-        Self { state: RefCell::new(state), script: RefCell::new(script), replaying: false }
+        Self { state: RefCell::new(state), script: RefCell::new(script), replaying: false, workflow }
     }
 
     /// A host that delivers what this one delivered.
@@ -75,6 +82,7 @@ impl Sim {
             state: RefCell::new(State { now_ms: START_MS, inbox, ..State::default() }),
             script: RefCell::new(script),
             replaying: true,
+            workflow: self.workflow,
         }
     }
 
@@ -132,6 +140,7 @@ impl Sim {
             commands: state.commands.clone(),
             logs: state.logs.clone(),
             shown: driven.shown,
+            entity: state.entity.to_json().to_string(),
             elapsed,
             output: PhantomData,
         }
@@ -157,6 +166,17 @@ impl Sim {
         }
         op
     }
+}
+
+fn edit_of(edit: &types::Edit) -> Result<Edit, String> {
+    let value = |text: &String| Json::new(text.as_str()).map_err(|error| error.to_string());
+    Ok(match edit {
+        types::Edit::Set(text) => Edit::Set(value(text)?),
+        types::Edit::Merge(text) => Edit::Merge(value(text)?),
+        types::Edit::Append(text) => Edit::Append(value(text)?),
+        types::Edit::Increment(by) => Edit::Increment(*by),
+        types::Edit::Delete => Edit::Delete,
+    })
 }
 
 fn shown(target: &Target) -> String {
@@ -277,6 +297,46 @@ impl Host for Sim {
     fn answer_update(&self, id: &str, outcome: Result<&str, &Failure>) {
         let outcome = outcome.map_or_else(|failure| failure.message.clone(), str::to_owned);
         self.state.borrow_mut().record(Command::AnswerUpdate { id: id.to_owned(), outcome });
+    }
+
+    fn edit_entity(&self, path: &str, edit: &types::Edit) -> Result<(), String> {
+        let edit = edit_of(edit)?;
+        let mut state = self.state.borrow_mut();
+        let edited = state.entity.edited(path, &edit)?;
+        state.record(Command::EditEntity {
+            edit: edit.as_str().to_owned(),
+            path: path.to_owned(),
+            value: edit.value().map(|value| value.to_string()).unwrap_or_default(),
+        });
+        state.entity = edited;
+        Ok(())
+    }
+
+    fn set_attributes(&self, attributes: &[Attribute]) {
+        let mut state = self.state.borrow_mut();
+        for Attribute { name, value } in attributes {
+            let value = value.as_ref().map(|value| match value {
+                AttributeValue::Text(text) => text.clone(),
+                AttributeValue::Number(number) => number.to_string(),
+                AttributeValue::Flag(flag) => flag.to_string(),
+                AttributeValue::TimeMs(ms) => format!("{ms} ms"),
+            });
+            state.record(Command::SetAttribute { name: name.clone(), value });
+        }
+    }
+
+    fn entity(&self, path: &str) -> Option<String> {
+        self.state.borrow().entity.get(path).map(|json| json.to_string())
+    }
+
+    fn info(&self) -> RunInfo {
+        RunInfo {
+            run_id: RUN_ID.to_owned(),
+            original_run_id: RUN_ID.to_owned(),
+            workflow_id: WORKFLOW_ID.to_owned(),
+            workflow: self.workflow.to_owned(),
+            parent_workflow_id: None,
+        }
     }
 
     fn deprecate_patch(&self, _: &str) {}

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attribute::{self, Attribute, AttributeChanges};
+use crate::entity::Edit;
 use crate::ids::Op;
 use crate::json::{Json, JsonError};
 use crate::limits;
@@ -72,6 +74,18 @@ pub enum Command {
         /// What the client gets.
         outcome: Result<Json, Failure>,
     },
+    /// Change the run's entity.
+    EditEntity {
+        /// Where.
+        path: Arc<str>,
+        /// How.
+        edit: Edit,
+    },
+    /// Change what the run is found by.
+    SetAttributes {
+        /// By name; none: the attribute goes.
+        changes: AttributeChanges,
+    },
     /// The run took the new side of a change of code.
     Patch {
         /// The change's name.
@@ -118,10 +132,18 @@ impl Command {
             Self::AnswerUpdate { update, .. } => check_name("update id", update),
             Self::StartChild { workflow, options, .. } => {
                 check_name("workflow", workflow)?;
-                options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))?;
-                options.task_queue.as_deref().map_or(Ok(()), |queue| check_name("task queue", queue))
+                options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))
             }
             Self::Patch { change_id } => check_name("change id", change_id),
+            Self::EditEntity { path, .. } if path.is_empty() => Ok(()),
+            Self::EditEntity { path, .. } => check_name("entity path", path),
+            Self::SetAttributes { changes } if changes.len() > 2 * limits::ATTRIBUTES_MAX => {
+                Err(format!("{} attributes at once", changes.len()))
+            }
+            Self::SetAttributes { changes } => changes.iter().try_for_each(|(name, value)| match value {
+                Some(value) => attribute::check(name, value),
+                None => check_name("attribute", name),
+            }),
         }
     }
 
@@ -132,8 +154,8 @@ impl Command {
                 name.len() + input.as_str().len() + options.text_bytes()
             }
             Self::StartChild { workflow, input, options } => {
-                let texts = [&options.workflow_id, &options.task_queue].into_iter().flatten();
-                workflow.len() + input.as_str().len() + texts.map(|text| text.len()).sum::<usize>()
+                let id = options.workflow_id.as_deref().map_or(0, str::len);
+                workflow.len() + input.as_str().len() + id
             }
             Self::AwaitSignal { name } | Self::Patch { change_id: name } => name.len(),
             Self::SignalRun { target, name, payload } => {
@@ -146,6 +168,16 @@ impl Command {
                         Ok(output) => output.as_str().len(),
                         Err(failure) => failure.text_bytes(),
                     }
+            }
+            Self::EditEntity { path, edit } => {
+                path.len() + edit.value().map_or(0, |value| value.as_str().len())
+            }
+            Self::SetAttributes { changes } => {
+                let bytes = |(name, value): (&Arc<str>, &Option<Attribute>)| match value {
+                    Some(Attribute::Text(text)) => name.len() + text.len(),
+                    _ => name.len() + size_of::<u64>(),
+                };
+                changes.iter().map(bytes).sum()
             }
             Self::StartTimer { .. } | Self::Cancel { .. } | Self::Shield { .. } => 0,
         }
@@ -177,6 +209,14 @@ impl fmt::Display for Command {
                 write!(f, "answer update \"{}\": {}", Cut(update), Cut(&failure.to_string()))
             }
             Self::Patch { change_id } => write!(f, "patched \"{}\"", Cut(change_id)),
+            Self::EditEntity { path, edit } => {
+                write!(f, "{} entity \"{}\"", edit.as_str(), Cut(path))?;
+                edit.value().map_or(Ok(()), |value| write!(f, ": {}", Cut(value.as_str())))
+            }
+            Self::SetAttributes { changes } => {
+                let names: Vec<&str> = changes.keys().map(|name| &**name).collect();
+                write!(f, "set attributes {}", Cut(&names.join(", ")))
+            }
         }
     }
 }
@@ -308,9 +348,6 @@ pub struct ChildOptions {
     /// None: derived from the parent's run id and the op.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow_id: Option<Arc<str>>,
-    /// Which hosts serve it; none: any.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub task_queue: Option<Arc<str>>,
     /// What becomes of it when the parent closes first.
     pub parent_close: ParentClose,
 }
@@ -357,12 +394,33 @@ pub struct Failure {
     pub details: Option<Json>,
     /// Whether another attempt could succeed.
     pub retryable: bool,
+    /// The next attempt is made no sooner than this, in milliseconds: the activity's word stands
+    /// instead of the policy's delay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// How many attempts there were of the call that ended with it; 0: it is no call's. The ledger
+    /// has it in the row's own column.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempts: u32,
 }
 
 impl Failure {
     /// A failure that no other attempt can mend.
     pub fn fatal(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
-        Self { kind, code: code.to_owned(), message: message.into(), details: None, retryable: false }
+        Self {
+            kind,
+            code: code.to_owned(),
+            message: message.into(),
+            details: None,
+            retryable: false,
+            retry_after_ms: None,
+            attempts: 0,
+        }
+    }
+
+    /// As the caller of an activity gets it after its last attempt.
+    pub fn after(self, attempts: u32) -> Self {
+        Self { attempts, ..self }
     }
 
     /// What every pending op of a cancelled run ends with. No row holds it: a change of one byte
@@ -391,8 +449,13 @@ impl Failure {
     }
 }
 
-/// Attached details of `null` are not the same as none.
-fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(attempts: &u32) -> bool {
+    *attempts == 0
+}
+
+/// Attached JSON of `null` is not the same as none.
+pub(crate) fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)
 }
 

@@ -6,6 +6,7 @@
 //! | signal | | signal | payload | `{"id"}`, if the sender gave one |
 //! | cancel, terminate | | | | `{"reason"}` |
 //! | retry | | | | |
+//! | pause, resume | | | | `{"reason"}` |
 //! | child-completed, child-failed | of the start | | output, failure | |
 
 use std::sync::Arc;
@@ -40,6 +41,16 @@ pub enum Message {
     },
     /// A parked run may go on.
     Retry,
+    /// Hold the run until it is resumed.
+    Pause {
+        /// Who and why.
+        reason: String,
+    },
+    /// Let a paused run go on.
+    Resume {
+        /// Who and why.
+        reason: String,
+    },
     /// A child of the run has closed.
     ChildClosed {
         /// The command that started it.
@@ -85,6 +96,8 @@ const TERMINATE: i16 = 3;
 const RETRY: i16 = 4;
 const CHILD_COMPLETED: i16 = 5;
 const CHILD_FAILED: i16 = 6;
+const PAUSE: i16 = 7;
+const RESUME: i16 = 8;
 
 impl Message {
     /// The persisted form.
@@ -97,16 +110,10 @@ impl Message {
                 detail: id.as_ref().map(|id| text(&SignalId { id: Arc::clone(id) })),
                 ..MessageRow::default()
             },
-            Self::Cancel { reason } => MessageRow {
-                kind: CANCEL,
-                detail: Some(text(&Reason { reason: reason.clone() })),
-                ..MessageRow::default()
-            },
-            Self::Terminate { reason } => MessageRow {
-                kind: TERMINATE,
-                detail: Some(text(&Reason { reason: reason.clone() })),
-                ..MessageRow::default()
-            },
+            Self::Cancel { reason } => reasoned(CANCEL, reason),
+            Self::Terminate { reason } => reasoned(TERMINATE, reason),
+            Self::Pause { reason } => reasoned(PAUSE, reason),
+            Self::Resume { reason } => reasoned(RESUME, reason),
             Self::Retry => MessageRow { kind: RETRY, ..MessageRow::default() },
             Self::ChildClosed { op, outcome: Ok(output) } => MessageRow {
                 kind: CHILD_COMPLETED,
@@ -140,6 +147,8 @@ impl MessageRow {
             CANCEL => Ok(Message::Cancel { reason: self.reason()? }),
             TERMINATE => Ok(Message::Terminate { reason: self.reason()? }),
             RETRY => Ok(Message::Retry),
+            PAUSE => Ok(Message::Pause { reason: self.reason()? }),
+            RESUME => Ok(Message::Resume { reason: self.reason()? }),
             CHILD_COMPLETED => Ok(Message::ChildClosed { op: self.op()?, outcome: Ok(self.json()?) }),
             CHILD_FAILED => {
                 let text = self.payload.as_deref().ok_or_else(|| bad("no failure"))?;
@@ -163,6 +172,11 @@ impl MessageRow {
         let text = self.detail.as_deref().ok_or_else(|| bad("no detail"))?;
         serde_json::from_str::<Reason>(text).map(|detail| detail.reason).map_err(bad)
     }
+}
+
+fn reasoned(kind: i16, reason: &str) -> MessageRow {
+    let detail = Some(text(&Reason { reason: reason.to_owned() }));
+    MessageRow { kind, detail, ..MessageRow::default() }
 }
 
 fn text(value: &impl Serialize) -> Arc<str> {
@@ -189,6 +203,8 @@ mod tests {
             Message::Cancel { reason: "why \"so\"".into() },
             Message::Terminate { reason: String::new() },
             Message::Retry,
+            Message::Pause { reason: "x".into() },
+            Message::Resume { reason: "y".into() },
             Message::ChildClosed { op: Op(4), outcome: Ok(Json::null()) },
             Message::ChildClosed { op: Op(4), outcome: Err(Failure::cancelled()) },
         ];

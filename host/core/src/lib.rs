@@ -5,18 +5,27 @@
 //! knows of wasm. Time and identities come in as parameters, so the same calls give the same answers
 //! in production, in a test and in a replay of last year's ledger.
 //!
-//! * [`event`]: the ledger's vocabulary and its persisted form.
+//! * [`event`], [`row`]: the ledger's vocabulary and its persisted form.
 //! * [`run`]: a fold over the ledger. It says what may come next, and seals it with the chain checksum.
 //! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
 //!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
+//! * [`fork`]: a new run from the first rows of another.
+//! * [`filter`]: the conditions by which runs are searched.
 //! * [`retry`]: whether and when a failed activity is tried again.
+//! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
+//! * [`date`]: the date of a time, for names that are made of one.
 //! * [`limits`]: every bound, each with its reason.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect"))]
 
+pub mod attribute;
 pub mod command;
+pub mod date;
+pub mod entity;
 pub mod event;
 pub mod fault;
+pub mod filter;
+pub mod fork;
 pub mod ids;
 pub mod inbox;
 pub mod json;
@@ -24,17 +33,25 @@ pub mod limits;
 mod random;
 pub mod replay;
 pub mod retry;
+pub mod row;
 pub mod run;
+pub mod schedule;
+pub mod start;
 mod waits;
 
+pub use attribute::{Attribute, AttributeChanges, Attributes};
 pub use command::{
     ActivityOptions, ChildOptions, Command, Failure, FailureKind, ParentClose, Status, Target,
 };
-pub use event::{Event, Kind, Row};
+pub use entity::{Edit, Entity};
+pub use event::{Event, Kind};
 pub use fault::{Fault, FaultKind};
+pub use filter::{Filter, FilterError};
 pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TenantId};
 pub use inbox::Message;
 pub use json::Json;
-pub use replay::{Delivery, Divergence, HistorySize, Replay, UnusedSignal};
+pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
+pub use row::Row;
 pub use run::{Run, RunStatus};
+pub use start::StartOptions;

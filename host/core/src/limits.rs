@@ -41,6 +41,31 @@ pub const RUN_BYTES_MAX: u64 = 256 << 20;
 /// Changes of code that one run may ask about: each answer is remembered.
 pub const RUN_CHANGES_MAX: usize = 10_000;
 
+/// A run's entity, as text: all of it is written whenever some of it has changed, and held by the
+/// guest's host. A larger one belongs in a store.
+pub const ENTITY_BYTES_MAX: usize = 256 << 10;
+
+/// Names of a path into an entity.
+pub const ENTITY_PATH_NAMES_MAX: usize = 32;
+
+/// Attributes of one run: each is a row with an index entry.
+pub const ATTRIBUTES_MAX: usize = 64;
+
+/// A text among the attributes. Fits an index entry together with the rest of its key.
+pub const ATTRIBUTE_BYTES_MAX: usize = 1_024;
+
+/// The memo of a start: it is shown with the run, never given to the guest.
+pub const MEMO_BYTES_MAX: usize = 64 << 10;
+
+/// The end of the year 9999, in milliseconds since the epoch: what RFC 3339 can write.
+pub const TIME_MS_MAX: u64 = 253_402_300_799_999;
+
+/// Parents above a run: a tree of workflows that is deeper has lost its way.
+pub const RUN_DEPTH_MAX: u32 = 32;
+
+/// Open children of one run: each is a run that somebody has to stop when it closes.
+pub const CHILDREN_OPEN_MAX: usize = 10_000;
+
 /// Signals kept for waits that have not been made yet. Whoever appends a signal asks first: once a
 /// row, it is delivered.
 pub const SIGNALS_BUFFERED_MAX: usize = 10_000;
@@ -127,6 +152,10 @@ pub const ACTIVITIES_RUNNING_MAX: usize = 256;
 /// One attempt of an in-host activity whose author set no start-to-close bound.
 pub const ACTIVITY_MS_DEFAULT: u64 = 60_000;
 
+/// What a heartbeat says: it is kept in memory while the attempt runs and goes into the ledger with its
+/// failure, so it is a place to go on from, not the work done so far.
+pub const HEARTBEAT_BYTES_MAX: usize = 64 << 10;
+
 /// Runs' contributions that are committed in one statement.
 pub const BATCH_APPENDS_MAX: usize = 1_000;
 /// Bytes of payload in one statement: Postgres' message limit is 1 GiB, our memory is not.
@@ -152,3 +181,47 @@ pub const LEASE_MS: u64 = 3_000;
 
 /// Rows of one page of a listing or a ledger.
 pub const PAGE_ROWS_MAX: u32 = 1_000;
+
+/// The text of a search's condition: it travels in a URL, and bounds what a list of values can hold.
+pub const FILTER_BYTES_MAX: usize = 4 << 10;
+/// Comparisons of one condition: each may be a lookup for every run that is searched.
+pub const FILTER_COMPARISONS_MAX: usize = 32;
+/// Parentheses and negations around a comparison: what reads and writes them recurses.
+pub const FILTER_DEPTH_MAX: usize = 16;
+/// A schedule's name and the prefix of its workflow ids: with a time and a word behind it, a prefix is
+/// still a name.
+pub const SCHEDULE_NAME_BYTES_MAX: usize = 200;
+
+/// Cron expressions and intervals of one schedule: all of them are asked for each next time.
+pub const SCHEDULE_RULES_MAX: usize = 100;
+
+/// Shortest interval of a schedule, in milliseconds: each time is a run and a change of the schedule's
+/// row. What comes more often is a workflow with a timer.
+pub const SCHEDULE_EVERY_MS_MIN: u64 = 100;
+
+/// Times that one look at a schedule deals with. A host that was down for long catches up in several.
+pub const SCHEDULE_TIMES_MAX: usize = 1_000;
+
+/// Runs that one look at a schedule starts: all of them are started again if the host dies before it
+/// has noted them.
+pub const SCHEDULE_STARTS_MAX: usize = 100;
+
+/// Times of one schedule that wait for a run to close: they are rewritten at each change.
+pub const SCHEDULE_WAITING_MAX: usize = 1_000;
+
+/// Open runs that one schedule remembers. Only runs that may overlap can be more; the oldest are
+/// forgotten.
+pub const SCHEDULE_RUNNING_MAX: usize = 100;
+
+/// Latest starts that a schedule shows.
+pub const SCHEDULE_RECENT_MAX: usize = 10;
+
+/// Backfills of one schedule that are not finished.
+pub const SCHEDULE_BACKFILLS_MAX: usize = 10;
+
+/// How late a time may be and still have its run, in milliseconds, if its schedule does not say: a year
+/// covers every outage, as it does in Temporal.
+pub const SCHEDULE_CATCH_UP_MS: u64 = 365 * 24 * 3600 * 1000;
+
+/// Longest wait, in milliseconds, until a host looks whether the run that others wait for has closed.
+pub const SCHEDULE_LOOK_MS: u64 = 500;

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | a command | must repeat the next recorded one, else [`Divergence`] | it is new: see [`Replay::take_issued`] |
 //! | `deprecate-patch` | takes the next recorded one if it is that mark | nothing |
+//! | an edit of the entity that cannot be done | no command, an error | no command, an error |
 //! | `patched` | true if the next recorded one is that mark, else false and no op | true, and a new command |
 //! | `next-event` | as afterwards, if those above the row are used up | the next outcome of an open op; then none |
 //! | returns | [`Replay::finish`]: recorded commands must be used up | |
@@ -26,12 +27,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use crate::attribute::{self, AttributeChanges, Attributes};
 use crate::command::{Command, Cut, Failure, Status, Target, check_name};
+use crate::entity::{Edit, Entity};
 use crate::event::Event;
 use crate::ids::{Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
 use crate::random::SplitMix64;
+use crate::start::StartOptions;
 use crate::waits::Waits;
 
 /// The outcome of one op.
@@ -144,6 +148,15 @@ pub struct HistorySize {
     pub bytes: u64,
 }
 
+/// What new commands of a guest have changed of what is known about its run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// All of the entity, if it has changed.
+    pub entity: Option<Json>,
+    /// Attributes that have changed.
+    pub attributes: AttributeChanges,
+}
+
 /// One guest's way along one ledger.
 #[derive(Clone, Debug)]
 pub struct Replay {
@@ -161,6 +174,10 @@ pub struct Replay {
     issued: Vec<(Op, Command)>,
     shielded: BTreeSet<Op>,
     history: HistorySize,
+    entity: Entity,
+    attributes: Attributes,
+    /// What is not recorded yet.
+    memory: Memory,
     since_begin: Issued,
     since_event: Issued,
     ended: Option<Ahead<Event>>,
@@ -171,8 +188,11 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// A guest at the start of `run`, whose row 0 was recorded at `started_at_ms`.
-    pub fn new(run: RunId, started_at_ms: u64) -> Self {
+    /// A guest at the start of `run`, whose row 0 was recorded at `started_at_ms` with these options.
+    pub fn new(run: RunId, started_at_ms: u64, options: &StartOptions) -> Self {
+        let original = options.original(run);
+        // Checked before the run was started; a row that was not is found by its chain.
+        let entity = options.entity.as_ref().and_then(|entity| Entity::new(entity).ok());
         Self {
             phase: Phase::ReadOnly,
             has_begun: false,
@@ -187,12 +207,15 @@ impl Replay {
             issued: Vec::new(),
             shielded: BTreeSet::new(),
             history: HistorySize { rows: 1, bytes: 0 },
+            entity: entity.unwrap_or_default(),
+            attributes: options.attributes.clone(),
+            memory: Memory::default(),
             since_begin: Issued::default(),
             since_event: Issued::default(),
             ended: None,
-            now_ms: started_at_ms,
-            random: SplitMix64::of(run),
-            random_aside: SplitMix64::aside_of(run),
+            now_ms: options.starts_at_ms(started_at_ms),
+            random: SplitMix64::of(original),
+            random_aside: SplitMix64::aside_of(original),
         }
     }
 
@@ -204,9 +227,11 @@ impl Replay {
     /// it comes from there or from the attempt that has just ended.
     pub fn lay(&mut self, seq: Seq, at_ms: u64, event: Event) {
         let event = match event {
-            Event::ActivityClosed { op, attempt, outcome } => {
-                Event::ActivityClosed { op, attempt, outcome: outcome.map_err(Failure::clipped) }
-            }
+            Event::ActivityClosed { op, attempt, outcome } => Event::ActivityClosed {
+                op,
+                attempt,
+                outcome: outcome.map_err(|failure| failure.clipped().after(attempt)),
+            },
             Event::ChildClosed { op, outcome } => {
                 Event::ChildClosed { op, outcome: outcome.map_err(Failure::clipped) }
             }
@@ -229,8 +254,12 @@ impl Replay {
             | Event::RunFailed { .. }
             | Event::RunCancelled { .. }
             | Event::RunTerminated { .. }
-            | Event::RunContinued { .. } => self.ended = Some(Ahead { seq, at_ms, what: event }),
-            Event::RunStarted { .. } | Event::AttemptFailed { .. } => {}
+            | Event::RunContinued { .. }
+            | Event::RunTimedOut { .. } => self.ended = Some(Ahead { seq, at_ms, what: event }),
+            Event::RunStarted { .. }
+            | Event::AttemptFailed { .. }
+            | Event::RunPaused { .. }
+            | Event::RunResumed { .. } => {}
         }
     }
 
@@ -307,6 +336,55 @@ impl Replay {
         }
         self.patches.insert(change_id, true);
         Ok(())
+    }
+
+    /// Edits the entity. The inner error says why it cannot be done: nothing is recorded then.
+    pub fn edit_entity(&mut self, path: Arc<str>, edit: Edit) -> Result<Result<(), String>, Refusal> {
+        let edited = self.entity.edited(&path, &edit);
+        let command = Command::EditEntity { path, edit };
+        self.may_command(&command)?;
+        let edited = match edited {
+            Ok(edited) => edited,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        if self.is_new(command)? {
+            self.memory.entity = Some(edited.to_json());
+        }
+        self.entity = edited;
+        Ok(Ok(()))
+    }
+
+    /// Changes what the run is found by.
+    pub fn set_attributes(&mut self, changes: AttributeChanges) -> Result<(), Refusal> {
+        let mut attributes = self.attributes.clone();
+        attribute::apply(&mut attributes, &changes).map_err(Refusal::Limit)?;
+        if self.is_new(Command::SetAttributes { changes: changes.clone() })? {
+            self.memory.attributes.extend(changes);
+        }
+        self.attributes = attributes;
+        Ok(())
+    }
+
+    /// Takes a command; whether it was none of the recorded ones.
+    fn is_new(&mut self, command: Command) -> Result<bool, Refusal> {
+        let before = self.issued.len();
+        self.command(command)?;
+        Ok(self.issued.len() > before)
+    }
+
+    /// The entity as the guest's edits have left it.
+    pub fn entity(&self) -> &Entity {
+        &self.entity
+    }
+
+    /// The attributes as its commands have left them.
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// What new commands have changed since this was last taken.
+    pub fn take_memory(&mut self) -> Memory {
+        std::mem::take(&mut self.memory)
     }
 
     /// What the ledger holds up to the event being handled.
@@ -424,9 +502,11 @@ impl Replay {
     }
 
     /// The recorded end, if it is the guest's own doing. What the guest would have done next when an
-    /// operator stopped the run is not recorded.
+    /// operator or a bound stopped the run is not recorded.
     fn own_end(&self) -> Option<&Ahead<Event>> {
-        self.ended.as_ref().filter(|end| !matches!(end.what, Event::RunTerminated { .. }))
+        let from_outside =
+            |end: &Event| matches!(end, Event::RunTerminated { .. } | Event::RunTimedOut { .. });
+        self.ended.as_ref().filter(|end| !from_outside(&end.what))
     }
 
     /// Checks `command` against the ledger, or notes it as new.
@@ -483,7 +563,10 @@ impl Replay {
             Command::Cancel { target } => {
                 self.close(target);
             }
-            Command::Patch { .. } | Command::AnswerUpdate { .. } => {}
+            Command::Patch { .. }
+            | Command::AnswerUpdate { .. }
+            | Command::EditEntity { .. }
+            | Command::SetAttributes { .. } => {}
         }
     }
 
@@ -534,7 +617,7 @@ impl Replay {
             }
             Event::CancelRequested { .. } => {
                 if self.open.len() > self.shielded.len() {
-                    self.now_ms = at_ms;
+                    self.now_ms = self.now_ms.max(at_ms);
                 }
                 let ended = self.open.keys().filter(|op| !self.shielded.contains(op));
                 self.ready.extend(ended.map(|op| Ready::Cancelled(*op)));
@@ -549,7 +632,8 @@ impl Replay {
         if !self.close(op) {
             return Ok(None);
         }
-        self.now_ms = at_ms;
+        // A run that was started with a delay has rows from before its start.
+        self.now_ms = self.now_ms.max(at_ms);
         Ok(Some(Delivery { op, outcome }))
     }
 }
@@ -595,7 +679,7 @@ fn end_status(event: &Event) -> Option<Status> {
     match event {
         Event::RunCompleted { output } => Some(Status::Completed(output.clone())),
         Event::RunFailed { failure } | Event::RunCancelled { failure } => {
-            Some(Status::Failed(failure.clone().clipped()))
+            Some(Status::Failed(failure.clone().clipped().after(0)))
         }
         Event::RunContinued { input } => Some(Status::ContinueAsNew(input.clone())),
         _ => None,
@@ -604,7 +688,7 @@ fn end_status(event: &Event) -> Option<Status> {
 
 fn clipped(status: &Status) -> Status {
     match status {
-        Status::Failed(failure) => Status::Failed(failure.clone().clipped()),
+        Status::Failed(failure) => Status::Failed(failure.clone().clipped().after(0)),
         other => other.clone(),
     }
 }

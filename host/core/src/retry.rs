@@ -88,7 +88,8 @@ impl RetryPolicy {
         if stopped || !failure.retryable || attempt >= last || self.non_retryable.contains(&failure.code) {
             return Verdict::Final;
         }
-        let at = now_ms.saturating_add(self.delay_ms(attempt));
+        let asked = failure.retry_after_ms.map(|ms| ms.min(limits::SLEEP_MS_MAX));
+        let at = now_ms.saturating_add(asked.unwrap_or_else(|| self.delay_ms(attempt)));
         if close_by_ms.is_some_and(|bound| at >= bound) { Verdict::Final } else { Verdict::RetryAt(at) }
     }
 }
@@ -138,6 +139,17 @@ mod tests {
         let policy = RetryPolicy::default();
         assert_eq!(policy.decide(1, &failure("x"), 0, Some(10_000)), Verdict::Final);
         assert_eq!(policy.decide(1, &failure("x"), 0, Some(10_001)), Verdict::RetryAt(10_000));
+    }
+
+    #[test]
+    fn an_activity_says_itself_when_it_wants_to_be_tried_again() {
+        let policy = RetryPolicy::default();
+        let after = |ms| Failure { retry_after_ms: Some(ms), ..failure("x") };
+        assert_eq!(policy.decide(1, &after(250_000), 5, None), Verdict::RetryAt(250_005), "above the cap");
+        assert_eq!(policy.decide(1, &after(0), 5, None), Verdict::RetryAt(5));
+        assert_eq!(policy.decide(1, &after(u64::MAX), 0, None), Verdict::RetryAt(limits::SLEEP_MS_MAX));
+        assert_eq!(policy.decide(3, &after(1), 5, None), Verdict::Final, "the policy has the last word");
+        assert_eq!(policy.decide(1, &after(10), 0, Some(10)), Verdict::Final);
     }
 
     #[test]

@@ -17,7 +17,8 @@
 //! | message-accepted, -refused | that op is an open message | closed |
 //! | signal-received | open | the oldest open wait of that name is closed, or the signal kept |
 //! | cancel-requested | open | every open op is closed, but for those that are shielded |
-//! | run-completed … run-continued | open | closed for good |
+//! | run-paused, run-resumed | open and not paused, paused | paused, open as before |
+//! | run-completed … run-timed-out | open | closed for good |
 //!
 //! Memory is proportional to what is open, not to the history, but for 16 bytes of each signal that
 //! came with an id.
@@ -29,11 +30,14 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::command::{ActivityOptions, ChildOptions, Command, ParentClose, Target};
-use crate::event::{Event, Row, Unreadable};
+use crate::command::{ActivityOptions, ChildOptions, Command, Failure, ParentClose, Target};
+use crate::event::Event;
+use crate::fault;
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
+use crate::row::{Row, Unreadable};
+use crate::start::StartOptions;
 use crate::waits::Waits;
 
 /// Where a run stands, as the `runs` table keeps it. Numbers and names are append-only.
@@ -45,24 +49,30 @@ pub enum RunStatus {
     Running = 1,
     /// Open, but stopped by a [`crate::Fault`] until an operator acts.
     Parked = 2,
+    /// Open, but held by an operator.
+    Paused = 3,
     Completed = 10,
     Failed = 11,
     Cancelled = 12,
     Terminated = 13,
     /// Went on as a new run of the same workflow id.
     Continued = 14,
+    /// A bound of its start passed.
+    TimedOut = 15,
 }
 
 impl RunStatus {
     /// Every status.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Running,
         Self::Parked,
+        Self::Paused,
         Self::Completed,
         Self::Failed,
         Self::Cancelled,
         Self::Terminated,
         Self::Continued,
+        Self::TimedOut,
     ];
     /// Statuses below are open, the others closed for good.
     pub const CLOSED_FROM: i16 = 10;
@@ -82,11 +92,13 @@ impl RunStatus {
         match self {
             Self::Running => "running",
             Self::Parked => "parked",
+            Self::Paused => "paused",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
             Self::Terminated => "terminated",
             Self::Continued => "continued",
+            Self::TimedOut => "timed-out",
         }
     }
 
@@ -113,6 +125,10 @@ pub enum OpenOp {
         attempts: u32,
         /// When the next one is due; none: at once.
         retry_at_ms: Option<u64>,
+        /// What the last heartbeat of the attempts before said.
+        heartbeat: Option<Json>,
+        /// Code and message of the last attempt's failure, cut to what fits a line.
+        failed_with: Option<Arc<str>>,
     },
     /// A sleep.
     Timer {
@@ -130,6 +146,8 @@ pub enum OpenOp {
         run: RunId,
         /// Its workflow.
         workflow: Arc<str>,
+        /// Its input: a fork starts it again.
+        input: Json,
         /// Its id and close policy.
         options: ChildOptions,
     },
@@ -211,7 +229,11 @@ pub struct Run {
     at_ms: u64,
     text_bytes: u64,
     status: Option<RunStatus>,
+    started_at_ms: u64,
+    start: Arc<StartOptions>,
     open: BTreeMap<Op, OpenOp>,
+    /// Of the open ops.
+    children: usize,
     waits: Waits,
     signals: HashMap<Arc<str>, u32>,
     signals_kept: u32,
@@ -232,7 +254,10 @@ impl Run {
             at_ms: 0,
             text_bytes: 0,
             status: None,
+            started_at_ms: 0,
+            start: Arc::default(),
             open: BTreeMap::new(),
+            children: 0,
             waits: Waits::default(),
             signals: HashMap::new(),
             signals_kept: 0,
@@ -320,6 +345,26 @@ impl Run {
         self.status.is_some_and(RunStatus::is_open)
     }
 
+    /// On which terms it was started.
+    pub fn start(&self) -> &Arc<StartOptions> {
+        &self.start
+    }
+
+    /// When row 0 was recorded, in milliseconds since the epoch.
+    pub fn started_at_ms(&self) -> u64 {
+        self.started_at_ms
+    }
+
+    /// Whether an operator holds it.
+    pub fn is_paused(&self) -> bool {
+        self.status == Some(RunStatus::Paused)
+    }
+
+    /// Children that it waits for.
+    pub fn children_open(&self) -> usize {
+        self.children
+    }
+
     /// Where the run stands; none before its first row. Parking is not the ledger's affair.
     pub fn status(&self) -> Option<RunStatus> {
         self.status
@@ -403,6 +448,8 @@ impl Run {
                 }
                 _ => illegal(format!("op {op} is no open activity")),
             },
+            (Some(RunStatus::Paused), Event::RunPaused { .. }) => illegal("the run is paused".into()),
+            (Some(RunStatus::Running), Event::RunResumed { .. }) => illegal("the run is not paused".into()),
             (Some(_), Event::TimerFired { op }) => match self.open.get(op) {
                 Some(OpenOp::Timer { .. }) => Ok(()),
                 _ => illegal(format!("op {op} is no open timer")),
@@ -424,7 +471,10 @@ impl Run {
                 | Event::RunFailed { .. }
                 | Event::RunCancelled { .. }
                 | Event::RunTerminated { .. }
-                | Event::RunContinued { .. },
+                | Event::RunContinued { .. }
+                | Event::RunTimedOut { .. }
+                | Event::RunPaused { .. }
+                | Event::RunResumed { .. },
             ) => Ok(()),
         }
     }
@@ -435,15 +485,23 @@ impl Run {
         self.at_ms = row.at_ms;
         self.text_bytes += row.text_bytes() as u64;
         match event {
-            Event::RunStarted { .. } => self.status = Some(RunStatus::Running),
+            Event::RunStarted { options, .. } => {
+                self.status = Some(RunStatus::Running);
+                self.started_at_ms = row.at_ms;
+                self.start = Arc::clone(options);
+            }
             Event::Commanded { op, command } => {
                 self.next_op.0 += 1;
                 self.apply_command(*op, command);
             }
-            Event::AttemptFailed { op, attempt, retry_at_ms: due, .. } => {
-                if let Some(OpenOp::Activity { attempts, retry_at_ms, .. }) = self.open.get_mut(op) {
+            Event::AttemptFailed { op, attempt, failure, retry_at_ms: due, heartbeat: said } => {
+                if let Some(OpenOp::Activity { attempts, retry_at_ms, heartbeat, failed_with, .. }) =
+                    self.open.get_mut(op)
+                {
+                    *failed_with = Some(in_a_line(failure));
                     *attempts = *attempt;
                     *retry_at_ms = Some(*due);
+                    heartbeat.clone_from(said);
                 }
             }
             Event::ActivityClosed { op, .. }
@@ -468,6 +526,9 @@ impl Run {
             Event::RunCancelled { .. } => self.close(RunStatus::Cancelled),
             Event::RunTerminated { .. } => self.close(RunStatus::Terminated),
             Event::RunContinued { .. } => self.close(RunStatus::Continued),
+            Event::RunTimedOut { .. } => self.close(RunStatus::TimedOut),
+            Event::RunPaused { .. } => self.status = Some(RunStatus::Paused),
+            Event::RunResumed { .. } => self.status = Some(RunStatus::Running),
         }
     }
 
@@ -480,6 +541,8 @@ impl Run {
                 scheduled_at_ms: self.at_ms,
                 attempts: 0,
                 retry_at_ms: None,
+                heartbeat: None,
+                failed_with: None,
             },
             Command::StartTimer { ms } => OpenOp::Timer { due_at_ms: self.at_ms.saturating_add(*ms) },
             Command::AwaitSignal { name } => match self.signals.get_mut(name) {
@@ -496,9 +559,10 @@ impl Run {
                     OpenOp::Signal { name: Arc::clone(name) }
                 }
             },
-            Command::StartChild { workflow, options, .. } => OpenOp::Child {
+            Command::StartChild { workflow, input, options } => OpenOp::Child {
                 run: RunId::derived(self.id, op, self.at_ms),
                 workflow: Arc::clone(workflow),
+                input: input.clone(),
                 options: options.clone(),
             },
             Command::SignalRun { target, name, payload } => OpenOp::Message {
@@ -516,15 +580,21 @@ impl Run {
                 }
                 return;
             }
-            Command::Patch { .. } | Command::AnswerUpdate { .. } => return,
+            Command::Patch { .. }
+            | Command::AnswerUpdate { .. }
+            | Command::EditEntity { .. }
+            | Command::SetAttributes { .. } => return,
         };
+        self.children += usize::from(matches!(open, OpenOp::Child { .. }));
         self.open.insert(op, open);
     }
 
     fn close_op(&mut self, op: Op) {
         self.shielded.remove(&op);
-        if let Some(OpenOp::Signal { name }) = self.open.remove(&op) {
-            self.waits.remove(&name, op);
+        match self.open.remove(&op) {
+            Some(OpenOp::Signal { name }) => self.waits.remove(&name, op),
+            Some(OpenOp::Child { .. }) => self.children -= 1,
+            _ => {}
         }
     }
 
@@ -543,10 +613,19 @@ impl Run {
     fn close(&mut self, status: RunStatus) {
         self.status = Some(status);
         self.open = BTreeMap::new();
+        self.children = 0;
         self.waits = Waits::default();
         self.signals = HashMap::new();
         self.signals_kept = 0;
         self.signal_ids = HashSet::new();
         self.shielded = BTreeSet::new();
     }
+}
+
+/// A failure as it is shown beside other things, and kept for as long as its call is open.
+fn in_a_line(failure: &Failure) -> Arc<str> {
+    const LINE_BYTES_MAX: usize = 256;
+    let mut line = failure.to_string().lines().next().unwrap_or_default().to_owned();
+    fault::cut(&mut line, LINE_BYTES_MAX);
+    line.into()
 }

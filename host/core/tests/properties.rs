@@ -8,12 +8,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use backstitch_core::replay::Refusal;
 use backstitch_core::run::{Corrupt, OpenOp};
 use backstitch_core::{
-    ActivityOptions, Chain, ChildOptions, Command, Delivery, Event, Failure, FailureKind, HistorySize, Json,
-    Op, Replay, Row, Run, RunId, Seq, Status, Target,
+    ActivityOptions, Attribute, Chain, ChildOptions, Command, Delivery, Event, Failure, FailureKind,
+    HistorySize, Json, Op, Replay, Row, Run, RunId, Seq, StartOptions, Status, Target,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -40,6 +41,8 @@ enum Act {
     CancelRun(u8),
     /// Sleeps if the run is on the new side.
     Patched(u8),
+    /// Edits the entity and the attributes, with what it was given.
+    Remember(u8),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +101,8 @@ impl<'a> Guest<'a> {
             self.events += 1;
             let mut hasher = DefaultHasher::new();
             let HistorySize { rows, bytes } = replay.history_size();
-            (self.hash, op, format!("{outcome:?}"), replay.now_ms(), rows, bytes).hash(&mut hasher);
+            let known = format!("{:?} {:?}", replay.entity(), replay.attributes());
+            (self.hash, op, format!("{outcome:?}"), replay.now_ms(), rows, bytes, known).hash(&mut hasher);
             self.hash = hasher.finish();
             let rule = 1 + (self.hash % (self.program.rules.len() as u64 - 1)) as usize;
             if let Some(end) = self.react(rule, replay)? {
@@ -157,6 +161,7 @@ impl<'a> Guest<'a> {
                 Command::SignalRun { target: self.target(*n), name: signal_name(*n), payload: Json::null() }
             }
             Act::CancelRun(n) => Command::CancelRun { target: self.target(*n) },
+            Act::Remember(n) => return self.remember(*n, replay),
             Act::Patched(n) => {
                 let mark = format!("p{n}");
                 if replay.patched(mark.into())? {
@@ -177,6 +182,28 @@ impl<'a> Guest<'a> {
 }
 
 impl Guest<'_> {
+    /// Some of what it tries cannot be done.
+    fn remember(&mut self, n: u8, replay: &mut Replay) -> Result<(), Refusal> {
+        let told = Json::of(&self.hash).unwrap();
+        let (path, edit) = match n % 5 {
+            0 => ("list", backstitch_core::Edit::Append(told)),
+            1 => ("list", backstitch_core::Edit::Increment(1.5)),
+            2 => ("n", backstitch_core::Edit::Increment(f64::from(n))),
+            3 => ("", backstitch_core::Edit::Merge(Json::new(r#"{"n":null,"m":{"a":1}}"#).unwrap())),
+            _ => ("m.a", backstitch_core::Edit::Set(told)),
+        };
+        let rows_before = replay.history_size().rows;
+        let done = replay.edit_entity(path.into(), edit)?;
+        assert_eq!(
+            replay.history_size().rows - rows_before,
+            u32::from(done.is_ok()),
+            "a row for what was done"
+        );
+        let value = (!n.is_multiple_of(3)).then(|| Attribute::Number(f64::from(n)));
+        replay.set_attributes([(signal_name(n), value)].into())?;
+        Ok(())
+    }
+
     fn target(&self, n: u8) -> Target {
         match self.last_op {
             Some(last) if n.is_multiple_of(2) => Target::Child(last),
@@ -218,9 +245,10 @@ struct Host<'a> {
 impl<'a> Host<'a> {
     fn start(program: &'a Program) -> Self {
         let mut run = Run::new(RUN);
-        let started = Event::RunStarted { workflow: "w".into(), input: Json::null() };
+        let started =
+            Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() };
         let rows = vec![run.append(1_000, &started).unwrap()];
-        let (replay, guest) = (Replay::new(RUN, 1_000), Guest::new(program));
+        let (replay, guest) = (Replay::new(RUN, 1_000, &StartOptions::default()), Guest::new(program));
         Self { program, run, rows, replay, guest }
     }
 
@@ -291,6 +319,7 @@ impl<'a> Host<'a> {
                 attempt: attempts + 1,
                 failure: Failure::cancelled(),
                 retry_at_ms: 0,
+                heartbeat: None,
             },
             Some((op, OpenOp::Activity { attempts, .. })) => {
                 Event::ActivityClosed { op: *op, attempt: attempts + 1, outcome: outcome() }
@@ -315,7 +344,7 @@ impl<'a> Host<'a> {
 
 fn cold(rows: &[Row]) -> Result<(Run, Replay), Corrupt> {
     let (run, events) = Run::load_all(RUN, rows)?;
-    let mut replay = Replay::new(RUN, rows[0].at_ms);
+    let mut replay = Replay::new(RUN, rows[0].at_ms, &StartOptions::default());
     for (row, event) in rows.iter().zip(events) {
         replay.lay(row.seq, row.at_ms, event);
     }
@@ -359,6 +388,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0_u8..3).prop_map(Act::Shield),
         1 => (0_u8..4).prop_map(Act::Signal),
         1 => (0_u8..4).prop_map(Act::CancelRun),
+        2 => (0_u8..15).prop_map(Act::Remember),
     ]
 }
 
@@ -449,7 +479,7 @@ proptest! {
     ) {
         let rows = play(&program, &turns, false);
         let outcomes = rows.iter().filter(|row| row.event().unwrap().kind().tag() >= 20);
-        let mut replay = Replay::new(RUN, rows[0].at_ms);
+        let mut replay = Replay::new(RUN, rows[0].at_ms, &StartOptions::default());
         let mut guest = Guest::new(&program);
         let mut given = Vec::new();
         let mut status = guest.activate(&mut replay).unwrap();
@@ -492,7 +522,7 @@ proptest! {
                 replay.take_issued().into_iter().map(|(op, command)| Event::Commanded { op, command }).collect();
             let following = commands(rest);
             prop_assert!(following.starts_with(&issued), "{issued:?} is not how {following:?} begins");
-            let at_once = rest.iter().take_while(|row| row.kind <= 7).count();
+            let at_once = rest.iter().take_while(|row| row.kind < 20).count();
             prop_assert!(issued.len() >= at_once, "after {length} rows, {issued:?} falls short of {following:?}");
             let is_over = commands(prefix).last().is_some_and(is_end);
             prop_assert!(!is_over || issued.is_empty() && status != Status::Blocked);

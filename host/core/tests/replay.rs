@@ -4,10 +4,12 @@
 
 use std::fmt::Write as _;
 
+use std::sync::Arc;
+
 use backstitch_core::replay::Refusal;
 use backstitch_core::{
-    ActivityOptions, ChildOptions, Command, Event, Failure, FailureKind, Json, Op, Replay, RetryPolicy, Run,
-    RunId, Seq, Status, Target, limits,
+    ActivityOptions, Attribute, ChildOptions, Command, Edit, Event, Failure, FailureKind, Json, Op, Replay,
+    RetryPolicy, Run, RunId, Seq, StartOptions, Status, Target, limits,
 };
 use uuid::Uuid;
 
@@ -41,9 +43,9 @@ use Do::{Begin, Commit, Give, Lay, Next, Now, Patched, Restart, Return};
 /// the ledger of the scenario is one that a host can have written.
 fn check(steps: &[(Do, &str)]) {
     let (mut run, mut rows) = (Run::new(RUN), Vec::new());
-    let started = Event::RunStarted { workflow: "w".into(), input: Json::null() };
+    let started = Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() };
     rows.push(run.append(0, &started).unwrap());
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     let mut transcript = String::new();
     for (index, (step, expected)) in steps.iter().enumerate() {
         let answer = match step.clone() {
@@ -78,7 +80,7 @@ fn check(steps: &[(Do, &str)]) {
                 Ok(shown.join(", "))
             }
             Restart => {
-                replay = Replay::new(RUN, 0);
+                replay = Replay::new(RUN, 0, &StartOptions::default());
                 let (_, events) = Run::load_all(RUN, &rows).unwrap();
                 for (row, event) in rows.iter().zip(events) {
                     replay.lay(row.seq, row.at_ms, event);
@@ -361,11 +363,16 @@ fn a_command_beyond_the_end_diverges() {
 }
 
 #[test]
-fn a_terminated_run_ends_wherever_its_guest_was() {
-    for status in [Status::Blocked, completed("7")] {
+fn a_run_that_is_stopped_ends_wherever_its_guest_was() {
+    let ends = [
+        Event::RunTerminated { reason: "so".into() },
+        Event::RunTimedOut { failure: Failure::fatal(FailureKind::Timeout, "run-timeout", "") },
+    ];
+    let cases = ends.iter().flat_map(|end| [(end, Status::Blocked), (end, completed("7"))]);
+    for (end, status) in cases {
         check(&[
             (recorded(0, sleep(1)), ""),
-            (Lay(Event::RunTerminated { reason: "so".into() }), ""),
+            (Lay(end.clone()), ""),
             (Begin, ""),
             (Give(sleep(1)), "op 0"),
             (Give(sleep(2)), "op 1"),
@@ -615,7 +622,7 @@ fn a_deprecated_change_takes_old_marks_and_leaves_no_new_ones() {
     let with_mark = [recorded(0, Command::Patch { change_id: "c".into() }), recorded(1, sleep(5))];
     let without = [recorded(0, sleep(5))];
     for (rows, op) in [(&with_mark[..], 1), (&without[..], 0)] {
-        let mut replay = Replay::new(RUN, 0);
+        let mut replay = Replay::new(RUN, 0, &StartOptions::default());
         for (seq, row) in (1..).zip(rows) {
             let Lay(event) = row.clone() else { unreachable!() };
             replay.lay(Seq(seq), 10, event);
@@ -633,7 +640,7 @@ fn a_deprecated_change_takes_old_marks_and_leaves_no_new_ones() {
 
 #[test]
 fn the_size_of_a_history_counts_rows_up_to_the_event_and_what_was_given_since() {
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     let size = |replay: &Replay| (replay.history_size().rows, replay.history_size().bytes);
     replay.begin();
     assert_eq!(size(&replay), (1, 0));
@@ -653,7 +660,7 @@ fn the_size_of_a_history_counts_rows_up_to_the_event_and_what_was_given_since() 
 
 #[test]
 fn unused_signals_come_in_ledger_order_whatever_their_names() {
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     // Interleaved, so that no order of names gives the order of rows.
     let names = ["b", "a", "c", "b"];
     for (seq, name) in (1..).zip(names) {
@@ -815,12 +822,12 @@ fn a_guest_that_stops_early_or_for_ever_breaks_a_rule() {
 #[test]
 fn the_random_stream_moves_only_while_an_event_is_handled() {
     let (first, second, third) = ("b10a02637bab9080", "d86abf2c55d06089", "8961e7960b3d6580");
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.begin();
     let numbers: Vec<_> = (0..3).map(|_| format!("{:016x}", replay.random_u64())).collect();
     assert_eq!(numbers, [first, second, third], "old ledgers depend on these numbers");
 
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     let mut aside = vec![replay.random_u64()];
     replay.begin();
     assert_eq!(format!("{:016x}", replay.random_u64()), first);
@@ -858,13 +865,14 @@ fn a_failure_is_the_same_to_a_warm_and_to_a_cold_guest() {
         let event = Event::ActivityClosed { op: Op(0), attempt: 1, outcome: Err(failure) };
         let command = Event::Commanded { op: Op(0), command: activity("pay") };
         let mut run = Run::new(RUN);
-        let started = Event::RunStarted { workflow: "w".into(), input: Json::null() };
+        let started =
+            Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() };
         for event in [&started, &command] {
             run.append(0, event).unwrap();
         }
         let stored = run.append(0, &event).unwrap().event().unwrap();
         let [warm, cold] = [event, stored].map(|event| {
-            let mut replay = Replay::new(RUN, 0);
+            let mut replay = Replay::new(RUN, 0, &StartOptions::default());
             replay.lay(Seq(2), 0, event);
             replay.begin();
             replay.command(activity("pay")).unwrap();
@@ -878,9 +886,10 @@ fn a_failure_is_the_same_to_a_warm_and_to_a_cold_guest() {
 fn a_failure_with_odd_details_still_ends_the_run_as_it_did() {
     let now = Failure { details: Some(json(" [1]\n")), ..failure(&"c".repeat(1000)) };
     let mut run = Run::new(RUN);
-    run.append(0, &Event::RunStarted { workflow: "w".into(), input: Json::null() }).unwrap();
+    run.append(0, &Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() })
+        .unwrap();
     let row = run.append(0, &Event::RunFailed { failure: now.clone() }).unwrap();
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.lay(row.seq, row.at_ms, row.event().unwrap());
     replay.begin();
     assert_eq!(replay.finish(&Status::Failed(now)), Ok(()));
@@ -888,7 +897,7 @@ fn a_failure_with_odd_details_still_ends_the_run_as_it_did() {
 
 #[test]
 fn a_guest_is_repeating_itself_until_commands_and_end_are_reached() {
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     assert!(!replay.is_replaying());
     replay.lay(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
     replay.begin();
@@ -910,7 +919,7 @@ fn unbounded_or_unstorable_commands_are_refused() {
         Command::StartChild {
             workflow: "c".into(),
             input: Json::null(),
-            options: ChildOptions { task_queue: Some("q\0".into()), ..ChildOptions::default() },
+            options: ChildOptions { workflow_id: Some("q\0".into()), ..ChildOptions::default() },
         },
         with(ActivityOptions { start_to_close_ms: Some(u64::MAX), ..ActivityOptions::default() }),
         with(ActivityOptions { heartbeat_ms: Some(u64::MAX), ..ActivityOptions::default() }),
@@ -919,12 +928,12 @@ fn unbounded_or_unstorable_commands_are_refused() {
         retry(RetryPolicy { backoff_coefficient: f64::NAN, ..RetryPolicy::default() }),
     ];
     for command in refused {
-        let mut replay = Replay::new(RUN, 0);
+        let mut replay = Replay::new(RUN, 0, &StartOptions::default());
         replay.begin();
         assert!(matches!(replay.command(command.clone()), Err(Refusal::Limit(_))), "{command}");
         assert_eq!(replay.command(sleep(1)), Ok(Op(0)), "a refused command takes no number");
     }
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.begin();
     // On old ground, where the answer is no and makes no row, it is remembered all the same.
     replay.lay(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
@@ -935,7 +944,7 @@ fn unbounded_or_unstorable_commands_are_refused() {
 
 /// Lays `events` timers' ends in one batch or in many and lets the guest give `each` commands on each.
 fn answer_timers(events: u32, each: usize, is_one_batch: bool) -> Result<usize, Refusal> {
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.begin();
     for _ in 0..events {
         replay.command(sleep(1))?;
@@ -981,7 +990,7 @@ fn options_count_as_bytes() {
     let retry = RetryPolicy { non_retryable: vec!["x".repeat(128); 1000], ..RetryPolicy::default() };
     let options = ActivityOptions { retry: Some(retry), ..ActivityOptions::default() };
     let command = Command::ScheduleActivity { name: "a".into(), input: Json::null(), options };
-    let mut replay = Replay::new(RUN, 0);
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.begin();
     let fit = limits::ACTIVATION_BYTES_MAX / command.payload_bytes();
     let given = (0..=fit).map_while(|_| replay.command(command.clone()).ok()).count();
@@ -993,8 +1002,9 @@ fn options_count_as_bytes() {
 fn signals_find_their_wait_among_ten_thousand_open_ops() {
     const N: u32 = 10_000;
     let started = std::time::Instant::now();
-    let (mut run, mut replay) = (Run::new(RUN), Replay::new(RUN, 0));
-    run.append(0, &Event::RunStarted { workflow: "w".into(), input: Json::null() }).unwrap();
+    let (mut run, mut replay) = (Run::new(RUN), Replay::new(RUN, 0, &StartOptions::default()));
+    run.append(0, &Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() })
+        .unwrap();
     replay.begin();
     for n in 0..N {
         // The wait that gets the signals comes last.
@@ -1022,4 +1032,62 @@ fn signals_find_their_wait_among_ten_thousand_open_ops() {
     }
     assert_eq!(delivered, N);
     assert!(started.elapsed().as_secs() < 5, "took {:?}", started.elapsed());
+}
+
+#[test]
+fn an_entity_is_a_fold_over_the_edits() {
+    let options = StartOptions { entity: Some(json(r#"{"n":1}"#)), ..StartOptions::default() };
+    let append = |text: &str| Edit::Append(json(text));
+    let mut live = Replay::new(RUN, 0, &options);
+    live.begin();
+    assert_eq!(live.edit_entity("log".into(), append("1")).unwrap(), Ok(()));
+    let refused = live.edit_entity("n".into(), append("1")).unwrap().unwrap_err();
+    assert_eq!(refused, "\"n\" is a number, not an array");
+    live.set_attributes([("a".into(), Some(Attribute::Flag(true)))].into()).unwrap();
+    assert_eq!(live.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
+    let issued = live.take_issued();
+    assert_eq!(issued.len(), 3, "what cannot be done is no row: {issued:?}");
+    let memory = live.take_memory();
+    assert_eq!(memory.entity.unwrap().as_str(), r#"{"log":[1],"n":2}"#, "the last word of an activation");
+    assert_eq!(memory.attributes.len(), 1);
+
+    // Over the same rows, the same answers, and nothing that is new; another edit diverges.
+    let again = || {
+        let mut replay = Replay::new(RUN, 0, &options);
+        for ((op, command), seq) in issued.clone().into_iter().zip(1..) {
+            replay.lay(Seq(seq), 0, Event::Commanded { op, command });
+        }
+        replay.begin();
+        replay
+    };
+    let mut replay = again();
+    assert_eq!(replay.edit_entity("log".into(), append("1")).unwrap(), Ok(()));
+    assert_eq!(replay.edit_entity("n".into(), append("1")).unwrap().unwrap_err(), refused);
+    replay.set_attributes([("a".into(), Some(Attribute::Flag(true)))].into()).unwrap();
+    assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
+    assert_eq!(replay.take_memory(), Default::default());
+    assert_eq!(replay.entity(), live.entity());
+    let Err(Refusal::Divergence(divergence)) = again().edit_entity("log".into(), append("2")) else {
+        panic!("it should have diverged");
+    };
+    assert_eq!(divergence.ledger, "append entity \"log\": 1");
+    assert_eq!(divergence.guest, "append entity \"log\": 2");
+
+    // Nobody edits in a query; everybody may read.
+    let mut asked = Replay::new(RUN, 0, &options);
+    assert!(matches!(asked.edit_entity("n".into(), Edit::Delete), Err(Refusal::Protocol(_))));
+    assert!(matches!(asked.set_attributes(Default::default()), Err(Refusal::Protocol(_))));
+    assert_eq!(asked.entity().get("n").unwrap().as_str(), "1");
+}
+
+#[test]
+fn attributes_beyond_their_bounds_are_refused_before_they_are_recorded() {
+    let mut replay = Replay::new(RUN, 0, &StartOptions::default());
+    replay.begin();
+    let named = |n: usize| (format!("a{n}").into(), Some(Attribute::Flag(true)));
+    replay.set_attributes((0..limits::ATTRIBUTES_MAX).map(named).collect()).unwrap();
+    assert!(matches!(replay.set_attributes([named(999)].into()), Err(Refusal::Limit(_))));
+    let text = Attribute::Text("x".repeat(limits::ATTRIBUTE_BYTES_MAX + 1).into());
+    assert!(matches!(replay.set_attributes([("a0".into(), Some(text))].into()), Err(Refusal::Limit(_))));
+    assert_eq!(replay.take_issued().len(), 1);
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
+use std::sync::Arc;
+
 use backstitch_core::run::{Corrupt, OpenOp};
 use backstitch_core::{
     ActivityOptions, Chain, ChildOptions, Command, Event, Failure, Json, Kind, Op, ParentClose, Row, Run,
@@ -12,7 +14,7 @@ use uuid::Uuid;
 const RUN: RunId = RunId(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001));
 
 fn started() -> Event {
-    Event::RunStarted { workflow: "w".into(), input: Json::null() }
+    Event::RunStarted { workflow: "w".into(), input: Json::null(), options: Arc::default() }
 }
 
 fn given(op: u32, command: Command) -> Event {
@@ -41,7 +43,13 @@ fn cancel(target: u32) -> Command {
 }
 
 fn attempt_failed(op: u32, attempt: u32) -> Event {
-    Event::AttemptFailed { op: Op(op), attempt, failure: Failure::cancelled(), retry_at_ms: 9 }
+    Event::AttemptFailed {
+        op: Op(op),
+        attempt,
+        failure: Failure::cancelled(),
+        retry_at_ms: 9,
+        heartbeat: None,
+    }
 }
 
 fn activity_closed(op: u32, attempt: u32) -> Event {
@@ -64,13 +72,14 @@ fn cancel_requested() -> Event {
     Event::CancelRequested { reason: "r".into() }
 }
 
-fn endings() -> [Event; 5] {
+fn endings() -> [Event; 6] {
     [
         Event::RunCompleted { output: Json::null() },
         Event::RunFailed { failure: Failure::cancelled() },
         Event::RunCancelled { failure: Failure::cancelled() },
         Event::RunTerminated { reason: "r".into() },
         Event::RunContinued { input: Json::null() },
+        Event::RunTimedOut { failure: Failure::cancelled() },
     ]
 }
 
@@ -95,6 +104,8 @@ fn fold(history: &[Event]) -> (Run, Vec<Row>) {
 
 /// A copy of `run` as it can be seen.
 fn seen(run: &Run) -> String {
+    let children = run.open_ops().filter(|(_, open)| matches!(open, OpenOp::Child { .. })).count();
+    assert_eq!(run.children_open(), children);
     format!(
         "{:?} {} {} {} {} {:?} {} {:?}",
         run.status(),
@@ -430,4 +441,24 @@ fn a_ledger_of_another_run_does_not_fit() {
 fn the_persisted_checksum_never_changes() {
     let (run, _) = fold(&everything_open());
     assert_eq!(run.chain(), Chain(11_325_701_934_845_382_907));
+}
+
+#[test]
+fn a_run_is_paused_once_and_resumed_once() {
+    let paused = || Event::RunPaused { reason: "r".into() };
+    let resumed = || Event::RunResumed { reason: "r".into() };
+    let open = everything_open();
+    check(&open, &resumed(), Err("the run is not paused"));
+    check(&open, &paused(), Ok(&[0, 1, 2, 3]));
+    let held = [open, vec![paused()]].concat();
+    check(&held, &paused(), Err("the run is paused"));
+    check(&held, &resumed(), Ok(&[0, 1, 2, 3]));
+    // What was under way when it was paused is recorded all the same, an end too.
+    check(&held, &activity_closed(0, 1), Ok(&[1, 2, 3]));
+    check(&held, &given(6, timer()), Ok(&[0, 1, 2, 3, 6]));
+    for end in endings() {
+        check(&held, &end, Ok(&[]));
+    }
+    let (run, _) = fold(&held);
+    assert!(run.is_paused() && run.is_open());
 }

@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use backstitch_core::inbox::MessageRow;
-use backstitch_core::{Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{Attribute, AttributeChanges, Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq};
 use uuid::Uuid;
 
 pub(crate) use statement::{Appended, execute, read_back};
@@ -46,6 +46,8 @@ pub struct Append {
     pub inbox: Vec<NewItem>,
     /// Messages that were consumed.
     pub inbox_done: Vec<(RunId, Uuid)>,
+    /// What is known from now on about `run`, or about runs that start.
+    pub memories: Vec<NewMemory>,
 }
 
 impl Append {
@@ -61,6 +63,7 @@ impl Append {
             timers_done: Vec::new(),
             inbox: Vec::new(),
             inbox_done: Vec::new(),
+            memories: Vec::new(),
         }
     }
 
@@ -77,9 +80,10 @@ impl Append {
         let closing = match &self.status {
             Some(StatusChange::Close(close)) => text_len(&close.output) + text_len(&close.error),
             Some(StatusChange::Park { fault }) => fault.len(),
-            Some(StatusChange::Unpark) | None => 0,
+            Some(StatusChange::Pause | StatusChange::Run) | None => 0,
         };
-        rows + starts + items + closing
+        let memories: usize = self.memories.iter().map(NewMemory::text_bytes).sum();
+        rows + starts + items + closing + memories
     }
 }
 
@@ -110,6 +114,32 @@ pub struct NewRun {
     pub first: Row,
 }
 
+/// What is known about a run besides its ledger.
+#[derive(Clone, Debug)]
+pub struct NewMemory {
+    /// The run.
+    pub run: RunId,
+    /// All of its entity, as JSON text; none: as it was.
+    pub entity: Option<Arc<str>>,
+    /// Attributes that change.
+    pub attributes: AttributeChanges,
+}
+
+impl NewMemory {
+    /// Nothing to be written.
+    pub fn is_empty(&self) -> bool {
+        self.entity.is_none() && self.attributes.is_empty()
+    }
+
+    fn text_bytes(&self) -> usize {
+        let bytes = |(name, value): (&Arc<str>, &Option<Attribute>)| match value {
+            Some(Attribute::Text(text)) => name.len() + text.len(),
+            _ => name.len(),
+        };
+        text_len(&self.entity) + self.attributes.iter().map(bytes).sum::<usize>()
+    }
+}
+
 /// What becomes of a run.
 #[derive(Clone, Debug)]
 pub enum StatusChange {
@@ -120,8 +150,10 @@ pub enum StatusChange {
         /// The fault, as JSON text.
         fault: Arc<str>,
     },
-    /// It goes on.
-    Unpark,
+    /// An operator holds it.
+    Pause,
+    /// It goes on after either.
+    Run,
 }
 
 /// How a run closed.
@@ -225,6 +257,7 @@ pub(crate) struct Batch {
     timers: HashSet<(RunId, Op)>,
     timer_runs: HashSet<RunId>,
     items: HashSet<Uuid>,
+    memories: HashSet<RunId>,
     bytes: usize,
 }
 
@@ -236,6 +269,7 @@ impl Batch {
         self.timers.clear();
         self.timer_runs.clear();
         self.items.clear();
+        self.memories.clear();
         self.bytes = 0;
     }
 
@@ -258,6 +292,7 @@ impl Batch {
         self.timer_runs.extend(append.timers.iter().map(|timer| timer.run));
         self.timers.extend(&append.timers_done);
         self.items.extend(append.inbox.iter().map(|item| item.item_id));
+        self.memories.extend(append.memories.iter().map(|memory| memory.run));
         true
     }
 
@@ -270,6 +305,7 @@ impl Batch {
             || append.timers_done.iter().any(|key| self.timers.contains(key))
             || (closes && self.timer_runs.contains(&append.run))
             || append.inbox_done.iter().any(|(_, item)| self.items.contains(item))
+            || append.memories.iter().any(|memory| self.memories.contains(&memory.run))
     }
 }
 

@@ -102,6 +102,22 @@ impl Ledger {
         })
     }
 
+    /// Moves a message to the inbox of another run. False: it is not there any more.
+    ///
+    /// One statement on one row, so of several who try one succeeds; may be repeated. Not fenced, as a
+    /// post is not: whoever owns the other run reads it there.
+    pub async fn move_item(&self, from: RunId, item_id: Uuid, to: RunId) -> Result<bool, LedgerError> {
+        let moved =
+            sqlx::query("update inbox set run_id = $4 where shard = $1 and run_id = $2 and item_id = $3")
+                .bind(self.shard.0)
+                .bind(from.0)
+                .bind(item_id)
+                .bind(to.0)
+                .execute(&self.pool)
+                .await?;
+        Ok(moved.rows_affected() > 0)
+    }
+
     /// Messages for runs that `host` owns, open or closed, oldest first, at most `limit`, without
     /// those that it is working on. Reads only.
     pub async fn inbox_for(

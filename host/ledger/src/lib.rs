@@ -2,8 +2,8 @@
 //!
 //! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
 //!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
-//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, the inbox, reading
-//!   runs and their rows, components and deployments, migrations and partitions.
+//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, schedules, the inbox,
+//!   reading runs and their rows, components and deployments, migrations and partitions.
 //! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
 //! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
 //!
@@ -23,14 +23,19 @@ mod connect;
 mod error;
 mod inbox;
 mod leases;
+mod plant;
 mod runs;
+mod schedules;
 mod schema;
+mod search;
 mod time;
 mod timers;
 mod wake;
 mod writer;
 
-pub use append::{Acks, Append, Close, Item, NewItem, NewRun, NewTimer, Outcome, PoisonKind, StatusChange};
+pub use append::{
+    Acks, Append, Close, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome, PoisonKind, StatusChange,
+};
 pub use claims::ClaimedRun;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};
 pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
@@ -38,7 +43,9 @@ pub use connect::{ConnectError, ConnectOptions, Ledger};
 pub use error::LedgerError;
 pub use inbox::{InboxItem, Posted};
 pub use leases::{Lease, Pulse};
+pub use plant::Plant;
 pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
+pub use schedules::{Schedule, ScheduleChange};
 pub use schema::MigrateError;
 pub use timers::DueTimer;
 pub use wake::{Notifier, Wake, Wakeups};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Chain, Digest, HostId, Op, Row, RunId, RunStatus, Scope, Seq, limits};
+use backstitch_core::{Chain, Digest, Filter, HostId, Op, Row, RunId, RunStatus, Scope, Seq, limits};
 use sqlx::postgres::{PgBindIterExt, PgRow};
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
@@ -44,6 +44,8 @@ pub struct RunSummary {
     pub started_ms: u64,
     /// When it closed, in milliseconds since the epoch.
     pub closed_ms: Option<u64>,
+    /// What it is found by: a JSON object; none if there is nothing.
+    pub attributes: Option<String>,
 }
 
 /// Everything that the database says about a run, except its ledger. Texts are JSON.
@@ -59,20 +61,24 @@ pub struct RunInfo {
     pub error: Option<String>,
     /// Why it is parked.
     pub fault: Option<String>,
-    /// For people and searches.
-    pub attributes: String,
+    /// Its entity; none if it never had one.
+    pub entity: Option<String>,
+    /// On which terms it was started; none: the defaults.
+    pub start: Option<String>,
     /// How many rows the ledger had at the close, and the checksum of the last one. A ledger that
     /// ends earlier was cut off.
     pub head: Option<(Seq, Chain)>,
 }
 
-/// Which runs to list.
+/// Which runs to list: those that meet all of it.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
     /// Any of these; none: all.
     pub statuses: Vec<RunStatus>,
     /// Of this workflow.
     pub workflow: Option<String>,
+    /// Meeting this.
+    pub condition: Option<Filter>,
 }
 
 /// Where a page of a listing begins: newest first.
@@ -85,7 +91,7 @@ pub struct Page {
 }
 
 #[derive(FromRow)]
-struct SummaryRow {
+pub(crate) struct SummaryRow {
     run_id: Uuid,
     workflow_id: String,
     generation: i32,
@@ -97,6 +103,7 @@ struct SummaryRow {
     parent_op: Option<i32>,
     started_at: Timestamp,
     closed_at: Option<Timestamp>,
+    attributes: Option<String>,
 }
 
 #[derive(FromRow)]
@@ -107,9 +114,20 @@ struct InfoRow {
     output: Option<String>,
     error: Option<String>,
     fault: Option<String>,
-    attributes: String,
+    entity: Option<String>,
+    start: Option<String>,
     rows: Option<i32>,
     chain: Option<i64>,
+}
+
+impl RunFilter {
+    /// The persisted numbers of the statuses that a run may have.
+    pub(crate) fn status_tags(&self) -> Vec<i16> {
+        let statuses = if self.statuses.is_empty() { &RunStatus::ALL[..] } else { &self.statuses };
+        let admitted =
+            |status: &RunStatus| self.condition.as_ref().is_none_or(|filter| filter.admits(*status));
+        statuses.iter().copied().filter(admitted).map(RunStatus::tag).collect()
+    }
 }
 
 impl Ledger {
@@ -119,10 +137,13 @@ impl Ledger {
         let row: Option<InfoRow> = sqlx::query_as(
             "select r.run_id, r.workflow_id, r.generation, r.workflow, r.digest, r.status, r.owner,
                     r.parent_run, r.parent_op, r.started_at, r.closed_at,
-                    (select l.payload::text from ledger l
-                     where l.shard = $1 and l.run_id = $3 and l.seq = 0) as input,
-                    r.output::text, r.error::text, r.fault::text, r.attributes::text, r.rows, r.chain
-             from runs r where r.shard = $1 and r.tenant = $2 and r.run_id = $3",
+                    run_attributes($1, r.run_id)::text as attributes,
+                    l.payload::text as input, l.detail::text as start,
+                    r.output::text, r.error::text, r.fault::text, r.rows, r.chain,
+                    (select e.document::text from entities e
+                     where e.shard = $1 and e.run_id = $3) as entity
+             from runs r left join ledger l on l.shard = $1 and l.run_id = $3 and l.seq = 0
+             where r.shard = $1 and r.tenant = $2 and r.run_id = $3",
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
@@ -193,17 +214,20 @@ impl Ledger {
     }
 
     /// Runs of the tenant, newest first. Costs at most a page for each status asked for, and what a
-    /// filter by workflow skips.
+    /// filter by workflow skips; what a condition costs, `search.rs` says.
     pub async fn list(
         &self,
         scope: Scope,
         filter: &RunFilter,
         page: Page,
     ) -> Result<Vec<RunSummary>, LedgerError> {
-        let statuses = if filter.statuses.is_empty() { &RunStatus::ALL[..] } else { &filter.statuses };
+        if let Some(condition) = &filter.condition {
+            return self.search(scope, filter, condition, page).await;
+        }
         let rows: Vec<SummaryRow> = sqlx::query_as(
             "select r.run_id, r.workflow_id, r.generation, r.workflow, r.digest, r.status, r.owner,
-                    r.parent_run, r.parent_op, r.started_at, r.closed_at
+                    r.parent_run, r.parent_op, r.started_at, r.closed_at,
+                    run_attributes($1, r.run_id)::text as attributes
              from unnest($3::smallint[]) as s (status)
              cross join lateral (
                  select run_id, workflow_id, generation, workflow, digest, status, owner, parent_run,
@@ -218,7 +242,7 @@ impl Ledger {
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
-        .bind(statuses.iter().map(|status| status.tag()).bind_iter())
+        .bind(filter.status_tags())
         .bind(page.before.map_or(Uuid::max(), |run| run.0))
         .bind(filter.workflow.as_deref())
         .bind(i64::from(page.limit.min(limits::PAGE_ROWS_MAX)))
@@ -236,7 +260,7 @@ impl Ledger {
     ) -> Result<Vec<RunSummary>, LedgerError> {
         let rows: Vec<SummaryRow> = sqlx::query_as(
             "select run_id, workflow_id, generation, workflow, digest, status, owner, parent_run, parent_op,
-                    started_at, closed_at
+                    started_at, closed_at, run_attributes($1, run_id)::text as attributes
              from runs where shard = $1 and tenant = $2 and parent_run = $3 order by run_id limit $4",
         )
         .bind(scope.shard.0)
@@ -255,7 +279,9 @@ impl Ledger {
         scope: Scope,
         filter: &RunFilter,
     ) -> Result<Vec<(RunStatus, u64)>, LedgerError> {
-        let statuses = if filter.statuses.is_empty() { &RunStatus::ALL[..] } else { &filter.statuses };
+        if let Some(condition) = &filter.condition {
+            return self.count_found(scope, filter, condition).await;
+        }
         let counts: Vec<(i16, i64)> = sqlx::query_as(
             "select s.status, (select count(*) from runs
                                where shard = $1 and tenant = $2 and runs.status = s.status
@@ -265,16 +291,11 @@ impl Ledger {
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
-        .bind(statuses.iter().map(|status| status.tag()).bind_iter())
+        .bind(filter.status_tags())
         .bind(filter.workflow.as_deref())
         .fetch_all(&self.pool)
         .await?;
-        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
-        counts
-            .map(|(tag, count)| {
-                Ok((known(RunStatus::from_tag(tag), "run status", tag)?, count.cast_unsigned()))
-            })
-            .collect()
+        counts.into_iter().filter(|(_, count)| *count > 0).map(status_count).collect()
     }
 
     /// Ledger rows of a run from `from` on, at most `limit`. The caller checks the chain.
@@ -343,7 +364,11 @@ fn ledger_row(row: &PgRow) -> Result<(RunId, Row), sqlx::Error> {
     Ok((RunId(row.try_get(0)?), ledger_row))
 }
 
-fn summary(row: SummaryRow) -> Result<RunSummary, LedgerError> {
+pub(crate) fn status_count((tag, count): (i16, i64)) -> Result<(RunStatus, u64), LedgerError> {
+    Ok((known(RunStatus::from_tag(tag), "run status", tag)?, count.cast_unsigned()))
+}
+
+pub(crate) fn summary(row: SummaryRow) -> Result<RunSummary, LedgerError> {
     Ok(RunSummary {
         run: RunId(row.run_id),
         workflow_id: row.workflow_id,
@@ -355,6 +380,7 @@ fn summary(row: SummaryRow) -> Result<RunSummary, LedgerError> {
         parent: parent(row.parent_run, row.parent_op),
         started_ms: row.started_at.0,
         closed_ms: row.closed_at.map(|at| at.0),
+        attributes: row.attributes,
     })
 }
 
@@ -369,7 +395,8 @@ fn info(row: InfoRow) -> Result<RunInfo, LedgerError> {
         output: row.output,
         error: row.error,
         fault: row.fault,
-        attributes: row.attributes,
+        entity: row.entity,
+        start: row.start,
         head,
     })
 }

@@ -1,5 +1,6 @@
 //! The schema: its migrations and the ledger's partitions.
 
+use backstitch_core::date::civil;
 use backstitch_core::ids::RunId;
 use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -118,32 +119,4 @@ impl Ledger {
 /// The smallest run id of this millisecond: UUID v7 begins with 48 bits of time.
 fn first_id(ms: u64) -> RunId {
     RunId(uuid::Uuid::from_u128(u128::from(ms) << 80))
-}
-
-/// Year, month and day (UTC). H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
-/// `civil_from_days`, for days that are not before 1970.
-fn civil(ms: u64) -> (u64, u64, u64) {
-    let days = ms / (24 * 3600 * 1000) + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_have_their_calendar_names() {
-        const DAY_MS: u64 = 24 * 3600 * 1000;
-        assert_eq!(civil(FIRST_MONDAY_MS), (1970, 1, 5));
-        assert_eq!(civil(951_782_400_000), (2000, 2, 29));
-        assert_eq!(civil(951_782_400_000 + DAY_MS), (2000, 3, 1));
-        assert_eq!(civil(1_764_547_200_000 - 1), (2025, 11, 30));
-        assert_eq!(civil(4_107_542_400_000), (2100, 3, 1));
-    }
 }

@@ -21,19 +21,22 @@ pub struct DueTimer {
 }
 
 impl Ledger {
-    /// Timers of running runs that `host` owns, due at `now_ms` or before, oldest first, at most `limit`.
+    /// Timers of running runs that `host` owns, due at `now_ms` or before, oldest first, at most `limit`;
+    /// those of the purpose `always` of parked and paused ones too.
     ///
-    /// Reads only. A timer comes back until an append removes it, or the run is parked or closed.
+    /// Reads only. A timer comes back until an append removes it, or the run is parked, paused or closed.
     pub async fn due_timers(
         &self,
         host: HostId,
         now_ms: u64,
+        always: i16,
         limit: i64,
     ) -> Result<Vec<DueTimer>, LedgerError> {
         let rows: Vec<(Uuid, i32, i16, Timestamp)> = sqlx::query_as(
             "select t.run_id, t.op, t.purpose, t.due_at
              from timers t join runs r on r.shard = $1 and r.run_id = t.run_id
-             where t.shard = $1 and t.purpose >= 0 and t.due_at <= $3 and r.owner = $2 and r.status = $5
+             where t.shard = $1 and t.purpose >= 0 and t.due_at <= $3 and r.owner = $2
+               and (r.status = $5 or (t.purpose = $6 and r.status < 10))
              order by t.due_at limit $4",
         )
         .bind(self.shard.0)
@@ -41,6 +44,7 @@ impl Ledger {
         .bind(Timestamp(now_ms))
         .bind(limit)
         .bind(RunStatus::Running.tag())
+        .bind(always)
         .fetch_all(&self.pool)
         .await?;
         let timer = |(run, op, purpose, due): (Uuid, i32, i16, Timestamp)| DueTimer {
@@ -52,19 +56,26 @@ impl Ledger {
         Ok(rows.into_iter().map(timer).collect())
     }
 
-    /// When the next timer after `after_ms` is due, among those of running runs that `host` owns.
+    /// When the next timer after `after_ms` is due, among those that [`Self::due_timers`] gives.
     /// Reads only.
-    pub async fn next_due(&self, host: HostId, after_ms: u64) -> Result<Option<u64>, LedgerError> {
+    pub async fn next_due(
+        &self,
+        host: HostId,
+        after_ms: u64,
+        always: i16,
+    ) -> Result<Option<u64>, LedgerError> {
         let due: Option<Timestamp> = sqlx::query_scalar(
             "select t.due_at
              from timers t join runs r on r.shard = $1 and r.run_id = t.run_id
-             where t.shard = $1 and t.purpose >= 0 and t.due_at > $3 and r.owner = $2 and r.status = $4
+             where t.shard = $1 and t.purpose >= 0 and t.due_at > $3 and r.owner = $2
+               and (r.status = $4 or (t.purpose = $5 and r.status < 10))
              order by t.due_at limit 1",
         )
         .bind(self.shard.0)
         .bind(host.0)
         .bind(Timestamp(after_ms))
         .bind(RunStatus::Running.tag())
+        .bind(always)
         .fetch_optional(&self.pool)
         .await?;
         Ok(due.map(|due| due.0))

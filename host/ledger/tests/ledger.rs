@@ -10,6 +10,8 @@ mod common;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use std::sync::Arc;
+
 use backstitch_core::inbox::Message;
 use backstitch_core::{Digest, Event, HostId, Kind, Op, RunId, RunStatus, Seq, TenantId};
 use backstitch_ledger::{
@@ -131,13 +133,13 @@ async fn timers_of_others_and_of_parked_runs_are_not_due_here() {
     let park = StatusChange::Park { fault: "{}".into() };
     host.commit(Append { status: Some(park), ..Append::new(SCOPE, runs[1].id) }).await;
 
-    let due = ledger.due_timers(host.id, 300, 10).await.unwrap();
+    let due = ledger.due_timers(host.id, 300, 4, 10).await.unwrap();
     let due: Vec<_> = due.iter().map(|timer| (timer.run, timer.op, timer.purpose, timer.due_ms)).collect();
     assert_eq!(due, [(runs[0].id, Op(2), 2, 100), (runs[0].id, Op(1), 1, 300)]);
-    assert_eq!(ledger.due_timers(host.id, 299, 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.due_timers(host.id, 300, 1).await.unwrap()[0].op, Op(2));
-    assert_eq!(ledger.next_due(host.id, 0).await.unwrap(), Some(100));
-    assert_eq!(ledger.next_due(host.id, 300).await.unwrap(), None);
+    assert_eq!(ledger.due_timers(host.id, 299, 4, 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(host.id, 300, 4, 1).await.unwrap()[0].op, Op(2));
+    assert_eq!(ledger.next_due(host.id, 0, 4).await.unwrap(), Some(100));
+    assert_eq!(ledger.next_due(host.id, 300, 4).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -224,7 +226,7 @@ async fn rows_go_to_the_week_of_their_run() {
     let mut later = Grown::named("later");
     later.id = RunId::derived(later.id, Op(0), next_week);
     later.run = backstitch_core::Run::new(later.id);
-    let started = Event::RunStarted { workflow: "w".into(), input: json("1") };
+    let started = Event::RunStarted { workflow: "w".into(), input: json("1"), options: Arc::default() };
     later.new.first = later.run.append(next_week, &started).unwrap();
     later.new.run = later.id;
     early.commit(later.start()).await;

@@ -10,10 +10,10 @@ mod common;
 use std::sync::Arc;
 
 use backstitch_core::inbox::{Message, MessageRow};
-use backstitch_core::{Chain, Op, Row, RunId, RunStatus, Seq};
+use backstitch_core::{Attribute, Chain, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Health, NewItem, NewTimer, Outcome, PoisonKind, Posted, RunRef,
-    StatusChange, Stopped,
+    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
+    RunRef, StatusChange, Stopped,
 };
 use common::*;
 
@@ -307,7 +307,7 @@ async fn a_run_is_parked_and_goes_on() {
     let fault = r#"{"kind":"trap"}"#;
     let park =
         Append { status: Some(StatusChange::Park { fault: fault.into() }), ..Append::new(SCOPE, run.id) };
-    let unpark = Append { status: Some(StatusChange::Unpark), ..Append::new(SCOPE, run.id) };
+    let unpark = Append { status: Some(StatusChange::Run), ..Append::new(SCOPE, run.id) };
     host.commit(run.start()).await;
     host.commit(park.clone()).await;
     let info = ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap();
@@ -336,11 +336,11 @@ async fn the_last_word_on_a_timer_counts() {
         assert_eq!(outcome, committed());
     }
     let due = async || {
-        let timers = ledger.due_timers(host.id, 1_000, 10).await.unwrap();
+        let timers = ledger.due_timers(host.id, 1_000, 4, 10).await.unwrap();
         timers.into_iter().map(|timer| (timer.op.0, timer.due_ms)).collect::<Vec<_>>()
     };
     assert_eq!(due().await, [(1, 10), (3, 31), (4, 41)]);
-    assert_eq!(ledger.next_due(host.id, 10).await.unwrap(), Some(31));
+    assert_eq!(ledger.next_due(host.id, 10, 4).await.unwrap(), Some(31));
     // The close of the run takes the rest, also a timer of the same burst.
     for outcome in host.append_all(vec![set(5, 50), run.complete("1")]).await {
         assert_eq!(outcome, committed());
@@ -350,6 +350,28 @@ async fn the_last_word_on_a_timer_counts() {
         .await
         .unwrap();
     assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_message_is_moved_once_however_many_try() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (from, to) = (Grown::named("a"), Grown::named("b"));
+    host.commit(from.start()).await;
+    host.commit(to.start()).await;
+    let signal = Message::Signal { name: "s".into(), payload: json("1"), id: None }.to_row();
+    let item_id = new_id();
+    ledger.post(SCOPE, from.id, item_id, now_ms(), &signal).await.unwrap();
+    let mut moves = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (ledger, from, to) = (ledger.clone(), from.id, to.id);
+        moves.spawn(async move { ledger.move_item(from, item_id, to).await.unwrap() });
+    }
+    let moved = moves.join_all().await;
+    assert_eq!(moved.iter().filter(|moved| **moved).count(), 1, "{moved:?}");
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let found: Vec<_> = items.iter().map(|item| (item.run, item.item_id, &item.message)).collect();
+    assert_eq!(found, [(to.id, item_id, &signal)]);
 }
 
 #[tokio::test]
@@ -465,4 +487,54 @@ async fn a_start_carries_its_parent_and_generation() {
     let children = ledger.children(SCOPE, old.id, 10).await.unwrap();
     assert_eq!(children.iter().map(|run| run.run).collect::<Vec<RunId>>(), [child.id]);
     assert_eq!(children[0].parent, Some((old.id, Op(4))));
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_run_is_written_with_the_rows_that_say_it() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    let id = run.id;
+    let memory = |entity: &str, attributes: Vec<(&str, Option<Attribute>)>| NewMemory {
+        run: id,
+        entity: (!entity.is_empty()).then(|| entity.into()),
+        attributes: attributes.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+    };
+    let with = |append: Append, memory: NewMemory| Append { memories: vec![memory], ..append };
+    let text = |text: &str| Some(Attribute::Text(text.into()));
+    let known = async || {
+        let info = ledger.run(SCOPE, RunRef::Id(id)).await.unwrap()?;
+        Some((info.entity, info.summary.attributes))
+    };
+    let first = memory(r#"{"n":1}"#, vec![("who", text("ada")), ("n", Some(Attribute::Number(0.1)))]);
+    host.commit(with(run.start(), first)).await;
+    let attributes = Some(r#"{ "n" : 0.1, "who" : "ada" }"#.to_owned());
+    assert_eq!(known().await.unwrap(), (Some(r#"{"n":1}"#.to_owned()), attributes));
+
+    // In one burst the last word counts, for each name and for the whole entity.
+    let burst = vec![
+        with(run.step(1), memory(r#"{"n":2}"#, vec![("who", text("grace")), ("n", None)])),
+        with(run.step(1), memory(r#"{"n":3}"#, vec![("at", Some(Attribute::TimeMs(1_000)))])),
+        with(run.step(1), memory("", vec![("who", None), ("ok", Some(Attribute::Flag(true)))])),
+    ];
+    let outcomes = host.append_all(burst).await;
+    assert!(outcomes.iter().all(|outcome| *outcome == committed()));
+    let attributes = Some(r#"{ "at" : "1970-01-01T00:00:01.000Z", "ok" : true }"#.to_owned());
+    assert_eq!(known().await.unwrap(), (Some(r#"{"n":3}"#.to_owned()), attributes.clone()));
+
+    // A start that is refused leaves nothing behind of what would have been known.
+    let rival = Grown::named("a");
+    let theirs = NewMemory { run: rival.id, ..memory(r#"{"n":9}"#, vec![("who", text("eve"))]) };
+    let refused = host.append_all(vec![with(rival.start(), theirs)]).await;
+    assert_eq!(refused, [Outcome::Committed { refused: vec![rival.id] }]);
+    let mut connection = session(&ledger.options().url).await;
+    for table in ["entities", "attributes"] {
+        let strays = format!("select count(*) from {table} where run_id <> '{id}'");
+        let strays: i64 =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(strays)).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(strays, 0, "{table}");
+    }
+    // It outlives the run.
+    host.commit(run.complete("1")).await;
+    assert_eq!(known().await.unwrap().1, attributes);
 }

@@ -1,11 +1,12 @@
 //! One attempt of an activity: it may wait, read clocks and randomness, and fail; it must end.
 //!
 //! An attempt runs on tokio. Its code yields to its worker at every tick of the epoch, so a spinning
-//! one is stopped at its deadline as a sleeping one is. Whatever it does ends as a
+//! one is stopped at its deadline, or when it has been silent for too long, as a sleeping one is. Whatever
+//! it does ends as a
 //! [`Failure`] of that attempt, because only its retry policy knows what that means; a [`Fault`] is
 //! for a component that cannot be run at all.
 //!
-//! A component that asks for nothing of WASI cannot be seen from outside while it runs. Its attempt
+//! A component that asks for nothing, not even a heartbeat, cannot be seen from outside while it runs. Its attempt
 //! may be made at once, on the thread of the guest that called, and thrown away if it takes more than
 //! a moment: see [`ActivityProgram::try_at_once`].
 
@@ -17,7 +18,6 @@ use backstitch_core::command::FailureKind;
 use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, fault as text, limits};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
-use tokio::time::error::Elapsed;
 use wasmtime::component::{ComponentExportIndex, HasData, InstancePre, Linker, ResourceTable};
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
@@ -28,11 +28,13 @@ use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use crate::admit::track;
 use crate::artefact::Component;
 use crate::budget::{Budget, bounded};
 use crate::describe::{self, Described};
 use crate::fault;
 use crate::guest_log::GuestLog;
+use crate::pulse::{self, Pulse};
 use crate::stdio::{SharedStdio, Stream};
 use crate::world;
 use crate::world::activity::{Activity, ActivityPre, Context};
@@ -41,6 +43,8 @@ use crate::world::activity::{Activity, ActivityPre, Context};
 #[derive(Clone)]
 pub struct ActivityProgram {
     pre: ActivityPre<Guest>,
+    /// Whether it has heartbeats.
+    beats: bool,
     /// If it links against nothing.
     secluded: Option<Arc<Secluded>>,
 }
@@ -76,6 +80,8 @@ pub struct ActivityCall {
     pub context: ActivityContext,
     /// Start-to-close: how long it may take, from its turn on.
     pub timeout: Duration,
+    /// What it and whoever waits for it tell each other.
+    pub pulse: Arc<Pulse>,
 }
 
 /// What an attempt is told about itself.
@@ -91,6 +97,8 @@ pub struct ActivityContext {
     pub attempt: u32,
     /// When nobody waits for its outcome any more, in milliseconds since the epoch.
     pub deadline_ms: Option<u64>,
+    /// What the last heartbeat of the attempts before said.
+    pub heartbeat: Option<Json>,
 }
 
 impl ActivityContext {
@@ -107,14 +115,74 @@ impl ActivityContext {
             attempt: self.attempt,
             idempotency_key: self.idempotency_key(),
             deadline_ms: self.deadline_ms,
+            heartbeat_details: self.heartbeat.as_ref().map(Json::to_string),
         }
     }
 }
 
-/// A spinning guest's time is up.
-#[derive(Debug, thiserror::Error)]
-#[error("out of time")]
-struct OutOfTime;
+/// Why an attempt is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum OutOfTime {
+    #[error("out of time")]
+    Deadline,
+    #[error("silent for too long")]
+    Silence,
+}
+
+/// How long whoever waits for an attempt will do so.
+#[derive(Clone)]
+struct Patience {
+    deadline: Instant,
+    pulse: Arc<Pulse>,
+}
+
+impl Patience {
+    /// With an attempt that begins now.
+    fn new(bound: Duration, pulse: Arc<Pulse>) -> Self {
+        const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
+        Self { deadline: Instant::now() + bound.min(NEVER), pulse }
+    }
+
+    /// When it ends, unless there is a heartbeat before.
+    fn ends(&self) -> (Instant, OutOfTime) {
+        match self.pulse.silent_at() {
+            Some(silent_at) if silent_at < self.deadline => (silent_at, OutOfTime::Silence),
+            _ => (self.deadline, OutOfTime::Deadline),
+        }
+    }
+
+    fn check(&self) -> Result<(), OutOfTime> {
+        let (at, reason) = self.ends();
+        if Instant::now() >= at { Err(reason) } else { Ok(()) }
+    }
+
+    async fn over(&self) -> OutOfTime {
+        loop {
+            let (at, reason) = self.ends();
+            tokio::time::sleep_until(at).await;
+            if self.ends().0 <= at {
+                return reason;
+            }
+        }
+    }
+
+    /// What comes of `work` before it ends, whoever noticed.
+    async fn with<T>(
+        &self,
+        work: impl Future<Output = wasmtime::Result<T>>,
+    ) -> Result<wasmtime::Result<T>, OutOfTime> {
+        tokio::select! {
+            biased;
+            done = work => match done {
+                Err(error) if error.is::<OutOfTime>() => {
+                    Err(error.downcast_ref().copied().expect("just looked at"))
+                }
+                done => Ok(done),
+            },
+            reason = self.over() => Err(reason),
+        }
+    }
+}
 
 /// What an activity's store carries.
 struct Guest {
@@ -123,6 +191,7 @@ struct Guest {
     stdio: SharedStdio,
     table: ResourceTable,
     budget: Budget,
+    pulse: Arc<Pulse>,
 }
 
 impl WasiView for Guest {
@@ -155,8 +224,13 @@ impl ActivityProgram {
     pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
+        pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse)?;
         let pre = ActivityPre::new(linker.instantiate_pre(component)?)?;
-        Ok(Self { pre, secluded: Secluded::link(component).map(Arc::new) })
+        let beats = component
+            .component_type()
+            .imports(component.engine())
+            .any(|(name, _)| track(name) == track(pulse::INTERFACE));
+        Ok(Self { pre, beats, secluded: Secluded::link(component).map(Arc::new) })
     }
 
     /// Makes an attempt on this thread, if that takes no more than a moment: [`EPOCH_TICK`] to twice
@@ -186,17 +260,18 @@ impl ActivityProgram {
         let bound = Duration::from_millis(limits::ACTIVITY_MS_DEFAULT);
         let _turn = turn(running).await;
         let stdio = SharedStdio::new(GuestLog::new(None, "describe".into()));
-        let deadline = deadline(bound);
-        let described = tokio::time::timeout_at(deadline, async {
-            let (mut store, instance) = self.instantiate(&stdio, deadline).await?;
-            instance.call_describe(&mut store).await
-        })
-        .await;
+        let patience = Patience::new(bound, Arc::new(Pulse::new(None, None)));
+        let described = patience
+            .with(async {
+                let (mut store, instance) = self.instantiate(&stdio, &patience).await?;
+                instance.call_describe(&mut store).await
+            })
+            .await;
         stdio.close();
-        match in_time(described) {
-            Some(Ok(described)) => describe::activities(described),
-            Some(Err(error)) => Err(fault::fault(&error, None)),
-            None => {
+        match described {
+            Ok(Ok(described)) => describe::activities(described),
+            Ok(Err(error)) => Err(fault::fault(&error, None)),
+            Err(_) => {
                 Err(Fault::new(FaultKind::Limit, format!("describe took longer than {} s", bound.as_secs())))
             }
         }
@@ -210,13 +285,14 @@ impl ActivityProgram {
         let _turn = turn(running).await;
         let run = call.context.run_id;
         let stdio = SharedStdio::new(GuestLog::new(Some(run), Arc::clone(&call.name)));
-        let deadline = deadline(call.timeout);
-        let outcome = tokio::time::timeout_at(deadline, self.attempt(&call, &stdio, deadline)).await;
+        call.pulse.begin(self.beats);
+        let patience = Patience::new(call.timeout, Arc::clone(&call.pulse));
+        let outcome = patience.with(self.attempt(&call, &stdio, &patience)).await;
         stdio.close();
-        Ok(match in_time(outcome) {
-            Some(Ok(outcome)) => outcome_of(outcome),
-            Some(Err(error)) => Err(trapped(&error)),
-            None => Err(timed_out(call.timeout)),
+        Ok(match outcome {
+            Ok(Ok(outcome)) => outcome_of(outcome),
+            Ok(Err(error)) => Err(trapped(&error)),
+            Err(reason) => Err(timed_out(reason, &call)),
         })
     }
 
@@ -224,9 +300,9 @@ impl ActivityProgram {
         &self,
         call: &ActivityCall,
         stdio: &SharedStdio,
-        deadline: Instant,
+        patience: &Patience,
     ) -> wasmtime::Result<InvocationResult> {
-        let (mut store, instance) = self.instantiate(stdio, deadline).await?;
+        let (mut store, instance) = self.instantiate(stdio, patience).await?;
         let context = call.context.lower();
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
@@ -234,19 +310,22 @@ impl ActivityProgram {
     async fn instantiate(
         &self,
         stdio: &SharedStdio,
-        deadline: Instant,
+        patience: &Patience,
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
-        let guest = Guest { wasi: None, stdio: stdio.clone(), table, budget };
+        let pulse = Arc::clone(&patience.pulse);
+        let guest = Guest { wasi: None, stdio: stdio.clone(), table, budget, pulse };
         let mut store = bounded(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         store.set_epoch_deadline(1);
         // Tokio's timers alone would be late: a worker looks at them once in many turns, and a
         // spinning guest's turn lasts a whole tick.
+        let patience = patience.clone();
         store.epoch_deadline_callback(move |_| {
-            if Instant::now() >= deadline { Err(OutOfTime.into()) } else { Ok(UpdateDeadline::Yield(1)) }
+            patience.check()?;
+            Ok(UpdateDeadline::Yield(1))
         });
         let instance = self.pre.instantiate_async(&mut store).await?;
         Ok((store, instance))
@@ -317,17 +396,6 @@ async fn turn(running: &Semaphore) -> SemaphorePermit<'_> {
     running.acquire().await.expect("never closed")
 }
 
-/// When time is up that begins now.
-fn deadline(bound: Duration) -> Instant {
-    const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-    Instant::now() + bound.min(NEVER)
-}
-
-/// What came of it before time was up, whoever noticed.
-fn in_time<T>(done: Result<wasmtime::Result<T>, Elapsed>) -> Option<wasmtime::Result<T>> {
-    done.ok().filter(|done| !matches!(done, Err(error) if error.is::<OutOfTime>()))
-}
-
 /// What the guest returned, if it is what the world promises.
 fn outcome_of(outcome: InvocationResult) -> Result<Json, Failure> {
     let checked = match outcome {
@@ -354,7 +422,15 @@ fn trapped(error: &wasmtime::Error) -> Failure {
     Failure { retryable, ..Failure::fatal(FailureKind::Application, "trap", message) }.clipped()
 }
 
-fn timed_out(timeout: Duration) -> Failure {
-    let message = format!("the attempt took longer than {} ms", timeout.as_millis());
-    Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, "start-to-close", message) }
+fn timed_out(reason: OutOfTime, call: &ActivityCall) -> Failure {
+    let (code, message) = match reason {
+        OutOfTime::Deadline => {
+            ("start-to-close", format!("the attempt took longer than {} ms", call.timeout.as_millis()))
+        }
+        OutOfTime::Silence => {
+            let silence = call.pulse.silence().unwrap_or_default().as_millis();
+            ("heartbeat", format!("the attempt gave no heartbeat for {silence} ms"))
+        }
+    };
+    Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, code, message) }
 }

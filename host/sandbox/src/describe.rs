@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
 use backstitch_core::replay::Refusal;
-use backstitch_core::{Fault, FaultKind, Json, Replay, RunId, limits};
+use backstitch_core::{Fault, FaultKind, Json, Replay, RunId, StartOptions, limits};
 
 use crate::fault;
 use crate::guest_log::GuestLog;
-use crate::host::Guest;
+use crate::host::{Guest, RunInfo};
 use crate::workflow::{Unstarted, WorkflowProgram};
 use crate::world;
 
@@ -37,7 +37,9 @@ pub struct Described {
 pub(crate) fn workflows(program: &WorkflowProgram) -> Result<Vec<Described>, Fault> {
     let nobody = RunId(Default::default());
     let log = GuestLog::new(None, Arc::from("describe"));
-    let started = program.instantiate(Guest::new(Replay::new(nobody, 0), log));
+    let options = StartOptions::default();
+    let info = RunInfo::new(nobody, "".into(), "".into(), &options);
+    let started = program.instantiate(Guest::new(Replay::new(nobody, 0, &options), log, info));
     let (mut store, instance) = started.map_err(|unstarted| match unstarted {
         Unstarted::Fault(fault) => fault,
         no_room @ Unstarted::NoRoom => Fault::new(FaultKind::Component, no_room.to_string()),

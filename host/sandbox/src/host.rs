@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use backstitch_core::command::{self, Command};
-use backstitch_core::{HistorySize, Op, Replay, fault, limits};
+use backstitch_core::{HistorySize, Op, Replay, RunId, StartOptions, fault, limits};
 use wasmtime::component::{Linker, WasmStr};
 use wasmtime::{StoreContextMut, Trap};
 
@@ -20,7 +20,7 @@ use crate::world::{self, types};
 pub(crate) const INTERFACE: &str = "backstitch:workflow/host@0.1.0";
 
 /// The interface's functions.
-pub(crate) const FUNCTIONS: [&str; 18] = [
+pub(crate) const FUNCTIONS: [&str; 22] = [
     "proxy-activity",
     "sleep-for",
     "wait-for",
@@ -30,16 +30,58 @@ pub(crate) const FUNCTIONS: [&str; 18] = [
     "signal-run",
     "cancel-run",
     "answer-update",
+    "edit-entity",
+    "set-attributes",
     "patched",
     "deprecate-patch",
     "next-event",
     "now-ms",
     "random-u64",
+    "entity",
+    "info",
     "history-size",
     "is-replaying",
     "log",
     "report-panic",
 ];
+
+/// Who a run is, as its guest is told.
+#[derive(Clone, Debug)]
+pub struct RunInfo {
+    run: RunId,
+    original: RunId,
+    workflow_id: Arc<str>,
+    workflow: Arc<str>,
+    parent_workflow_id: Option<Arc<str>>,
+}
+
+impl RunInfo {
+    /// Of the run that was started with these options.
+    pub fn new(run: RunId, workflow_id: Arc<str>, workflow: Arc<str>, options: &StartOptions) -> Self {
+        let parent_workflow_id = options.parent.as_ref().map(|parent| Arc::clone(&parent.workflow_id));
+        Self { run, original: options.original(run), workflow_id, workflow, parent_workflow_id }
+    }
+
+    /// The run.
+    pub fn run(&self) -> RunId {
+        self.run
+    }
+
+    /// Which workflow of the component.
+    pub fn workflow(&self) -> &Arc<str> {
+        &self.workflow
+    }
+
+    fn lower(&self) -> types::RunInfo {
+        types::RunInfo {
+            run_id: self.run.to_string(),
+            original_run_id: self.original.to_string(),
+            workflow_id: self.workflow_id.to_string(),
+            workflow: self.workflow.to_string(),
+            parent_workflow_id: self.parent_workflow_id.as_deref().map(str::to_owned),
+        }
+    }
+}
 
 /// What a workflow's store carries.
 #[derive(Debug)]
@@ -47,6 +89,7 @@ pub(crate) struct Guest {
     pub(crate) replay: Replay,
     pub(crate) budget: Budget,
     log: GuestLog,
+    info: RunInfo,
     /// What a panic hook said just before the trap.
     pub(crate) panic: Option<String>,
     /// Fuel of this activation, without what was spent since the last event.
@@ -55,10 +98,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// A guest that is led by `replay`.
-    pub(crate) fn new(replay: Replay, log: GuestLog) -> Self {
+    /// The guest of this run that is led by `replay`.
+    pub(crate) fn new(replay: Replay, log: GuestLog, info: RunInfo) -> Self {
         Self {
             replay,
+            info,
             budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX),
             log,
             panic: None,
@@ -146,6 +190,18 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             command(cx, bytes, || world::answer_update(update, outcome)).map(|_| ())
         },
     )?;
+    host.func_wrap("edit-entity", |mut cx: Cx<'_>, (path, edit): (Arc<str>, types::Edit)| {
+        // All of the document is gone over, whatever is done to it.
+        let bytes = cx.data().replay.entity().bytes() + path.len() + world::edit_bytes(&edit);
+        charge(&mut cx, bytes)?;
+        let edit = world::edit(edit)?;
+        Ok((cx.data_mut().replay.edit_entity(path, edit)?,))
+    })?;
+    host.func_wrap("set-attributes", |mut cx: Cx<'_>, (attributes,): (Vec<types::Attribute>,)| {
+        charge(&mut cx, world::attribute_bytes(&attributes))?;
+        cx.data_mut().replay.set_attributes(world::attributes(attributes)?)?;
+        Ok(())
+    })?;
     host.func_wrap("patched", |mut cx: Cx<'_>, (change_id,): (Arc<str>,)| {
         charge(&mut cx, change_id.len())?;
         Ok((cx.data_mut().replay.patched(change_id)?,))
@@ -169,6 +225,15 @@ fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     host.func_wrap("random-u64", |mut cx: Cx<'_>, ()| {
         charge(&mut cx, 0)?;
         Ok((cx.data_mut().replay.random_u64(),))
+    })?;
+    host.func_wrap("entity", |mut cx: Cx<'_>, (path,): (Arc<str>,)| {
+        let entity = cx.data().replay.entity().get(&path);
+        charge(&mut cx, path.len() + entity.as_ref().map_or(0, |entity| entity.as_str().len()))?;
+        Ok((entity.map(|entity| entity.text()),))
+    })?;
+    host.func_wrap("info", |mut cx: Cx<'_>, ()| {
+        charge(&mut cx, 0)?;
+        Ok((cx.data().info.lower(),))
     })?;
     host.func_wrap("history-size", |mut cx: Cx<'_>, ()| {
         charge(&mut cx, 0)?;

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Divergence, Fault, FaultKind, Json, Replay, RunId, Status, limits};
+use backstitch_core::{Divergence, Fault, FaultKind, Json, Replay, Status, limits};
 use wasmtime::component::Linker;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
 
@@ -20,7 +20,7 @@ use crate::artefact::Component;
 use crate::budget::bounded;
 use crate::fault::{self, Cause};
 use crate::guest_log::GuestLog;
-use crate::host::{self, Guest};
+use crate::host::{self, Guest, RunInfo};
 use crate::wasi;
 use crate::world;
 use crate::world::workflow::{Workflow, WorkflowPre};
@@ -126,17 +126,16 @@ pub struct WorkflowInstance {
 }
 
 impl WorkflowInstance {
-    /// Makes the guest of `run`, which is to run `workflow` of the program. `replay` carries the
-    /// run's rows so far.
+    /// Makes the guest of a run. `replay` carries the run's rows so far.
     pub fn new(
         program: &WorkflowProgram,
         replay: Replay,
-        run: RunId,
-        workflow: Arc<str>,
+        info: RunInfo,
         input: Json,
     ) -> Result<Self, Unstarted> {
-        let log = GuestLog::new(Some(run), Arc::clone(&workflow));
-        let (store, instance) = program.instantiate(Guest::new(replay, log))?;
+        let workflow = Arc::clone(info.workflow());
+        let log = GuestLog::new(Some(info.run()), Arc::clone(&workflow));
+        let (store, instance) = program.instantiate(Guest::new(replay, log, info))?;
         Ok(Self { store, instance, workflow, state: State::Fresh { input } })
     }
 

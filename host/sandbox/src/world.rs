@@ -8,7 +8,7 @@ use std::sync::Arc;
 use backstitch_core::command::{self, Command};
 use backstitch_core::json::JsonError;
 use backstitch_core::replay::Refusal;
-use backstitch_core::{Delivery, Json, Op, RetryPolicy, limits};
+use backstitch_core::{Attribute, AttributeChanges, Delivery, Edit, Json, Op, RetryPolicy, limits};
 use wasmtime::component::{ComponentType, Lower};
 
 /// Bindings of the world `workflow`.
@@ -85,7 +85,6 @@ pub(crate) fn start_child(
     let input = json(&format!("the input of child {}", shown(&workflow)), input)?;
     let options = command::ChildOptions {
         workflow_id: options.workflow_id.map(Into::into),
-        task_queue: options.task_queue.map(Into::into),
         parent_close: match options.parent_close {
             types::ParentClose::Terminate => command::ParentClose::Terminate,
             types::ParentClose::RequestCancel => command::ParentClose::RequestCancel,
@@ -111,6 +110,53 @@ pub(crate) fn answer_update(
         Err(error) => Err(failure("the update's failure", error)?),
     };
     Ok(Command::AnswerUpdate { update, outcome })
+}
+
+/// What a guest does to its entity.
+pub(crate) fn edit(edit: types::Edit) -> Result<Edit, Refusal> {
+    let value = |text: String| json("the value for the entity", text);
+    Ok(match edit {
+        types::Edit::Set(text) => Edit::Set(value(text)?),
+        types::Edit::Merge(text) => Edit::Merge(value(text)?),
+        types::Edit::Append(text) => Edit::Append(value(text)?),
+        types::Edit::Increment(by) => Edit::Increment(by),
+        types::Edit::Delete => Edit::Delete,
+    })
+}
+
+/// What the guest hands over with it.
+pub(crate) fn edit_bytes(edit: &types::Edit) -> usize {
+    match edit {
+        types::Edit::Set(text) | types::Edit::Merge(text) | types::Edit::Append(text) => text.len(),
+        types::Edit::Increment(_) | types::Edit::Delete => 0,
+    }
+}
+
+/// What a guest is to be found by; of two words about one name the last counts.
+pub(crate) fn attributes(attributes: Vec<types::Attribute>) -> Result<AttributeChanges, Refusal> {
+    let value = |value| match value {
+        types::AttributeValue::Text(text) => Attribute::Text(text.into()),
+        types::AttributeValue::Number(number) => Attribute::Number(number),
+        types::AttributeValue::Flag(flag) => Attribute::Flag(flag),
+        types::AttributeValue::TimeMs(ms) => Attribute::TimeMs(ms),
+    };
+    let changes: AttributeChanges =
+        attributes.into_iter().map(|attribute| (attribute.name.into(), attribute.value.map(value))).collect();
+    // Before it is compared with the ledger: what is not finite has no equal.
+    Command::SetAttributes { changes: changes.clone() }.check().map_err(Refusal::Limit)?;
+    Ok(changes)
+}
+
+/// What the guest hands over with it.
+pub(crate) fn attribute_bytes(attributes: &[types::Attribute]) -> usize {
+    let bytes = |attribute: &types::Attribute| {
+        let value = match &attribute.value {
+            Some(types::AttributeValue::Text(text)) => text.len(),
+            _ => size_of::<u64>(),
+        };
+        attribute.name.len() + value
+    };
+    attributes.iter().map(bytes).sum()
 }
 
 /// Another run, as a guest names it.
@@ -157,6 +203,8 @@ pub(crate) fn failure(what: &str, failure: types::Failure) -> Result<command::Fa
         message: failure.message,
         details: details.transpose()?,
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
+        attempts: 0,
     };
     let failure = failure.clipped();
     // The ledger keeps the whole of it as one payload.
@@ -176,6 +224,8 @@ fn lower_failure(failure: command::Failure) -> types::Failure {
         message: failure.message,
         details: failure.details.map(|details| details.as_str().to_owned()),
         retryable: failure.retryable,
+        retry_after_ms: failure.retry_after_ms,
+        attempts: failure.attempts,
     }
 }
 

@@ -4,11 +4,12 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Failure, FailureKind, Json, Op};
-use backstitch_sandbox::{ActivityCall, ActivityContext, ActivityProgram, Program, Sandbox};
+use backstitch_core::{Failure, FailureKind, Json, Op, limits};
+use backstitch_sandbox::{ActivityCall, ActivityContext, ActivityProgram, Program, Pulse, Sandbox};
 use support::*;
 
 async fn program(sandbox: &Sandbox, functions: &str, invoke: &str) -> ActivityProgram {
@@ -28,8 +29,10 @@ fn call(timeout_ms: u64) -> ActivityCall {
             op: Op(3),
             attempt: 1,
             deadline_ms: None,
+            heartbeat: None,
         },
         timeout: Duration::from_millis(timeout_ms),
+        pulse: Arc::new(Pulse::new(None, None)),
     }
 }
 
@@ -81,15 +84,8 @@ async fn what_nobody_can_notice_is_tried_at_once() {
     assert_eq!(broken.try_at_once(&call(5_000)).unwrap().unwrap_err().code, "trap");
 
     // Randomness comes from outside, even if nobody draws any.
-    let text = include_str!("support/activity.wat")
-        .replacen(
-            "(component",
-            r#"(component (import "wasi:random/random@0.2.6" (instance (export "get-random-u64" (func (result u64)))))"#,
-            1,
-        )
-        .replace("{{functions}}", "")
-        .replace("{{invoke}}", "(call $ok (local.get $input) (local.get $input-length))");
-    let Program::Activity(random) = load(&sandbox, wat::parse_str(text).unwrap()).await else { panic!() };
+    let random = random_activity("(call $ok (local.get $input) (local.get $input-length))");
+    let Program::Activity(random) = load(&sandbox, random).await else { panic!() };
     assert_eq!(random.try_at_once(&call(5_000)), None);
     assert_eq!(sandbox.invoke(&random, call(5_000)).await.unwrap(), Ok(Json::new("[1]").unwrap()));
 
@@ -128,6 +124,191 @@ async fn whatever_an_attempt_does_is_a_failure_of_that_attempt() {
         assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Application, code), "{failure}");
         assert!(failure.message.contains(message), "{failure}");
         assert_eq!(failure.retryable, retryable, "{failure}");
+    }
+}
+
+/// One attempt that may be silent for so long, and what can be told to it and heard of it.
+fn with_pulse(silence_ms: u64) -> (ActivityCall, Arc<Pulse>) {
+    let told = Json::new("\"told\"").unwrap();
+    let pulse = Arc::new(Pulse::new(Some(Duration::from_millis(silence_ms)), Some(told)));
+    (ActivityCall { pulse: Arc::clone(&pulse), ..call(20_000) }, pulse)
+}
+
+async fn beating(sandbox: &Sandbox, invoke: &str) -> ActivityProgram {
+    match load(sandbox, beating_activity(invoke)).await {
+        Program::Activity(program) => program,
+        Program::Workflow(_) => panic!("not an activity"),
+    }
+}
+
+#[tokio::test]
+async fn silence_ends_an_attempt_whether_it_spins_or_waits() {
+    let sandbox = sandbox();
+    let spins = "(loop $for_ever (br $for_ever)) (unreachable)";
+    let waits = "(call $sleep (i64.const 15000000000)) (unreachable)";
+    let once =
+        |then: &str| format!("(drop (call $heartbeat (i32.const 1) (i32.const 8) (i32.const 2))) {then}");
+    let says = |then: &str| format!("(i32.store16 (i32.const 8) (i32.const 0x3234)) {}", once(then));
+    for (invoke, said) in [
+        (spins.to_owned(), "\"told\""),
+        (waits.to_owned(), "\"told\""),
+        (says(spins), "42"),
+        (says(waits), "42"),
+    ] {
+        let program = beating(&sandbox, &invoke).await;
+        let (call, pulse) = with_pulse(200);
+        let begun = Instant::now();
+        let failure = sandbox.invoke(&program, call).await.unwrap().unwrap_err();
+        assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Timeout, "heartbeat"), "{invoke}");
+        assert!(failure.retryable);
+        assert!(failure.message.contains("200 ms"), "{failure}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{invoke}: {:?}", begun.elapsed());
+        assert_eq!(pulse.details(), Some(Json::new(said).unwrap()), "{invoke}");
+    }
+    // One without heartbeats is bound to silence all the same, and one that ends in time is not stopped.
+    let mute = program(&sandbox, "", spins).await;
+    assert_eq!(sandbox.invoke(&mute, with_pulse(100).0).await.unwrap().unwrap_err().code, "heartbeat");
+    let quick = program(&sandbox, "", "(call $ok (local.get $input) (local.get $input-length))").await;
+    assert_eq!(sandbox.invoke(&quick, with_pulse(10_000).0).await.unwrap(), Ok(call(1).input));
+}
+
+#[tokio::test]
+async fn silence_is_noticed_in_time_on_a_worker_without_a_rest() {
+    let sandbox = sandbox();
+    let program = program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await;
+    // Tokio looks at its timers once in 61 turns, which take a tick of 10 ms each. Of three rounds the
+    // best counts, so that a busy machine does not.
+    let mut best = Duration::MAX;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let attempts: Vec<_> = (0..4)
+            .map(|_| {
+                let (sandbox, program) = (sandbox.clone(), program.clone());
+                tokio::spawn(async move { sandbox.invoke(&program, with_pulse(100).0).await })
+            })
+            .collect();
+        for attempt in attempts {
+            assert_eq!(attempt.await.unwrap().unwrap().unwrap_err().code, "heartbeat");
+        }
+        best = best.min(begun.elapsed());
+    }
+    assert!(best < Duration::from_millis(400), "{best:?}");
+}
+
+#[tokio::test]
+async fn an_attempt_lives_as_long_as_it_beats() {
+    let sandbox = sandbox();
+    // Twenty times a tenth of the silence that is allowed.
+    let invoke = "(i32.store (i32.const 16) (i32.const 20))
+        (loop $more
+          (call $sleep (i64.const 50000000))
+          (drop (call $heartbeat (i32.const 0) (i32.const 0) (i32.const 0)))
+          (i32.store (i32.const 16) (i32.sub (i32.load (i32.const 16)) (i32.const 1)))
+          (br_if $more (i32.load (i32.const 16))))
+        (call $ok (local.get $input) (local.get $input-length))";
+    let program = beating(&sandbox, invoke).await;
+    let (call, pulse) = with_pulse(500);
+    let begun = Instant::now();
+    assert_eq!(sandbox.invoke(&program, call).await.unwrap(), Ok(Json::new("[1]").unwrap()));
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert_eq!(pulse.details(), None, "its last heartbeat said nothing");
+    // It can be seen from outside while it runs.
+    assert_eq!(program.try_at_once(&with_pulse(500).0), None);
+}
+
+#[tokio::test]
+async fn what_a_heartbeat_says_is_json_within_bounds() {
+    let sandbox = sandbox();
+    // A text of spaces with a 1 at its end.
+    let said = |bytes: usize| {
+        format!(
+            "(drop (memory.grow (i32.const 2)))
+             (memory.fill (i32.const 65536) (i32.const 32) (i32.const {bytes}))
+             (i32.store8 (i32.const {last}) (i32.const 49))
+             (drop (call $heartbeat (i32.const 1) (i32.const 65536) (i32.const {bytes})))
+             (call $ok (local.get $input) (local.get $input-length))",
+            last = 65_535 + bytes,
+        )
+    };
+    let max = limits::HEARTBEAT_BYTES_MAX;
+    let cases = [
+        (said(max), None),
+        (said(max + 1), Some("a heartbeat's details are 65537 bytes; the most is 65536")),
+        (
+            "(drop (call $heartbeat (i32.const 1) (i32.const 4100) (i32.const 9))) (unreachable)".to_owned(),
+            Some("a heartbeat's details: not JSON"),
+        ),
+    ];
+    for (invoke, refusal) in cases {
+        let program = beating(&sandbox, &invoke).await;
+        let (call, pulse) = with_pulse(10_000);
+        let outcome = sandbox.invoke(&program, call).await.unwrap();
+        match refusal {
+            None => assert_eq!(outcome, Ok(Json::new("[1]").unwrap())),
+            Some(refusal) => {
+                let failure = outcome.unwrap_err();
+                assert_eq!(failure.code, "trap");
+                assert!(failure.message.contains(refusal), "{failure}");
+                assert_eq!(pulse.details(), Some(Json::new("\"told\"").unwrap()));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_hears_that_nobody_waits_for_it() {
+    let sandbox = sandbox();
+    let until_told = "(loop $more
+          (call $sleep (i64.const 1000000))
+          (br_if $more (i32.eqz (call $heartbeat (i32.const 1) (local.get $input) (local.get $input-length)))))
+        (call $ok (local.get $input) (local.get $input-length))";
+    let program = beating(&sandbox, until_told).await;
+    let (call, pulse) = with_pulse(10_000);
+    assert!(!pulse.forsake(), "it has not begun");
+    let alive = async {
+        while pulse.details() != Some(Json::new("[1]").unwrap()) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(pulse.forsake());
+        std::future::pending::<()>().await;
+    };
+    let outcome = tokio::select! {
+        outcome = sandbox.invoke(&program, call) => outcome.unwrap(),
+        () = alive => unreachable!(),
+    };
+    assert_eq!(outcome, Ok(Json::new("[1]").unwrap()));
+}
+
+#[tokio::test]
+async fn an_attempt_that_would_not_hear_is_better_stopped() {
+    let sandbox = sandbox();
+    let waits = "(call $sleep (i64.const 15000000000)) (unreachable)";
+    let unbounded = Arc::new(Pulse::new(None, None));
+    let (mute, mute_pulse) = with_pulse(10_000);
+    let cases = [
+        (
+            beating(&sandbox, waits).await,
+            ActivityCall { pulse: Arc::clone(&unbounded), ..call(500) },
+            unbounded,
+        ),
+        (
+            program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await,
+            ActivityCall { timeout: Duration::from_millis(500), ..mute },
+            mute_pulse,
+        ),
+    ];
+    for (program, call, pulse) in cases {
+        let asked = async {
+            assert!(!pulse.forsake());
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            // It has begun when it waits for the first time.
+            biased;
+            outcome = sandbox.invoke(&program, call) => outcome.unwrap(),
+            () = asked => unreachable!(),
+        };
+        assert_eq!(outcome.unwrap_err().code, "start-to-close");
     }
 }
 

@@ -116,6 +116,39 @@ fn every_unknown_import_is_named_at_once_and_in_order() {
 }
 
 #[test]
+fn heartbeats_are_offered_to_activities_and_to_nobody_else() {
+    assert_eq!(admit(&beating_activity("(unreachable)")), Ok(ComponentKind::Activity));
+    let attempt = |function: &str| {
+        format!(
+            r#"(component (import "backstitch:workflow/attempt@0.1.0" (instance
+              (export "{function}" (func (param "details" (option string)) (result bool)))))"#
+        )
+    };
+    let workflow = String::from_utf8(include_bytes!("support/workflow.wat").to_vec()).unwrap();
+    let workflow = ["start", "resume", "query", "describe", "functions", "data"]
+        .iter()
+        .fold(workflow, |text, key| {
+            let body = if matches!(*key, "functions" | "data") { "" } else { "(unreachable)" };
+            text.replace(&format!("{{{{{key}}}}}"), body)
+        })
+        .replacen("(component", &attempt("heartbeat"), 1);
+    let activity = ["imports", "core-imports", "with", "functions"]
+        .iter()
+        .fold(include_str!("support/activity.wat").to_owned(), |text, key| {
+            text.replace(&format!("{{{{{key}}}}}"), "")
+        })
+        .replace("{{invoke}}", "(unreachable)")
+        .replacen("(component", &attempt("stop"), 1);
+    for (text, beyond) in [
+        (workflow, "backstitch:workflow/attempt@0.1.0#heartbeat"),
+        (activity, "backstitch:workflow/attempt@0.1.0#stop"),
+    ] {
+        let Refused::UnknownImports { names, .. } = refused(&text) else { panic!("{beyond} is not refused") };
+        assert_eq!(names, [beyond]);
+    }
+}
+
+#[test]
 fn missing_exports_are_named_for_the_nearest_world() {
     let exports = |names: &[&str]| {
         let exports: String = names

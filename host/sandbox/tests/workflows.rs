@@ -80,7 +80,7 @@ fn fuel_is_counted_between_events_whatever_the_batch() {
 
 #[test]
 fn a_divergence_names_the_call_and_the_guilty_function() {
-    let mut replay = Replay::new(RUN, STARTED_MS);
+    let mut replay = beginning(STARTED_MS);
     lay(&mut replay, [slept(0, 6), fired(0)]);
     let functions = "(func $reserve_item (result i32) (call $sleep (i64.const 5)))";
     let guest = Guest { functions, start: "(drop (call $reserve_item)) (call $blocked)", ..SLEEPS_ONCE };
@@ -94,7 +94,7 @@ fn a_divergence_names_the_call_and_the_guilty_function() {
 
 #[test]
 fn stopping_short_of_the_ledger_diverges_too() {
-    let mut replay = Replay::new(RUN, STARTED_MS);
+    let mut replay = beginning(STARTED_MS);
     lay(&mut replay, [slept(0, 5), slept(1, 5)]);
     let Err(Stopped::Divergence(divergence)) = instance_on(&SLEEPS_ONCE, replay).activate() else {
         panic!("it should have diverged");
@@ -187,17 +187,17 @@ fn a_failure_is_checked_and_brought_within_bounds() {
     let failed = |details: &str| {
         format!(
             "(i32.store8 (i32.const 1024) (i32.const 2))
-            (i32.store8 (i32.const 1028) (i32.const 1))
-            (i32.store (i32.const 1032) (i32.const 8192)) (i32.store (i32.const 1036) (i32.const 200))
-            (i32.store (i32.const 1040) (i32.const 4097)) (i32.store (i32.const 1044) (i32.const 4))
-            {details} (i32.store8 (i32.const 1060) (i32.const 1))
+            (i32.store8 (i32.const 1032) (i32.const 1))
+            (i32.store (i32.const 1036) (i32.const 8192)) (i32.store (i32.const 1040) (i32.const 200))
+            (i32.store (i32.const 1044) (i32.const 4097)) (i32.store (i32.const 1048) (i32.const 4))
+            {details} (i32.store8 (i32.const 1064) (i32.const 1))
             (i32.const 1024)"
         )
     };
     let details = |at: u32, length: u32| {
         format!(
-            "(i32.store8 (i32.const 1048) (i32.const 1))
-            (i32.store (i32.const 1052) (i32.const {at})) (i32.store (i32.const 1056) (i32.const {length}))"
+            "(i32.store8 (i32.const 1052) (i32.const 1))
+            (i32.store (i32.const 1056) (i32.const {at})) (i32.store (i32.const 1060) (i32.const {length}))"
         )
     };
     let Status::Failed(failure) = started("", &failed(&details(4096, 6))).unwrap().status else {
@@ -355,7 +355,7 @@ fn ambients_are_the_runs_own() {
 #[test]
 fn a_full_pool_is_nobodys_fault() {
     let program = block_on(async { load_workflow(&sandbox(), &SLEEPS_ONCE).await });
-    let make = || WorkflowInstance::new(&program, Replay::new(RUN, 0), RUN, "w".into(), Json::null());
+    let make = || WorkflowInstance::new(&program, beginning(0), info(), Json::null());
     let mut alive = Vec::new();
     let full = loop {
         match make() {
@@ -373,7 +373,7 @@ fn a_full_pool_is_nobodys_fault() {
 fn outcomes_reach_the_guest_byte_for_byte() {
     // Completes with the payload of the first event: (option, op, result, pointer, length).
     let start = "(drop (call $wait (i32.const 4097) (i32.const 4))) (call $next)
-        (call $completed (i32.load (i32.const 524)) (i32.load (i32.const 528)))";
+        (call $completed (i32.load (i32.const 536)) (i32.load (i32.const 540)))";
     let mut guest = instance(&Guest { start, ..SLEEPS_ONCE });
     let payload = Json::new(r#"{"z":1.0,"a":[ ],"a":"\u0000é"}"#).unwrap();
     lay(guest.replay(), [Event::SignalReceived { name: "done".into(), payload: payload.clone(), id: None }]);
@@ -414,15 +414,15 @@ impl std::io::Write for Written {
 fn a_guest_that_repeats_itself_is_silent() {
     let line = "(call $log (i32.const 2) (i32.const 4096) (i32.const 6))";
     let start = format!("{line} (drop (call $sleep (i64.const 5))) (call $next) (call $blocked)");
-    let live = logged(&start, Replay::new(RUN, STARTED_MS));
+    let live = logged(&start, beginning(STARTED_MS));
     assert!(live.contains("WARN guest: \"done\""), "{live}");
     assert!(live.contains(&RUN.to_string()), "{live}");
-    let mut replay = Replay::new(RUN, STARTED_MS);
+    let mut replay = beginning(STARTED_MS);
     lay(&mut replay, [slept(0, 5)]);
     assert_eq!(logged(&start, replay), "");
 
     // So is one that is only looked at, also where nobody has been before.
-    let mut guest = instance_on(&Guest { start: &start, ..SLEEPS_ONCE }, Replay::new(RUN, STARTED_MS));
+    let mut guest = instance_on(&Guest { start: &start, ..SLEEPS_ONCE }, beginning(STARTED_MS));
     guest.mute();
     assert_eq!(logged_by(guest), "");
 }
@@ -435,7 +435,7 @@ fn a_chatty_guest_is_cut_short() {
           (local.set $n (i32.add (local.get $n) (i32.const 1)))
           (br_if $again (i32.ne (local.get $n) (i32.const 1500))))
         (drop (call $sleep (i64.const 5))) (call $next) (call $blocked)";
-    let lines = logged(start, Replay::new(RUN, STARTED_MS));
+    let lines = logged(start, beginning(STARTED_MS));
     assert_eq!(lines.lines().count(), limits::LOG_LINES_PER_ACTIVATION_MAX + 1);
     assert!(lines.lines().last().unwrap().contains("500 more lines dropped"));
 }

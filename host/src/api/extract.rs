@@ -7,12 +7,13 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use backstitch_client::wire::{TENANT_DEFAULT, TENANT_HEADER};
 use backstitch_core::{Json, Scope, limits};
 use futures::StreamExt;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
-use super::wire::{NoQuery, TENANT_DEFAULT, TENANT_HEADER};
 
 /// A JSON body: one payload, and room for the names and whitespace around it.
 const JSON_BODY_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + (64 << 10);
@@ -77,6 +78,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 
 /// No query string.
 pub(super) type NoParams = Params<NoQuery>;
+
+/// Parameters of requests that have none: refuses strays, so that a misspelt one is noticed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoQuery {}
 
 /// A JSON document of known shape. An empty body is the document `{}`.
 pub(super) struct Document<T>(pub(super) T);
@@ -212,7 +218,7 @@ fn linger(mut frames: BodyDataStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::StartRun;
+    use backstitch_client::StartRun;
 
     fn post(media: Option<&str>, body: impl Into<Body>) -> Request {
         let mut request = Request::builder().method("POST").uri("/v1/x");
@@ -301,7 +307,8 @@ mod tests {
         {
             let uri = format!("/v1/runs?{query}");
             let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
-            let params = Params::<crate::api::wire::ListQuery>::from_request_parts(&mut parts, &()).await;
+            let params =
+                Params::<backstitch_client::wire::ListQuery>::from_request_parts(&mut parts, &()).await;
             assert_eq!(params.is_ok(), expected, "{query}");
         }
     }

@@ -2,14 +2,13 @@
 //!
 //! This room translates. Requests become calls of [`Service`], errors become [`problem`] documents;
 //! nothing is decided here except who may ask ([`guard`]), how much ([`extract`]) and for how long.
-//! [`client`] is the other end of the same wire, used by the command line, tests and benches.
+//! [`backstitch_client`] is the other end of the same wire and has the types of both.
 
-pub mod client;
 mod extract;
 mod guard;
 pub mod problem;
 mod routes;
-pub mod wire;
+mod schedule_routes;
 
 use std::io;
 use std::net::SocketAddr;

@@ -13,13 +13,17 @@
 //! | `GET /v1/runs/{id}/result` [`ResultQuery`] | 200 [`RunView`], closed or not |
 //! | `POST /v1/runs/{id}/signals/{name}` (JSON) | 202 |
 //! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
+//! | `POST /v1/runs/{id}/pause`, `/resume` [`ReasonBody`] | 202 |
 //! | `POST /v1/runs/{id}/retry` | 202 |
+//! | `POST /v1/runs/{id}/fork` [`ForkRun`], `/reset` [`ResetRun`] | 201 [`StartedView`] |
+//! | `GET /v1/runs/{id}/children` | 200 [`RunListView`], all of them |
 //! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
 //! | `POST /v1/runs/{id}/updates/{name}` (JSON) [`UpdateQuery`] | 200 [`UpdateView`], or 202: no answer yet |
-//! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](crate::history::History) |
+//! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](backstitch_client::history::History) |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
-//! `{id}` is a run id or a workflow id. 202: the request is durable, the run will take it up.
+//! Those of `/v1/schedules` are in a file of their own. `{id}` is a run id or a workflow id. 202: the request is
+//! durable, the run will take it up.
 //! Whatever goes wrong is a [`Problem`].
 
 use std::time::Duration;
@@ -30,20 +34,21 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use backstitch_client::views::{
+    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
+    RunView, StartedView, UpdateView,
+};
+use backstitch_client::wire::{
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, SignalQuery, UpdateQuery,
+};
+use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
 use backstitch_core::Seq;
 
 use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
-use super::wire::{
-    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery, UpdateQuery,
-};
 use super::{Api, within};
-use crate::service::{ListRuns, SendSignal, SendUpdate, Service, StartRun};
-use crate::views::{
-    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
-    RunView, StartedView, UpdateView,
-};
+use crate::service::Service;
 
 /// Requests that touch the database and nothing else.
 const QUICK: Duration = Duration::from_secs(30);
@@ -52,7 +57,7 @@ const WAITING: Duration = Duration::from_millis(RESULT_WAIT_MS_MAX + 30_000);
 /// Requests that compile a component, or hold a whole ledger and go over it.
 const SLOW: Duration = Duration::from_secs(300);
 
-type Answer<T> = Result<axum::Json<T>, Problem>;
+pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
 /// Every route, without the guards around them.
 pub(super) fn routes() -> Router<Api> {
@@ -67,7 +72,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/runs/{id}/signals/{name}", post(signal))
         .route("/v1/runs/{id}/cancel", post(cancel))
         .route("/v1/runs/{id}/terminate", post(terminate))
+        .route("/v1/runs/{id}/pause", post(pause))
+        .route("/v1/runs/{id}/resume", post(resume))
         .route("/v1/runs/{id}/retry", post(retry))
+        .route("/v1/runs/{id}/children", get(children))
+        .merge(super::schedule_routes::routes())
         .route_layer(from_fn(|request, next| within(QUICK, request, next)));
     let waiting = Router::new()
         .route("/v1/runs/{id}/result", get(result))
@@ -75,6 +84,8 @@ pub(super) fn routes() -> Router<Api> {
     let slow = Router::new()
         .route("/v1/deployments", post(deploy))
         .route("/v1/runs/{id}/replay", post(replay))
+        .route("/v1/runs/{id}/fork", post(fork))
+        .route("/v1/runs/{id}/reset", post(reset))
         .route("/v1/runs/{id}/query/{name}", post(query))
         .route("/v1/runs/{id}/updates/{name}", post(update))
         .route("/v1/runs/{id}/history", get(history))
@@ -113,11 +124,7 @@ async fn start(
     _: NoParams,
     Document(start): Document<StartRun>,
 ) -> Result<Response, Problem> {
-    let started: StartedView = service.start(scope, start).await?;
-    let place = format!("/v1/runs/{}", started.run.run_id);
-    let place = HeaderValue::try_from(place).map_err(Problem::internal)?;
-    let status = created(started.created);
-    Ok((status, [(header::LOCATION, place)], axum::Json(started)).into_response())
+    begun(service.start(scope, start).await?)
 }
 
 async fn list(
@@ -125,16 +132,16 @@ async fn list(
     Tenant(scope): Tenant,
     Params(query): Params<ListQuery>,
 ) -> Answer<RunListView> {
-    let ListQuery { status, workflow, limit, cursor } = query;
-    Ok(axum::Json(service.list(scope, ListRuns { status, workflow, limit, cursor }).await?))
+    let ListQuery { status, workflow, condition, limit, cursor } = query;
+    Ok(axum::Json(service.list(scope, ListRuns { status, workflow, condition, limit, cursor }).await?))
 }
 
 async fn count(
     State(service): State<Service>,
     Tenant(scope): Tenant,
-    Params(CountQuery { status, workflow }): Params<CountQuery>,
+    Params(CountQuery { status, workflow, condition }): Params<CountQuery>,
 ) -> Answer<RunCountView> {
-    Ok(axum::Json(service.count(scope, status, workflow).await?))
+    Ok(axum::Json(service.count(scope, CountRuns { status, workflow, condition }).await?))
 }
 
 async fn show(
@@ -206,6 +213,57 @@ async fn terminate(
     Ok(StatusCode::ACCEPTED)
 }
 
+async fn pause(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+    Document(body): Document<ReasonBody>,
+) -> Result<StatusCode, Problem> {
+    service.pause(scope, &id, body.reason).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn resume(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+    Document(body): Document<ReasonBody>,
+) -> Result<StatusCode, Problem> {
+    service.resume(scope, &id, body.reason).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn fork(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+    Document(fork): Document<ForkRun>,
+) -> Result<Response, Problem> {
+    begun(service.fork(scope, &id, fork).await?)
+}
+
+async fn reset(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+    Document(reset): Document<ResetRun>,
+) -> Result<Response, Problem> {
+    begun(service.reset(scope, &id, reset).await?)
+}
+
+async fn children(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+) -> Answer<RunListView> {
+    Ok(axum::Json(service.children(scope, &id).await?))
+}
+
 async fn retry(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -273,6 +331,14 @@ async fn no_route(method: Method, uri: Uri) -> Problem {
 async fn no_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not take {method}; the `allow` header lists what it does", uri.path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+/// A run that was started, or was there, and where it is.
+fn begun(started: StartedView) -> Result<Response, Problem> {
+    let place = format!("/v1/runs/{}", started.run.run_id);
+    let place = HeaderValue::try_from(place).map_err(Problem::internal)?;
+    let status = created(started.created);
+    Ok((status, [(header::LOCATION, place)], axum::Json(started)).into_response())
 }
 
 fn created(new: bool) -> StatusCode {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use backstitch_client::views::{DeployedView, NameView};
 use backstitch_core::Digest;
 use indicatif::ProgressBar;
 use serde_json::json;
@@ -10,7 +11,6 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
 use super::output::{Output, cell, foreign, optional};
-use crate::views::{DeployedView, NameView};
 
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use backstitch_client::Client;
 use comfy_table::{Cell, Color};
 use serde_json::json;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::{Output, cell};
-use crate::api::client::Client;
 use crate::config::DataDir;
 use crate::doctor::{self, Check, State};
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
-use crate::api::client::ClientError;
+use backstitch_client::ClientError;
 
 /// An exit code. Numbers are a contract; [`Exit::TABLE`] is what `--help` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Exit {
         (Self::Internal, "a mistake of ours; the message or the host's log has more"),
         (Self::Usage, "the command line cannot be understood"),
         (Self::Invalid, "an input, a file or a setting is wrong"),
-        (Self::NotFound, "no such run, workflow or tenant"),
+        (Self::NotFound, "no such run, workflow, schedule or tenant"),
         (Self::Conflict, "contradicts what is there, such as a workflow id in use"),
         (Self::Unreachable, "no host answers at that address"),
         (Self::Unavailable, "the host or its Postgres cannot serve right now; try again"),

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
+use backstitch_client::history::Part;
 use serde_json::json;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::output;
-use crate::history::Part;
 
 /// Arguments of `run export`.
 #[derive(Debug, clap::Args)]
@@ -15,14 +15,39 @@ pub(super) struct ExportArgs {
     run: String,
     /// Only these parts [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
-    allow: Vec<Part>,
+    allow: Vec<AllowedPart>,
     /// Where to write it [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
+/// [`Part`] as it is written on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum AllowedPart {
+    /// Input, and output or failure
+    Data,
+    /// What it waits for, and what is known about it
+    State,
+    /// How it stands
+    Status,
+    /// Every row of its ledger
+    Timeline,
+}
+
+impl From<AllowedPart> for Part {
+    fn from(part: AllowedPart) -> Self {
+        match part {
+            AllowedPart::Data => Self::Data,
+            AllowedPart::State => Self::State,
+            AllowedPart::Status => Self::Status,
+            AllowedPart::Timeline => Self::Timeline,
+        }
+    }
+}
+
 pub(super) async fn export(args: &ExportArgs, context: &Context) -> CliResult {
-    let parts = if args.allow.is_empty() { &Part::ALL[..] } else { &args.allow };
+    let allowed: Vec<Part> = args.allow.iter().copied().map(Part::from).collect();
+    let parts = if allowed.is_empty() { &Part::ALL[..] } else { &allowed };
     let history = context.client.history(&args.run, parts).await;
     let history = history.map_err(|error| CliError::client(&format!("export {}", args.run), error))?;
     let Some(file) = &args.output else { return output::raw(&history) };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use backstitch_client::views::{RowView, RunView};
+use backstitch_client::wire::RESULT_WAIT_MS_MAX;
 use backstitch_core::{RunStatus, Seq};
 use tokio::time::Instant;
 
@@ -9,8 +11,6 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::{Output, printable};
 use super::run::verdict;
-use crate::api::wire::RESULT_WAIT_MS_MAX;
-use crate::views::{RowView, RunView};
 
 /// Rows of one look at the ledger.
 const PAGE_ROWS: u32 = 500;

@@ -12,23 +12,26 @@ mod doctor;
 pub mod exit;
 mod export;
 mod follow;
+mod fork;
 mod input;
 mod offline;
 mod output;
 mod replay;
 mod run;
+mod schedule;
 mod serve;
 mod start;
 mod test;
+mod tree;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use backstitch_client::Client;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::exit::{CliError, CliResult, Exit};
 use self::output::Output;
-use crate::api::client::Client;
 use crate::config;
 
 /// Durable workflows as sandboxed WebAssembly components on nothing but Postgres.
@@ -80,6 +83,9 @@ enum Command {
     /// Start, inspect and steer runs
     #[command(subcommand)]
     Run(run::RunCommand),
+    /// Start a workflow again and again by the calendar
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Lead a component along a run's ledger and say where they disagree
     Replay(replay::ReplayArgs),
     /// Check that this machine and the host can do their work
@@ -166,6 +172,7 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Deploy(args) => deploy::deploy(&args, &Context { client: client()?, out }).await,
         Command::Deployments => deploy::deployments(&Context { client: client()?, out }).await,
         Command::Run(command) => run::run(command, &Context { client: client()?, out }).await,
+        Command::Schedule(command) => schedule::schedule(command, &Context { client: client()?, out }).await,
         Command::Replay(replay::ReplayArgs { run: Some(run), component, .. }) => {
             replay::replay(&run, component.as_deref(), &Context { client: client()?, out }).await
         }
@@ -234,12 +241,20 @@ mod tests {
             "run start w --from f.jsonl --id x",
             "run result",
             "run list --status runing",
-            "run result x --timeout 1d",
+            "run result x --timeout 1w",
+            "run start w --priority 6",
+            "run start w --attribute customer",
+            "run fork x",
             "replay",
             "replay --history f.json",
             "replay x --history f.json --component f.wasm",
             "run export x --allow everything",
             "dev --listen nowhere",
+            "schedule create s w --overlap sometimes",
+            "schedule create s w --every 1week",
+            "schedule create s w --start-at tomorrow",
+            "schedule create s w --note why",
+            "schedule backfill s --from 2026-01-01T00:00:00Z",
         ] {
             let args = ["backstitch"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(args).is_err(), "{line}");

@@ -1,6 +1,7 @@
 //! `backstitch replay --history FILE.json --component FILE.wasm`: the same question as `replay RUN`, put
 //! to two files. Neither a host nor a database is asked: an auditor needs nothing else.
 
+use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
 use backstitch_core::Digest;
 use backstitch_sandbox::{ComponentKind, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram};
 
@@ -8,8 +9,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
 use super::replay::{self, ReplayArgs};
 use super::{input, serve};
-use crate::history::{BadHistory, HISTORY_BYTES_MAX, History};
-use crate::retrace;
+use crate::retrace::{self, Recorded};
 
 pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let (Some(file), Some(component)) = (&args.history, &args.component) else {
@@ -26,7 +26,8 @@ pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let rows = history.rows().map_err(bad)?;
     let (digest, program) = load(input::component(component)?).await?;
     let (run, head) = (history.run_id, history.head());
-    let retrace = move || retrace::retrace(run, digest, &program, &rows, head);
+    let recorded = Recorded { run, workflow_id: history.workflow_id.into(), rows, head };
+    let retrace = move || retrace::retrace(&recorded, digest, &program);
     let replayed = tokio::task::spawn_blocking(retrace).await.map_err(|error| broken(&error))?;
     replay::conclude(&replayed, out)
 }

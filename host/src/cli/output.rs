@@ -141,8 +141,8 @@ pub(super) fn status(status: RunStatus) -> Cell {
     let colour = match status {
         RunStatus::Running => Color::Blue,
         RunStatus::Completed | RunStatus::Continued => Color::Green,
-        RunStatus::Parked => Color::Yellow,
-        RunStatus::Failed | RunStatus::Cancelled | RunStatus::Terminated => Color::Red,
+        RunStatus::Parked | RunStatus::Paused => Color::Yellow,
+        RunStatus::Failed | RunStatus::Cancelled | RunStatus::Terminated | RunStatus::TimedOut => Color::Red,
     };
     Cell::new(status.as_str()).fg(colour)
 }

@@ -3,11 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use backstitch_client::views::{ReplayVerdict, ReplayView};
+
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
 use super::output::{Output, printable};
-use crate::views::{ReplayVerdict, ReplayView};
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]

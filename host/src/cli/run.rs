@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use backstitch_client::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView, WaitView};
+use backstitch_client::{ClientError, CountRuns, ListRuns, SendUpdate};
 use backstitch_core::{RunStatus, Seq};
 use clap::Subcommand;
 use serde::Serialize;
@@ -11,13 +13,12 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::export::{self, ExportArgs};
 use super::follow;
+use super::fork::{self, ForkArgs, ResetArgs};
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable, status};
 use super::start::{self, StartArgs};
-use crate::api::client::ClientError;
+use super::tree;
 use crate::config;
-use crate::service::{ListRuns, SendUpdate};
-use crate::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum RunCommand {
@@ -26,14 +27,7 @@ pub(super) enum RunCommand {
     /// List runs, newest first
     List(ListArgs),
     /// Count runs by their status
-    Count {
-        /// Only runs of this status
-        #[arg(long, value_parser = parse_status)]
-        status: Option<RunStatus>,
-        /// Only runs of this workflow
-        #[arg(long)]
-        workflow: Option<String>,
-    },
+    Count(Search),
     /// Show a run and what it waits for
     Show { run: String },
     /// Show a run's ledger
@@ -89,18 +83,53 @@ pub(super) enum RunCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Hold a run: no timer fires and no attempt begins until it is resumed
+    Pause {
+        run: String,
+        /// Kept in the ledger
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Let a paused run go on
+    Resume {
+        run: String,
+        /// Kept in the ledger
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Let a parked run go on
     Retry { run: String },
+    /// Start a new run with the first rows of another's ledger
+    Fork(ForkArgs),
+    /// Stop a run and let a new one of its workflow id go on from an earlier row
+    Reset(ResetArgs),
+    /// Show a run and the runs below it
+    Tree { run: String },
 }
 
-#[derive(Debug, clap::Args)]
-pub(super) struct ListArgs {
+/// Which runs are meant: those that meet all of it.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Search {
     /// Only runs of this status
     #[arg(long, value_parser = parse_status)]
     status: Option<RunStatus>,
     /// Only runs of this workflow
     #[arg(long)]
     workflow: Option<String>,
+    /// Only runs that meet this, such as 'status = "running" and attributes.customer = "acme"'
+    ///
+    /// Fields: status, workflow, workflow_id, run_id, parent, started, closed, attributes.NAME.
+    /// Compare them with = != < <= > >= or in (…), and join that with and, or, not and parentheses.
+    /// Values: "text", numbers, true, false, time("2026-01-31T12:00:00Z"); started and closed take
+    /// a time as a text too.
+    #[arg(long = "where", value_name = "CONDITION")]
+    condition: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    search: Search,
     /// At most this many
     #[arg(long, default_value_t = 50, conflicts_with = "all", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
@@ -141,7 +170,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
     match command {
         RunCommand::Start(args) => start::start(args, context).await,
         RunCommand::List(args) => list(args, context).await,
-        RunCommand::Count { status, workflow } => count(status, workflow, context).await,
+        RunCommand::Count(search) => count(search, context).await,
         RunCommand::Show { run } => show(&run, context).await,
         RunCommand::Ledger(args) => ledger(&args, context).await,
         RunCommand::Result(args) => {
@@ -167,6 +196,17 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
             let answer = client.terminate(&run, &reason).await;
             told(format!("terminate {run}"), answer, "the run will be stopped")
         }
+        RunCommand::Pause { run, reason } => {
+            let answer = client.pause(&run, &reason).await;
+            told(format!("pause {run}"), answer, "the run will be held until it is resumed")
+        }
+        RunCommand::Resume { run, reason } => {
+            let answer = client.resume(&run, &reason).await;
+            told(format!("resume {run}"), answer, "the run goes on")
+        }
+        RunCommand::Fork(args) => fork::fork(args, context).await,
+        RunCommand::Reset(args) => fork::reset(args, context).await,
+        RunCommand::Tree { run } => tree::tree(&run, context).await,
         RunCommand::Retry { run } => {
             let answer = client.retry(&run).await;
             told(format!("retry {run}"), answer, "the run goes on")
@@ -214,13 +254,14 @@ async fn update(run: &str, update: SendUpdate, context: &Context) -> CliResult {
 }
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {
-    let ListArgs { status: wanted, workflow, limit, all } = args;
+    let ListArgs { search, limit, all } = args;
     let mut left = if all { usize::MAX } else { limit as usize };
     let mut cursor = None;
     let mut runs: Vec<RunView> = Vec::new();
     while left > 0 {
         let limit = Some(PAGE_ROWS.min(u32::try_from(left).unwrap_or(PAGE_ROWS)));
-        let page = ListRuns { status: wanted, workflow: workflow.clone(), limit, cursor };
+        let Search { status, workflow, condition } = search.clone();
+        let page = ListRuns { status, workflow, condition, limit, cursor };
         let page = context.client.list(page).await.map_err(|error| CliError::client("list runs", error))?;
         left = left.saturating_sub(page.runs.len());
         runs.extend(page.runs);
@@ -248,8 +289,9 @@ async fn list(args: ListArgs, context: &Context) -> CliResult {
     })
 }
 
-async fn count(wanted: Option<RunStatus>, workflow: Option<String>, context: &Context) -> CliResult {
-    let counted = context.client.count(wanted, workflow).await;
+async fn count(search: Search, context: &Context) -> CliResult {
+    let Search { status: wanted, workflow, condition } = search;
+    let counted = context.client.count(CountRuns { status: wanted, workflow, condition }).await;
     let counted = counted.map_err(|error| CliError::client("count runs", error))?;
     context.out.answer(&counted, || {
         let of = |count: &StatusCountView| [status(count.status), cell(count.runs)];
@@ -265,7 +307,7 @@ async fn show(id: &str, context: &Context) -> CliResult {
 }
 
 fn detail(detail: &RunDetailView, out: Output) -> String {
-    let RunDetailView { run, input, rows, waits_for, signals_kept, damage } = detail;
+    let RunDetailView { run, input, rows, waits_for, signals_kept, start, entity, damage } = detail;
     let mut fields = vec![
         [cell("run"), cell(run.run_id)],
         [cell("workflow id"), foreign(&run.workflow_id)],
@@ -286,6 +328,9 @@ fn detail(detail: &RunDetailView, out: Output) -> String {
     fields.extend(ours.into_iter().filter_map(|(name, text)| Some([cell(name), cell(text?)])));
     let theirs = [
         ("input", input.as_ref().map(ToString::to_string)),
+        ("start", start.as_ref().map(ToString::to_string)),
+        ("attributes", run.attributes.as_ref().map(ToString::to_string)),
+        ("entity", entity.as_ref().map(ToString::to_string)),
         ("output", run.output.as_ref().map(ToString::to_string)),
         ("failure", run.failure.as_ref().map(ToString::to_string)),
         ("fault", run.fault.as_ref().map(ToString::to_string)),
@@ -294,7 +339,7 @@ fn detail(detail: &RunDetailView, out: Output) -> String {
     fields.extend(theirs.into_iter().filter_map(|(name, text)| Some([cell(name), foreign(&text?)])));
     let mut text = out.table(["FIELD", "VALUE"], fields);
     if !waits_for.is_empty() {
-        let row = |wait: &crate::views::WaitView| {
+        let row = |wait: &WaitView| {
             [cell(wait.op), cell(&wait.kind), foreign(&wait.what), optional(wait.due_at.as_ref())]
         };
         let waits = out.table(["OP", "WAITS FOR", "WHAT", "DUE"], waits_for.iter().map(row).collect());
@@ -367,10 +412,11 @@ pub(super) fn verdict(run: &RunView) -> CliResult {
     };
     let failure = || run.failure.as_ref().map_or_else(|| "no reason is recorded".into(), ToString::to_string);
     match run.status {
-        RunStatus::Completed | RunStatus::Continued | RunStatus::Running => Ok(()),
+        RunStatus::Completed | RunStatus::Continued | RunStatus::Running | RunStatus::Paused => Ok(()),
         RunStatus::Failed => because(Exit::RunClosed, "failed", failure()),
         RunStatus::Cancelled => because(Exit::RunClosed, "was cancelled", failure()),
         RunStatus::Terminated => because(Exit::RunClosed, "was terminated", failure()),
+        RunStatus::TimedOut => because(Exit::RunClosed, "timed out", failure()),
         RunStatus::Parked => {
             let fault = run.fault.as_ref().map_or_else(|| "no fault is recorded".into(), ToString::to_string);
             because(Exit::RunParked, "is parked", fault).map_err(|error| {
@@ -399,6 +445,7 @@ mod tests {
             parent_run_id: None,
             started_at: "2026-01-01T00:00:00.000Z".into(),
             closed_at: None,
+            attributes: None,
             output: None,
             failure: Some(Failure::cancelled()),
             fault: Some(Fault::new(FaultKind::Panic, "boom \x1b[2J")),

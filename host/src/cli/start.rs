@@ -2,7 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use backstitch_client::views::StartedView;
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
 use backstitch_core::{Json, limits};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,8 +17,7 @@ use super::exit::{CliError, CliResult, Exit};
 use super::follow;
 use super::input;
 use super::output::{Output, printable};
-use crate::service::{IdReuse, SendSignal, StartRun};
-use crate::views::StartedView;
+use crate::config;
 
 /// A line of a file of starts: a payload, and room for the names around it.
 const LINE_BYTES_MAX: u64 = limits::PAYLOAD_BYTES_MAX as u64 + (64 << 10);
@@ -34,7 +36,7 @@ pub(super) struct StartArgs {
     id: Option<String>,
     /// What happens if the id is taken
     #[arg(long, value_enum, default_value_t, requires = "id")]
-    reuse: IdReuse,
+    reuse: Reuse,
     /// Also send the run a signal of this name, whether it is started now or was there
     #[arg(long, value_name = "NAME")]
     signal: Option<String>,
@@ -44,6 +46,25 @@ pub(super) struct StartArgs {
     /// What you call the signal: a second one of the same id is dropped
     #[arg(long, value_name = "ID", requires = "signal")]
     signal_id: Option<String>,
+    /// Begin so much later, such as 10m or 1d
+    #[arg(long, value_name = "TIME", value_parser = config::parse_duration)]
+    delay: Option<Duration>,
+    /// Close the run as timed out when it takes longer
+    #[arg(long, value_name = "TIME", value_parser = config::parse_duration)]
+    run_timeout: Option<Duration>,
+    /// The same for the run and those that continue it as new, together
+    #[arg(long, value_name = "TIME", value_parser = config::parse_duration)]
+    execution_timeout: Option<Duration>,
+    /// Shown with the run, never given to the workflow: JSON text, @FILE or - for stdin
+    #[arg(long, value_name = "JSON")]
+    memo: Option<String>,
+    /// Whose activities get the next free place: 1 first, 5 last [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    priority: Option<u8>,
+    /// What the run is found by, such as customer=acme, amount=12.5 or due=time:2026-12-24T18:00:00Z; may be
+    /// repeated
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = parse_attribute)]
+    attributes: Vec<(String, AttributeValue)>,
     /// Show the ledger as it grows, then the result
     #[arg(long)]
     follow: bool,
@@ -53,6 +74,28 @@ pub(super) struct StartArgs {
     /// Starts under way at once with --from
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
     parallel: u16,
+}
+
+/// [`IdReuse`] as it is written on the command line.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Reuse {
+    /// Refused, unless it repeats the start of that run: same workflow, same input
+    #[default]
+    Reject,
+    /// That run is the answer, whatever it runs
+    UseExisting,
+    /// A new run if that one has closed; else refused, or with a signal: that run is the answer
+    AllowClosed,
+}
+
+impl From<Reuse> for IdReuse {
+    fn from(reuse: Reuse) -> Self {
+        match reuse {
+            Reuse::Reject => Self::Reject,
+            Reuse::UseExisting => Self::UseExisting,
+            Reuse::AllowClosed => Self::AllowClosed,
+        }
+    }
 }
 
 /// One line of a file of starts.
@@ -85,6 +128,7 @@ pub(super) async fn start(args: StartArgs, context: &Context) -> CliResult {
 }
 
 async fn start_one(args: StartArgs, context: &Context) -> CliResult {
+    let options = terms(&args)?;
     let StartArgs { workflow, input, id, reuse, signal, signal_payload, signal_id, follow, .. } = args;
     let input = input::json(input.as_deref())?;
     let signal = match signal {
@@ -94,7 +138,7 @@ async fn start_one(args: StartArgs, context: &Context) -> CliResult {
         None => None,
     };
     let what = format!("start {workflow}");
-    let start = StartRun { reuse, signal, ..StartRun::new(workflow, id, input) };
+    let start = StartRun { reuse: reuse.into(), signal, options, ..StartRun::new(workflow, id, input) };
     let started = context.client.start(start).await;
     let started = started.map_err(|error| CliError::client(&what, error))?;
     if !follow {
@@ -102,6 +146,38 @@ async fn start_one(args: StartArgs, context: &Context) -> CliResult {
     }
     context.out.note(&headline(&started));
     follow::follow(started.run, context).await
+}
+
+/// On which terms, as the arguments say.
+fn terms(args: &StartArgs) -> CliResult<StartTerms> {
+    let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    Ok(StartTerms {
+        delay_ms: ms(args.delay),
+        run_timeout_ms: ms(args.run_timeout),
+        execution_timeout_ms: ms(args.execution_timeout),
+        memo: args.memo.as_deref().map(|memo| input::json(Some(memo))).transpose()?,
+        priority: args.priority,
+        attributes: args.attributes.iter().cloned().collect(),
+    })
+}
+
+/// `NAME=VALUE`: numbers and truth values as JSON writes them, times after `time:`, texts in double quotes or
+/// as they are.
+fn parse_attribute(text: &str) -> Result<(String, AttributeValue), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let value = if let Some(time) = value.strip_prefix("time:") {
+        AttributeValue::Time { time: time.to_owned() }
+    } else {
+        match serde_json::from_str(value) {
+            Ok(serde_json::Value::Number(number)) => {
+                AttributeValue::Number(number.as_f64().unwrap_or(f64::MAX))
+            }
+            Ok(serde_json::Value::Bool(flag)) => AttributeValue::Flag(flag),
+            Ok(serde_json::Value::String(text)) => AttributeValue::Text(text),
+            _ => AttributeValue::Text(value.to_owned()),
+        }
+    };
+    Ok((name.to_owned(), value))
 }
 
 fn report(started: &StartedView, out: Output) -> CliResult {
@@ -116,12 +192,14 @@ fn headline(started: &StartedView) -> String {
 }
 
 async fn start_lines(file: &Path, args: &StartArgs, context: &Context) -> CliResult {
+    let terms = &terms(args)?;
     let bar = progress(context.out, count_lines(file)?);
     let lines = Lines { source: BufReader::new(input::open(file)?), number: 0 };
     let starts = lines.map(|(number, line)| async move {
         let started = match line {
             Ok(Line { id: workflow_id, input }) => {
                 let start = StartRun::new(args.workflow.clone(), workflow_id, input);
+                let start = StartRun { options: terms.clone(), ..start };
                 let what = format!("start line {number}");
                 context.client.start(start).await.map_err(|error| CliError::client(&what, error))
             }

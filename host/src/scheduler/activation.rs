@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use backstitch_core::run::OpenOp;
+use backstitch_core::start::Parent;
 use backstitch_core::{
-    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose, RunId, RunStatus,
-    Status, UnusedSignal,
+    Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, ParentClose,
+    Run, RunId, RunStatus, StartOptions, Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, Close, NewItem, NewTimer, StatusChange};
+use backstitch_ledger::{Append, Close, NewItem, NewMemory, NewTimer, StatusChange};
 use backstitch_sandbox::{Stopped, WorkflowInstance};
+use uuid::Uuid;
 
+use super::arrivals::due_calls;
 use super::slot::{Facts, Guest, Purpose};
-use super::{Child, Scheduler, begin_run, full};
+use super::{Child, Guard, Scheduler, begin_run, full, memory_at_start, timers_of_start};
 use crate::ambient;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
@@ -26,6 +29,8 @@ struct Effects {
     stillborn: Vec<(Op, Failure)>,
     /// Messages that the next run gets, because this one closes without having had them.
     unused: Vec<Message>,
+    /// On which terms the next run starts.
+    next: Option<Arc<StartOptions>>,
 }
 
 impl Scheduler {
@@ -46,9 +51,20 @@ impl Scheduler {
             return;
         }
         if let Some(request) = slot.terminate.take() {
-            return self.end(id, &Event::RunTerminated { reason: request.reason }, Some(request.item));
+            return self.end(id, &Event::RunTerminated { reason: request.reason }, Some(request.item), None);
+        }
+        if slot.overdue.is_some() {
+            return self.time_out(id);
         }
         if matches!(slot.guest, Guest::Parked) {
+            return;
+        }
+        if slot.is_held(ambient::now_ms()) {
+            // Everything of it is in the database: it comes back with whatever happens to it.
+            if slot.can_leave() {
+                self.warm.pop(&id);
+                self.slots.remove(&id);
+            }
             return;
         }
         if slot.is_quiescent()
@@ -114,7 +130,7 @@ impl Scheduler {
             // Of a slot that was given up while its guest was on a thread.
             return;
         }
-        if !slot.run.is_open() || slot.stale || slot.terminate.is_some() {
+        if !slot.run.is_open() || slot.stale || slot.terminate.is_some() || slot.overdue.is_some() {
             slot.guest = Guest::Evicted;
             return self.advance(id);
         }
@@ -135,7 +151,7 @@ impl Scheduler {
 
     /// Records what a guest asked for, and starts it.
     fn accept(&mut self, id: RunId, done: Done) {
-        let Done { mut guest, commands, status, outcomes } = done;
+        let Done { mut guest, commands, status, memory, outcomes } = done;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
         if !slot.run.has_room(commands.len() + 1, bytes) {
@@ -143,8 +159,12 @@ impl Scheduler {
         }
         let mut append = Append::new(slot.facts.scope, id);
         let mut effects = Effects::default();
+        let Memory { entity, attributes } = memory;
+        let memory = NewMemory { run: id, entity: entity.map(|json| json.text()), attributes };
+        append.memories.extend((!memory.is_empty()).then_some(memory));
         if matches!(status, Status::ContinueAsNew(_)) {
             effects.unused = unused_messages(&mut guest, slot);
+            effects.next = Some(Arc::new(next_options(&mut guest, slot.run.start())));
         }
         slot.guest = Guest::Idle(guest);
         if let Err(fault) = self.record(id, commands, &mut append, &mut effects) {
@@ -171,7 +191,7 @@ impl Scheduler {
                 self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
             }
         }
-        let Effects { children, calls, messages, stillborn, unused: _ } = effects;
+        let Effects { children, calls, messages, stillborn, unused: _, next: _ } = effects;
         if is_empty(&append) {
             self.warmed(id);
             return self.advance(id);
@@ -202,7 +222,8 @@ impl Scheduler {
         let Ok(place) = effects.calls.binary_search(&op) else { return Ok(()) };
         effects.calls.remove(place);
         self.tools.counters.activities_started.fetch_add(1, Ordering::Relaxed);
-        match self.judge(id, op, 1, outcome) {
+        // It imports nothing, so it has no heartbeats.
+        match self.judge(id, op, 1, outcome, None) {
             Some((event, timer)) => {
                 append.timers.extend(timer);
                 self.lay(id, event, append)
@@ -246,7 +267,7 @@ impl Scheduler {
                 }),
                 Command::StartChild { workflow, input, options } => {
                     let facts = self.child_facts(id, op, at_ms, &workflow, options.workflow_id);
-                    self.start_child(facts, op, input, append, effects);
+                    self.start_child(id, facts, op, input, append, effects);
                 }
                 _ => {}
             }
@@ -265,6 +286,7 @@ impl Scheduler {
     ) -> Result<Facts, Failure> {
         let slot = &self.slots[&parent];
         let scope = slot.facts.scope;
+        may_have_child(&slot.run)?;
         let digest = self.tools.programs.workflow(scope, workflow).ok_or_else(|| {
             let message = format!("no deployed component offers the workflow {workflow:?}");
             Failure::fatal(FailureKind::Application, "unknown-workflow", message)
@@ -272,7 +294,7 @@ impl Scheduler {
         Ok(Facts {
             scope,
             run: RunId::derived(parent, op, at_ms),
-            workflow_id: workflow_id.unwrap_or_else(|| format!("{parent}:{op}").into()),
+            workflow_id: child_workflow_id(parent, op, workflow_id),
             generation: 0,
             workflow: Arc::clone(workflow),
             digest,
@@ -282,14 +304,17 @@ impl Scheduler {
 
     fn start_child(
         &mut self,
+        parent: RunId,
         facts: Result<Facts, Failure>,
         op: Op,
         input: Json,
         append: &mut Append,
         effects: &mut Effects,
     ) {
+        let slot = &self.slots[&parent];
+        let options = child_options(parent, &slot.facts.workflow_id, slot.run.start());
         let begun = facts.and_then(|facts| {
-            let (new_run, run) = begin_run(&facts, &input, ambient::now_ms())
+            let (new_run, run) = begin_run(&facts, &input, Arc::new(options), ambient::now_ms())
                 .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
             Ok((facts, new_run, run))
         });
@@ -337,8 +362,7 @@ impl Scheduler {
         let children = slot.run.children_to_cancel();
         let mut timers: Vec<Op> = timers_of(slot);
         timers.retain(|op| !slot.run.is_shielded(*op));
-        let run = &slot.run;
-        slot.attempts.retain(|op, _| run.is_shielded(*op));
+        slot.give_up_attempts(|run, op| !run.is_shielded(op));
         let reason = request.reason.clone();
         let event = Event::CancelRequested { reason: request.reason };
         self.outcome(id, event, None, |append| {
@@ -350,14 +374,54 @@ impl Scheduler {
         });
     }
 
+    /// Closes a run that has taken as long as its start allows.
+    fn time_out(&mut self, id: RunId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let guard = slot.overdue.take();
+        let Some((due_ms, bound)) = slot.run.start().deadline(slot.run.started_at_ms()) else { return };
+        let message = format!("the run was not over at {}", crate::time::rfc3339(due_ms));
+        let failure = Failure::fatal(FailureKind::Timeout, bound, message);
+        self.end(id, &Event::RunTimedOut { failure }, None, guard);
+    }
+
+    /// Holds a run until it is resumed: its guest hears of nothing, no timer fires and no attempt begins.
+    pub(super) fn pause(&mut self, id: RunId, reason: String, item: Uuid, guard: Option<Guard>) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        if slot.run.is_paused() || matches!(slot.guest, Guest::Parked) {
+            return self.consume(id, item);
+        }
+        self.outcome(id, Event::RunPaused { reason }, guard, |append| {
+            append.inbox_done.push((id, item));
+            append.status = Some(StatusChange::Pause);
+        });
+    }
+
+    /// Lets a paused run go on.
+    pub(super) fn resume(&mut self, id: RunId, reason: String, item: Uuid, guard: Option<Guard>) {
+        let Some(slot) = self.slots.get(&id) else { return };
+        if !slot.run.is_paused() {
+            return self.consume(id, item);
+        }
+        self.outcome(id, Event::RunResumed { reason }, guard, |append| {
+            append.inbox_done.push((id, item));
+            append.status = Some(StatusChange::Run);
+        });
+        let Some(slot) = self.slots.get(&id) else { return };
+        let idle = due_calls(&slot.run, ambient::now_ms());
+        let idle: Vec<Op> = idle.into_iter().filter(|op| !slot.attempts.contains_key(op)).collect();
+        for op in idle {
+            self.enqueue_attempt(id, op);
+        }
+    }
+
     /// Closes a run from outside its guest.
-    pub(super) fn end(&mut self, id: RunId, event: &Event, item: Option<uuid::Uuid>) {
+    pub(super) fn end(&mut self, id: RunId, event: &Event, item: Option<Uuid>, guard: Option<Guard>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let mut append = Append::new(slot.facts.scope, id);
         append.inbox_done.extend(item.map(|item| (id, item)));
         let mut effects = Effects::default();
         self.close(id, event, &mut append, &mut effects);
-        self.send(id, append, |_| {});
+        self.send(id, append, |pending| pending.guard = guard);
     }
 
     /// The closing row and all that follows from it, in one append.
@@ -367,7 +431,7 @@ impl Scheduler {
         for request in [slot.cancel.take(), slot.terminate.take()].into_iter().flatten() {
             append.inbox_done.push((id, request.item));
         }
-        slot.attempts.clear();
+        slot.give_up_attempts(|_, _| true);
         slot.guest = Guest::Evicted;
         slot.ahead.clear();
         let row = match slot.run.append(ambient::now_ms(), event) {
@@ -408,9 +472,11 @@ impl Scheduler {
             digest,
             ..facts.clone()
         };
-        match begin_run(&next, input, now_ms) {
+        match begin_run(&next, input, effects.next.take().unwrap_or_default(), now_ms) {
             Ok((new_run, run)) => {
                 append.new_runs.push(new_run);
+                append.timers.extend(timers_of_start(&run, now_ms));
+                append.memories.extend(memory_at_start(&run));
                 append.inbox.extend(effects.unused.drain(..).map(|message| note(next.run, &message)));
                 effects.children.push(Child { facts: next, run, input: input.clone(), op: None });
             }
@@ -453,6 +519,49 @@ impl Scheduler {
     }
 }
 
+/// What a child is called.
+pub(crate) fn child_workflow_id(parent: RunId, op: Op, asked: Option<Arc<str>>) -> Arc<str> {
+    asked.unwrap_or_else(|| format!("{parent}:{op}").into())
+}
+
+/// Whether the run may have one more child.
+fn may_have_child(run: &Run) -> Result<(), Failure> {
+    let refused = |code, message| Err(Failure::fatal(FailureKind::Application, code, message));
+    if run.start().depth >= limits::RUN_DEPTH_MAX {
+        return refused(
+            "too-deep",
+            format!("{} parents are above this run, which may have no children", run.start().depth),
+        );
+    }
+    // The one that is to be started counts as open already.
+    if run.children_open() > limits::CHILDREN_OPEN_MAX {
+        return refused("too-many-children", format!("{} children are open", limits::CHILDREN_OPEN_MAX));
+    }
+    Ok(())
+}
+
+/// On which terms a child of `run` starts.
+pub(crate) fn child_options(run: RunId, workflow_id: &Arc<str>, start: &StartOptions) -> StartOptions {
+    StartOptions {
+        priority: start.priority,
+        depth: start.depth + 1,
+        parent: Some(Parent { run, workflow_id: Arc::clone(workflow_id) }),
+        ..StartOptions::default()
+    }
+}
+
+/// On which terms the next run of a guest starts that continues as new.
+fn next_options(guest: &mut WorkflowInstance, before: &StartOptions) -> StartOptions {
+    let replay = guest.replay();
+    StartOptions {
+        start_at_ms: None,
+        forked: None,
+        attributes: replay.attributes().clone(),
+        entity: (*replay.entity() != Entity::default()).then(|| replay.entity().to_json()),
+        ..before.clone()
+    }
+}
+
 /// What the `runs` table says about a run that is parked.
 pub(super) fn parking(fault: &Fault) -> StatusChange {
     let json = serde_json::to_string(fault).expect("a fault is plain text");
@@ -487,7 +596,7 @@ pub(super) fn taken(workflow_id: &str) -> Failure {
 /// Gives up an op that may be open: its attempt, its timer, its child.
 fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
     let id = slot.facts.run;
-    slot.attempts.remove(&target);
+    slot.give_up_attempts(|_, op| op == target);
     match slot.run.open_op(target) {
         Some(OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. }) => {
             append.timers_done.push((id, target));
@@ -538,10 +647,48 @@ fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
         Event::RunFailed { failure } => (RunStatus::Failed, None, Some(failure.clone())),
         Event::RunCancelled { failure } => (RunStatus::Cancelled, None, Some(failure.clone())),
         Event::RunContinued { .. } => (RunStatus::Continued, None, None),
+        Event::RunTimedOut { failure } => (RunStatus::TimedOut, None, Some(failure.clone())),
         Event::RunTerminated { reason } => {
             let failure = Failure::fatal(FailureKind::Terminated, "terminated", reason.clone());
             (RunStatus::Terminated, None, Some(failure))
         }
         _ => unreachable!("only closing events close a run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backstitch_core::ChildOptions;
+
+    #[test]
+    fn a_run_has_so_many_open_children_and_no_more() {
+        let mut run = Run::new(RunId(Uuid::from_u128(1)));
+        let started = |depth| Event::RunStarted {
+            workflow: "w".into(),
+            input: Json::null(),
+            options: Arc::new(StartOptions { depth, ..StartOptions::default() }),
+        };
+        run.append(0, &started(limits::RUN_DEPTH_MAX - 1)).unwrap();
+        for op in 0..limits::CHILDREN_OPEN_MAX as u32 {
+            let command = Command::StartChild {
+                workflow: "c".into(),
+                input: Json::null(),
+                options: ChildOptions::default(),
+            };
+            run.append(0, &Event::Commanded { op: Op(op), command }).unwrap();
+            assert_eq!(may_have_child(&run), Ok(()), "the child of op {op}");
+        }
+        let op = Op(limits::CHILDREN_OPEN_MAX as u32);
+        let command = Command::StartChild {
+            workflow: "c".into(),
+            input: Json::null(),
+            options: ChildOptions::default(),
+        };
+        run.append(0, &Event::Commanded { op, command }).unwrap();
+        assert_eq!(may_have_child(&run).unwrap_err().code, "too-many-children");
+        let mut deep = Run::new(RunId(Uuid::from_u128(2)));
+        deep.append(0, &started(limits::RUN_DEPTH_MAX)).unwrap();
+        assert_eq!(may_have_child(&deep).unwrap_err().code, "too-deep");
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::activation::{parking, stop_children, taken, tell_parent};
 use super::slot::{Guest, Purpose, Request, Slot};
-use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler};
+use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler, timers_of_start};
 use crate::guests::Ahead;
 use crate::{ambient, crash};
 
@@ -103,7 +103,9 @@ impl Scheduler {
         };
         let started_at_ms = rows[0].at_ms;
         let now_ms = ambient::now_ms();
-        let (calls, retries) = (due_calls(&run, now_ms), retries_to_come(&run, now_ms));
+        let calls = due_calls(&run, now_ms);
+        let mut timers = retries_to_come(&run, now_ms);
+        timers.extend(timers_of_start(&run, now_ms));
         let messages: Vec<Op> = run
             .open_ops()
             .filter_map(|(op, open)| matches!(open, OpenOp::Message { .. }).then_some(op))
@@ -117,10 +119,10 @@ impl Scheduler {
             return;
         }
         slot.guest = Guest::Cold(rows);
-        if !retries.is_empty() {
+        if !timers.is_empty() {
             // Set once more: a host whose clock was ahead of ours may have taken them for fired.
             let mut append = Append::new(slot.facts.scope, id);
-            append.timers = retries;
+            append.timers = timers;
             self.send(id, append, |_| {});
         }
         for op in calls {
@@ -170,6 +172,11 @@ impl Scheduler {
         append.status = Some(parking(fault));
         let mut terminated = None;
         for arrival in &arrivals {
+            if let Arrival::Timer(timer, _) = arrival
+                && timer.purpose == Purpose::Deadline.tag()
+            {
+                terminated = Some("it has taken as long as it may".to_owned());
+            }
             let Arrival::Message(item, _) = arrival else { continue };
             match item.message.message() {
                 Ok(Message::Terminate { reason }) => {
@@ -226,7 +233,8 @@ impl Scheduler {
     /// Messages for runs of this host.
     pub(super) fn messages(&mut self, items: Vec<InboxItem>, guard: &Guard) {
         for item in items {
-            if !self.consuming.insert(item.item_id) {
+            let is_past = self.consumed.contains(&(item.run, item.item_id));
+            if is_past || !self.consuming.insert(item.item_id) {
                 continue;
             }
             if item.status == RunStatus::Continued {
@@ -282,6 +290,8 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let op = timer.op;
         match (Purpose::from_tag(timer.purpose), slot.run.open_op(op)) {
+            // Its row goes with the run.
+            (Some(Purpose::Deadline), _) => slot.overdue = Some(guard),
             (Some(Purpose::Sleep), Some(OpenOp::Timer { .. })) => {
                 self.outcome(id, Event::TimerFired { op }, Some(guard), |append| {
                     append.timers_done.push((id, op));
@@ -340,6 +350,8 @@ impl Scheduler {
             }
             Message::Cancel { .. } | Message::Terminate { .. } => self.consume(id, item.item_id),
             Message::Retry => self.retry(id, item.item_id),
+            Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),
+            Message::Resume { reason } => self.resume(id, reason, item.item_id, guard),
         }
     }
 
@@ -350,7 +362,7 @@ impl Scheduler {
             return self.consume(id, item);
         }
         let mut append = Append::new(slot.facts.scope, id);
-        append.status = Some(StatusChange::Unpark);
+        append.status = Some(StatusChange::Run);
         append.inbox_done.push((id, item));
         if let Some(slot) = self.slots.remove(&id) {
             self.release(&slot);
@@ -361,7 +373,7 @@ impl Scheduler {
     }
 
     /// Consumes a message that has nothing to say any more.
-    fn consume(&mut self, id: RunId, item: Uuid) {
+    pub(super) fn consume(&mut self, id: RunId, item: Uuid) {
         let Some(slot) = self.slots.get(&id) else { return };
         let mut append = Append::new(slot.facts.scope, id);
         append.inbox_done.push((id, item));
@@ -379,7 +391,7 @@ impl Scheduler {
 
 /// Open calls of a run that was read from the ledger and that want an attempt now; those that wait
 /// for a later retry have a row in the timers table.
-fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
+pub(super) fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
     let due = run.open_ops().filter(|(_, open)| match open {
         OpenOp::Activity { retry_at_ms, .. } => retry_at_ms.is_none_or(|at| at <= now_ms),
         _ => false,
@@ -388,7 +400,7 @@ fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
 }
 
 /// Timers of the calls that wait for a later retry.
-fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+pub(super) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
     let later = run.open_ops().filter_map(|(op, open)| match open {
         OpenOp::Activity { retry_at_ms: Some(due_ms), .. } if *due_ms > now_ms => {
             Some(NewTimer { run: run.id(), op, due_ms: *due_ms, purpose: Purpose::Retry.tag() })

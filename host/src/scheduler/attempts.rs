@@ -3,7 +3,9 @@
 //! An attempt starts as soon as its call is on its way to the ledger: the row with its outcome goes
 //! after the call's row, so a guest never sees an outcome whose call is not durable. A host that dies
 //! in between leaves an attempt that nobody recorded; the next owner makes it again under the same
-//! idempotency key. Attempts that nobody outside can notice are made by the guest threads instead, ahead
+//! idempotency key. An attempt whose call was given up while it ran, and that hears of it by its heartbeat,
+//! keeps its place among those that run until it ends; what it ends with is logged and nothing else.
+//! Attempts that nobody outside can notice are made by the guest threads instead, ahead
 //! of both rows.
 
 use std::sync::Arc;
@@ -11,11 +13,11 @@ use std::time::Duration;
 
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Event, Failure, FailureKind, Json, Op, RunId};
+use backstitch_core::{Event, Failure, FailureKind, Json, Op, RunId, StartOptions};
 use backstitch_ledger::NewTimer;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::slot::{Attempt, Purpose};
+use super::slot::{Attempt, Purpose, Running};
 use super::{Input, Scheduler};
 use crate::{ambient, attempt, crash};
 
@@ -23,18 +25,27 @@ impl Scheduler {
     /// Puts a call in line for its next attempt.
     pub(super) fn enqueue_attempt(&mut self, id: RunId, op: Op) {
         if let Some(slot) = self.slots.get_mut(&id)
+            && !slot.run.is_paused()
             && matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
         {
             slot.attempts.insert(op, Attempt::Queued);
-            self.attempt_queue.push_back((id, op));
+            self.queue_up(id, op);
         }
     }
 
-    /// Starts attempts while there is room.
+    /// Behind those of its priority.
+    fn queue_up(&mut self, id: RunId, op: Op) {
+        let priority =
+            self.slots.get(&id).map_or(StartOptions::PRIORITY_DEFAULT, |slot| slot.run.start().priority());
+        self.attempt_queue[usize::from(priority - 1)].push_back((id, op));
+    }
+
+    /// Starts attempts while there is room: in the order of the priorities of their runs.
     pub(super) fn start_attempts(&mut self) {
-        while self.draining.is_none() && !self.attempt_queue.is_empty() {
+        while self.draining.is_none() {
+            let Some(line) = self.attempt_queue.iter().position(|line| !line.is_empty()) else { return };
             let Ok(permit) = Arc::clone(&self.attempts_running).try_acquire_owned() else { return };
-            let Some((id, op)) = self.attempt_queue.pop_front() else { return };
+            let Some((id, op)) = self.attempt_queue[line].pop_front() else { return };
             self.start_attempt(id, op, Turn { permit: Some(permit), ended: Arc::clone(&self.attempt_ended) });
         }
     }
@@ -45,7 +56,7 @@ impl Scheduler {
             let attempt = self.slots.get_mut(&id).and_then(|slot| slot.attempts.get_mut(&op));
             if let Some(attempt @ Attempt::Unserved) = attempt {
                 *attempt = Attempt::Queued;
-                self.attempt_queue.push_back((id, op));
+                self.queue_up(id, op);
             }
         }
     }
@@ -65,7 +76,7 @@ impl Scheduler {
         if let Some(attempt @ Attempt::Unserved) = attempt {
             *attempt = Attempt::Queued;
             self.unserved.retain(|unserved| *unserved != (id, op));
-            self.attempt_queue.push_back((id, op));
+            self.queue_up(id, op);
         }
     }
 
@@ -74,7 +85,12 @@ impl Scheduler {
         if !matches!(slot.attempts.get(&op), Some(Attempt::Queued)) {
             return;
         }
-        let Some(OpenOp::Activity { name, input, options, scheduled_at_ms, attempts, .. }) =
+        if slot.run.is_paused() {
+            // Its turn comes again when the run is resumed.
+            slot.attempts.remove(&op);
+            return;
+        }
+        let Some(OpenOp::Activity { name, input, options, scheduled_at_ms, attempts, heartbeat, .. }) =
             slot.run.open_op(op)
         else {
             slot.attempts.remove(&op);
@@ -102,8 +118,10 @@ impl Scheduler {
             }
             return;
         };
-        let call = due.call(&slot.facts, op, name, input, number, now_ms);
+        let this = attempt::Attempt { op, name, input, number, heartbeat: heartbeat.as_ref() };
+        let call = due.call(&slot.facts, this, now_ms);
         attempt::log(&call);
+        let pulse = Arc::clone(&call.pulse);
         let (programs, scope, sender) = (self.tools.programs.clone(), slot.facts.scope, self.sender.clone());
         let task = tokio::spawn(async move {
             let outcome = programs.invoke(scope, digest, call).await;
@@ -112,18 +130,22 @@ impl Scheduler {
             // The scheduler is gone only when nobody needs the outcome any more.
             let _ = sender.send(Input::Attempted { run: id, op, attempt: number, outcome }).await;
         });
-        slot.attempts.insert(op, Attempt::Running(task.abort_handle()));
+        slot.attempts.insert(op, Attempt::Running(Running::new(task.abort_handle(), pulse)));
         let started = &self.tools.counters.activities_started;
         started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// An attempt ended.
     pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, outcome: Result<Json, Failure>) {
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.attempts.remove(&op);
-        }
-        if let Some((event, timer)) = self.judge(id, op, attempt, outcome) {
-            self.outcome(id, event, None, |append| append.timers.extend(timer));
+        let ended = self.slots.get_mut(&id).and_then(|slot| slot.attempts.remove(&op));
+        let heartbeat = match &ended {
+            Some(Attempt::Running(running)) => running.details(),
+            _ => None,
+        };
+        let code = outcome.as_ref().err().map(|failure| failure.code.clone());
+        match self.judge(id, op, attempt, outcome, heartbeat) {
+            Some((event, timer)) => self.outcome(id, event, None, |append| append.timers.extend(timer)),
+            None => tracing::info!(run = %id, %op, attempt, code, "an attempt ended that nobody waited for"),
         }
     }
 
@@ -135,6 +157,7 @@ impl Scheduler {
         op: Op,
         attempt: u32,
         outcome: Result<Json, Failure>,
+        heartbeat: Option<Json>,
     ) -> Option<(Event, Option<NewTimer>)> {
         let slot = self.slots.get(&id)?;
         let OpenOp::Activity { options, scheduled_at_ms, attempts, .. } = slot.run.open_op(op)? else {
@@ -153,7 +176,7 @@ impl Scheduler {
         Some(match policy.decide(attempt, &failure, now_ms, due.close_by_ms) {
             Verdict::RetryAt(retry_at_ms) => {
                 let timer = NewTimer { run: id, op, due_ms: retry_at_ms, purpose: Purpose::Retry.tag() };
-                (Event::AttemptFailed { op, attempt, failure, retry_at_ms }, Some(timer))
+                (Event::AttemptFailed { op, attempt, failure, retry_at_ms, heartbeat }, Some(timer))
             }
             Verdict::Final => (Event::ActivityClosed { op, attempt, outcome: Err(failure) }, None),
         })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use backstitch_core::ids::message_id;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, FailureKind, Json, Message, Op, RunId, RunStatus, Scope, Target};
-use backstitch_ledger::{Append, InboxItem, Ledger, NewItem, Posted, RunRef};
+use backstitch_ledger::{Append, InboxItem, Ledger, Posted, RunRef};
 
 use super::{Input, Scheduler};
 use crate::ambient;
@@ -76,34 +76,45 @@ impl Scheduler {
         self.advance(id);
     }
 
-    /// A message has come for a run that continued as new: the latest run of its workflow id gets it.
+    /// A message has come for a run that continued as new: the latest run of its workflow id gets it. It
+    /// may have been read before it was moved and come here again: there is nothing to move then.
     pub(super) fn look_for_successor(&mut self, item: InboxItem) {
         let (ledger, sender) = (self.tools.ledger.clone(), self.sender.clone());
         tokio::spawn(async move {
             let to = until_answered("looking for a run's successor", || ledger.successor(item.run)).await;
-            let _ = sender.send(Input::Forward { item, to }).await;
+            let to = to.filter(|_| concerns_all(&item));
+            if let Some(to) = to {
+                let moved = || ledger.move_item(item.run, item.item_id, to);
+                until_answered("passing a message on", moved).await;
+            }
+            let _ = sender.send(Input::Forwarded { item, to }).await;
         });
     }
 
-    /// Moves a message from one inbox to another, in one append. Nobody is left to hear an outcome of
-    /// a child, or a retry.
-    pub(super) fn forward(&mut self, item: &InboxItem, to: Option<RunId>) {
+    /// A message is in the inbox that it is for now, or there is nobody left to hear it.
+    pub(super) fn forwarded(&mut self, item: &InboxItem, to: Option<RunId>) {
+        if to.is_some() {
+            self.consuming.remove(&item.item_id);
+            self.tools.inbox_hint.notify_one();
+            return;
+        }
         let mut append = Append::new(item.scope, item.run);
         append.inbox_done.push((item.run, item.item_id));
-        let concerns_all = matches!(
-            item.message.message(),
-            Ok(Message::Signal { .. } | Message::Cancel { .. } | Message::Terminate { .. })
-        );
-        if let Some(run) = to.filter(|_| concerns_all) {
-            append.inbox.push(NewItem {
-                run,
-                item_id: ambient::new_item_id(),
-                message: item.message.clone(),
-                at_ms: item.at_ms,
-            });
-        }
         self.send_detached(item.run, append, false);
     }
+}
+
+/// Whether a message is for whoever has the workflow id. An outcome of a child or a retry is not.
+fn concerns_all(item: &InboxItem) -> bool {
+    let message = item.message.message();
+    matches!(
+        message,
+        Ok(Message::Signal { .. }
+            | Message::Cancel { .. }
+            | Message::Terminate { .. }
+            | Message::Pause { .. }
+            | Message::Resume { .. })
+    )
 }
 
 fn message(from: RunId, op: Op, signal: Option<&(Arc<str>, Json)>) -> Message {

@@ -21,13 +21,18 @@ mod messages;
 mod slot;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq,
+    Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq, StartOptions,
 };
-use backstitch_ledger::{Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewRun, Outcome};
+use backstitch_ledger::{
+    Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
+    StatusChange,
+};
 use backstitch_sandbox::WorkflowProgram;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
@@ -36,10 +41,17 @@ use crate::ambient;
 use crate::guests::{Activated, Ahead, Job};
 use crate::programs::Programs;
 
+pub(crate) use activation::{child_options, child_workflow_id};
 pub(crate) use slot::Facts;
+use slot::Purpose;
+
+/// The purpose of timers that fire for parked and paused runs too.
+pub(crate) const DEADLINE: i16 = Purpose::Deadline as i16;
 
 /// Inputs that may wait for the scheduler; senders wait for room.
 const INPUTS_WAITING_MAX: usize = 4_096;
+/// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
+const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Inputs taken in one go, before acknowledgements are looked at again.
 const INPUTS_PER_TURN: usize = 256;
 
@@ -79,11 +91,11 @@ pub(crate) enum Input {
         /// What its guest hears.
         outcome: Result<(), Failure>,
     },
-    /// A message for a run that has continued as new, and the run that it is for now, if there is one.
-    Forward {
+    /// A message for a run that has continued as new was passed on.
+    Forwarded {
         /// The message.
         item: InboxItem,
-        /// The latest run of the workflow id.
+        /// To this run; none: there is nobody left to hear it.
         to: Option<RunId>,
     },
     /// A run's ledger was read.
@@ -104,6 +116,8 @@ pub(crate) enum Input {
 pub(crate) struct Start {
     /// All but the time of the start.
     pub(crate) facts: Facts,
+    /// On which terms.
+    pub(crate) options: Arc<StartOptions>,
     /// The code, loaded.
     pub(crate) program: WorkflowProgram,
     /// The input.
@@ -165,6 +179,8 @@ struct Pending {
     closes: bool,
     /// The run is not in memory; its ledger is read once the append is committed.
     then_load: bool,
+    /// The run goes on: its timers were not looked for while it was parked or paused.
+    goes_on: bool,
     /// When the first of the timers that the append sets is due: whoever looks for it earlier than the
     /// commit does not find it.
     due_ms: Option<u64>,
@@ -233,9 +249,12 @@ pub(crate) struct Scheduler {
     next_ticket: u64,
     /// Messages that are being consumed: the watcher may see them once more.
     consuming: HashSet<Uuid>,
+    /// Messages that were consumed of late: the watcher may have read them before that, and bring them after.
+    consumed: lru::LruCache<(RunId, Uuid), ()>,
     /// Messages of runs that cannot be loaded: in `consuming` until one can.
     set_aside: HashMap<RunId, Vec<Uuid>>,
-    attempt_queue: VecDeque<(RunId, Op)>,
+    /// One line for each priority, the first served first.
+    attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
     unserved: Vec<(RunId, Op)>,
     attempts_running: Arc<Semaphore>,
     attempt_ended: Arc<Notify>,
@@ -271,8 +290,9 @@ impl Scheduler {
             pending: HashMap::new(),
             next_ticket: 0,
             consuming: HashSet::new(),
+            consumed: lru::LruCache::new(CONSUMED_MAX),
             set_aside: HashMap::new(),
-            attempt_queue: VecDeque::new(),
+            attempt_queue: Default::default(),
             unserved: Vec::new(),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
             attempt_ended: Arc::new(Notify::new()),
@@ -325,7 +345,7 @@ impl Scheduler {
             Input::Attempted { run, op, attempt, outcome } => self.attempted(run, op, attempt, outcome),
             Input::Overdue { run, op } => self.overdue(run, op),
             Input::Delivered { run, op, outcome } => self.delivered(run, op, outcome),
-            Input::Forward { item, to } => self.forward(&item, to),
+            Input::Forwarded { item, to } => self.forwarded(&item, to),
             Input::Loaded(loaded) => self.loaded(*loaded),
             Input::Timers(due, guard) => self.timers_due(due, &guard),
             Input::Inbox(items, guard) => self.messages(items, &guard),
@@ -375,21 +395,23 @@ impl Scheduler {
     }
 
     fn start(&mut self, start: Start) {
-        let Start { facts, program, input, reply } = start;
+        let Start { facts, options, program, input, reply } = start;
         if self.draining.is_some() {
             let _ = reply.send(Err("the host is stopping".into()));
             return;
         }
         let now_ms = ambient::now_ms();
-        let (new_run, run) = match begin_run(&facts, &input, now_ms) {
+        let (new_run, run) = match begin_run(&facts, &input, options, now_ms) {
             Ok(begun) => begun,
             Err(problem) => {
                 let _ = reply.send(Err(problem));
                 return;
             }
         };
-        let append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, facts.run) };
         let id = facts.run;
+        let mut append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, id) };
+        append.timers = timers_of_start(&run, now_ms);
+        append.memories.extend(memory_at_start(&run));
         self.insert(facts, program, run, input);
         self.send(id, append, |pending| pending.reply = Some(reply));
     }
@@ -412,6 +434,7 @@ impl Scheduler {
             outgoing: VecDeque::new(),
             cancel: None,
             terminate: None,
+            overdue: None,
             stale: false,
             turn: 0,
             history,
@@ -443,6 +466,7 @@ impl Scheduler {
             guard: None,
             closes: false,
             then_load: false,
+            goes_on: matches!(append.status, Some(StatusChange::Run)),
             due_ms: append.timers.iter().map(|timer| timer.due_ms).min(),
         };
         note(&mut pending);
@@ -475,10 +499,12 @@ impl Scheduler {
             guard,
             closes,
             then_load,
+            goes_on,
             due_ms,
         } = pending;
         for item in consumed {
             self.consuming.remove(&item);
+            self.consumed.put((id, item), ());
         }
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
@@ -486,7 +512,8 @@ impl Scheduler {
         }
         if then_load {
             self.load(id);
-            // Its timers were not looked for while it was parked.
+        }
+        if goes_on {
             self.hint_timers(0);
         }
         if let Some(due_ms) = due_ms {
@@ -570,7 +597,11 @@ impl Scheduler {
                 if !slot.run.has_room(0, 0) {
                     return Err(full());
                 }
-                if !matches!(event, Event::AttemptFailed { .. }) {
+                let is_told = !matches!(
+                    event,
+                    Event::AttemptFailed { .. } | Event::RunPaused { .. } | Event::RunResumed { .. }
+                );
+                if is_told {
                     slot.ahead.push_back(Ahead { seq: row.seq, at_ms: row.at_ms, event });
                 }
                 append.rows.push(row);
@@ -600,10 +631,48 @@ fn received(scope: Scope, sent: &NewItem) -> InboxItem {
     }
 }
 
+/// Timers of the run itself that are still to come.
+fn timers_of_start(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+    let start = run.start().start_at_ms.filter(|at_ms| *at_ms > now_ms);
+    let deadline = run.start().deadline(run.started_at_ms()).map(|(at_ms, _)| at_ms);
+    let timers = [(start, slot::START_OP, Purpose::Start), (deadline, slot::DEADLINE_OP, Purpose::Deadline)];
+    let timer = |(due, op, purpose): (Option<u64>, Op, Purpose)| {
+        due.map(|due_ms| NewTimer { run: run.id(), op, due_ms, purpose: purpose.tag() })
+    };
+    timers.into_iter().filter_map(timer).collect()
+}
+
+/// Every timer that an open run has to have in the database.
+pub(crate) fn timers_of(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+    let sleeps = run.open_ops().filter_map(|(op, open)| match open {
+        OpenOp::Timer { due_at_ms } => {
+            Some(NewTimer { run: run.id(), op, due_ms: *due_at_ms, purpose: Purpose::Sleep.tag() })
+        }
+        _ => None,
+    });
+    let others = arrivals::retries_to_come(run, now_ms).into_iter().chain(timers_of_start(run, now_ms));
+    sleeps.chain(others).collect()
+}
+
+/// What is known about a run from its start.
+fn memory_at_start(run: &Run) -> Option<NewMemory> {
+    let start = run.start();
+    let attributes =
+        start.attributes.iter().map(|(name, value)| (Arc::clone(name), Some(value.clone()))).collect();
+    let entity = start.entity.as_ref().map(Json::text);
+    let memory = NewMemory { run: run.id(), entity, attributes };
+    (!memory.is_empty()).then_some(memory)
+}
+
 /// Row 0 of a run.
-fn begin_run(facts: &Facts, input: &Json, now_ms: u64) -> Result<(NewRun, Run), String> {
+pub(crate) fn begin_run(
+    facts: &Facts,
+    input: &Json,
+    options: Arc<StartOptions>,
+    now_ms: u64,
+) -> Result<(NewRun, Run), String> {
     let mut run = Run::new(facts.run);
-    let started = Event::RunStarted { workflow: Arc::clone(&facts.workflow), input: input.clone() };
+    let started = Event::RunStarted { workflow: Arc::clone(&facts.workflow), input: input.clone(), options };
     let first = run.append(now_ms, &started).map_err(|illegal| illegal.to_string())?;
     let new_run = NewRun {
         run: facts.run,

@@ -16,9 +16,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq};
-use backstitch_sandbox::{WorkflowInstance, WorkflowProgram};
+use backstitch_sandbox::{Pulse, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 
+use super::Guard;
 use crate::guests::{Ahead, Origin};
 
 /// What does not change about a run.
@@ -71,7 +72,16 @@ pub(super) enum Purpose {
     Sleep = 1,
     /// The next attempt of an activity.
     Retry = 2,
+    /// The start of a run that waits for it.
+    Start = 3,
+    /// The end of the time that a run may take.
+    Deadline = 4,
 }
+
+/// Timers of the run itself stand under numbers that no command can have.
+pub(super) const START_OP: Op = Op(u32::MAX);
+/// See [`START_OP`].
+pub(super) const DEADLINE_OP: Op = Op(u32::MAX - 1);
 
 impl Purpose {
     pub(super) fn tag(self) -> i16 {
@@ -79,7 +89,9 @@ impl Purpose {
     }
 
     pub(super) fn from_tag(tag: i16) -> Option<Self> {
-        [Self::Sleep, Self::Retry].into_iter().find(|purpose| purpose.tag() == tag)
+        [Self::Sleep, Self::Retry, Self::Start, Self::Deadline]
+            .into_iter()
+            .find(|purpose| purpose.tag() == tag)
     }
 }
 
@@ -90,14 +102,42 @@ pub(super) enum Attempt {
     /// No deployed component offers it.
     Unserved,
     /// Runs.
-    Running(AbortHandle),
+    Running(Running),
 }
 
-impl Drop for Attempt {
-    /// An attempt whose outcome nobody will read is not worth finishing.
+/// An attempt that runs. Dropping it ends it: an outcome that nobody will read is not worth waiting for.
+pub(super) struct Running {
+    task: AbortHandle,
+    pulse: Arc<Pulse>,
+    /// It has been told that nobody waits for it, and comes to its end by itself.
+    told: bool,
+}
+
+impl Running {
+    pub(super) fn new(task: AbortHandle, pulse: Arc<Pulse>) -> Self {
+        Self { task, pulse, told: false }
+    }
+
+    /// What its last heartbeat said.
+    pub(super) fn details(&self) -> Option<Json> {
+        self.pulse.details()
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Self::Running(task) = self {
-            task.abort();
+        if !self.told {
+            self.task.abort();
+        }
+    }
+}
+
+impl Attempt {
+    /// Its call was given up. One that has heartbeats is told by the next of them, so that it can put away
+    /// what it has in hand; any other ends here and now.
+    pub(super) fn give_up(mut self) {
+        if let Self::Running(running) = &mut self {
+            running.told = running.pulse.forsake();
         }
     }
 }
@@ -123,6 +163,8 @@ pub(super) struct Slot {
     pub(super) outgoing: VecDeque<Op>,
     pub(super) cancel: Option<Request>,
     pub(super) terminate: Option<Request>,
+    /// The run has taken as long as it may.
+    pub(super) overdue: Option<Guard>,
     /// The rows in `run` may not be those in the database: it was parked on the way. Nothing is
     /// appended any more; the slot goes as soon as the parking is committed.
     pub(super) stale: bool,
@@ -133,6 +175,14 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Gives up the attempts of these calls.
+    pub(super) fn give_up_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) {
+        let run = &self.run;
+        for (_, attempt) in self.attempts.extract_if(|op, _| which(run, *op)) {
+            attempt.give_up();
+        }
+    }
+
     /// How many outcomes may be laid before the guest now.
     pub(super) fn committed_ahead(&self) -> usize {
         self.ahead.iter().take_while(|row| row.seq < self.durable).count()
@@ -153,12 +203,28 @@ impl Slot {
             && self.terminate.is_none()
     }
 
+    /// Whether its guest may not be given anything: an operator holds the run, or its time has not come.
+    pub(super) fn is_held(&self, now_ms: u64) -> bool {
+        self.run.is_paused() || self.run.start().start_at_ms.is_some_and(|at_ms| at_ms > now_ms)
+    }
+
+    /// Whether a run that is held can be dropped until something happens to it.
+    pub(super) fn can_leave(&self) -> bool {
+        self.unacked == 0
+            && !matches!(self.guest, Guest::Busy | Guest::Loading | Guest::Parked)
+            && self.attempts.is_empty()
+            && self.outgoing.is_empty()
+            && self.cancel.is_none()
+            && self.terminate.is_none()
+    }
+
     /// What a fresh guest is made of.
     pub(super) fn origin(&self) -> Origin {
         Origin {
             facts: Arc::clone(&self.facts),
             program: self.program.clone(),
             input: self.input.clone(),
+            options: Arc::clone(self.run.start()),
             started_at_ms: self.started_at_ms,
         }
     }

@@ -1,12 +1,12 @@
 //! A run as one document: [`History`].
 
+use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 use backstitch_core::{Row, Run, Scope};
 use backstitch_ledger::{RunInfo, RunRef};
 
 use super::Service;
 use super::error::{ServiceError, internal};
-use crate::history::{ChainText, Data, FORMAT, Head, History, Part, State};
-use crate::views;
+use crate::time;
 
 impl Service {
     /// The text of a run's history with these parts. A damaged ledger is exported as it is: whoever
@@ -36,7 +36,8 @@ impl Service {
         Ok(State {
             generation: info.summary.generation,
             parent_run_id: info.summary.parent.map(|(parent, _)| parent),
-            attributes: info.attributes.clone(),
+            attributes: info.summary.attributes.clone().unwrap_or_else(|| "{}".to_owned()),
+            entity: info.entity.clone(),
             waits_for: folded.iter().flat_map(|(run, _)| self.waits(scope, run)).collect(),
             signals_kept: folded.as_ref().map_or(0, |(run, _)| run.signals_kept()),
             fault: fault.map_err(|error| internal(&error))?,
@@ -54,8 +55,8 @@ fn history(info: RunInfo, rows: Vec<Row>, state: Option<State>, parts: &[Part]) 
         workflow_id: summary.workflow_id,
         workflow: summary.workflow,
         digest: Some(summary.digest),
-        started_at: views::time(summary.started_ms),
-        closed_at: summary.closed_ms.map(views::time),
+        started_at: time::rfc3339(summary.started_ms),
+        closed_at: summary.closed_ms.map(time::rfc3339),
         head: head.map(|(rows, chain)| Head { rows, chain: ChainText(chain) }),
         status: wanted(Part::Status).then_some(summary.status),
         data: wanted(Part::Data).then_some(Data { input, output, failure: error }),

@@ -13,16 +13,16 @@
 
 use std::sync::Arc;
 
+use backstitch_client::views::QueryView;
 use backstitch_core::command::check_name;
-use backstitch_core::{Chain, Fault, Json, Row, Run, RunId, Scope, Seq};
+use backstitch_core::{Fault, Json, Run, Scope};
 use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Program, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Service;
 use super::error::{ServiceError, internal, invalid, unloadable};
-use crate::retrace::{self, NO_ROOM, Unled};
-use crate::views::QueryView;
+use crate::retrace::{self, NO_ROOM, Recorded, Unled};
 
 /// Ledgers that are held whole for questions and exports at once. Each may have 256 MiB of text and
 /// take a processor for as long as its guest computes; the others wait for their turn.
@@ -63,7 +63,9 @@ impl Service {
         let turn = self.reading().await;
         let program = self.programs.load_workflow(scope, info.summary.digest).await.map_err(unloadable)?;
         let rows = self.rows(run).await?;
-        let question = Question { run, rows, head: info.head, name: name.to_owned(), input };
+        let workflow_id = info.summary.workflow_id.as_str().into();
+        let recorded = Recorded { run, workflow_id, rows, head: info.head };
+        let question = Question { recorded, name: name.to_owned(), input };
         let asked = program.clone();
         // The turn goes with the work, which a client that hangs up does not end.
         let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), turn)).await;
@@ -115,9 +117,7 @@ pub(super) struct Asked {
 
 /// All that it takes to ask.
 struct Question {
-    run: RunId,
-    rows: Vec<Row>,
-    head: Option<(Seq, Chain)>,
+    recorded: Recorded,
     name: String,
     input: Json,
 }
@@ -126,11 +126,12 @@ impl Question {
     /// The guest's answer, or its refusal, with the number of rows that it knows of. Computes: call it
     /// on a thread that may.
     fn ask(self, program: &WorkflowProgram) -> Result<Result<(Json, u32), String>, ServiceError> {
-        let Self { run, rows, head, name, input } = self;
-        let (_, events) = Run::load_closed(run, &rows, head).map_err(|corrupt| {
+        let Self { recorded, name, input } = self;
+        let run = recorded.run;
+        let (_, events) = Run::load_closed(run, &recorded.rows, recorded.head).map_err(|corrupt| {
             conflict("ledger-damaged", format!("the ledger of run {run} is damaged: {corrupt}"))
         })?;
-        let (guest, _) = retrace::lead(run, program, &rows, events).map_err(|unled| match unled {
+        let (guest, _) = retrace::lead(&recorded, program, events).map_err(|unled| match unled {
             Unled::NoRoom => ServiceError::Unavailable { code: "no-room", message: NO_ROOM.to_owned() },
             Unled::Stopped(Stopped::Divergence(divergence)) => {
                 let why = format!("run {run} cannot be asked, because its component diverges: {divergence}");
@@ -146,7 +147,7 @@ impl Question {
             conflict("query-faulted", traced(why, fault.backtrace.as_deref()))
         };
         let answer = guest.into_reader().and_then(|mut reader| reader.query(&name, &input)).map_err(broke)?;
-        let known = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+        let known = u32::try_from(recorded.rows.len()).unwrap_or(u32::MAX);
         Ok(answer.map(|output| (output, known)))
     }
 }

@@ -9,33 +9,21 @@
 
 use std::time::Duration;
 
+use backstitch_client::views::UpdateView;
+use backstitch_client::{SendSignal, SendUpdate};
 use backstitch_core::command::check_name;
 use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits};
 use tokio::time::Instant;
 
+use super::Service;
 use super::error::{ServiceError, internal, invalid};
-use super::{SendSignal, Service};
 use crate::ambient;
-use crate::views::UpdateView;
 
 /// What the names of signals and queries that belong to updates begin with.
 const PREFIX: &str = "update:";
 
 /// Looks for the answer grow rarer from the one to the other.
 const POLLS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
-
-/// An update that a client makes.
-#[derive(Clone, Debug)]
-pub struct SendUpdate {
-    /// Which update.
-    pub name: String,
-    /// What the workflow gets.
-    pub input: Json,
-    /// A second update of the same id is the same one. None: made up.
-    pub id: Option<String>,
-    /// How long to wait for the answer.
-    pub wait: Duration,
-}
 
 impl Service {
     /// Sends an update to an open run and waits for its answer.

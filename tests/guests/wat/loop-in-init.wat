@@ -8,7 +8,8 @@
     (export "failure-kind" (type $kind (eq $kind')))
     (type $failure' (record
       (field "kind" $kind) (field "code" string) (field "message" string)
-      (field "details" (option $json)) (field "retryable" bool)))
+      (field "details" (option $json)) (field "retryable" bool)
+      (field "retry-after-ms" (option u64)) (field "attempts" u32)))
     (export "failure" (type $failure (eq $failure')))
     (type $status' (variant
       (case "blocked") (case "completed" $json) (case "failed" $failure) (case "continue-as-new" $json)))

@@ -10,7 +10,8 @@
     (export "failure-kind" (type $kind (eq $kind')))
     (type $failure' (record
       (field "kind" $kind) (field "code" string) (field "message" string)
-      (field "details" (option $json)) (field "retryable" bool)))
+      (field "details" (option $json)) (field "retryable" bool)
+      (field "retry-after-ms" (option u64)) (field "attempts" u32)))
     (export "failure" (type $failure (eq $failure')))
   ))
   (alias export $types "op" (type $op))
@@ -22,7 +23,8 @@
   (import "activity-description" (type $description (eq $description')))
   (type $context' (record
     (field "run-id" string) (field "workflow-id" string) (field "op" $op) (field "attempt" u32)
-    (field "idempotency-key" string) (field "deadline-ms" (option u64))))
+    (field "idempotency-key" string) (field "deadline-ms" (option u64))
+    (field "heartbeat-details" (option $json))))
   (import "context" (type $context (eq $context')))
   (core module $module
     (memory (export "memory") 1)
@@ -33,11 +35,9 @@
     (data (i32.const 64) "spin")
     (func (export "describe") (result i32) i32.const 0)
     ;; `ok`, and the text at 96.
-    (data (i32.const 72) "\00\00\00\00\60\00\00\00\08\00\00\00")
+    (data (i32.const 72) "\00\00\00\00\00\00\00\00\60\00\00\00\08\00\00\00")
     (data (i32.const 96) "\"mended\"")
-    (func (export "invoke")
-      (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i64) (result i32)
-      i32.const 72)
+    (func (export "invoke") (param i32) (result i32) i32.const 72)
   )
   (core instance $main (instantiate $module))
   (alias core export $main "memory" (core memory $memory))

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::ensure;
-use backstitch::views::{RowView, RunView};
+use backstitch_client::views::{RowView, RunView};
 use jiff::Timestamp;
 use serde::Deserialize;
 

@@ -20,9 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use backstitch::ambient;
-use backstitch::api::client::{Client, ClientError};
-use backstitch::service::{ListRuns, StartRun};
-use backstitch::views::{ReplayVerdict, RowView, RunView};
+use backstitch_client::views::{ReplayVerdict, RowView, RunView};
+use backstitch_client::{Client, ClientError, ListRuns, StartRun};
 use backstitch_core::{Json, RunStatus};
 use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use backstitch::views::{RowView, RunView};
+use backstitch_client::views::{RowView, RunView};
 use comfy_table::{Table, presets};
 
 use super::audit::{self, Story};

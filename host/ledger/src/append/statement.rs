@@ -1,12 +1,13 @@
 //! The statement: its text, its parameters, and the question what of it is there.
 //!
 //! It is made of parts, and a batch sends those that it has something for: each part costs some 30 µs,
-//! used or not. The parameters are the same 49 for all, so that a number means one thing.
+//! used or not. The parameters are the same for all, so that a number means one thing; the last twelve of
+//! 61 are left away where no entity or attribute changes.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use backstitch_core::{Chain, Epoch, HostId, Op, Row, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{Attribute, Chain, Epoch, HostId, Op, Row, RunId, RunStatus, Scope, Seq};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
@@ -125,6 +126,32 @@ const CONSUMED: &str = "consumed as (
     where inbox.shard = d.shard and inbox.run_id = d.run_id and inbox.item_id = d.item_id
 )";
 
+/// Entities: the latest is kept.
+const KNOWN: &str = "known as (
+    insert into entities (shard, tenant, run_id, document)
+    select $1, e.tenant, e.run_id, e.document::json
+    from unnest($50::integer[], $51::uuid[], $52::text[], $53::boolean[]) as e (tenant, run_id, document, first),
+         fence
+    where not e.first{or_started}
+    on conflict (shard, run_id) do update set document = excluded.document
+)";
+
+/// Attributes: the latest are kept, and those that go lose their value.
+const FOUND_BY: &str = "found_by as (
+    insert into attributes (shard, tenant, run_id, name, text, number, flag, time)
+    select $1, a.tenant, a.run_id, a.name, a.text, a.number, a.flag, a.time
+    from unnest($54::integer[], $55::uuid[], $56::text[], $57::text[], $58::double precision[],
+                $59::boolean[], $60::timestamptz[], $61::boolean[])
+         as a (tenant, run_id, name, text, number, flag, time, first),
+         fence
+    where not a.first{or_started}
+    on conflict (shard, run_id, name)
+        do update set text = excluded.text, number = excluded.number, flag = excluded.flag, time = excluded.time
+)";
+
+/// What is known of a new run is known only if it was started.
+const OR_STARTED: &str = " or run_id in (select run_id from started)";
+
 /// Which parts a batch has something for.
 #[derive(Clone, Copy, Default)]
 struct Parts {
@@ -134,6 +161,8 @@ struct Parts {
     timed: bool,
     sent: bool,
     consumed: bool,
+    known: bool,
+    found_by: bool,
 }
 
 impl Parts {
@@ -146,12 +175,15 @@ impl Parts {
             parts.timed |= !append.timers.is_empty();
             parts.sent |= !append.inbox.is_empty();
             parts.consumed |= !append.inbox_done.is_empty();
+            parts.known |= append.memories.iter().any(|memory| memory.entity.is_some());
+            parts.found_by |= append.memories.iter().any(|memory| !memory.attributes.is_empty());
         }
         parts
     }
 
-    fn flags(self) -> [bool; 6] {
-        [self.started, self.changed, self.done, self.timed, self.sent, self.consumed]
+    fn flags(self) -> [bool; 8] {
+        let Self { started, changed, done, timed, sent, consumed, known, found_by } = self;
+        [started, changed, done, timed, sent, consumed, known, found_by]
     }
 }
 
@@ -166,16 +198,18 @@ impl Parts {
 /// Locks: the host's lease (shared), then rows of runs that only this host may change. Another host's
 /// batch shares no row with it, so two batches cannot deadlock.
 fn text(parts: Parts) -> Arc<str> {
-    static TEXTS: [OnceLock<Arc<str>>; 64] = [const { OnceLock::new() }; 64];
+    static TEXTS: [OnceLock<Arc<str>>; 256] = [const { OnceLock::new() }; 256];
     let index = parts.flags().iter().fold(0, |index, flag| index << 1 | usize::from(*flag));
     Arc::clone(TEXTS[index].get_or_init(|| composed(parts).into()))
 }
 
 fn composed(parts: Parts) -> String {
     let appended = if parts.started { APPENDED_IF_STARTED } else { APPENDED_END };
-    let optional = [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED].into_iter().zip(parts.flags());
-    let present = optional.filter_map(|(part, present)| present.then_some(part));
+    let optional = [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY];
+    let present =
+        optional.into_iter().zip(parts.flags()).filter_map(|(part, present)| present.then_some(part));
     let all = [FENCE].into_iter().chain(present).collect::<Vec<_>>().join(",\n");
+    let all = all.replace("{or_started}", if parts.started { OR_STARTED } else { "" });
     let started = if parts.started { "array(select run_id from started)" } else { "array[]::uuid[]" };
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
     format!("{all},\n{APPENDED}{appended}\nselect exists (select from fence), {started}, {changed}")
@@ -188,15 +222,15 @@ pub(crate) async fn execute(
     scope: Scope,
     items: &[Item],
 ) -> Result<Appended, sqlx::Error> {
-    let query = sqlx::query(AssertSqlSafe(text(Parts::of(items))))
-        .bind(scope.shard.0)
-        .bind(lease.0.0)
-        .bind(lease.1.0);
+    let parts = Parts::of(items);
+    let query = sqlx::query(AssertSqlSafe(text(parts))).bind(scope.shard.0).bind(lease.0.0).bind(lease.1.0);
     let query = bind_new_runs(query, items);
     let query = bind_rows(query, items);
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
+    // The last ones, which most batches have no use for.
+    let query = if parts.known || parts.found_by { bind_memories(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
     Ok(Appended { fenced: !row.try_get::<bool, _>(0)?, started: row.try_get(1)?, changed: row.try_get(2)? })
 }
@@ -247,13 +281,14 @@ fn bind_statuses<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
     let closes = || {
         all().map(|(_, to)| match to {
             StatusChange::Close(close) => Some(close),
-            StatusChange::Park { .. } | StatusChange::Unpark => None,
+            StatusChange::Park { .. } | StatusChange::Pause | StatusChange::Run => None,
         })
     };
     let status = |to: &StatusChange| match to {
         StatusChange::Close(close) => close.status,
         StatusChange::Park { .. } => RunStatus::Parked,
-        StatusChange::Unpark => RunStatus::Running,
+        StatusChange::Run => RunStatus::Running,
+        StatusChange::Pause => RunStatus::Paused,
     };
     query
         .bind(all().map(|(run, _)| run.0).bind_iter())
@@ -269,7 +304,7 @@ fn bind_statuses<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
 fn fault(change: &StatusChange) -> Option<&str> {
     match change {
         StatusChange::Park { fault } => Some(fault),
-        StatusChange::Close(_) | StatusChange::Unpark => None,
+        StatusChange::Close(_) | StatusChange::Pause | StatusChange::Run => None,
     }
 }
 
@@ -305,6 +340,47 @@ fn bind_inbox<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(sent().map(|(_, item)| Timestamp(item.at_ms)).bind_iter())
         .bind(done().map(|(run, _)| run.0).bind_iter())
         .bind(done().map(|(_, item)| *item).bind_iter())
+}
+
+fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
+    let all = || items.iter().flat_map(|item| item.append.memories.iter().map(|of| (&item.append, of)));
+    let is_first = |append: &Append, run: RunId| append.new_runs.iter().any(|new| new.run == run);
+    let known =
+        || all().filter_map(|(append, of)| of.entity.as_deref().map(|entity| (append, of.run, entity)));
+    let found = || {
+        all().flat_map(|(append, of)| {
+            of.attributes.iter().map(move |(name, value)| (append, of.run, name, value))
+        })
+    };
+    let text = |value: &'q Option<Attribute>| match value {
+        Some(Attribute::Text(text)) => Some(&**text),
+        _ => None,
+    };
+    let number = |value: &Option<Attribute>| match value {
+        Some(Attribute::Number(number)) => Some(*number),
+        _ => None,
+    };
+    let flag = |value: &Option<Attribute>| match value {
+        Some(Attribute::Flag(flag)) => Some(*flag),
+        _ => None,
+    };
+    let time = |value: &Option<Attribute>| match value {
+        Some(Attribute::TimeMs(ms)) => Some(Timestamp(*ms)),
+        _ => None,
+    };
+    query
+        .bind(known().map(|(append, ..)| append.scope.tenant.0).bind_iter())
+        .bind(known().map(|(_, run, _)| run.0).bind_iter())
+        .bind(known().map(|(.., entity)| entity).bind_iter())
+        .bind(known().map(|(append, run, _)| is_first(append, run)).bind_iter())
+        .bind(found().map(|(append, ..)| append.scope.tenant.0).bind_iter())
+        .bind(found().map(|(_, run, ..)| run.0).bind_iter())
+        .bind(found().map(|(_, _, name, _)| &**name).bind_iter())
+        .bind(found().map(|(.., value)| text(value)).bind_iter())
+        .bind(found().map(|(.., value)| number(value)).bind_iter())
+        .bind(found().map(|(.., value)| flag(value)).bind_iter())
+        .bind(found().map(|(.., value)| time(value)).bind_iter())
+        .bind(found().map(|(append, run, ..)| is_first(append, run)).bind_iter())
 }
 
 /// Which of these rows are in the ledger just as given: place and chain. Reads only.

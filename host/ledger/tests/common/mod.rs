@@ -87,7 +87,7 @@ impl Grown {
     pub(crate) fn with_input(workflow_id: &str, input: &str) -> Self {
         let id = RunId(new_id());
         let mut run = Run::new(id);
-        let started = Event::RunStarted { workflow: "w".into(), input: json(input) };
+        let started = Event::RunStarted { workflow: "w".into(), input: json(input), options: Arc::default() };
         let first = run.append(now_ms(), &started).unwrap();
         let new = NewRun {
             run: id,

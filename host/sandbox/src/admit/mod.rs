@@ -21,13 +21,14 @@ use wasmparser::{
 };
 
 use counts::Counts;
+pub(crate) use offer::track;
 
 /// What a component is to us: which world it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ComponentKind {
     /// It decides: deterministic, only the `host` interface.
     Workflow,
-    /// It acts: WASI, without files and network.
+    /// It acts: WASI, without files and network, and heartbeats.
     Activity,
 }
 
@@ -158,7 +159,7 @@ fn advice(kind: ComponentKind) -> &'static str {
              sleep with `sleep-for`"
         }
         ComponentKind::Activity => {
-            "An activity is given WASI 0.2 and nothing else: what needs more runs in a worker"
+            "An activity is given WASI 0.2 and heartbeats, nothing else: what needs more runs in a worker"
         }
     }
 }

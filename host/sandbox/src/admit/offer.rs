@@ -4,7 +4,7 @@ use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 
 use super::ComponentKind;
-use crate::{host, wasi};
+use crate::{host, pulse, wasi};
 
 /// What of an interface is offered.
 enum Offer {
@@ -60,6 +60,7 @@ fn offer(kind: ComponentKind, interface: &str) -> Offer {
     match kind {
         ComponentKind::Workflow if interface == track(host::INTERFACE) => Offer::Some(&host::FUNCTIONS),
         ComponentKind::Workflow => Offer::Some(wasi::offered(interface)),
+        ComponentKind::Activity if interface == track(pulse::INTERFACE) => Offer::Some(&pulse::FUNCTIONS),
         ComponentKind::Activity if ACTIVITY.contains(&interface) => Offer::All,
         ComponentKind::Activity => Offer::Some(&[]),
     }

@@ -11,9 +11,9 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq};
+use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq, StartOptions};
 use backstitch_sandbox::{
-    Activation, Compiler, ComponentKind, Program, Sandbox, SandboxConfig, Stopped, WorkflowInstance,
+    Activation, Compiler, ComponentKind, Program, RunInfo, Sandbox, SandboxConfig, Stopped, WorkflowInstance,
     WorkflowProgram,
 };
 
@@ -66,8 +66,36 @@ impl Guest<'_> {
 /// An activity component whose `invoke` has this body. `$input` and `$input-length` are its input;
 /// `$ok` makes an outcome of a text.
 pub fn activity(functions: &str, invoke: &str) -> Vec<u8> {
-    let text = include_str!("activity.wat").replace("{{functions}}", functions).replace("{{invoke}}", invoke);
+    importing("", "", "", functions, invoke)
+}
+
+/// The same with `$heartbeat` (whether there are details, their address and length), and `$sleep`, which
+/// waits for so many nanoseconds.
+pub fn beating_activity(invoke: &str) -> Vec<u8> {
+    let core_imports = r#"
+        (import "host" "heartbeat" (func $heartbeat (param i32 i32 i32) (result i32)))
+        (import "host" "block" (func $block (param i32)))
+        (import "host" "subscribe" (func $subscribe (param i64) (result i32)))"#;
+    let sleep = "(func $sleep (param i64) (call $block (call $subscribe (local.get 0))))";
+    let with = r#"(with "host" (instance $host))"#;
+    importing(include_str!("attempt.wat"), core_imports, with, sleep, invoke)
+}
+
+fn importing(imports: &str, core_imports: &str, with: &str, functions: &str, invoke: &str) -> Vec<u8> {
+    let text = include_str!("activity.wat")
+        .replace("{{imports}}", imports)
+        .replace("{{core-imports}}", core_imports)
+        .replace("{{with}}", with)
+        .replace("{{functions}}", functions)
+        .replace("{{invoke}}", invoke);
     wat::parse_str(text).unwrap()
+}
+
+/// An activity component that could draw random numbers, and does not.
+pub fn random_activity(invoke: &str) -> Vec<u8> {
+    let random =
+        r#"(import "wasi:random/random@0.2.6" (instance (export "get-random-u64" (func (result u64)))))"#;
+    importing(random, "", "", "", invoke)
 }
 
 pub fn sandbox() -> Sandbox {
@@ -96,11 +124,20 @@ pub async fn load_workflow(sandbox: &Sandbox, guest: &Guest<'_>) -> WorkflowProg
 /// An instance of `guest` that is led by `replay`, and the sandbox that keeps it alive.
 pub fn instance_on(guest: &Guest<'_>, replay: Replay) -> WorkflowInstance {
     let program = block_on(async { load_workflow(&sandbox(), guest).await });
-    WorkflowInstance::new(&program, replay, RUN, Arc::from("w"), Json::null()).unwrap()
+    WorkflowInstance::new(&program, replay, info(), Json::null()).unwrap()
+}
+
+/// The ledger's side of a guest that started at this time.
+pub fn beginning(started_at_ms: u64) -> Replay {
+    Replay::new(RUN, started_at_ms, &StartOptions::default())
+}
+
+pub fn info() -> RunInfo {
+    RunInfo::new(RUN, Arc::from("w-1"), Arc::from("w"), &StartOptions::default())
 }
 
 pub fn instance(guest: &Guest<'_>) -> WorkflowInstance {
-    instance_on(guest, Replay::new(RUN, STARTED_MS))
+    instance_on(guest, beginning(STARTED_MS))
 }
 
 /// What becomes of the first activation of a guest with this `start`.

@@ -4,7 +4,8 @@
     (export "failure-kind" (type $kind (eq $kind')))
     (type $failure' (record
       (field "kind" $kind) (field "code" string) (field "message" string)
-      (field "details" (option string)) (field "retryable" bool)))
+      (field "details" (option string)) (field "retryable" bool)
+      (field "retry-after-ms" (option u64)) (field "attempts" u32)))
     (export "failure" (type $failure (eq $failure')))
     (type $event' (record (field "op" u32) (field "outcome" (result string (error $failure)))))
     (export "event" (type $event (eq $event')))
@@ -70,8 +71,8 @@
       (i32.const 1024))
     (func $completed (param $at i32) (param $length i32) (result i32)
       (i32.store8 (i32.const 1024) (i32.const 1))
-      (i32.store (i32.const 1028) (local.get $at))
-      (i32.store (i32.const 1032) (local.get $length))
+      (i32.store (i32.const 1032) (local.get $at))
+      (i32.store (i32.const 1036) (local.get $length))
       (i32.const 1024))
     {{functions}}
     (func $start (export "start") (param i32 i32 i32 i32) (result i32) {{start}})

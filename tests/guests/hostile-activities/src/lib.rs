@@ -65,7 +65,8 @@ impl Guest for Hostile {
 }
 
 fn failure(code: &str, message: String, retryable: bool) -> Failure {
-    Failure { kind: FailureKind::Application, code: code.to_owned(), message, details: None, retryable }
+    let (kind, code) = (FailureKind::Application, code.to_owned());
+    Failure { kind, code, message, details: None, retryable, retry_after_ms: None, attempts: 0 }
 }
 
 /// The first number in the arguments.
@@ -108,7 +109,8 @@ fn memory_bomb() -> Result<String, Failure> {
 
 /// What the host says about the attempt. Ids hold nothing that JSON would escape.
 fn described(context: &Context) -> String {
-    let Context { run_id, workflow_id, op, attempt, idempotency_key, deadline_ms } = context;
+    let Context { run_id, workflow_id, op, attempt, idempotency_key, deadline_ms, heartbeat_details: _ } =
+        context;
     let deadline = deadline_ms.map_or_else(|| "null".to_owned(), |ms| ms.to_string());
     format!(
         r#"{{"run_id":"{run_id}","workflow_id":"{workflow_id}","op":{op},"attempt":{attempt},"idempotency_key":"{idempotency_key}","deadline_ms":{deadline}}}"#

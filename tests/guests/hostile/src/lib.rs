@@ -135,5 +135,7 @@ fn failed(code: &str, message: String) -> Status {
         message,
         details: None,
         retryable: false,
+        retry_after_ms: None,
+        attempts: 0,
     })
 }

@@ -1,12 +1,14 @@
 //! One workflow for each verb that a crash could break, as small as it can be.
 
 use backstitch_sdk::{
-    ActivityOptions, ChildOptions, Error, Result, call_activity, cancel_workflow, continue_as_new,
-    export_workflows, history_size, join_all, proxy_activities, shielded, signal_workflow, sleep_for,
-    start_child, validate_update, wait_for, wait_for_update, workflow,
+    ActivityOptions, ChildOptions, Error, ParentClose, Result, RetryPolicy, call_activity, cancel_workflow,
+    continue_as_new, deprecate_patch, entity, exec_child, export_workflows, history_size, info, join_all,
+    now_ms, patched, proxy_activities, random_u64, remove_attribute, set_attribute, shielded,
+    signal_workflow, sleep_for, start_child, validate_update, wait_for, wait_for_update, workflow,
 };
 use example_api::Echo;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// Waits for so many signals `item`, and returns them in the order they came.
 #[workflow]
@@ -126,4 +128,133 @@ async fn unserved(_: ()) -> Result<String> {
     Ok(error.map(|error| format!("{:?} {}", error.kind(), error.code())).unwrap_or_default())
 }
 
-export_workflows!(collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved);
+/// Keeps each signal `note` in its entity, in runs of a few rows each, and returns so many of them.
+#[workflow]
+async fn notebook(count: u32) -> Result<Vec<String>> {
+    set_attribute("kind", "notebook");
+    while entity().get::<u32>("count")?.unwrap_or(0) < count {
+        let note: String = wait_for("note").await?;
+        entity().append("notes", &note)?;
+        entity().increment("count", 1.0)?;
+        set_attribute("latest", note);
+        set_attribute("full", entity().get::<u32>("count")? == Some(count));
+        if history_size().rows >= 16 {
+            return continue_as_new(count);
+        }
+    }
+    remove_attribute("kind");
+    Ok(entity().get("notes")?.unwrap_or_default())
+}
+
+/// Draws a number, waits for two words, and says both with the number and who it is.
+#[workflow]
+async fn deliberate(_: ()) -> Result<String> {
+    let drawn = random_u64();
+    let first: String = wait_for("word").await?;
+    let echo = proxy_activities::<dyn Echo>(ActivityOptions::default());
+    let echoed = echo.echo(format!("{first} {drawn}")).await?;
+    sleep_for("1 second").await?;
+    let second: String = wait_for("word").await?;
+    Ok(format!("{echoed} {second} {}", info().original_run_id))
+}
+
+/// When it began, and by whom it was started.
+#[workflow]
+async fn birth(_: ()) -> Result<(u64, Option<String>)> {
+    Ok((now_ms(), info().parent_workflow_id))
+}
+
+/// Starts a child like itself, and returns how many there are below, or why there is no more.
+#[workflow]
+async fn descend(_: ()) -> Result<String> {
+    let options = ChildOptions::default();
+    let parent = exec_child::<birth>((), options.clone()).await;
+    match (exec_child::<descend>((), options).await, parent) {
+        (Ok(below), Ok((_, Some(_)))) => {
+            let (code, depth) = below.split_once(' ').unwrap_or((&below, "0"));
+            Ok(format!("{code} {}", depth.parse::<u32>()? + 1))
+        }
+        (Err(error), _) => Ok(format!("{} 0", error.code())),
+        (Ok(_), parent) => Ok(format!("{parent:?}")),
+    }
+}
+
+/// Calls an activity that is not served yet.
+#[workflow]
+async fn queues(name: String) -> Result<String> {
+    call_activity("late", &(name,), &ActivityOptions::default()).await
+}
+
+/// Waits for one thing of a kind.
+#[workflow]
+async fn awaits(what: String) -> Result<String> {
+    match what.as_str() {
+        "signal" => wait_for("go").await,
+        "timer" => sleep_for("400 ms").await.map(|()| "slept".to_owned()),
+        "activity" => call_activity("late", &((),), &ActivityOptions::default()).await,
+        "child" => {
+            let options = ChildOptions::default().workflow_id(format!("{}/child", info().workflow_id));
+            let options = options.parent_close(ParentClose::RequestCancel);
+            exec_child::<awaits>("signal".into(), options).await
+        }
+        other => Err(Error::application("unknown", other)),
+    }
+}
+
+/// What the standard library says of what a workflow has not.
+#[allow(clippy::disallowed_methods, reason = "what comes of them is the question")]
+#[workflow]
+async fn borrows(what: String) -> Result<String> {
+    let answer = |is_none: bool| if is_none { "none" } else { "some" }.to_owned();
+    Ok(match what.as_str() {
+        "order" => {
+            let one: HashSet<u32> = (0..16).collect();
+            sleep_for("1 ms").await?;
+            format!("{one:?} {:?}", (0..16).collect::<HashSet<u32>>())
+        }
+        "thread" => answer(std::thread::Builder::new().spawn(|| ()).is_err()),
+        "file" => answer(std::fs::read("/etc/passwd").is_err()),
+        "socket" => answer(std::net::TcpStream::connect("127.0.0.1:5432").is_err()),
+        "environment" => answer(std::env::var("PATH").is_err()),
+        "time" => format!("{:?}", std::time::SystemTime::now()),
+        _ => format!("{:?}", std::time::Instant::now()),
+    })
+}
+
+/// On the new side of one change, and past the end of another.
+#[workflow]
+async fn changed(_: ()) -> Result<bool> {
+    let is_new = patched("receipt-with-charge");
+    sleep_for("1 ms").await?;
+    deprecate_patch("charge-in-cents");
+    Ok(is_new && patched("receipt-with-charge"))
+}
+
+/// Calls an activity that may be silent for 300 ms at a time, and returns what came of it, and after how
+/// many attempts. Left to its policy, the second attempt is made after three seconds.
+#[workflow]
+async fn patient(activity: String) -> Result<String> {
+    let policy = RetryPolicy::default().initial_interval("3 seconds");
+    let options =
+        ActivityOptions::default().task_queue("long-tasks").start_to_close("1 minute").heartbeat("300 ms");
+    match call_activity::<Option<u32>>(&activity, &[(); 0], &options.retry(policy)).await {
+        Ok(output) => Ok(format!("{output:?}")),
+        Err(error) if error.is_cancelled() => Err(error),
+        Err(error) => Ok(format!("{} after {} attempts", error.code(), error.attempts())),
+    }
+}
+
+/// Says what it is about, then waits for a signal `close` and says that it is through.
+#[workflow]
+async fn tagged(customer: String) -> Result<()> {
+    set_attribute("customer", &*customer);
+    set_attribute("stage", "open");
+    wait_for::<()>("close").await?;
+    set_attribute("stage", "done");
+    Ok(())
+}
+
+export_workflows!(
+    collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved, notebook,
+    deliberate, birth, descend, queues, awaits, borrows, changed, patient, tagged,
+);

@@ -1,10 +1,7 @@
-//! What the host shows of itself: the documents that the HTTP API sends and the CLI reads.
+//! What a host shows of itself: the documents that its API sends and its clients read.
 //!
 //! Field names and codes are a contract with programs; add to them, never rename.
 
-use std::sync::Arc;
-
-use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Divergence, Failure, Fault, Json, Op, RunId, RunStatus, Seq};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +28,10 @@ pub struct RunView {
     /// When it closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed_at: Option<String>,
+    /// What it is found by: an object of texts, numbers, `true`, `false` and times, which are RFC 3339
+    /// with milliseconds, UTC. Absent if there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Json>,
     /// Its result, if it completed.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub output: Option<Json>,
@@ -57,6 +58,13 @@ pub struct RunDetailView {
     pub waits_for: Vec<WaitView>,
     /// Signals that came in and that nothing has awaited yet.
     pub signals_kept: u32,
+    /// On which terms it was started, and what it descends from, as row 0 of its ledger says; absent: on
+    /// the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Json>,
+    /// Its entity; absent if it never wrote to it.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub entity: Option<Json>,
     /// Which row of its ledger is not what was written, and why that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<String>,
@@ -284,36 +292,4 @@ pub struct HealthView {
 /// JSON that is `null` is not the same as none.
 pub(crate) fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)
-}
-
-/// Milliseconds since the epoch as RFC 3339 with milliseconds, UTC.
-pub fn time(ms: u64) -> String {
-    let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(|| format!("{ms} ms"), |time| format!("{time:.3}"))
-}
-
-/// An open op, for people. `served` says whether a component offers an activity on a queue.
-pub fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bool) -> WaitView {
-    let (kind, what, due_ms) = match open {
-        OpenOp::Activity { name, options, attempts, retry_at_ms, .. } => {
-            let queue = options.queue();
-            let what = if served(queue, name) {
-                format!("{name} on {queue}, attempt {}", attempts + 1)
-            } else {
-                format!("{name} on {queue}: no deployed component offers it")
-            };
-            ("activity", what, *retry_at_ms)
-        }
-        OpenOp::Timer { due_at_ms } => ("timer", "sleep".to_owned(), Some(*due_at_ms)),
-        OpenOp::Message { target, signal, .. } => {
-            let what = match signal {
-                Some((name, _)) => format!("signal {name} to {target}"),
-                None => format!("request to cancel {target}"),
-            };
-            ("message", what, None)
-        }
-        OpenOp::Signal { name } => ("signal", name.to_string(), None),
-        OpenOp::Child { run, workflow, .. } => ("child", format!("{workflow}, run {run}"), None),
-    };
-    WaitView { op, kind: kind.to_owned(), what, due_at: due_ms.map(time) }
 }

@@ -1,25 +1,25 @@
 //! The client's end of the API: typed calls that give views or say whose fault it is that they cannot.
 //!
-//! Nothing is retried here. Every call may be repeated after an [`ClientError::Unreachable`] except a
-//! signal, and a start without a workflow id: each of their repeats counts.
+//! Calls map one to one to the routes of a host. Each builds a request, sends it once, and reads the
+//! answer as the view that the route promises; a problem document becomes [`ClientError::Problem`].
 
 use std::time::Duration;
 
-use backstitch_core::{Json, RunStatus, Seq};
+use backstitch_core::{Json, Seq};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::problem::ProblemDocument;
-use super::wire::{
-    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
-};
 use crate::history::Part;
-use crate::service::{ListRuns, SendUpdate, StartRun};
+use crate::problem::ProblemDocument;
+use crate::requests::{CountRuns, ForkRun, ListRuns, ResetRun, SendUpdate, StartRun};
 use crate::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
     RunListView, RunView, StartedView, UpdateView, WaitView,
+};
+use crate::wire::{
+    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
+    ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -30,6 +30,12 @@ const QUICK_TIMEOUT: Duration = Duration::from_secs(40);
 const SLOW_TIMEOUT: Duration = Duration::from_secs(310);
 
 /// A host, seen from outside. Cheap to clone; clones share connections.
+///
+/// # Errors
+///
+/// Every call gives a [`ClientError`]. The codes of [`ClientError::Problem`] are the host's and stable;
+/// common to many calls are `unknown-run`, `run-closed`, `invalid-name`, and, for another try later,
+/// `database-unavailable`, `host-not-ready`, `overloaded` and `timeout`.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -80,6 +86,10 @@ impl ClientError {
 
 impl Client {
     /// A client of the host at `url`, such as `http://127.0.0.1:7467`. Connects when first used.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Protocol`] if `url` is no plain HTTP address.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         let bad = |why: &str| ClientError::Protocol(format!("{url:?} is not the address of a host: {why}"));
         let base = Url::parse(url).map_err(|error| bad(&error.to_string()))?;
@@ -117,7 +127,7 @@ impl Client {
         self.give(self.get(&["health"])).await
     }
 
-    /// Deploys a component.
+    /// Deploys a component. Refused with status 422 if it is none, or not one that this host runs.
     pub async fn deploy(&self, component: Vec<u8>) -> Result<DeployedView, ClientError> {
         self.give(wasm(self.post(&["deployments"]), component)).await
     }
@@ -127,7 +137,8 @@ impl Client {
         self.give(self.get(&["deployments"])).await.map(|view: DeploymentsView| view.deployments)
     }
 
-    /// Starts a run.
+    /// Starts a run. Refused with `unknown-workflow` if nothing deployed offers it, and with
+    /// `workflow-id-taken` as its [`IdReuse`](crate::IdReuse) says.
     pub async fn start(&self, start: StartRun) -> Result<StartedView, ClientError> {
         let request = self.post(&["runs"]).json(&start);
         self.decode(request, decode_started).await
@@ -138,19 +149,16 @@ impl Client {
         self.decode(self.get(&["runs", id]), decode_detail).await
     }
 
-    /// A page of runs, newest first.
+    /// A page of runs, newest first. Refused with `invalid-filter` if the condition is none.
     pub async fn list(&self, list: ListRuns) -> Result<RunListView, ClientError> {
-        let ListRuns { status, workflow, limit, cursor } = list;
-        self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, limit, cursor })).await
+        let ListRuns { status, workflow, condition, limit, cursor } = list;
+        self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, condition, limit, cursor })).await
     }
 
-    /// How many runs there are, of this status and workflow if any.
-    pub async fn count(
-        &self,
-        status: Option<RunStatus>,
-        workflow: Option<String>,
-    ) -> Result<RunCountView, ClientError> {
-        self.give(self.get(&["run-count"]).query(&CountQuery { status, workflow })).await
+    /// How many runs there are of those that are asked for. Refused as [`list`](Self::list) is.
+    pub async fn count(&self, count: CountRuns) -> Result<RunCountView, ClientError> {
+        let CountRuns { status, workflow, condition } = count;
+        self.give(self.get(&["run-count"]).query(&CountQuery { status, workflow, condition })).await
     }
 
     /// A page of a run's ledger.
@@ -193,9 +201,39 @@ impl Client {
         self.send(self.post(&["runs", id, "terminate"]).json(&because(reason))).await.map(drop)
     }
 
-    /// Lets a parked run go on.
+    /// Lets a parked run go on. Refused with `not-parked` while it is running.
     pub async fn retry(&self, id: &str) -> Result<(), ClientError> {
         self.send(self.post(&["runs", id, "retry"])).await.map(drop)
+    }
+
+    /// Holds a run: it hears of nothing, no timer fires and no attempt begins until it is resumed. A run
+    /// that is held already stays so. Refused with `run-parked` while it is parked.
+    pub async fn pause(&self, id: &str, reason: &str) -> Result<(), ClientError> {
+        self.send(self.post(&["runs", id, "pause"]).json(&because(reason))).await.map(drop)
+    }
+
+    /// Lets a run go on that was paused. Refused with `not-paused` if it is not.
+    pub async fn resume(&self, id: &str, reason: &str) -> Result<(), ClientError> {
+        self.send(self.post(&["runs", id, "resume"]).json(&because(reason))).await.map(drop)
+    }
+
+    /// Starts a new run with the first rows of another's ledger. A host takes it up within a second.
+    /// Refused with `no-such-row` if the run has no such row, or that row closed it.
+    pub async fn fork(&self, id: &str, fork: &ForkRun) -> Result<StartedView, ClientError> {
+        let request = self.post(&["runs", id, "fork"]).timeout(SLOW_TIMEOUT).json(fork);
+        self.decode(request, decode_started).await
+    }
+
+    /// Stops a run, if it is open, and lets a new run of its workflow id go on from an earlier row.
+    /// Refused as [`fork`](Self::fork) is.
+    pub async fn reset(&self, id: &str, reset: &ResetRun) -> Result<StartedView, ClientError> {
+        let request = self.post(&["runs", id, "reset"]).timeout(SLOW_TIMEOUT).json(reset);
+        self.decode(request, decode_started).await
+    }
+
+    /// The runs that a run has started, oldest first: at most a thousand.
+    pub async fn children(&self, id: &str) -> Result<Vec<RunView>, ClientError> {
+        self.give(self.get(&["runs", id, "children"])).await.map(|view: RunListView| view.runs)
     }
 
     /// Leads the run's own component, or `component`, along its ledger.
@@ -231,15 +269,15 @@ impl Client {
         Ok(text.to_vec())
     }
 
-    fn get(&self, path: &[&str]) -> RequestBuilder {
+    pub(crate) fn get(&self, path: &[&str]) -> RequestBuilder {
         self.request(Method::GET, path)
     }
 
-    fn post(&self, path: &[&str]) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &[&str]) -> RequestBuilder {
         self.request(Method::POST, path)
     }
 
-    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .expect("an http URL can be a base: checked in `new`")
@@ -253,7 +291,7 @@ impl Client {
         }
     }
 
-    async fn give<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+    pub(crate) async fn give<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
         self.decode(request, |body| serde_json::from_slice(body)).await
     }
 
@@ -270,7 +308,7 @@ impl Client {
         })
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(&error))?;
         if response.status().is_success() { Ok(response) } else { Err(self.refused(response).await) }
     }
@@ -317,10 +355,14 @@ fn decode_detail(body: &[u8]) -> serde_json::Result<RunDetailView> {
         rows: u32,
         waits_for: Vec<WaitView>,
         signals_kept: u32,
+        start: Option<Json>,
+        #[serde(default, deserialize_with = "crate::views::given")]
+        entity: Option<Json>,
         damage: Option<String>,
     }
-    let Rest { input, rows, waits_for, signals_kept, damage } = serde_json::from_slice(body)?;
-    Ok(RunDetailView { run: serde_json::from_slice(body)?, input, rows, waits_for, signals_kept, damage })
+    let Rest { input, rows, waits_for, signals_kept, start, entity, damage } = serde_json::from_slice(body)?;
+    let run = serde_json::from_slice(body)?;
+    Ok(RunDetailView { run, input, rows, waits_for, signals_kept, start, entity, damage })
 }
 
 /// A payload's own bytes as the body.
@@ -337,7 +379,7 @@ fn wasm(request: RequestBuilder, component: Vec<u8>) -> RequestBuilder {
     request.timeout(SLOW_TIMEOUT).header("content-type", WASM).body(component)
 }
 
-fn because(reason: &str) -> impl Serialize {
+pub(crate) fn because(reason: &str) -> impl Serialize {
     ReasonBody { reason: reason.to_owned() }
 }
 

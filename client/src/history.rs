@@ -33,15 +33,15 @@ pub const FORMAT: &str = "backstitch-history/1";
 pub const HISTORY_BYTES_MAX: u64 = 2 * limits::RUN_BYTES_MAX + (limits::RUN_ROWS_MAX as u64) * 512;
 
 /// What can be left out of an export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Input, and output or failure
+    /// Input, and output or failure.
     Data,
-    /// What it waits for, and what is known about it
+    /// What it waits for, and what is known about it.
     State,
-    /// How it stands
+    /// How it stands.
     Status,
-    /// Every row of its ledger
+    /// Every row of its ledger.
     Timeline,
 }
 
@@ -129,6 +129,9 @@ pub struct State {
     pub parent_run_id: Option<RunId>,
     /// Attributes for searches: JSON text.
     pub attributes: String,
+    /// What it keeps of itself: JSON text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entity: Option<String>,
     /// Open ops, in call order.
     pub waits_for: Vec<WaitView>,
     /// Signals that came in and that nothing has awaited yet.

@@ -1,4 +1,4 @@
-//! Bodies and parameters that exist only on the wire: what a request says, as server and client agree.
+//! Bodies and parameters that exist only on the wire: what a request says, as host and client agree.
 //! Answers are the views of [`crate::views`].
 
 use backstitch_core::RunStatus;
@@ -46,6 +46,9 @@ pub struct ListQuery {
     /// Only of this workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
+    /// Only those that meet this condition.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
     /// Rows of the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
@@ -64,6 +67,9 @@ pub struct CountQuery {
     /// Only of this workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
+    /// Only those that meet this condition.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
 }
 
 /// Parameters of `GET /v1/runs/{id}/ledger`.
@@ -135,8 +141,3 @@ pub struct UpdateQuery {
     #[serde(default)]
     pub wait_ms: u64,
 }
-
-/// Parameters of requests that have none: refuses strays, so that a misspelt one is noticed.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoQuery {}

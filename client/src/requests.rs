@@ -1,0 +1,189 @@
+//! What a client asks for, as it says it to [`Client`](crate::Client) and as the host's service takes it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use backstitch_core::{Json, RunStatus, Seq};
+use serde::{Deserialize, Serialize};
+
+/// A run to be started.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRun {
+    /// A deployed workflow's name.
+    pub workflow: String,
+    /// Unique among the open runs of the tenant. None: made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<String>,
+    /// Its input; the bytes are kept. Missing: `null`.
+    #[serde(default = "Json::null")]
+    pub input: Json,
+    /// What happens if the workflow id is taken.
+    #[serde(default)]
+    pub reuse: IdReuse,
+    /// A signal for the run, whether it is started now or was there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<SendSignal>,
+    /// On which terms.
+    #[serde(default, skip_serializing_if = "StartTerms::is_default")]
+    pub options: StartTerms,
+}
+
+/// On which terms a run is started. A start that is repeated keeps those of the first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StartTerms {
+    /// The workflow begins so much later. It can be signalled and terminated meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// Bound on this run, from its beginning; it closes as `timed-out`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_timeout_ms: Option<u64>,
+    /// Bound on this run and those that continue it as new, together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub execution_timeout_ms: Option<u64>,
+    /// For people: shown with the run, never given to the workflow.
+    #[serde(deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    pub memo: Option<Json>,
+    /// Whose activities get the next free place: 1 first, 5 last; none: 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// What the run is found by.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, AttributeValue>,
+}
+
+impl StartTerms {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a run is found by under one name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AttributeValue {
+    /// At most 1,024 bytes.
+    Text(String),
+    /// Compared as a 64-bit float.
+    Number(f64),
+    /// Yes or no.
+    Flag(bool),
+    /// A point in time.
+    Time {
+        /// RFC 3339.
+        time: String,
+    },
+}
+
+/// A new run from the first rows of another.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForkRun {
+    /// The last row that is taken.
+    pub at_seq: Seq,
+    /// What the new run is called. None: made up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<String>,
+    /// On the component that serves the workflow now, instead of the one that the run is pinned to.
+    #[serde(default)]
+    pub deployed: bool,
+}
+
+/// A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetRun {
+    /// The last row that is kept.
+    pub to_seq: Seq,
+    /// Who asks and why; kept in the ledger of the run that is stopped.
+    #[serde(default)]
+    pub reason: String,
+    /// On the component that serves the workflow now, instead of the one that the run is pinned to.
+    #[serde(default)]
+    pub deployed: bool,
+    /// Forget the signals that came after the row, instead of sending them to the new run.
+    #[serde(default)]
+    pub drop_signals: bool,
+}
+
+impl StartRun {
+    /// A start that refuses a workflow id which another start has taken.
+    pub fn new(workflow: impl Into<String>, workflow_id: Option<String>, input: Json) -> Self {
+        Self {
+            workflow: workflow.into(),
+            workflow_id,
+            input,
+            reuse: IdReuse::default(),
+            signal: None,
+            options: StartTerms::default(),
+        }
+    }
+}
+
+/// What happens to a start whose workflow id is taken by a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdReuse {
+    /// Refused, unless it repeats the start of that run: same workflow, same input.
+    #[default]
+    Reject,
+    /// That run is the answer, whatever it runs.
+    UseExisting,
+    /// A new run if that one has closed; else refused, or with a signal: that run is the answer.
+    AllowClosed,
+}
+
+/// A signal to be sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendSignal {
+    /// What the guest waits for.
+    pub name: String,
+    /// What it gets; the bytes are kept. Missing: `null`.
+    #[serde(default = "Json::null")]
+    pub payload: Json,
+    /// A second signal of the same id is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct ListRuns {
+    /// Only of this status.
+    pub status: Option<RunStatus>,
+    /// Only of this workflow.
+    pub workflow: Option<String>,
+    /// Only those that meet this condition, such as `attributes.customer = "acme"`. The language is that of
+    /// [`Filter`](backstitch_core::Filter).
+    pub condition: Option<String>,
+    /// At most this many, 1 to `PAGE_ROWS_MAX`; none: 100.
+    pub limit: Option<u32>,
+    /// Where the last page ended.
+    pub cursor: Option<String>,
+}
+
+/// Which runs to count.
+#[derive(Clone, Debug, Default)]
+pub struct CountRuns {
+    /// Only of this status.
+    pub status: Option<RunStatus>,
+    /// Only of this workflow.
+    pub workflow: Option<String>,
+    /// Only those that meet this condition; see [`ListRuns::condition`].
+    pub condition: Option<String>,
+}
+
+/// An update that a client makes.
+#[derive(Clone, Debug)]
+pub struct SendUpdate {
+    /// Which update.
+    pub name: String,
+    /// What the workflow gets.
+    pub input: Json,
+    /// A second update of the same id is the same one. None: made up.
+    pub id: Option<String>,
+    /// How long to wait for the answer.
+    pub wait: Duration,
+}

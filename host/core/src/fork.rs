@@ -1,0 +1,123 @@
+//! A new run from the first rows of another: the ledger up to a row, sealed anew under another identity.
+//!
+//! The new run's guest repeats those rows and goes on from there: it draws the random numbers of the
+//! original, reads the same clock, and gets the outcomes that are recorded. What was open at the cut is
+//! open again: timers keep their time, calls that had no outcome are made again under the new run's
+//! idempotency keys, children that had none are started again as the new run's own.
+//!
+//! Decides only; whoever calls this writes the rows and what they set in motion.
+
+use std::sync::Arc;
+
+use crate::attribute::{self, Attributes};
+use crate::command::Command;
+use crate::entity::Entity;
+use crate::event::Event;
+use crate::ids::{Chain, RunId, Seq};
+use crate::row::Row;
+use crate::run::{Corrupt, Run};
+use crate::start::{Forked, StartOptions};
+
+/// A run to be planted, and what it knows.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    /// The fold over its rows.
+    pub run: Run,
+    /// Its ledger.
+    pub rows: Vec<Row>,
+    /// Its entity.
+    pub entity: Entity,
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+/// Why there is no such fork. The operator's to mend.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unforkable {
+    /// The ledger is damaged.
+    #[error("the ledger is damaged: {0}")]
+    Corrupt(#[from] Corrupt),
+    /// There is no such row.
+    #[error("row {at} is not there: the ledger has {rows} rows, 0 to {}", rows.0.saturating_sub(1))]
+    Beyond {
+        /// The row asked for.
+        at: Seq,
+        /// Rows that there are.
+        rows: Seq,
+    },
+    /// The row closes the run: nothing can follow it.
+    #[error("row {at} closes the run; the last row to fork at is {}", at.0.saturating_sub(1))]
+    Closing {
+        /// The row asked for.
+        at: Seq,
+    },
+}
+
+/// The run `into`, which begins with the rows of `from` up to and including row `at`. Pauses are left
+/// out: the new run is not paused. `head` is where the ledger of a closed run ended.
+pub fn fork(
+    from: RunId,
+    rows: &[Row],
+    head: Option<(Seq, Chain)>,
+    at: Seq,
+    into: RunId,
+) -> Result<Fork, Unforkable> {
+    let (_, mut events) = Run::load_closed(from, rows, head)?;
+    let there = Seq(u32::try_from(rows.len()).unwrap_or(u32::MAX));
+    if at >= there {
+        return Err(Unforkable::Beyond { at, rows: there });
+    }
+    events.truncate(at.0 as usize + 1);
+    let mut forked = Fork {
+        run: Run::new(into),
+        rows: Vec::with_capacity(events.len()),
+        entity: Entity::default(),
+        attributes: Attributes::new(),
+    };
+    for (event, row) in events.into_iter().zip(rows) {
+        let event = match event {
+            Event::RunPaused { .. } | Event::RunResumed { .. } => continue,
+            Event::RunStarted { workflow, input, options } => {
+                let options = Arc::new(descended(&options, from, at));
+                forked.entity =
+                    options.entity.as_ref().and_then(|json| Entity::new(json).ok()).unwrap_or_default();
+                forked.attributes.clone_from(&options.attributes);
+                Event::RunStarted { workflow, input, options }
+            }
+            other => other,
+        };
+        forked.remember(&event);
+        let sealed = forked.run.append(row.at_ms, &event);
+        let illegal = |illegal| Corrupt::Illegal { seq: row.seq, illegal };
+        forked.rows.push(sealed.map_err(illegal)?);
+    }
+    if forked.run.is_open() { Ok(forked) } else { Err(Unforkable::Closing { at }) }
+}
+
+/// The terms of a fork: no deadline that has passed while it was not there.
+fn descended(options: &StartOptions, from: RunId, at: Seq) -> StartOptions {
+    let forked = Forked { run: from, rows: Seq(at.0 + 1), original: options.original(from) };
+    StartOptions {
+        forked: Some(forked),
+        run_timeout_ms: None,
+        execution_deadline_ms: None,
+        ..options.clone()
+    }
+}
+
+impl Fork {
+    fn remember(&mut self, event: &Event) {
+        match event {
+            Event::Commanded { command: Command::EditEntity { path, edit }, .. } => {
+                // It could be done when it was recorded.
+                if let Ok(edited) = self.entity.edited(path, edit) {
+                    self.entity = edited;
+                }
+            }
+            Event::Commanded { command: Command::SetAttributes { changes }, .. } => {
+                attribute::apply(&mut self.attributes, changes).ok();
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Schedules: what clients ask for and what has become of it, as texts that the host reads. A change is
+//! made to the revision that was read, or not at all: hosts and clients need no lock between them.
+
+use backstitch_core::{RunStatus, Scope, TenantId, limits};
+use sqlx::FromRow;
+use sqlx::postgres::PgBindIterExt;
+
+use crate::connect::Ledger;
+use crate::error::{LedgerError, known};
+use crate::time::Timestamp;
+
+/// A schedule as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// Whose it is.
+    pub scope: Scope,
+    /// Unique in the tenant.
+    pub name: String,
+    /// What was asked for, as JSON.
+    pub spec: String,
+    /// What has become of it, as JSON.
+    pub state: String,
+    /// Counts the changes.
+    pub revision: i64,
+    /// When a host has to look at it, in milliseconds since the epoch; none: when somebody changes it.
+    pub due_ms: Option<u64>,
+    /// When it was made, in milliseconds since the epoch.
+    pub created_ms: u64,
+}
+
+/// What a schedule becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct ScheduleChange<'a> {
+    /// What was asked for, as JSON; none: as before.
+    pub spec: Option<&'a str>,
+    /// What has become of it, as JSON.
+    pub state: &'a str,
+    /// When a host has to look at it, in milliseconds since the epoch.
+    pub due_ms: Option<u64>,
+}
+
+#[derive(FromRow)]
+struct ScheduleRow {
+    tenant: i32,
+    name: String,
+    spec: String,
+    state: String,
+    revision: i64,
+    due_at: Option<Timestamp>,
+    created_at: Timestamp,
+}
+
+impl Ledger {
+    /// Makes a schedule; false if the name is taken. To be repeated only by those who can tell theirs from
+    /// somebody else's.
+    pub async fn create_schedule(
+        &self,
+        scope: Scope,
+        name: &str,
+        spec: &str,
+        state: &str,
+        due_ms: Option<u64>,
+        created_ms: u64,
+    ) -> Result<bool, LedgerError> {
+        let created = sqlx::query(
+            "insert into schedules (shard, tenant, name, spec, state, revision, due_at, created_at)
+             values ($1, $2, $3, $4::json, $5::json, 1, $6, $7)
+             on conflict (shard, tenant, name) do nothing",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(name)
+        .bind(spec)
+        .bind(state)
+        .bind(due_ms.map(Timestamp))
+        .bind(Timestamp(created_ms))
+        .execute(&self.pool)
+        .await?;
+        Ok(created.rows_affected() == 1)
+    }
+
+    /// Changes a schedule if it is still at `revision`; whether it was. One row is locked. Repeated after a
+    /// lost reply it finds its own change in the way, and changes nothing.
+    pub async fn change_schedule(
+        &self,
+        scope: Scope,
+        name: &str,
+        revision: i64,
+        change: ScheduleChange<'_>,
+    ) -> Result<bool, LedgerError> {
+        let changed = sqlx::query(
+            "update schedules
+             set spec = coalesce($5::json, spec), state = $6::json, due_at = $7, revision = revision + 1
+             where shard = $1 and tenant = $2 and name = $3 and revision = $4",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(name)
+        .bind(revision)
+        .bind(change.spec)
+        .bind(change.state)
+        .bind(change.due_ms.map(Timestamp))
+        .execute(&self.pool)
+        .await?;
+        Ok(changed.rows_affected() == 1)
+    }
+
+    /// Forgets a schedule; whether there was one. Its runs stay. May be repeated.
+    pub async fn delete_schedule(&self, scope: Scope, name: &str) -> Result<bool, LedgerError> {
+        let deleted = sqlx::query("delete from schedules where shard = $1 and tenant = $2 and name = $3")
+            .bind(scope.shard.0)
+            .bind(scope.tenant.0)
+            .bind(name)
+            .execute(&self.pool)
+            .await?;
+        Ok(deleted.rows_affected() == 1)
+    }
+
+    /// One schedule. Reads only.
+    pub async fn schedule(&self, scope: Scope, name: &str) -> Result<Option<Schedule>, LedgerError> {
+        let row: Option<ScheduleRow> = sqlx::query_as(
+            "select tenant, name, spec::text, state::text, revision, due_at, created_at
+             from schedules where shard = $1 and tenant = $2 and name = $3",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(name)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.map(|row| self.stored(row)))
+    }
+
+    /// A page of the tenant's schedules by name, those after `after`. Reads only.
+    pub async fn schedules(
+        &self,
+        scope: Scope,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Schedule>, LedgerError> {
+        let rows: Vec<ScheduleRow> = sqlx::query_as(
+            "select tenant, name, spec::text, state::text, revision, due_at, created_at
+             from schedules where shard = $1 and tenant = $2 and name > $3 order by name limit $4",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(after.unwrap_or_default())
+        .bind(i64::from(limit.min(limits::PAGE_ROWS_MAX)))
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| self.stored(row)).collect())
+    }
+
+    /// Schedules of all tenants that are due at `now_ms` or before, the oldest first, at most `limit`.
+    /// Reads only: a schedule comes back until it is changed.
+    pub async fn due_schedules(&self, now_ms: u64, limit: i64) -> Result<Vec<Schedule>, LedgerError> {
+        let rows: Vec<ScheduleRow> = sqlx::query_as(
+            "select tenant, name, spec::text, state::text, revision, due_at, created_at
+             from schedules where shard = $1 and due_at <= $2 order by due_at limit $3",
+        )
+        .bind(self.shard.0)
+        .bind(Timestamp(now_ms))
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|row| self.stored(row)).collect())
+    }
+
+    /// When the next schedule is due. Reads only.
+    pub async fn next_schedule_due(&self) -> Result<Option<u64>, LedgerError> {
+        let due: Option<Timestamp> = sqlx::query_scalar(
+            "select due_at from schedules where shard = $1 and due_at is not null order by due_at limit 1",
+        )
+        .bind(self.shard.0)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(due.map(|due| due.0))
+    }
+
+    /// How the latest runs of these workflow ids stand; ids without a run are left out. Reads only.
+    pub async fn latest_statuses(
+        &self,
+        scope: Scope,
+        workflow_ids: &[&str],
+    ) -> Result<Vec<(String, RunStatus)>, LedgerError> {
+        let rows: Vec<(String, i16)> = sqlx::query_as(
+            "select wanted.workflow_id, latest.status
+             from unnest($3::text[]) as wanted (workflow_id)
+             cross join lateral (
+                 select status from runs
+                 where shard = $1 and tenant = $2 and runs.workflow_id = wanted.workflow_id
+                   and generation >= 0
+                 order by generation desc limit 1
+             ) latest",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(workflow_ids.iter().copied().bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        let status = |(id, tag)| Ok((id, known(RunStatus::from_tag(tag), "run status", tag)?));
+        rows.into_iter().map(status).collect()
+    }
+
+    fn stored(&self, row: ScheduleRow) -> Schedule {
+        Schedule {
+            scope: self.scope(TenantId(row.tenant)),
+            name: row.name,
+            spec: row.spec,
+            state: row.state,
+            revision: row.revision,
+            due_ms: row.due_at.map(|at| at.0),
+            created_ms: row.created_at.0,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a running attempt and whoever waits for its outcome tell each other.
+//!
+//! The attempt beats: it is alive, and so far it has come. Whoever waits says when they do no longer.
+//! Only beats are kept here, and only the last one; that a silence is too long is found by the attempt's
+//! own clock in `activity`, because a guest that spins cannot be trusted to look at one.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backstitch_core::replay::Refusal;
+use backstitch_core::{Json, limits};
+use tokio::time::Instant;
+use wasmtime::StoreContextMut;
+use wasmtime::component::Linker;
+
+use crate::world;
+
+/// The interface's name, as components import it.
+pub(crate) const INTERFACE: &str = "backstitch:workflow/attempt@0.1.0";
+
+/// The interface's functions.
+pub(crate) const FUNCTIONS: [&str; 1] = ["heartbeat"];
+
+/// The pulse of one attempt.
+#[derive(Debug)]
+pub struct Pulse {
+    /// How long the attempt may go without a beat.
+    silence: Option<Duration>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    details: Option<Json>,
+    /// The last beat, or the beginning; none: the attempt has not begun.
+    heard_at: Option<Instant>,
+    /// The attempt is one that can be told anything.
+    listens: bool,
+    forsaken: bool,
+}
+
+impl Pulse {
+    /// Of an attempt that has not begun. `told` is what the last heartbeat before it said: it stands
+    /// until this attempt says otherwise, so that one that fails at once loses nothing.
+    pub fn new(silence: Option<Duration>, told: Option<Json>) -> Self {
+        let state = State { details: told, heard_at: None, listens: false, forsaken: false };
+        Self { silence, state: Mutex::new(state) }
+    }
+
+    /// What the last heartbeat said.
+    pub fn details(&self) -> Option<Json> {
+        self.state().details.clone()
+    }
+
+    /// Nobody waits for the outcome any more. True: the attempt hears of it at its next heartbeat. It
+    /// does not if it has not begun, if its component has no heartbeats, or if nothing bounds the time
+    /// until the next one: then it is better stopped.
+    pub fn forsake(&self) -> bool {
+        let mut state = self.state();
+        state.forsaken = state.listens && self.silence.is_some();
+        state.forsaken
+    }
+
+    /// The attempt begins. `listens` says whether its component has heartbeats.
+    pub(crate) fn begin(&self, listens: bool) {
+        let mut state = self.state();
+        (state.heard_at, state.listens) = (Some(Instant::now()), listens);
+    }
+
+    /// When the silence will have been too long.
+    pub(crate) fn silent_at(&self) -> Option<Instant> {
+        self.state().heard_at?.checked_add(self.silence?)
+    }
+
+    /// How long the attempt may go without a beat.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        self.silence
+    }
+
+    /// The attempt is alive. Gives whether nobody waits for it any more.
+    fn beat(&self, details: Option<Json>) -> bool {
+        let mut state = self.state();
+        (state.heard_at, state.details) = (Some(Instant::now()), details);
+        state.forsaken
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment: there is no half of one to be seen.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Offers the interface to a component whose store knows its pulse.
+pub(crate) fn add_to_linker<T: 'static>(
+    linker: &mut Linker<T>,
+    pulse: impl Fn(&T) -> &Pulse + Send + Sync + 'static,
+) -> wasmtime::Result<()> {
+    let mut attempt = linker.instance(INTERFACE)?;
+    attempt.func_wrap("heartbeat", move |cx: StoreContextMut<'_, T>, (details,): (Option<String>,)| {
+        let details = details.map(checked).transpose()?;
+        Ok((pulse(cx.data()).beat(details),))
+    })
+}
+
+fn checked(details: String) -> Result<Json, Refusal> {
+    let bytes = details.len();
+    if bytes > limits::HEARTBEAT_BYTES_MAX {
+        let max = limits::HEARTBEAT_BYTES_MAX;
+        return Err(Refusal::Limit(format!("a heartbeat's details are {bytes} bytes; the most is {max}")));
+    }
+    world::json("a heartbeat's details", details)
+}

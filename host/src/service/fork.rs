@@ -1,0 +1,202 @@
+//! New runs from the first rows of others: `fork`, which leaves the other alone, and `reset`, which stops
+//! it and goes on under its workflow id.
+//!
+//! Neither is one step in the database: a reset whose host dies in between has stopped the run and not
+//! begun the next. It may be repeated: a run that is closed is reset as well as one that is open.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_client::views::StartedView;
+use backstitch_client::{ForkRun, ResetRun};
+use backstitch_core::fork::{Fork, Unforkable, fork};
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Digest, Event, Message, RunId, Scope, Seq};
+use backstitch_ledger::{NewItem, NewMemory, NewRun, Plant, RunInfo, RunRef};
+
+use super::error::{ServiceError, invalid};
+use super::start::workflow_id;
+use super::{Service, run_view};
+use crate::ambient;
+use crate::scheduler::{self, Facts};
+
+/// How long a run that is reset may take to stop: its host may be dying.
+const STOP: Duration = Duration::from_secs(60);
+
+/// Who a new run will be.
+struct Successor {
+    run: RunId,
+    workflow_id: Arc<str>,
+    generation: u32,
+    digest: Digest,
+}
+
+impl Service {
+    /// A new run that begins with the rows of another up to a row, both of them open or closed.
+    pub async fn fork(&self, scope: Scope, id: &str, ask: ForkRun) -> Result<StartedView, ServiceError> {
+        let info = self.find(scope, id).await?;
+        let run = ambient::new_run_id();
+        let to = Successor {
+            run,
+            workflow_id: workflow_id(ask.workflow_id.as_deref(), run)?,
+            generation: 0,
+            digest: self.version(scope, &info, ask.deployed)?,
+        };
+        self.begin_at(scope, &info, ask.at_seq, to, false).await
+    }
+
+    /// Stops a run, if it is open, and begins the next of its workflow id with its rows up to a row.
+    pub async fn reset(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
+        let info = self.find(scope, id).await?;
+        let (run, name) = (info.summary.run, info.summary.workflow_id.clone());
+        let digest = self.version(scope, &info, ask.deployed)?;
+        // Before anything is stopped: the row must be one to go on from.
+        self.forked(&info, ask.to_seq, ambient::new_run_id()).await?;
+        let latest = self.info(scope, RunRef::WorkflowId(&name)).await?.summary;
+        if latest.run != run && latest.status.is_open() {
+            let message = format!(
+                "run {} of the workflow id {name:?} is {}; terminate it first, or fork instead",
+                latest.run,
+                latest.status.as_str()
+            );
+            return Err(ServiceError::Conflict { code: "later-run-open", message });
+        }
+        if info.summary.status.is_open() {
+            let because = if ask.reason.is_empty() { String::new() } else { format!(": {}", ask.reason) };
+            let reason = format!("reset to row {}{because}", ask.to_seq);
+            self.stop(scope, run, reason).await?;
+        }
+        let info = self.info(scope, RunRef::Id(run)).await?;
+        let to = Successor {
+            run: ambient::new_run_id(),
+            workflow_id: name.into(),
+            generation: latest.generation + 1,
+            digest,
+        };
+        self.begin_at(scope, &info, ask.to_seq, to, !ask.drop_signals).await
+    }
+
+    /// The component that the new run is pinned to.
+    fn version(&self, scope: Scope, info: &RunInfo, deployed: bool) -> Result<Digest, ServiceError> {
+        if !deployed {
+            return Ok(info.summary.digest);
+        }
+        let workflow: Arc<str> = info.summary.workflow.as_str().into();
+        self.programs.workflow(scope, &workflow).ok_or_else(|| ServiceError::NotFound {
+            code: "unknown-workflow",
+            message: format!("no deployed component offers the workflow {workflow:?}"),
+        })
+    }
+
+    /// Terminates a run and waits until that is so.
+    async fn stop(&self, scope: Scope, run: RunId, reason: String) -> Result<(), ServiceError> {
+        match self.terminate(scope, &run.to_string(), reason).await {
+            // It has closed by itself meanwhile.
+            Ok(()) | Err(ServiceError::Conflict { code: "run-closed", .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let deadline = tokio::time::Instant::now() + STOP;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let run = self.result(scope, &run.to_string(), left).await?;
+            if !run.status.is_open() {
+                return Ok(());
+            }
+            if left.is_zero() {
+                let message = format!("run {} has not stopped yet; repeat the reset", run.run_id);
+                return Err(ServiceError::Unavailable { code: "not-stopped", message });
+            }
+            // A parked run is a result; it stops as soon as its host reads its inbox.
+            tokio::time::sleep(super::PARKED_POLL).await;
+        }
+    }
+
+    async fn begin_at(
+        &self,
+        scope: Scope,
+        info: &RunInfo,
+        at: Seq,
+        to: Successor,
+        keep_signals: bool,
+    ) -> Result<StartedView, ServiceError> {
+        let (fork, later) = self.forked(info, at, to.run).await?;
+        let now_ms = ambient::now_ms();
+        let items = later.iter().filter_map(|event| again(event, to.run, now_ms));
+        let inbox = if keep_signals { items.collect() } else { Vec::new() };
+        let children = self.children_of(scope, &fork, &to, now_ms);
+        let Fork { run, mut rows, entity, attributes } = fork;
+        let first = rows.remove(0);
+        let plant = Plant {
+            scope,
+            run: NewRun {
+                run: to.run,
+                workflow_id: Arc::clone(&to.workflow_id),
+                generation: to.generation,
+                workflow: info.summary.workflow.as_str().into(),
+                digest: to.digest,
+                parent: None,
+                first,
+            },
+            rows,
+            timers: scheduler::timers_of(&run, now_ms),
+            memory: NewMemory {
+                run: to.run,
+                entity: Some(entity.to_json().text()),
+                attributes: attributes.into_iter().map(|(name, value)| (name, Some(value))).collect(),
+            },
+            children,
+            inbox,
+        };
+        if !self.ledger.plant(&plant).await? {
+            let message = format!("the workflow id {:?} is taken; choose another", to.workflow_id);
+            return Err(ServiceError::Conflict { code: "workflow-id-taken", message });
+        }
+        let run = run_view(&self.info(scope, RunRef::Id(to.run)).await?)?;
+        Ok(StartedView { run, created: true })
+    }
+
+    /// The fork of a run at a row, and what its ledger says after that row.
+    async fn forked(&self, info: &RunInfo, at: Seq, into: RunId) -> Result<(Fork, Vec<Event>), ServiceError> {
+        let _turn = self.reading().await;
+        let rows = self.rows(info.summary.run).await?;
+        let fork = fork(info.summary.run, &rows, info.head, at, into).map_err(|error| match &error {
+            Unforkable::Corrupt(_) => {
+                ServiceError::Conflict { code: "ledger-damaged", message: error.to_string() }
+            }
+            Unforkable::Beyond { .. } | Unforkable::Closing { .. } => {
+                invalid("no-such-row", error.to_string())
+            }
+        })?;
+        // Those that were folded can be read.
+        let later = rows.iter().skip(at.0 as usize + 1).filter_map(|row| row.event().ok()).collect();
+        Ok((fork, later))
+    }
+
+    /// The children that a fork waits for, as its own. Of one that nothing serves any more it hears when
+    /// it is taken up.
+    fn children_of(&self, scope: Scope, fork: &Fork, to: &Successor, now_ms: u64) -> Vec<NewRun> {
+        let options = Arc::new(scheduler::child_options(to.run, &to.workflow_id, fork.run.start()));
+        let child = |(op, open): (_, &OpenOp)| {
+            let OpenOp::Child { run, workflow, input, options: asked } = open else { return None };
+            let facts = Facts {
+                scope,
+                run: *run,
+                workflow_id: scheduler::child_workflow_id(to.run, op, asked.workflow_id.clone()),
+                generation: 0,
+                workflow: Arc::clone(workflow),
+                digest: self.programs.workflow(scope, workflow)?,
+                parent: Some((to.run, op)),
+            };
+            let begun = scheduler::begin_run(&facts, input, Arc::clone(&options), now_ms);
+            begun.ok().map(|(new_run, _)| new_run)
+        };
+        fork.run.open_ops().filter_map(child).collect()
+    }
+}
+
+/// A signal that the new run has still to get.
+fn again(event: &Event, to: RunId, now_ms: u64) -> Option<NewItem> {
+    let Event::SignalReceived { name, payload, id } = event else { return None };
+    let signal = Message::Signal { name: Arc::clone(name), payload: payload.clone(), id: id.clone() };
+    Some(NewItem { run: to, item_id: ambient::new_item_id(), at_ms: now_ms, message: signal.to_row() })
+}

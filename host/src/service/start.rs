@@ -1,0 +1,248 @@
+//! Starts: who gets a workflow id, on which terms, and what a client hears that asks twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_client::views::{RunView, StartedView};
+use backstitch_client::{AttributeValue, IdReuse, StartRun, StartTerms};
+use backstitch_core::command::check_name;
+use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions};
+use backstitch_ledger::RunRef;
+use tokio::sync::oneshot;
+
+use super::error::{ServiceError, away, between_terms, invalid, unloadable};
+use super::{Service, run_view, views};
+use crate::host::Term;
+use crate::scheduler::{Facts, Input, Start};
+use crate::{ambient, time};
+
+/// Which run a start makes.
+enum Generation {
+    /// One that counts as this among those of its workflow id.
+    New(u32),
+    /// None: there is one.
+    Existing(Box<RunView>),
+}
+
+/// How long the database may be away before a start is refused instead of kept waiting: longer than a
+/// restart that needs no client's attention, shorter than a client's patience.
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// How often a waiting start looks whether the database is still there.
+const OUTAGE_POLL: Duration = Duration::from_millis(100);
+
+impl Service {
+    /// Starts a run. Repeating a start (same id, workflow and input) gives the run that is there.
+    ///
+    /// A signal is sent after the start. A client that is cut off between the two repeats both; with an
+    /// id, the signal counts once.
+    pub async fn start(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
+        let signal = start.signal.clone();
+        let started = self.start_run(scope, start).await?;
+        if let Some(signal) = signal {
+            self.signal(scope, &started.run.run_id.to_string(), signal).await?;
+        }
+        Ok(started)
+    }
+
+    async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
+        let options = options_of(&start.options, ambient::now_ms())?;
+        self.start_on(scope, start, options).await
+    }
+
+    /// Starts a run on terms that are ready to be recorded.
+    pub(super) async fn start_on(
+        &self,
+        scope: Scope,
+        start: StartRun,
+        options: StartOptions,
+    ) -> Result<StartedView, ServiceError> {
+        let named = |problem| invalid("invalid-name", problem);
+        check_name("workflow", &start.workflow).map_err(named)?;
+        let run = ambient::new_run_id();
+        let workflow_id = workflow_id(start.workflow_id.as_deref(), run)?;
+        let generation = match self.next_generation(scope, &start).await? {
+            Generation::New(generation) => generation,
+            Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
+        };
+        let workflow: Arc<str> = start.workflow.as_str().into();
+        let Some(digest) = self.programs.workflow(scope, &workflow) else {
+            return self.start_unserved(scope, &start).await;
+        };
+        let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
+        let view = RunView {
+            run_id: run,
+            workflow_id: workflow_id.to_string(),
+            generation,
+            workflow: workflow.to_string(),
+            digest,
+            status: RunStatus::Running,
+            parent_run_id: None,
+            started_at: String::new(),
+            closed_at: None,
+            attributes: views::attributes(&options.attributes)?,
+            output: None,
+            failure: None,
+            fault: None,
+        };
+        let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
+        let (reply, started) = oneshot::channel();
+        let options = Arc::new(options);
+        let request = Input::Start(Start { facts, options, program, input: start.input.clone(), reply });
+        let term = self.term()?;
+        if let Some(reason) = lasting_outage(&term) {
+            return Err(away(&reason, "nothing was started, try again later"));
+        }
+        term.inputs.send(request).await.map_err(|_| between_terms())?;
+        let started = tokio::select! {
+            started = started => started,
+            reason = until_outage_lasts(&term) => {
+                let unknown = "the start may still take effect when it does, so repeat it with the same id";
+                return Err(away(&reason, unknown));
+            }
+        };
+        match started {
+            Ok(Ok(Some(started_ms))) => {
+                let run = RunView { started_at: time::rfc3339(started_ms), ..view };
+                Ok(StartedView { run, created: true })
+            }
+            Ok(Ok(None)) => self.started_before(scope, &start).await,
+            Ok(Err(problem)) => Err(ServiceError::Internal(problem)),
+            // The lease was lost in between: the start may or may not be durable, and a repetition with
+            // the same id finds out.
+            Err(_) => Err(between_terms()),
+        }
+    }
+
+    /// What a start whose id may be taken comes to.
+    async fn next_generation(&self, scope: Scope, start: &StartRun) -> Result<Generation, ServiceError> {
+        let (Some(id), false) = (&start.workflow_id, start.reuse == IdReuse::Reject) else {
+            // A run in the way is found when the start is refused.
+            return Ok(Generation::New(0));
+        };
+        let Some(latest) = self.ledger.run(scope, RunRef::WorkflowId(id)).await? else {
+            return Ok(Generation::New(0));
+        };
+        let status = latest.summary.status;
+        match start.reuse {
+            IdReuse::AllowClosed if !status.is_open() => Ok(Generation::New(latest.summary.generation + 1)),
+            // A signal with a start is for the run of that id, whether it has to be started or not.
+            IdReuse::AllowClosed if start.signal.is_some() => {
+                Ok(Generation::Existing(Box::new(run_view(&latest)?)))
+            }
+            IdReuse::AllowClosed => {
+                let message = format!(
+                    "the workflow id {id:?} is taken by run {}, which is {}; wait for its end, or choose \
+                     another id",
+                    latest.summary.run,
+                    status.as_str()
+                );
+                Err(ServiceError::Conflict { code: "workflow-id-taken", message })
+            }
+            IdReuse::UseExisting | IdReuse::Reject => Ok(Generation::Existing(Box::new(run_view(&latest)?))),
+        }
+    }
+
+    /// A start of a workflow that nothing serves: known all the same if it was made before.
+    pub(super) async fn start_unserved(
+        &self,
+        scope: Scope,
+        start: &StartRun,
+    ) -> Result<StartedView, ServiceError> {
+        if let Some(id) = &start.workflow_id
+            && self.ledger.run_id(scope, RunRef::WorkflowId(id)).await?.is_some()
+        {
+            return self.started_before(scope, start).await;
+        }
+        let names = self.programs.workflow_names(scope);
+        let known = if names.is_empty() {
+            "nothing is deployed yet: `backstitch deploy FILE.wasm`".to_owned()
+        } else {
+            let names: Vec<&str> = names.iter().map(|name| &**name).take(20).collect();
+            format!("deployed are: {}", names.join(", "))
+        };
+        let message = format!("no deployed component offers the workflow {:?}; {known}", start.workflow);
+        Err(ServiceError::NotFound { code: "unknown-workflow", message })
+    }
+
+    /// A start whose workflow id is taken: the same start, or a conflict.
+    async fn started_before(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
+        let id = start.workflow_id.as_deref().unwrap_or_default();
+        let run = self.info(scope, RunRef::WorkflowId(id)).await?;
+        // With `allow-closed` somebody else was faster: their run is not the one that was asked for.
+        let same = start.reuse != IdReuse::AllowClosed
+            && run.summary.workflow == start.workflow
+            && run.input.as_deref() == Some(start.input.as_str());
+        if same {
+            return Ok(StartedView { run: run_view(&run)?, created: false });
+        }
+        let differs =
+            if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };
+        let message = format!(
+            "the workflow id {id:?} is taken by run {} with {differs}; choose another id, or repeat the start \
+             with exactly the same input",
+            run.summary.run
+        );
+        Err(ServiceError::Conflict { code: "workflow-id-taken", message })
+    }
+}
+
+/// What a new run is called: what its starter says, else as its run id.
+pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Result<Arc<str>, ServiceError> {
+    let Some(id) = asked else { return Ok(run.to_string().into()) };
+    check_name("workflow id", id).map_err(|problem| invalid("invalid-name", problem))?;
+    if id.parse::<RunId>().is_ok() {
+        let problem = format!("the workflow id {id:?} looks like a run id; choose another");
+        return Err(invalid("invalid-name", problem));
+    }
+    Ok(id.into())
+}
+
+/// What a client asked for, as row 0 keeps it.
+fn options_of(terms: &StartTerms, now_ms: u64) -> Result<StartOptions, ServiceError> {
+    let StartTerms { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } = terms;
+    let wrong = |problem| invalid("invalid-options", problem);
+    let start_at_ms = delay_ms.filter(|ms| *ms > 0).map(|ms| now_ms.saturating_add(ms));
+    if *execution_timeout_ms == Some(0) {
+        return Err(wrong("an execution timeout of 0 ms".to_owned()));
+    }
+    let begins_ms = start_at_ms.unwrap_or(now_ms);
+    let attributes =
+        attributes.iter().map(|(name, value)| Ok((name.as_str().into(), attribute(name, value)?)));
+    let options = StartOptions {
+        start_at_ms,
+        run_timeout_ms: *run_timeout_ms,
+        execution_deadline_ms: execution_timeout_ms.map(|ms| begins_ms.saturating_add(ms)),
+        priority: *priority,
+        memo: memo.clone(),
+        attributes: attributes.collect::<Result<_, ServiceError>>()?,
+        ..StartOptions::default()
+    };
+    options.check().map_err(wrong)?;
+    Ok(options)
+}
+
+fn attribute(name: &str, value: &AttributeValue) -> Result<Attribute, ServiceError> {
+    Ok(match value {
+        AttributeValue::Text(text) => Attribute::Text(text.as_str().into()),
+        AttributeValue::Number(number) => Attribute::Number(*number),
+        AttributeValue::Flag(flag) => Attribute::Flag(*flag),
+        AttributeValue::Time { time } => Attribute::TimeMs(time::parse(time).map_err(|problem| {
+            invalid("invalid-options", format!("the attribute {name:?}: {time:?} is no time: {problem}"))
+        })?),
+    })
+}
+
+/// Why the database has not taken writes for longer than a client should wait.
+fn lasting_outage(term: &Term) -> Option<Arc<str>> {
+    let (since, reason) = term.outage()?;
+    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
+}
+
+async fn until_outage_lasts(term: &Term) -> Arc<str> {
+    loop {
+        if let Some(reason) = lasting_outage(term) {
+            return reason;
+        }
+        tokio::time::sleep(OUTAGE_POLL).await;
+    }
+}
