@@ -57,7 +57,6 @@ impl Due {
                 op,
                 attempt: number,
                 deadline_ms: Some(self.deadline_ms),
-                heartbeat: heartbeat.cloned(),
             },
             timeout: Duration::from_millis(self.deadline_ms.saturating_sub(now_ms)),
             pulse: Arc::new(Pulse::new(self.silence_ms.map(Duration::from_millis), heartbeat.cloned())),

@@ -97,8 +97,6 @@ pub struct ActivityContext {
     pub attempt: u32,
     /// When nobody waits for its outcome any more, in milliseconds since the epoch.
     pub deadline_ms: Option<u64>,
-    /// What the last heartbeat of the attempts before said.
-    pub heartbeat: Option<Json>,
 }
 
 impl ActivityContext {
@@ -106,16 +104,20 @@ impl ActivityContext {
     pub fn idempotency_key(&self) -> String {
         format!("{}:{}", self.run_id, self.op)
     }
+}
 
+impl ActivityCall {
+    /// What the guest is told, as long as it has not begun.
     fn lower(&self) -> Context {
+        let ActivityContext { run_id, workflow_id, op, attempt, deadline_ms } = &self.context;
         Context {
-            run_id: self.run_id.to_string(),
-            workflow_id: self.workflow_id.to_string(),
-            op: self.op.0,
-            attempt: self.attempt,
-            idempotency_key: self.idempotency_key(),
-            deadline_ms: self.deadline_ms,
-            heartbeat_details: self.heartbeat.as_ref().map(Json::to_string),
+            run_id: run_id.to_string(),
+            workflow_id: workflow_id.to_string(),
+            op: op.0,
+            attempt: *attempt,
+            idempotency_key: self.context.idempotency_key(),
+            deadline_ms: *deadline_ms,
+            heartbeat_details: self.pulse.details().map(|details| details.to_string()),
         }
     }
 }
@@ -302,8 +304,8 @@ impl ActivityProgram {
         stdio: &SharedStdio,
         patience: &Patience,
     ) -> wasmtime::Result<InvocationResult> {
+        let context = call.lower();
         let (mut store, instance) = self.instantiate(stdio, patience).await?;
-        let context = call.context.lower();
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
@@ -347,7 +349,7 @@ impl Secluded {
         let instance = self.pre.instantiate(&mut store)?;
         let invoke =
             instance.get_typed_func::<Invocation<'_>, (InvocationResult,)>(&mut store, self.invoke)?;
-        let (outcome,) = invoke.call(&mut store, (&call.name, call.input.as_str(), &call.context.lower()))?;
+        let (outcome,) = invoke.call(&mut store, (&call.name, call.input.as_str(), &call.lower()))?;
         Ok(outcome)
     }
 }

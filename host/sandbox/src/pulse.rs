@@ -47,7 +47,7 @@ impl Pulse {
         Self { silence, state: Mutex::new(state) }
     }
 
-    /// What the last heartbeat said.
+    /// What the last heartbeat said, be it of an attempt before.
     pub fn details(&self) -> Option<Json> {
         self.state().details.clone()
     }

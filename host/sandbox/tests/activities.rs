@@ -29,7 +29,6 @@ fn call(timeout_ms: u64) -> ActivityCall {
             op: Op(3),
             attempt: 1,
             deadline_ms: None,
-            heartbeat: None,
         },
         timeout: Duration::from_millis(timeout_ms),
         pulse: Arc::new(Pulse::new(None, None)),
