@@ -18,8 +18,8 @@ use crate::views::{
     RunListView, RunView, StartedView, UpdateView, WaitView,
 };
 use crate::wire::{
-    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
+    DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
+    TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -151,14 +151,12 @@ impl Client {
 
     /// A page of runs, newest first. Refused with `invalid-filter` if the condition is none.
     pub async fn list(&self, list: ListRuns) -> Result<RunListView, ClientError> {
-        let ListRuns { status, workflow, condition, limit, cursor } = list;
-        self.give(self.get(&["runs"]).query(&ListQuery { status, workflow, condition, limit, cursor })).await
+        self.give(self.get(&["runs"]).query(&list)).await
     }
 
     /// How many runs there are of those that are asked for. Refused as [`list`](Self::list) is.
     pub async fn count(&self, count: CountRuns) -> Result<RunCountView, ClientError> {
-        let CountRuns { status, workflow, condition } = count;
-        self.give(self.get(&["run-count"]).query(&CountQuery { status, workflow, condition })).await
+        self.give(self.get(&["run-count"]).query(&count)).await
     }
 
     /// A page of a run's ledger.

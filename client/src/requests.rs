@@ -149,29 +149,39 @@ pub struct SendSignal {
 }
 
 /// Which runs to list.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ListRuns {
     /// Only of this status.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<RunStatus>,
     /// Only of this workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
     /// Only those that meet this condition, such as `attributes.customer = "acme"`. The language is that of
     /// [`Filter`](backstitch_core::Filter).
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
     /// At most this many, 1 to `PAGE_ROWS_MAX`; none: 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Where the last page ended.
+    /// `next_cursor` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
 }
 
 /// Which runs to count.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CountRuns {
     /// Only of this status.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<RunStatus>,
     /// Only of this workflow.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub workflow: Option<String>,
     /// Only those that meet this condition; see [`ListRuns::condition`].
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
 }
 

@@ -1,7 +1,6 @@
 //! Bodies and parameters that exist only on the wire: what a request says, as host and client agree.
 //! Answers are the views of [`crate::views`].
 
-use backstitch_core::RunStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::history::Part;
@@ -34,42 +33,6 @@ pub struct ReasonBody {
 pub struct DeploymentsView {
     /// What serves which name now.
     pub deployments: Vec<DeploymentView>,
-}
-
-/// Parameters of `GET /v1/runs`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ListQuery {
-    /// Only of this status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<RunStatus>,
-    /// Only of this workflow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workflow: Option<String>,
-    /// Only those that meet this condition.
-    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
-    /// Rows of the page.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-}
-
-/// Parameters of `GET /v1/run-count`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CountQuery {
-    /// Only of this status.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<RunStatus>,
-    /// Only of this workflow.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workflow: Option<String>,
-    /// Only those that meet this condition.
-    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
-    pub condition: Option<String>,
 }
 
 /// Parameters of `GET /v1/runs/{id}/ledger`.

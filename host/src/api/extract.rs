@@ -307,8 +307,7 @@ mod tests {
         {
             let uri = format!("/v1/runs?{query}");
             let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
-            let params =
-                Params::<backstitch_client::wire::ListQuery>::from_request_parts(&mut parts, &()).await;
+            let params = Params::<backstitch_client::ListRuns>::from_request_parts(&mut parts, &()).await;
             assert_eq!(params.is_ok(), expected, "{query}");
         }
     }

@@ -6,8 +6,8 @@
 //! | `POST /v1/deployments` (component) | 201 or 200 [`DeployedView`] |
 //! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
 //! | `POST /v1/runs` [`StartRun`] | 201 or 200 [`StartedView`] |
-//! | `GET /v1/runs` [`ListQuery`] | 200 [`RunListView`] |
-//! | `GET /v1/run-count` [`CountQuery`] | 200 [`RunCountView`] |
+//! | `GET /v1/runs` [`ListRuns`] | 200 [`RunListView`] |
+//! | `GET /v1/run-count` [`CountRuns`] | 200 [`RunCountView`] |
 //! | `GET /v1/runs/{id}` | 200 [`RunDetailView`] |
 //! | `GET /v1/runs/{id}/ledger` [`LedgerQuery`] | 200 [`LedgerView`] |
 //! | `GET /v1/runs/{id}/result` [`ResultQuery`] | 200 [`RunView`], closed or not |
@@ -39,8 +39,8 @@ use backstitch_client::views::{
     RunView, StartedView, UpdateView,
 };
 use backstitch_client::wire::{
-    CountQuery, DeploymentsView, HistoryQuery, LedgerQuery, ListQuery, RESULT_WAIT_MS_MAX, ReasonBody,
-    ResultQuery, SignalQuery, UpdateQuery,
+    DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
+    UpdateQuery,
 };
 use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
 use backstitch_core::Seq;
@@ -130,18 +130,17 @@ async fn start(
 async fn list(
     State(service): State<Service>,
     Tenant(scope): Tenant,
-    Params(query): Params<ListQuery>,
+    Params(list): Params<ListRuns>,
 ) -> Answer<RunListView> {
-    let ListQuery { status, workflow, condition, limit, cursor } = query;
-    Ok(axum::Json(service.list(scope, ListRuns { status, workflow, condition, limit, cursor }).await?))
+    Ok(axum::Json(service.list(scope, list).await?))
 }
 
 async fn count(
     State(service): State<Service>,
     Tenant(scope): Tenant,
-    Params(CountQuery { status, workflow, condition }): Params<CountQuery>,
+    Params(count): Params<CountRuns>,
 ) -> Answer<RunCountView> {
-    Ok(axum::Json(service.count(scope, CountRuns { status, workflow, condition }).await?))
+    Ok(axum::Json(service.count(scope, count).await?))
 }
 
 async fn show(
