@@ -96,6 +96,19 @@ impl Programs {
         self.directory().workflows.get(&(scope.tenant, Arc::clone(name))).copied()
     }
 
+    /// The same, for whoever would be refused if there is none: another host may have deployed it a moment
+    /// ago.
+    pub(crate) async fn workflow_by_now(
+        &self,
+        scope: Scope,
+        name: &Arc<str>,
+    ) -> Result<Option<Digest>, LedgerError> {
+        if let Some(digest) = self.workflow(scope, name) {
+            return Ok(Some(digest));
+        }
+        Ok(if self.refresh().await? { self.workflow(scope, name) } else { None })
+    }
+
     /// The component that serves an activity now.
     pub(crate) fn activity(&self, scope: Scope, queue: &str, name: &str) -> Option<Digest> {
         self.directory().activities.get(&scope.tenant)?.get(queue)?.get(name).copied()

@@ -180,11 +180,7 @@ impl Service {
 
     /// Runs, newest first.
     pub async fn list(&self, scope: Scope, list: ListRuns) -> Result<RunListView, ServiceError> {
-        let limit = list.limit.unwrap_or(100);
-        if limit == 0 || limit > limits::PAGE_ROWS_MAX {
-            let message = format!("a limit of {limit}; it must be 1 to {}", limits::PAGE_ROWS_MAX);
-            return Err(invalid("invalid-limit", message));
-        }
+        let limit = page_limit(list.limit, 100)?;
         let before = list.cursor.as_deref().map(str::parse::<RunId>).transpose().map_err(|_| {
             invalid("invalid-cursor", "the cursor is not one that a page of runs gave".to_owned())
         })?;
@@ -220,7 +216,7 @@ impl Service {
         limit: Option<u32>,
     ) -> Result<LedgerView, ServiceError> {
         let run = self.find_id(scope, id).await?;
-        let limit = limit.unwrap_or(limits::PAGE_ROWS_MAX).clamp(1, limits::PAGE_ROWS_MAX);
+        let limit = page_limit(limit, limits::PAGE_ROWS_MAX)?;
         let rows = self.ledger.rows(run, from, limit).await?;
         let full = rows.len() == limit as usize;
         let next_seq = rows.last().filter(|_| full).map(|row| Seq(row.seq.0 + 1));
@@ -376,6 +372,18 @@ fn run_filter(
     let condition = condition.map(|text| Filter::parse(text, time::parse)).transpose();
     let condition = condition.map_err(|error| invalid("invalid-filter", error.to_string()))?;
     Ok(RunFilter { statuses: status.into_iter().collect(), workflow, condition })
+}
+
+/// How many rows a page has at most.
+fn page_limit(asked: Option<u32>, default: u32) -> Result<u32, ServiceError> {
+    match asked {
+        None => Ok(default),
+        Some(limit @ 1..=limits::PAGE_ROWS_MAX) => Ok(limit),
+        Some(limit) => {
+            let message = format!("a limit of {limit}; it must be 1 to {}", limits::PAGE_ROWS_MAX);
+            Err(invalid("invalid-limit", message))
+        }
+    }
 }
 
 fn json(text: &str) -> Result<Json, ServiceError> {

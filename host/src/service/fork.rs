@@ -40,7 +40,7 @@ impl Service {
             run,
             workflow_id: workflow_id(ask.workflow_id.as_deref(), run)?,
             generation: 0,
-            digest: self.version(scope, &info, ask.deployed)?,
+            digest: self.version(scope, &info, ask.deployed).await?,
         };
         self.begin_at(scope, &info, ask.at_seq, to, false).await
     }
@@ -49,7 +49,7 @@ impl Service {
     pub async fn reset(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
         let info = self.find(scope, id).await?;
         let (run, name) = (info.summary.run, info.summary.workflow_id.clone());
-        let digest = self.version(scope, &info, ask.deployed)?;
+        let digest = self.version(scope, &info, ask.deployed).await?;
         // Before anything is stopped: the row must be one to go on from.
         self.forked(&info, ask.to_seq, ambient::new_run_id()).await?;
         let latest = self.info(scope, RunRef::WorkflowId(&name)).await?.summary;
@@ -77,15 +77,13 @@ impl Service {
     }
 
     /// The component that the new run is pinned to.
-    fn version(&self, scope: Scope, info: &RunInfo, deployed: bool) -> Result<Digest, ServiceError> {
+    async fn version(&self, scope: Scope, info: &RunInfo, deployed: bool) -> Result<Digest, ServiceError> {
         if !deployed {
             return Ok(info.summary.digest);
         }
         let workflow: Arc<str> = info.summary.workflow.as_str().into();
-        self.programs.workflow(scope, &workflow).ok_or_else(|| ServiceError::NotFound {
-            code: "unknown-workflow",
-            message: format!("no deployed component offers the workflow {workflow:?}"),
-        })
+        let served = self.programs.workflow_by_now(scope, &workflow).await?;
+        served.ok_or_else(|| self.unserved(scope, &workflow))
     }
 
     /// Terminates a run and waits until that is so.

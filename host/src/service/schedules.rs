@@ -17,7 +17,6 @@ mod attend;
 
 use std::collections::BTreeMap;
 
-use backstitch_client::StartRun;
 use backstitch_client::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, PausedView, RecentStartView, ReplaceSchedule,
     ScheduleListView, ScheduleView, ScheduledRunView, TriggerSchedule, TriggeredView,
@@ -28,8 +27,8 @@ use backstitch_core::{RunStatus, Scope, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
 use serde::de::DeserializeOwned;
 
-use super::Service;
 use super::error::{ServiceError, internal, invalid};
+use super::{Service, page_limit};
 use crate::ambient;
 use crate::calendar::{Calendar, CalendarError};
 use crate::time;
@@ -78,11 +77,7 @@ impl Service {
         scope: Scope,
         list: ListSchedules,
     ) -> Result<ScheduleListView, ServiceError> {
-        let limit = list.limit.unwrap_or(100);
-        if limit == 0 || limit > limits::PAGE_ROWS_MAX {
-            let message = format!("a limit of {limit}; it must be 1 to {}", limits::PAGE_ROWS_MAX);
-            return Err(invalid("invalid-limit", message));
-        }
+        let limit = page_limit(list.limit, 100)?;
         let found = self.ledger.schedules(scope, list.cursor.as_deref(), limit).await?;
         let full = found.len() == limit as usize;
         let next_cursor = found.last().filter(|_| full).map(|schedule| schedule.name.clone());
@@ -210,15 +205,9 @@ impl Service {
             };
             invalid(code, error.to_string())
         })?;
-        if self.programs.workflow(scope, &spec.what.workflow).is_none() {
-            // Another host may have deployed it a moment ago.
-            self.programs.refresh().await?;
-            if self.programs.workflow(scope, &spec.what.workflow).is_none() {
-                let start = StartRun::new(&*spec.what.workflow, None, spec.what.input.clone());
-                self.start_unserved(scope, &start).await?;
-            }
-        }
-        Ok(())
+        let workflow = &spec.what.workflow;
+        let served = self.programs.workflow_by_now(scope, workflow).await?;
+        served.map(drop).ok_or_else(|| self.unserved(scope, workflow))
     }
 
     /// Changes a schedule, and has a host look at it.

@@ -65,7 +65,7 @@ impl Service {
             Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
         };
         let workflow: Arc<str> = start.workflow.as_str().into();
-        let Some(digest) = self.programs.workflow(scope, &workflow) else {
+        let Some(digest) = self.programs.workflow_by_now(scope, &workflow).await? else {
             return self.start_unserved(scope, &start).await;
         };
         let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
@@ -143,16 +143,17 @@ impl Service {
     }
 
     /// A start of a workflow that nothing serves: known all the same if it was made before.
-    pub(super) async fn start_unserved(
-        &self,
-        scope: Scope,
-        start: &StartRun,
-    ) -> Result<StartedView, ServiceError> {
+    async fn start_unserved(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
         if let Some(id) = &start.workflow_id
             && self.ledger.run_id(scope, RunRef::WorkflowId(id)).await?.is_some()
         {
             return self.started_before(scope, start).await;
         }
+        Err(self.unserved(scope, &start.workflow))
+    }
+
+    /// What to say of a workflow that nothing serves.
+    pub(super) fn unserved(&self, scope: Scope, workflow: &str) -> ServiceError {
         let names = self.programs.workflow_names(scope);
         let known = if names.is_empty() {
             "nothing is deployed yet: `backstitch deploy FILE.wasm`".to_owned()
@@ -160,8 +161,8 @@ impl Service {
             let names: Vec<&str> = names.iter().map(|name| &**name).take(20).collect();
             format!("deployed are: {}", names.join(", "))
         };
-        let message = format!("no deployed component offers the workflow {:?}; {known}", start.workflow);
-        Err(ServiceError::NotFound { code: "unknown-workflow", message })
+        let message = format!("no deployed component offers the workflow {workflow:?}; {known}");
+        ServiceError::NotFound { code: "unknown-workflow", message }
     }
 
     /// A start whose workflow id is taken: the same start, or a conflict.

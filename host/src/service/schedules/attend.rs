@@ -158,10 +158,6 @@ impl Service {
         workflow_id: &str,
     ) -> Result<Result<(), String>, ServiceError> {
         let Schedule { scope, name, .. } = schedule;
-        if self.programs.workflow(*scope, &spec.what.workflow).is_none() {
-            // Another host may have deployed it a moment ago.
-            self.programs.refresh().await?;
-        }
         let start = StartRun {
             reuse: IdReuse::Reject,
             ..StartRun::new(&*spec.what.workflow, Some(workflow_id.to_owned()), spec.what.input.clone())
