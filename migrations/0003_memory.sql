@@ -98,6 +98,7 @@ return case kind
     when 29 then 'message-refused'
     when 30 then 'run-paused'
     when 31 then 'run-resumed'
+    when 32 then 'run-retried'
     when 40 then 'run-completed'
     when 41 then 'run-failed'
     when 42 then 'run-cancelled'

@@ -167,7 +167,9 @@ async fn a_parked_run_can_be_retried_and_parks_again_and_can_be_stopped() {
         // From its ledger, and so by another way through its code.
         let told = |view: &RunView| view.fault.as_ref().map(|fault| (fault.kind, fault.message.clone()));
         assert_eq!((again.status, told(&again)), (RunStatus::Parked, told(&parked)), "{workflow}");
-        assert_eq!(host.rows(&id).await.len(), rows.len(), "a retry leaves no rows");
+        let now = host.rows(&id).await;
+        assert_eq!(now.len(), rows.len() + 1, "{workflow}: a fault leaves no row, a retry leaves one");
+        assert_eq!(now.last().unwrap().kind, "run-retried", "{workflow}");
         tell(&host, &["run", "cancel", &id]).await.exits(Exit::Ok);
         assert_eq!(host.ended_run(&id).await.status, RunStatus::Parked, "its guest is not asked");
         tell(&host, &["run", "terminate", &id, "--reason", "hopeless"]).await.exits(Exit::Ok);
@@ -262,6 +264,8 @@ async fn check_mended(damage: &Damage, message: &str, ends: RunStatus) {
     if ends == RunStatus::Completed {
         assert_eq!(ended.output.unwrap().as_str(), r#""\"late\"""#);
     }
+    let retries = host.rows(&id).await.iter().filter(|row| row.kind == "run-retried").count();
+    assert_eq!(retries, 1, "the one that came to something");
     check_ledgers(&database).await;
 }
 

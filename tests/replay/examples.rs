@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 
 use crate::corrupt::terminated;
 use crate::prefixes;
-use crate::support::{HostOptions, TestHost, check_ledgers, database, eventually, root};
+use crate::support::{HostOptions, TestHost, check_ledgers, connect, database, eventually, root};
 
 /// What somebody does to a run while it is open.
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ struct Example {
     name: &'static str,
     package: &'static str,
     workflow: &'static str,
-    /// None: another example starts it.
+    /// None: another example starts it, or it is [`RETRIED`].
     input: Option<&'static str>,
     steer: Steer,
     ends: RunStatus,
@@ -52,6 +52,9 @@ const ORDER: &str = "order-workflow";
 const VERBS: &str = "verbs-guest";
 const CHILD: &str = "child-workflow";
 const FAN_OUT: &str = "fan-out-workflow";
+
+/// A run that was parked and goes on.
+const RETRIED: &str = "retried";
 
 impl Example {
     const fn new(
@@ -226,6 +229,7 @@ const EXAMPLES: &[Example] = &[
     Example::new("held", VERBS, "collect", Some("1"))
         .steered(Steer::Hold("item", "7"))
         .passes(&[Kind::RunPaused, Kind::RunResumed]),
+    Example::new(RETRIED, VERBS, "collect", None).passes(&[Kind::RunRetried]),
     Example::new("bounded", VERBS, "collect", Some("1")).steered(Steer::Bound(50)).ends(RunStatus::TimedOut),
     Example::new("stopped", VERBS, "collect", Some("1"))
         .steered(Steer::Terminate)
@@ -285,7 +289,9 @@ pub(crate) async fn histories() -> &'static [History] {
 
 async fn run_examples() -> Vec<History> {
     let database = database().await;
+    leave_damaged(&database).await;
     let host = TestHost::start(HostOptions::new(&database).arg("--check-activations")).await;
+    mend(&database, &host).await;
     let packages: BTreeSet<&str> = EXAMPLES.iter().map(|example| example.package).collect();
     host.deploy(&packages.into_iter().collect::<Vec<_>>()).await;
     host.deploy(&["order-activities", "example-activities", "hostile-guest"]).await;
@@ -359,6 +365,26 @@ async fn kept(host: &TestHost) -> Vec<History> {
         histories.push(history);
     }
     histories
+}
+
+/// Leaves [`RETRIED`] behind, with a ledger that the next host cannot read.
+async fn leave_damaged(database: &str) {
+    let mut host = TestHost::with(database, &[VERBS]).await;
+    host.start_run("collect", RETRIED, "1").await;
+    eventually("it waits", async || {
+        host.rows(RETRIED).await.iter().any(|row| row.kind == "signal-awaited").then_some(())
+    })
+    .await;
+    host.kill();
+    sqlx::query("update ledger set attempt = 1").execute(&mut connect(database).await).await.unwrap();
+}
+
+/// Lets it go on.
+async fn mend(database: &str, host: &TestHost) {
+    assert_eq!(host.ended_run(RETRIED).await.status, RunStatus::Parked);
+    sqlx::query("update ledger set attempt = null").execute(&mut connect(database).await).await.unwrap();
+    host.client.retry(RETRIED).await.unwrap();
+    host.client.signal(RETRIED, "item", &Json::new("7").unwrap()).await.unwrap();
 }
 
 /// Exports the history of a run that has ended: of the first of its id that continued as another when

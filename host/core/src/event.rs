@@ -125,6 +125,8 @@ pub enum Event {
         /// Who and why, as given.
         reason: String,
     },
+    /// An operator lets the run go on, which was parked here. That it was is no row.
+    RunRetried,
     /// The workflow returned.
     RunCompleted {
         /// Its result.
@@ -187,6 +189,7 @@ pub enum Kind {
     MessageRefused = 29,
     RunPaused = 30,
     RunResumed = 31,
+    RunRetried = 32,
     RunCompleted = 40,
     RunFailed = 41,
     RunCancelled = 42,
@@ -197,7 +200,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, for the view that names them in SQL and for tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::RunStarted,
         Self::ActivityScheduled,
         Self::TimerStarted,
@@ -223,6 +226,7 @@ impl Kind {
         Self::MessageRefused,
         Self::RunPaused,
         Self::RunResumed,
+        Self::RunRetried,
         Self::RunCompleted,
         Self::RunFailed,
         Self::RunCancelled,
@@ -269,6 +273,7 @@ impl Kind {
             Self::MessageRefused => "message-refused",
             Self::RunPaused => "run-paused",
             Self::RunResumed => "run-resumed",
+            Self::RunRetried => "run-retried",
             Self::RunCompleted => "run-completed",
             Self::RunFailed => "run-failed",
             Self::RunCancelled => "run-cancelled",
@@ -310,6 +315,7 @@ impl Event {
             Self::CancelRequested { .. } => Kind::CancelRequested,
             Self::RunPaused { .. } => Kind::RunPaused,
             Self::RunResumed { .. } => Kind::RunResumed,
+            Self::RunRetried => Kind::RunRetried,
             Self::RunCompleted { .. } => Kind::RunCompleted,
             Self::RunFailed { .. } => Kind::RunFailed,
             Self::RunCancelled { .. } => Kind::RunCancelled,

@@ -259,7 +259,8 @@ impl Replay {
             Event::RunStarted { .. }
             | Event::AttemptFailed { .. }
             | Event::RunPaused { .. }
-            | Event::RunResumed { .. } => {}
+            | Event::RunResumed { .. }
+            | Event::RunRetried => {}
         }
     }
 

@@ -153,6 +153,7 @@ impl Event {
                 detail: Some(detail_text(&ReasonDetail { reason: reason.clone() })),
                 ..Columns::default()
             },
+            Self::RunRetried => Columns::default(),
             Self::RunCompleted { output: payload } | Self::RunContinued { input: payload } => {
                 Columns { payload: Some(payload.text()), ..Columns::default() }
             }
@@ -311,6 +312,7 @@ impl Row {
             Kind::RunContinued => Event::RunContinued { input: self.payload()? },
             Kind::RunTimedOut => Event::RunTimedOut { failure: self.failure()? },
             Kind::RunPaused => Event::RunPaused { reason: self.detail::<ReasonDetail>()?.reason },
+            Kind::RunRetried => Event::RunRetried,
             Kind::RunResumed => Event::RunResumed { reason: self.detail::<ReasonDetail>()?.reason },
         })
     }
@@ -502,6 +504,7 @@ mod tests {
             Event::RunTimedOut { failure },
             Event::RunPaused { reason: "stop".into() },
             Event::RunResumed { reason: "go".into() },
+            Event::RunRetried,
             Event::RunTerminated { reason: "so".into() },
             Event::RunContinued { input: json("7") },
         ];

@@ -474,7 +474,8 @@ impl Run {
                 | Event::RunContinued { .. }
                 | Event::RunTimedOut { .. }
                 | Event::RunPaused { .. }
-                | Event::RunResumed { .. },
+                | Event::RunResumed { .. }
+                | Event::RunRetried,
             ) => Ok(()),
         }
     }
@@ -529,6 +530,7 @@ impl Run {
             Event::RunTimedOut { .. } => self.close(RunStatus::TimedOut),
             Event::RunPaused { .. } => self.status = Some(RunStatus::Paused),
             Event::RunResumed { .. } => self.status = Some(RunStatus::Running),
+            Event::RunRetried => {}
         }
     }
 

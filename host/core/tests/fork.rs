@@ -45,6 +45,7 @@ fn ledger() -> Vec<Row> {
         Event::RunPaused { reason: "r".into() },
         given(2, Command::StartTimer { ms: 50 }),
         Event::RunResumed { reason: "r".into() },
+        Event::RunRetried,
         given(3, Command::SetAttributes { changes: [("late".into(), Some(Attribute::Number(1.0)))].into() }),
         Event::SignalReceived { name: "s".into(), payload: json("1"), id: None },
         Event::RunCompleted { output: json("2") },

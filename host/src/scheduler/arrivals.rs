@@ -362,6 +362,12 @@ impl Scheduler {
             return self.consume(id, item);
         }
         let mut append = Append::new(slot.facts.scope, id);
+        // A run that is full is retried all the same: what remains of it is for its end.
+        if slot.run.has_room(1, 0)
+            && let Ok(row) = slot.run.append(ambient::now_ms(), &Event::RunRetried)
+        {
+            append.rows.push(row);
+        }
         append.status = Some(StatusChange::Run);
         append.inbox_done.push((id, item));
         if let Some(slot) = self.slots.remove(&id) {
