@@ -93,21 +93,21 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
 
 #[test]
 fn a_fork_of_a_fork_draws_from_the_first() {
-    let once = fork(FROM, &ledger(), None, Seq(6), INTO).unwrap();
+    let once = fork(FROM, &ledger(), None, Seq(7), INTO).unwrap();
     let twice = fork(INTO, &once.rows, None, Seq(0), AGAIN).unwrap();
     assert_eq!(twice.run.start().original(AGAIN), FROM);
     let forked = twice.run.start().forked.clone().unwrap();
     assert_eq!((forked.run, forked.rows), (INTO, Seq(1)));
-    assert_eq!(once.attributes.len(), 2);
+    assert_eq!((once.attributes.len(), once.rows.len()), (2, 5));
 }
 
 #[test]
 fn what_cannot_be_forked_says_why() {
     let rows = ledger();
     let why = |rows: &[Row], head, at| fork(FROM, rows, head, Seq(at), INTO).unwrap_err();
-    assert_eq!(why(&rows, None, 9), Unforkable::Beyond { at: Seq(9), rows: Seq(9) });
-    assert_eq!(why(&rows, None, 8), Unforkable::Closing { at: Seq(8) });
-    assert!(matches!(why(&rows[..3], Some((Seq(9), Chain(1))), 1), Unforkable::Corrupt(_)));
+    assert_eq!(why(&rows, None, 10), Unforkable::Beyond { at: Seq(10), rows: Seq(10) });
+    assert_eq!(why(&rows, None, 9), Unforkable::Closing { at: Seq(9) });
+    assert!(matches!(why(&rows[..3], Some((Seq(10), Chain(1))), 1), Unforkable::Corrupt(_)));
     let mut edited = rows;
     edited[1].at_ms += 1;
     assert!(matches!(why(&edited, None, 0), Unforkable::Corrupt(_)));
