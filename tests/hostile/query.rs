@@ -109,6 +109,7 @@ async fn a_question_that_breaks_its_guest_is_told_and_does_no_harm() {
     eventually("the run waits", async || (host.rows("waits").await.len() == 2).then_some(())).await;
     // Nobody serves its first activity: it has shown nothing yet.
     host.start_run("approval", "early", REQUEST).await;
+    eventually("it has called it", async || (host.rows("early").await.len() == 2).then_some(())).await;
     let before = rows_of_tables(&database).await;
 
     for (name, exit, code, words) in QUESTIONS {
