@@ -46,6 +46,8 @@ async fn a_run_is_asked_while_it_waits_after_its_host_died_and_when_it_has_ended
     let waiting = "\"waiting for the manager\"";
     for id in approvals {
         waits(&host, id).await;
+    }
+    for id in approvals {
         let before = rows_of_tables(&database).await;
         assert_eq!(answer(&host, id, "state").await, waiting);
         assert_eq!(rows_of_tables(&database).await, before);
