@@ -76,7 +76,7 @@ pub fn fork(
     };
     for (event, row) in events.into_iter().zip(rows) {
         let event = match event {
-            Event::RunPaused { .. } | Event::RunResumed { .. } | Event::RunRetried => continue,
+            event if event.is_operators() => continue,
             Event::RunStarted { workflow, input, options } => {
                 let options = Arc::new(descended(&options, from, at));
                 forked.entity =

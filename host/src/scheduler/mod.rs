@@ -597,10 +597,7 @@ impl Scheduler {
                 if !slot.run.has_room(0, 0) {
                     return Err(full());
                 }
-                let is_told = !matches!(
-                    event,
-                    Event::AttemptFailed { .. } | Event::RunPaused { .. } | Event::RunResumed { .. }
-                );
+                let is_told = !event.is_operators() && !matches!(event, Event::AttemptFailed { .. });
                 if is_told {
                     slot.ahead.push_back(Ahead { seq: row.seq, at_ms: row.at_ms, event });
                 }
