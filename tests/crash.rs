@@ -6,7 +6,7 @@
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
-//! runs only wait.
+//! runs only wait; `tasks` is about workers outside, who die as hosts do.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 #[path = "crash/authors.rs"]
@@ -36,6 +36,8 @@ mod proxy;
 #[path = "crash/schedules.rs"]
 mod schedules;
 mod support;
+#[path = "crash/tasks.rs"]
+mod tasks;
 #[path = "crash/terms.rs"]
 mod terms;
 #[path = "crash/waiting.rs"]

@@ -364,7 +364,7 @@ fn decode_detail(body: &[u8]) -> serde_json::Result<RunDetailView> {
 }
 
 /// A payload's own bytes as the body.
-fn json(request: RequestBuilder, payload: &Json) -> RequestBuilder {
+pub(crate) fn json(request: RequestBuilder, payload: &Json) -> RequestBuilder {
     request.header("content-type", "application/json").body(payload.as_str().to_owned())
 }
 

@@ -47,6 +47,7 @@ pub mod history;
 pub mod problem;
 mod requests;
 pub mod schedules;
+pub mod tasks;
 pub mod views;
 pub mod wire;
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use backstitch_core::{HostId, RunId};
+use backstitch_core::{HostId, RunId, TaskLease};
 use uuid::Uuid;
 
 /// Milliseconds since the Unix epoch. May step backwards when an operator sets the clock: what must
@@ -35,6 +35,12 @@ pub fn new_item_id() -> Uuid {
 /// Ties an error that a client sees to the line in the log that explains it.
 pub fn new_incident_id() -> Uuid {
     new_uuid()
+}
+
+/// One handing-out of tasks. All of it is random: whoever knows it was given it.
+#[expect(clippy::disallowed_methods, reason = "the one source of identities")]
+pub fn new_task_lease() -> TaskLease {
+    TaskLease(Uuid::new_v4())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one source of identities")]

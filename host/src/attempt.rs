@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::{ActivityOptions, Json, Op, limits};
+use backstitch_client::tasks::TaskView;
+use backstitch_core::{ActivityOptions, Json, Op, TaskToken, limits};
+use backstitch_ledger::NewTask;
 use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
 
 use crate::scheduler::Facts;
+use crate::time::rfc3339;
 
 /// Which attempt at which call.
 pub(crate) struct Attempt<'a> {
@@ -62,6 +65,51 @@ impl Due {
             pulse: Arc::new(Pulse::new(self.silence_ms.map(Duration::from_millis), heartbeat.cloned())),
         }
     }
+}
+
+/// An attempt that a worker outside makes, as the worker wants it. The database's clock has the last word on
+/// its deadline.
+pub(crate) fn outside(
+    facts: &Facts,
+    token: TaskToken,
+    task: &NewTask,
+    input: Json,
+    heartbeat: Option<Json>,
+    now_ms: u64,
+) -> TaskView {
+    let until = task.attempt_ms.map(|ms| now_ms.saturating_add(ms));
+    let lease_ms = task.taken.as_ref().map_or(limits::TASK_LEASE_MS, |taking| taking.lease_ms);
+    TaskView {
+        token: token.to_string(),
+        run_id: token.run,
+        workflow_id: facts.workflow_id.to_string(),
+        op: token.op,
+        attempt: token.attempt,
+        name: task.name.to_string(),
+        task_queue: task.task_queue.to_string(),
+        input,
+        idempotency_key: idempotency_key(token),
+        lease_ms: task.silence_ms.map_or(lease_ms, |ms| ms.min(lease_ms)),
+        deadline: until.into_iter().chain(task.close_by_ms).min().map(rfc3339),
+        heartbeat_details: heartbeat,
+        traceparent: traceparent(token),
+    }
+}
+
+/// The same for every attempt of one call, wherever it is made.
+pub(crate) fn idempotency_key(token: TaskToken) -> String {
+    format!("{}:{}", token.run, token.op)
+}
+
+/// W3C trace context of an attempt: the run is the trace.
+pub(crate) fn traceparent(token: TaskToken) -> String {
+    format!("00-{}-{:08x}{:08x}-01", token.run.0.simple(), token.op.0, token.attempt)
+}
+
+/// Says that a worker outside makes an attempt.
+pub(crate) fn log_outside(task: &TaskView) {
+    let TaskView { run_id, op, attempt, name, .. } = task;
+    tracing::debug!(target: "backstitch::activity", run = %run_id, %op, attempt, name, "attempt outside");
 }
 
 /// Says that an attempt is made. Crash tests count these lines.

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use backstitch_core::limits;
 use backstitch_core::{HostId, RunId};
-use backstitch_ledger::{ConnectOptions, Health, Ledger, Writer, WriterConfig};
+use backstitch_ledger::{ConnectOptions, Health, Ledger, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::desk::{Desk, Queue};
 use crate::guests::AtOnce;
 use crate::programs::Programs;
 use crate::retry::until_answered;
@@ -293,6 +294,8 @@ impl Fixed {
             items,
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint: timer_hint.clone(),
+            desk: self.service.desk().clone(),
+            crier: self.service.crier().clone(),
             closed: self.closed.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
@@ -309,15 +312,19 @@ impl Fixed {
             inputs: inputs.clone(),
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint,
+            desk: self.service.desk().clone(),
+            crier: self.service.crier().clone(),
         };
         let mut loops = JoinSet::new();
         loops.spawn(watcher.clone().claims());
         loops.spawn(watcher.clone().timers());
         loops.spawn(watcher.clone().inbox());
         loops.spawn(watcher.clone().chores());
+        loops.spawn(watcher.clone().tasks());
+        loops.spawn(watcher.clone().backlog());
         loops.spawn(watcher.clone().directory(self.programs.clone()));
         loops.spawn(self.service.clone().keep_schedules());
-        loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint)));
+        loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint), self.service.desk().clone()));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
         let renewals = tokio::spawn(watcher.renewals(pulse_sender));
         let health = writer.health.clone();
@@ -361,10 +368,16 @@ impl Fixed {
 }
 
 /// Turns notifications of the database into hints.
-async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>) {
+async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, desk: Desk) {
     let mut wakeups = ledger.wakeups(host);
     loop {
-        wakeups.next().await;
-        inbox_hint.notify_one();
+        match wakeups.next().await {
+            Wake::Tasks(tenant, name) => desk.look(&Queue { tenant, name: name.into() }),
+            Wake::Hint => inbox_hint.notify_one(),
+            Wake::Lost => {
+                inbox_hint.notify_one();
+                desk.queues().iter().for_each(|queue| desk.look(queue));
+            }
+        }
     }
 }

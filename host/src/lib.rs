@@ -10,6 +10,8 @@ pub mod cli;
 pub mod componentize;
 pub mod config;
 pub mod crash;
+mod crier;
+mod desk;
 pub mod doctor;
 mod guests;
 pub mod host;

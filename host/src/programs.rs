@@ -114,6 +114,18 @@ impl Programs {
         self.directory().activities.get(&scope.tenant)?.get(queue)?.get(name).copied()
     }
 
+    /// Every activity that is served now: task queues and names.
+    pub(crate) fn activities(&self) -> Vec<(Scope, Vec<(String, String)>)> {
+        let directory = self.directory();
+        let of_tenant = |(tenant, queues): (&TenantId, &HashMap<Arc<str>, Names>)| {
+            let names = queues.iter().flat_map(|(queue, names)| {
+                names.keys().map(move |name| (queue.to_string(), name.to_string()))
+            });
+            (self.inner.ledger.scope(*tenant), names.collect())
+        };
+        directory.activities.iter().map(of_tenant).collect()
+    }
+
     /// The same, if it is in memory.
     pub(crate) fn activity_at_hand(&self, scope: Scope, queue: &str, name: &str) -> Option<ActivityProgram> {
         match self.cached(self.activity(scope, queue, name)?) {
@@ -214,10 +226,20 @@ impl Programs {
     pub(crate) async fn read_claimed(&self, ledger: &Ledger, claimed: Vec<ClaimedRun>) -> Vec<Loaded> {
         let ids: Vec<RunId> = claimed.iter().map(|claimed| claimed.run).collect();
         let ledgers = retry::until_answered("reading ledgers", || ledger.rows_of(&ids)).await;
+        let calling: Vec<RunId> =
+            ledgers.iter().filter(|(_, rows)| may_wait_for_calls(rows)).map(|(run, _)| *run).collect();
+        let mut offered: HashMap<RunId, Vec<Op>> = HashMap::new();
+        if !calling.is_empty() {
+            let tasks = retry::until_answered("reading tasks", || ledger.tasks_of(&calling)).await;
+            for (run, op) in tasks {
+                offered.entry(run).or_default().push(op);
+            }
+        }
         let mut loaded = Vec::with_capacity(claimed.len());
         for (claimed, (run, rows)) in claimed.into_iter().zip(ledgers) {
             let unborn = unborn(ledger, run, &rows).await;
-            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, unborn).await) });
+            let offered = offered.remove(&run).unwrap_or_default();
+            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, unborn, offered).await) });
         }
         loaded
     }
@@ -227,6 +249,7 @@ impl Programs {
         claimed: ClaimedRun,
         rows: Vec<backstitch_core::Row>,
         unborn: Vec<Op>,
+        offered: Vec<Op>,
     ) -> LoadedRun {
         let program = self.workflow_for_good(claimed.scope, claimed.digest).await;
         LoadedRun {
@@ -243,6 +266,7 @@ impl Programs {
             parked: claimed.status == RunStatus::Parked,
             rows,
             unborn,
+            offered,
         }
     }
 
@@ -264,6 +288,13 @@ impl Programs {
             }
         }
     }
+}
+
+/// Whether calls of the run may be open: one that was given up counts as open here.
+fn may_wait_for_calls(rows: &[backstitch_core::Row]) -> bool {
+    let count =
+        |kinds: &[Kind]| rows.iter().filter(|row| kinds.iter().any(|kind| kind.tag() == row.kind)).count();
+    count(&[Kind::ActivityScheduled]) > count(&[Kind::ActivityCompleted, Kind::ActivityFailed])
 }
 
 /// Children that a run waits for and that do not exist: refused, by a host that died before it recorded

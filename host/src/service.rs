@@ -8,6 +8,7 @@ mod query;
 mod schedules;
 mod start;
 mod steer;
+mod tasks;
 mod update;
 mod views;
 
@@ -32,10 +33,12 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
 use self::error::{between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
+use crate::crier::Crier;
+use crate::desk::Desk;
 use crate::host::Term;
 use crate::programs::Programs;
 use crate::retrace::Recorded;
-use crate::scheduler::{Counters, Input};
+use crate::scheduler::Counters;
 use crate::{ambient, retrace, time};
 
 /// The host, as clients see it. Cheap to clone.
@@ -46,7 +49,8 @@ pub struct Service {
     term: watch::Receiver<Option<Term>>,
     closed: broadcast::Sender<RunId>,
     counters: Arc<Counters>,
-    notifier: Notifier,
+    desk: Desk,
+    crier: Crier,
     /// Turns to hold a whole ledger for a client.
     readings: Arc<Semaphore>,
     /// Somebody has changed a schedule.
@@ -66,10 +70,11 @@ impl Service {
         closed: broadcast::Sender<RunId>,
         counters: Arc<Counters>,
     ) -> Self {
-        let notifier = Notifier::spawn(ledger.clone());
+        let crier = Crier::new(Notifier::spawn(ledger.clone()));
+        let desk = Desk::new(tasks::give_back(ledger.clone(), term.clone(), crier.clone()));
         let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
         let schedule_hint = Arc::new(Notify::new());
-        Self { ledger, programs, term, closed, counters, notifier, readings, schedule_hint }
+        Self { ledger, programs, term, closed, counters, desk, crier, readings, schedule_hint }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes.
@@ -89,10 +94,8 @@ impl Service {
         }
         let created = self.store(scope, kind, digest, &bytes, &described).await?;
         self.programs.refresh().await?;
-        if let Ok(term) = self.term() {
-            // Calls that waited for a component may go on at once.
-            let _ = term.inputs.send(Input::Redeployed).await;
-        }
+        // Calls that waited for a component may go on at once.
+        self.crier.deployed();
         Ok(DeployedView {
             digest,
             kind: kind.as_str().to_owned(),
@@ -310,6 +313,16 @@ impl Service {
     /// Runs that close or are parked on this host from now on. A receiver that lags misses some.
     pub fn closings(&self) -> broadcast::Receiver<RunId> {
         self.closed.subscribe()
+    }
+
+    /// Where workers wait for tasks.
+    pub(crate) fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    /// Tells others what to look at.
+    pub(crate) fn crier(&self) -> &Crier {
+        &self.crier
     }
 
     fn term(&self) -> Result<Term, ServiceError> {

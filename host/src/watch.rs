@@ -1,5 +1,5 @@
 //! What a host asks the database again and again: is its lease alive, whose runs are free, which
-//! timers are due, what is in the inbox, what was deployed.
+//! timers are due, what is in the inbox, what was deployed, which workers are silent.
 //!
 //! Polling is the truth; hints only make it sooner. Every loop hands what it found to the scheduler
 //! and goes on when all of it was dealt with, so no loop can run ahead of the host.
@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::limits;
-use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse};
+use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse, Sweep};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::crier::Crier;
+use crate::desk::{Desk, Queue};
 use crate::programs::Programs;
 use crate::retry::until_answered;
 use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
@@ -26,6 +28,12 @@ const INBOX_MS_MAX: u64 = 500;
 const INBOX_MS_MIN: u64 = 10;
 /// How often to keep house, in milliseconds: partitions are made weeks ahead.
 const CHORES_MS: u64 = 3_600_000;
+/// Longest wait between two looks at the leases of workers, in milliseconds: another host may have set one.
+const TASKS_MS_MAX: u64 = 1_000;
+/// Shortest: a lease that another host is ending just now is not asked for all the time.
+const TASKS_MS_MIN: u64 = 10;
+/// How often to look for tasks in the database that workers here could take, in milliseconds.
+const BACKLOG_MS: u64 = 500;
 /// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
 const TIMERS_MS_MAX: u64 = 30_000;
 
@@ -44,6 +52,10 @@ pub(crate) struct Watcher {
     pub(crate) inbox_hint: Arc<Notify>,
     /// The earliest timer that was set since the last look.
     pub(crate) timer_hint: watch::Sender<u64>,
+    /// Where workers wait for tasks.
+    pub(crate) desk: Desk,
+    /// Tells other hosts.
+    pub(crate) crier: Crier,
 }
 
 impl Watcher {
@@ -90,6 +102,8 @@ impl Watcher {
             {
                 tracing::warn!(host = %dead, "a host is silent beyond its lease: its runs are free");
             }
+            let others = || self.ledger.has_other_hosts(self.lease.host);
+            self.crier.set_others(until_answered("looking for other hosts", others).await);
             let left = || self.ledger.inbox_left_behind(limits::CLAIM_ROWS_MAX);
             let left = until_answered("looking for messages left behind", left).await;
             if !left.is_empty() && self.hand_over(|guard| Input::Inbox(left, guard)).await.is_err() {
@@ -182,12 +196,72 @@ impl Watcher {
     pub(crate) async fn directory(self, programs: Programs) {
         let mut ticks = tokio::time::interval(Duration::from_millis(DIRECTORY_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut first = true;
+        loop {
+            let deployed = tokio::select! {
+                _ = ticks.tick() => false,
+                () = self.crier.until_deployed() => true,
+            };
+            let changed = until_answered("reading deployments", || programs.refresh()).await;
+            // The first time too: whoever deployed last may have died before it came to this.
+            if changed || deployed || first {
+                first = false;
+                self.free_tasks(&programs).await;
+            }
+        }
+    }
+
+    /// Calls wait for workers outside that a component serves now: they come back to their runs.
+    async fn free_tasks(&self, programs: &Programs) {
+        for (scope, served) in programs.activities() {
+            let free = || {
+                let (now_ms, limit) = (ambient::now_ms(), limits::CLAIM_ROWS_MAX);
+                self.ledger.free_tasks(scope, &served, now_ms, limit, ambient::new_item_id)
+            };
+            while !self.swept(until_answered("freeing tasks", free).await) {}
+        }
+    }
+
+    /// Tells those who have messages now. True: there was nothing.
+    fn swept(&self, sweep: Sweep) -> bool {
+        for owner in sweep.owners {
+            if owner == self.lease.host {
+                self.inbox_hint.notify_one();
+            } else {
+                self.crier.messages(owner);
+            }
+        }
+        sweep.tasks == 0
+    }
+
+    /// Ends leases of workers that have died, and waits for workers that have been too long.
+    pub(crate) async fn tasks(self) {
+        loop {
+            let sweep =
+                || self.ledger.sweep_tasks(ambient::now_ms(), limits::CLAIM_ROWS_MAX, ambient::new_item_id);
+            if !self.swept(until_answered("looking after tasks", sweep).await) {
+                continue;
+            }
+            let next = until_answered("looking for the next lease", || self.ledger.next_sweep_ms()).await;
+            let wait_ms = next.unwrap_or(u64::MAX).clamp(TASKS_MS_MIN, TASKS_MS_MAX);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        }
+    }
+
+    /// Wakes workers that wait here while tasks wait in the database: hints from other hosts may be lost.
+    pub(crate) async fn backlog(self) {
+        let mut ticks = tokio::time::interval(Duration::from_millis(BACKLOG_MS));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            until_answered("reading deployments", || programs.refresh()).await;
-            // Also when nothing changed: a call that nobody serves may have run out of time.
-            if self.inputs.send(Input::Redeployed).await.is_err() {
-                return;
+            let waiting: Vec<_> =
+                self.desk.queues().into_iter().map(|queue| (queue.tenant, queue.name.to_string())).collect();
+            if waiting.is_empty() {
+                continue;
+            }
+            let filled = || self.ledger.queues_with_tasks(&waiting);
+            for (tenant, name) in until_answered("looking for tasks", filled).await {
+                self.desk.look(&Queue { tenant, name: name.into() });
             }
         }
     }
@@ -201,6 +275,7 @@ impl Watcher {
             let partitions = || self.ledger.ensure_partitions(ambient::now_ms());
             until_answered("making partitions", partitions).await;
             until_answered("forgetting dead hosts", || self.ledger.forget_dead()).await;
+            until_answered("forgetting tasks of closed runs", || self.ledger.forget_tasks()).await;
         }
     }
 

@@ -49,7 +49,7 @@ const CALLS: [Call; 15] = [
         1,
         Timeout,
         "schedule-to-close",
-        "no deployed component offered \"nobody\" on the task queue \"default\" in time",
+        "no deployed component and no worker took \"nobody\" from the task queue \"default\" in time",
     ),
     // A retry that is missed waits for half a minute: twenty of them for ten.
     Call { input: r#"{"name":"fail_times","args":[20],"attempts":0}"#, ends: Ok("21"), attempts: 21 },
@@ -152,7 +152,7 @@ async fn a_call_that_nobody_serves_waits_and_says_so_until_somebody_does() {
     let database = database().await;
     let host = TestHost::with(&database, &["hostile-guest"]).await;
     let id = host.start_run("calls", "unserved", r#"{"name":"echo","args":["x"]}"#).await;
-    let waits = "echo on default: no deployed component offers it";
+    let waits = "echo on default: no deployed component offers it, a worker outside may take it";
     eventually("the call waits", async || {
         let shown = tell(&host, &["run", "show", &id, "--json"]).await.json();
         (shown["waits_for"][0]["what"] == waits).then_some(())

@@ -89,6 +89,10 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
+    /// One handing-out of tasks to a worker: random, so that knowing it is having been given it.
+    TaskLease
+}
+uuid_id! {
     /// One run of a workflow. UUID v7: ordered by the time of the start, which partitions the ledger.
     RunId
 }

@@ -8,6 +8,9 @@
 //! | retry | | | | |
 //! | pause, resume | | | | `{"reason"}` |
 //! | child-completed, child-failed | of the start | | output, failure | |
+//! | attempt-completed, attempt-failed | of the call | | output, failure | `{"attempt", "heartbeat"}` |
+//! | attempt-freed | of the call | | | `{"attempt", "heartbeat"}` |
+//! | attempt-wanted | of the call | | | |
 
 use std::sync::Arc;
 
@@ -58,6 +61,31 @@ pub enum Message {
         /// What the guest gets.
         outcome: Result<Json, Failure>,
     },
+    /// A task of the run was carried out.
+    AttemptEnded {
+        /// The call.
+        op: Op,
+        /// Which attempt, 1 for the first.
+        attempt: u32,
+        /// How it ended.
+        outcome: Result<Json, Failure>,
+        /// What its last heartbeat said, or that of an attempt before.
+        heartbeat: Option<Json>,
+    },
+    /// A task of the run is nobody's any more, and was not carried out: the attempt is to be made again.
+    AttemptFreed {
+        /// The call.
+        op: Op,
+        /// Which attempt, 1 for the first.
+        attempt: u32,
+        /// What the last heartbeat said.
+        heartbeat: Option<Json>,
+    },
+    /// An operator wants the next attempt of a call now.
+    AttemptWanted {
+        /// The call.
+        op: Op,
+    },
 }
 
 /// A message as it is stored.
@@ -90,6 +118,13 @@ struct SignalId {
     id: Arc<str>,
 }
 
+#[derive(Serialize, Deserialize)]
+struct Attempt {
+    attempt: u32,
+    #[serde(default, deserialize_with = "crate::command::attached", skip_serializing_if = "Option::is_none")]
+    heartbeat: Option<Json>,
+}
+
 const SIGNAL: i16 = 1;
 const CANCEL: i16 = 2;
 const TERMINATE: i16 = 3;
@@ -98,6 +133,14 @@ const CHILD_COMPLETED: i16 = 5;
 const CHILD_FAILED: i16 = 6;
 const PAUSE: i16 = 7;
 const RESUME: i16 = 8;
+const ATTEMPT_COMPLETED: i16 = 9;
+const ATTEMPT_FAILED: i16 = 10;
+const ATTEMPT_FREED: i16 = 11;
+const ATTEMPT_WANTED: i16 = 12;
+
+/// Kinds of the messages that a task leaves when it goes. Until the run's owner has read one, its call is
+/// not offered.
+pub const LEFT_BY_TASKS: [i16; 3] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED, ATTEMPT_FREED];
 
 impl Message {
     /// The persisted form.
@@ -127,6 +170,19 @@ impl Message {
                 payload: Some(text(failure)),
                 ..MessageRow::default()
             },
+            Self::AttemptEnded { op, attempt, outcome, heartbeat } => {
+                let (kind, payload) = match outcome {
+                    Ok(output) => (ATTEMPT_COMPLETED, output.text()),
+                    Err(failure) => (ATTEMPT_FAILED, text(failure)),
+                };
+                MessageRow { payload: Some(payload), ..attempted(kind, *op, *attempt, heartbeat) }
+            }
+            Self::AttemptFreed { op, attempt, heartbeat } => {
+                attempted(ATTEMPT_FREED, *op, *attempt, heartbeat)
+            }
+            Self::AttemptWanted { op } => {
+                MessageRow { kind: ATTEMPT_WANTED, op: Some(*op), ..MessageRow::default() }
+            }
         }
     }
 }
@@ -150,11 +206,18 @@ impl MessageRow {
             PAUSE => Ok(Message::Pause { reason: self.reason()? }),
             RESUME => Ok(Message::Resume { reason: self.reason()? }),
             CHILD_COMPLETED => Ok(Message::ChildClosed { op: self.op()?, outcome: Ok(self.json()?) }),
-            CHILD_FAILED => {
-                let text = self.payload.as_deref().ok_or_else(|| bad("no failure"))?;
-                let failure = serde_json::from_str(text).map_err(bad)?;
-                Ok(Message::ChildClosed { op: self.op()?, outcome: Err(failure) })
+            CHILD_FAILED => Ok(Message::ChildClosed { op: self.op()?, outcome: Err(self.failure()?) }),
+            ATTEMPT_COMPLETED | ATTEMPT_FAILED => {
+                let Attempt { attempt, heartbeat } = self.attempt()?;
+                let outcome =
+                    if self.kind == ATTEMPT_COMPLETED { Ok(self.json()?) } else { Err(self.failure()?) };
+                Ok(Message::AttemptEnded { op: self.op()?, attempt, outcome, heartbeat })
             }
+            ATTEMPT_FREED => {
+                let Attempt { attempt, heartbeat } = self.attempt()?;
+                Ok(Message::AttemptFreed { op: self.op()?, attempt, heartbeat })
+            }
+            ATTEMPT_WANTED => Ok(Message::AttemptWanted { op: self.op()? }),
             kind => Err(bad(format!("unknown kind {kind}"))),
         }
     }
@@ -168,6 +231,16 @@ impl MessageRow {
         Json::new(text).map_err(bad)
     }
 
+    fn failure(&self) -> Result<Failure, UnreadableMessage> {
+        let text = self.payload.as_deref().ok_or_else(|| bad("no failure"))?;
+        serde_json::from_str(text).map_err(bad)
+    }
+
+    fn attempt(&self) -> Result<Attempt, UnreadableMessage> {
+        let text = self.detail.as_deref().ok_or_else(|| bad("no detail"))?;
+        serde_json::from_str(text).map_err(bad)
+    }
+
     fn reason(&self) -> Result<String, UnreadableMessage> {
         let text = self.detail.as_deref().ok_or_else(|| bad("no detail"))?;
         serde_json::from_str::<Reason>(text).map(|detail| detail.reason).map_err(bad)
@@ -177,6 +250,11 @@ impl MessageRow {
 fn reasoned(kind: i16, reason: &str) -> MessageRow {
     let detail = Some(text(&Reason { reason: reason.to_owned() }));
     MessageRow { kind, detail, ..MessageRow::default() }
+}
+
+fn attempted(kind: i16, op: Op, attempt: u32, heartbeat: &Option<Json>) -> MessageRow {
+    let detail = Some(text(&Attempt { attempt, heartbeat: heartbeat.clone() }));
+    MessageRow { kind, op: Some(op), detail, ..MessageRow::default() }
 }
 
 fn text(value: &impl Serialize) -> Arc<str> {
@@ -207,6 +285,15 @@ mod tests {
             Message::Resume { reason: "y".into() },
             Message::ChildClosed { op: Op(4), outcome: Ok(Json::null()) },
             Message::ChildClosed { op: Op(4), outcome: Err(Failure::cancelled()) },
+            Message::AttemptEnded { op: Op(4), attempt: 1, outcome: Ok(Json::null()), heartbeat: None },
+            Message::AttemptEnded {
+                op: Op(4),
+                attempt: 2,
+                outcome: Err(Failure::cancelled()),
+                heartbeat: Some(Json::null()),
+            },
+            Message::AttemptFreed { op: Op(4), attempt: 3, heartbeat: Some(Json::new("[1.0]").unwrap()) },
+            Message::AttemptWanted { op: Op(4) },
         ];
         for message in messages {
             assert_eq!(message.to_row().message(), Ok(message));

@@ -13,6 +13,7 @@
 //! * [`filter`]: the conditions by which runs are searched.
 //! * [`retry`]: whether and when a failed activity is tried again.
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
+//! * [`task`]: calls that workers outside carry out.
 //! * [`date`]: the date of a time, for names that are made of one.
 //! * [`limits`]: every bound, each with its reason.
 
@@ -37,6 +38,7 @@ pub mod row;
 pub mod run;
 pub mod schedule;
 pub mod start;
+pub mod task;
 mod waits;
 
 pub use attribute::{Attribute, AttributeChanges, Attributes};
@@ -47,7 +49,7 @@ pub use entity::{Edit, Entity};
 pub use event::{Event, Kind};
 pub use fault::{Fault, FaultKind};
 pub use filter::{Filter, FilterError};
-pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TenantId};
+pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TaskLease, TenantId};
 pub use inbox::Message;
 pub use json::Json;
 pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
@@ -55,3 +57,4 @@ pub use retry::RetryPolicy;
 pub use row::Row;
 pub use run::{Run, RunStatus};
 pub use start::StartOptions;
+pub use task::TaskToken;

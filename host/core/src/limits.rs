@@ -152,6 +152,21 @@ pub const ACTIVITIES_RUNNING_MAX: usize = 256;
 /// One attempt of an in-host activity whose author set no start-to-close bound.
 pub const ACTIVITY_MS_DEFAULT: u64 = 60_000;
 
+/// Tasks that one poll of a worker takes: what one process can have under way, many times over.
+pub const TASKS_POLLED_MAX: u32 = 1_000;
+/// Names of activities in one poll.
+pub const TASK_NAMES_MAX: usize = 1_000;
+/// Longest wait of a poll, in milliseconds: shorter than what proxies take for a dead connection.
+pub const TASK_WAIT_MS_MAX: u64 = 60_000;
+/// How long a worker that says nothing is believed to live, in milliseconds, if it does not say.
+pub const TASK_LEASE_MS: u64 = 30_000;
+/// Shortest lease: a heartbeat has to get through in a third of it.
+pub const TASK_LEASE_MS_MIN: u64 = 100;
+/// Longest lease. Whoever needs longer has heartbeats, or answers later.
+pub const TASK_LEASE_MS_MAX: u64 = 3_600_000;
+/// Answers to tasks in one request.
+pub const TASKS_SETTLED_MAX: usize = 1_000;
+
 /// What a heartbeat says: it is kept in memory while the attempt runs and goes into the ledger with its
 /// failure, so it is a place to go on from, not the work done so far.
 pub const HEARTBEAT_BYTES_MAX: usize = 64 << 10;

@@ -119,6 +119,8 @@ pub enum OpenOp {
         input: Json,
         /// Bounds and retry policy.
         options: ActivityOptions,
+        /// The row of the command.
+        seq: Seq,
         /// When it was scheduled.
         scheduled_at_ms: u64,
         /// Attempts that failed.
@@ -493,7 +495,7 @@ impl Run {
             }
             Event::Commanded { op, command } => {
                 self.next_op.0 += 1;
-                self.apply_command(*op, command);
+                self.apply_command(*op, command, row.seq);
             }
             Event::AttemptFailed { op, attempt, failure, retry_at_ms: due, heartbeat: said } => {
                 if let Some(OpenOp::Activity { attempts, retry_at_ms, heartbeat, failed_with, .. }) =
@@ -534,12 +536,13 @@ impl Run {
         }
     }
 
-    fn apply_command(&mut self, op: Op, command: &Command) {
+    fn apply_command(&mut self, op: Op, command: &Command, seq: Seq) {
         let open = match command {
             Command::ScheduleActivity { name, input, options } => OpenOp::Activity {
                 name: Arc::clone(name),
                 input: input.clone(),
                 options: options.clone(),
+                seq,
                 scheduled_at_ms: self.at_ms,
                 attempts: 0,
                 retry_at_ms: None,

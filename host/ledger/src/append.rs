@@ -19,7 +19,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use backstitch_core::inbox::MessageRow;
-use backstitch_core::{Attribute, AttributeChanges, Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{
+    Attribute, AttributeChanges, Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq, TaskLease,
+};
 use uuid::Uuid;
 
 pub(crate) use statement::{Appended, execute, read_back};
@@ -48,6 +50,12 @@ pub struct Append {
     pub inbox_done: Vec<(RunId, Uuid)>,
     /// What is known from now on about `run`, or about runs that start.
     pub memories: Vec<NewMemory>,
+    /// Calls of `run` that workers outside may take. An older attempt of the same call is replaced.
+    pub tasks: Vec<NewTask>,
+    /// Calls of `run` whose attempt has ended: their tasks are removed.
+    pub tasks_done: Vec<Op>,
+    /// Calls that `run` waits for no more: their tasks are not handed out, and their workers are told.
+    pub tasks_given_up: Vec<Op>,
 }
 
 impl Append {
@@ -64,6 +72,9 @@ impl Append {
             inbox: Vec::new(),
             inbox_done: Vec::new(),
             memories: Vec::new(),
+            tasks: Vec::new(),
+            tasks_done: Vec::new(),
+            tasks_given_up: Vec::new(),
         }
     }
 
@@ -83,7 +94,8 @@ impl Append {
             Some(StatusChange::Pause | StatusChange::Run) | None => 0,
         };
         let memories: usize = self.memories.iter().map(NewMemory::text_bytes).sum();
-        rows + starts + items + closing + memories
+        let tasks: usize = self.tasks.iter().map(NewTask::text_bytes).sum();
+        rows + starts + items + closing + memories + tasks
     }
 }
 
@@ -186,6 +198,52 @@ pub struct NewTimer {
     pub purpose: i16,
 }
 
+/// A call that workers outside may take. Its input is in the ledger already.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    /// The call.
+    pub op: Op,
+    /// The row of the call.
+    pub seq: Seq,
+    /// Which attempt, 1 for the first.
+    pub attempt: u32,
+    /// Which workers may take it.
+    pub task_queue: Arc<str>,
+    /// The activity.
+    pub name: Arc<str>,
+    /// 1 is handed out first, 5 last.
+    pub priority: u8,
+    /// When the call fails if nobody has taken it, in milliseconds since the epoch.
+    pub start_by_ms: Option<u64>,
+    /// When the call fails whatever its worker does, in milliseconds since the epoch.
+    pub close_by_ms: Option<u64>,
+    /// Bound on one attempt, in milliseconds.
+    pub attempt_ms: Option<u64>,
+    /// Longest silence of its worker, in milliseconds.
+    pub silence_ms: Option<u64>,
+    /// What the last heartbeat of the attempts before said, as JSON text.
+    pub heartbeat: Option<Arc<str>>,
+    /// The worker that waits for it already; none: it waits for one.
+    pub taken: Option<Taking>,
+}
+
+impl NewTask {
+    fn text_bytes(&self) -> usize {
+        self.task_queue.len() + self.name.len() + text_len(&self.heartbeat)
+    }
+}
+
+/// On which terms a worker takes tasks.
+#[derive(Clone, Debug)]
+pub struct Taking {
+    /// The handing-out.
+    pub lease: TaskLease,
+    /// How long the worker may be silent, in milliseconds.
+    pub lease_ms: u64,
+    /// What it calls itself.
+    pub worker: Arc<str>,
+}
+
 /// A message to another run.
 #[derive(Clone, Debug)]
 pub struct NewItem {
@@ -258,6 +316,7 @@ pub(crate) struct Batch {
     timer_runs: HashSet<RunId>,
     items: HashSet<Uuid>,
     memories: HashSet<RunId>,
+    tasks: HashSet<(RunId, Op)>,
     bytes: usize,
 }
 
@@ -270,13 +329,14 @@ impl Batch {
         self.timer_runs.clear();
         self.items.clear();
         self.memories.clear();
+        self.tasks.clear();
         self.bytes = 0;
     }
 
     /// Whether `append` may go into the same statement as those before it; if so, it is counted in.
     ///
     /// It may not if the statement would grow beyond `bytes_max`, or if it touches a run, status,
-    /// timer or message that one before it has made or changed.
+    /// timer, task or message that one before it has made or changed.
     pub(crate) fn fits(&mut self, append: &Append, bytes_max: usize) -> bool {
         let bytes = self.bytes + append.text_bytes();
         let full = self.bytes > 0 && bytes > bytes_max;
@@ -293,6 +353,7 @@ impl Batch {
         self.timers.extend(&append.timers_done);
         self.items.extend(append.inbox.iter().map(|item| item.item_id));
         self.memories.extend(append.memories.iter().map(|memory| memory.run));
+        self.tasks.extend(tasks_of(append));
         true
     }
 
@@ -306,7 +367,15 @@ impl Batch {
             || (closes && self.timer_runs.contains(&append.run))
             || append.inbox_done.iter().any(|(_, item)| self.items.contains(item))
             || append.memories.iter().any(|memory| self.memories.contains(&memory.run))
+            || tasks_of(append).any(|key| self.tasks.contains(&key))
     }
+}
+
+/// Every task that an append says something about.
+fn tasks_of(append: &Append) -> impl Iterator<Item = (RunId, Op)> + '_ {
+    let ops =
+        append.tasks.iter().map(|task| &task.op).chain(&append.tasks_done).chain(&append.tasks_given_up);
+    ops.map(|op| (append.run, *op))
 }
 
 #[cfg(test)]

@@ -123,6 +123,18 @@ impl Ledger {
         Ok(dead.into_iter().map(HostId).collect())
     }
 
+    /// Whether hosts other than this are alive. Reads only.
+    pub async fn has_other_hosts(&self, host: HostId) -> Result<bool, LedgerError> {
+        let others = sqlx::query_scalar(
+            "select exists (select from leases where shard = $1 and host_id <> $2 and not dead)",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(others)
+    }
+
     /// Forgets hosts that have been dead for an hour and own nothing open; how many. May be
     /// repeated. Called now and then, so that restarts do not pile up rows.
     pub async fn forget_dead(&self) -> Result<u64, LedgerError> {

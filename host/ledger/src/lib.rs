@@ -2,7 +2,7 @@
 //!
 //! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
 //!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
-//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, schedules, the inbox,
+//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, schedules, the inbox, tasks,
 //!   reading runs and their rows, components and deployments, migrations and partitions.
 //! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
 //! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
@@ -28,13 +28,15 @@ mod runs;
 mod schedules;
 mod schema;
 mod search;
+mod tasks;
 mod time;
 mod timers;
 mod wake;
 mod writer;
 
 pub use append::{
-    Acks, Append, Close, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome, PoisonKind, StatusChange,
+    Acks, Append, Close, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
+    StatusChange, Taking,
 };
 pub use claims::ClaimedRun;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};
@@ -47,6 +49,7 @@ pub use plant::Plant;
 pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
 pub use schedules::{Schedule, ScheduleChange};
 pub use schema::MigrateError;
+pub use tasks::{Beat, OpenTask, Settled, Sweep, TakenTask, TaskPage, TaskState, Wanted};
 pub use timers::DueTimer;
 pub use wake::{Notifier, Wake, Wakeups};
 pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

@@ -57,7 +57,7 @@ impl Ledger {
     }
 }
 
-type InTransaction<'a> = Transaction<'a, Postgres>;
+pub(crate) type InTransaction<'a> = Transaction<'a, Postgres>;
 
 /// A run without an owner, and its first row. False: its workflow id or run id is taken.
 async fn insert_run(to: &mut InTransaction<'_>, scope: Scope, new: &NewRun) -> Result<bool, sqlx::Error> {
@@ -179,7 +179,8 @@ async fn insert_memory(
     Ok(())
 }
 
-async fn insert_items(
+/// Messages to runs of one tenant. Their ids must be new.
+pub(crate) async fn insert_items(
     to: &mut InTransaction<'_>,
     scope: Scope,
     items: &[NewItem],

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use backstitch_core::{HostId, Shard, limits};
+use backstitch_core::{HostId, Shard, TenantId, limits};
 use sqlx::postgres::{PgBindIterExt, PgListener, PgPoolOptions};
 use tokio::sync::mpsc;
 
@@ -16,10 +16,12 @@ use crate::connect::Ledger;
 const RETRY_MS: u64 = 500;
 
 /// Why to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
     /// Someone says that there is something for this host.
     Hint,
+    /// Someone says that tasks wait on this queue.
+    Tasks(TenantId, String),
     /// Hints may have been lost: look everywhere.
     Lost,
 }
@@ -28,40 +30,58 @@ fn channel(shard: Shard, host: HostId) -> String {
     format!("backstitch_{}_{}", shard.0, host.0.simple())
 }
 
+/// Where all hosts hear of tasks.
+fn task_channel(shard: Shard) -> String {
+    format!("backstitch_{}_tasks", shard.0)
+}
+
+/// A hint on its way: the channel and what is said there.
+type Cry = (String, String);
+
 /// Sends hints, many at a time. Cheap to clone; the task ends when all clones are gone.
 #[derive(Clone, Debug)]
 pub struct Notifier {
-    hints: mpsc::Sender<HostId>,
+    shard: Shard,
+    cries: mpsc::Sender<Cry>,
 }
 
 impl Notifier {
     /// Starts the task that sends.
     pub fn spawn(ledger: Ledger) -> Self {
-        let (hints, mut queue) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let (cries, mut queue) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let shard = ledger.shard;
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while queue.recv_many(&mut batch, limits::WRITER_QUEUE_MAX).await > 0 {
-                let hosts: HashSet<HostId> = batch.drain(..).collect();
-                if let Err(error) = notify(&ledger, &hosts).await {
+                let cries: HashSet<Cry> = batch.drain(..).collect();
+                if let Err(error) = notify(&ledger, &cries).await {
                     tracing::debug!(%error, "hints were lost; the hosts will find out by polling");
                 }
             }
         });
-        Self { hints }
+        Self { shard, cries }
     }
 
     /// Hints to `host` that there is something for it. Never waits; a hint too many is dropped.
     pub fn hint(&self, host: HostId) {
-        self.hints.try_send(host).ok();
+        self.cries.try_send((channel(self.shard, host), String::new())).ok();
+    }
+
+    /// Tells all hosts of tasks. Never waits; a hint too many is dropped.
+    pub fn tasks(&self, tenant: TenantId, task_queue: &str) {
+        self.cries.try_send((task_channel(self.shard), format!("{tenant}:{task_queue}"))).ok();
     }
 }
 
 /// One transaction for all. May be repeated.
-async fn notify(ledger: &Ledger, hosts: &HashSet<HostId>) -> Result<(), sqlx::Error> {
-    sqlx::query("select pg_notify(c.channel, '') from unnest($1::text[]) as c (channel)")
-        .bind(hosts.iter().map(|host| channel(ledger.shard, *host)).bind_iter())
-        .execute(&ledger.pool)
-        .await?;
+async fn notify(ledger: &Ledger, cries: &HashSet<Cry>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select pg_notify(c.channel, c.said) from unnest($1::text[], $2::text[]) as c (channel, said)",
+    )
+    .bind(cries.iter().map(|(channel, _)| channel.as_str()).bind_iter())
+    .bind(cries.iter().map(|(_, said)| said.as_str()).bind_iter())
+    .execute(&ledger.pool)
+    .await?;
     Ok(())
 }
 
@@ -70,19 +90,25 @@ async fn notify(ledger: &Ledger, hosts: &HashSet<HostId>) -> Result<(), sqlx::Er
 pub struct Wakeups {
     ledger: Ledger,
     channel: String,
+    task_channel: String,
     listener: Option<PgListener>,
 }
 
 impl Ledger {
-    /// Hints for `host`. The first call of [`Wakeups::next`] connects.
+    /// Hints for `host`, and for all. The first call of [`Wakeups::next`] connects.
     pub fn wakeups(&self, host: HostId) -> Wakeups {
-        Wakeups { ledger: self.clone(), channel: channel(self.shard, host), listener: None }
+        Wakeups {
+            ledger: self.clone(),
+            channel: channel(self.shard, host),
+            task_channel: task_channel(self.shard),
+            listener: None,
+        }
     }
 }
 
 impl Wakeups {
     /// Waits for a hint. Survives every loss of the connection: each costs one [`Wake::Lost`], also the
-    /// first connection. Hints that came together are one. Not to be dropped half-way while it is
+    /// first connection. Not to be dropped half-way while it is
     /// connecting, or it begins anew.
     pub async fn next(&mut self) -> Wake {
         let Some(listener) = &mut self.listener else {
@@ -96,10 +122,14 @@ impl Wakeups {
             return Wake::Lost;
         };
         match listener.try_recv().await {
-            Ok(Some(_)) => {
-                while listener.next_buffered().is_some() {}
-                Wake::Hint
-            }
+            Ok(Some(heard)) if heard.channel() == self.task_channel => heard
+                .payload()
+                .split_once(':')
+                .and_then(|(tenant, queue)| {
+                    Some(Wake::Tasks(TenantId(tenant.parse().ok()?), queue.to_owned()))
+                })
+                .unwrap_or(Wake::Lost),
+            Ok(Some(_)) => Wake::Hint,
             Ok(None) => Wake::Lost,
             Err(error) => {
                 tracing::debug!(%error, "the listener has failed; polling goes on");
@@ -118,7 +148,7 @@ impl Wakeups {
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.ignore_pool_close_event(true);
-        listener.listen(&self.channel).await?;
+        listener.listen_all([self.channel.as_str(), self.task_channel.as_str()]).await?;
         Ok(listener)
     }
 }

@@ -9,6 +9,7 @@ mod guard;
 pub mod problem;
 mod routes;
 mod schedule_routes;
+mod task_routes;
 
 use std::io;
 use std::net::SocketAddr;

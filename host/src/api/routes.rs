@@ -22,7 +22,7 @@
 //! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](backstitch_client::history::History) |
 //! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
 //!
-//! Those of `/v1/schedules` are in a file of their own. `{id}` is a run id or a workflow id. 202: the request is
+//! Those of `/v1/schedules` and `/v1/activities` are in files of their own. `{id}` is a run id or a workflow id. 202: the request is
 //! durable, the run will take it up.
 //! Whatever goes wrong is a [`Problem`].
 
@@ -77,9 +77,11 @@ pub(super) fn routes() -> Router<Api> {
         .route("/v1/runs/{id}/retry", post(retry))
         .route("/v1/runs/{id}/children", get(children))
         .merge(super::schedule_routes::routes())
+        .merge(super::task_routes::quick())
         .route_layer(from_fn(|request, next| within(QUICK, request, next)));
     let waiting = Router::new()
         .route("/v1/runs/{id}/result", get(result))
+        .merge(super::task_routes::waiting())
         .route_layer(from_fn(|request, next| within(WAITING, request, next)));
     let slow = Router::new()
         .route("/v1/deployments", post(deploy))

@@ -6,6 +6,7 @@
 // The printing macros panic when a reader has left; `output` looks at the error.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod activity;
 mod build;
 mod deploy;
 mod doctor;
@@ -23,6 +24,7 @@ mod serve;
 mod start;
 mod test;
 mod tree;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -86,6 +88,12 @@ enum Command {
     /// Start a workflow again and again by the calendar
     #[command(subcommand)]
     Schedule(schedule::ScheduleCommand),
+    /// Look after calls that workers outside carry out
+    #[command(subcommand)]
+    Activity(activity::ActivityCommand),
+    /// Carry out activities on this machine
+    #[command(subcommand)]
+    Worker(worker::WorkerCommand),
     /// Lead a component along a run's ledger and say where they disagree
     Replay(replay::ReplayArgs),
     /// Check that this machine and the host can do their work
@@ -173,6 +181,8 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Deployments => deploy::deployments(&Context { client: client()?, out }).await,
         Command::Run(command) => run::run(command, &Context { client: client()?, out }).await,
         Command::Schedule(command) => schedule::schedule(command, &Context { client: client()?, out }).await,
+        Command::Activity(command) => activity::activity(command, &Context { client: client()?, out }).await,
+        Command::Worker(command) => worker::worker(command, &Context { client: client()?, out }).await,
         Command::Replay(replay::ReplayArgs { run: Some(run), component, .. }) => {
             replay::replay(&run, component.as_deref(), &Context { client: client()?, out }).await
         }

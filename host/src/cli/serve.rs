@@ -294,7 +294,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 
 /// A token that the first signal cancels. The second ends the process: a private Postgres dies with it,
 /// and the ledger was made for that.
-fn stop_on_signals(out: Output) -> CancellationToken {
+pub(super) fn stop_on_signals(out: Output) -> CancellationToken {
     let stopping = CancellationToken::new();
     let token = stopping.clone();
     tokio::spawn(async move {

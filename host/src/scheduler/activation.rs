@@ -14,7 +14,8 @@ use backstitch_sandbox::{Stopped, WorkflowInstance};
 use uuid::Uuid;
 
 use super::arrivals::due_calls;
-use super::slot::{Facts, Guest, Purpose};
+use super::attempts::Offer;
+use super::slot::{Attempt, Facts, Guest, Purpose};
 use super::{Child, Guard, Scheduler, begin_run, full, memory_at_start, timers_of_start};
 use crate::ambient;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
@@ -196,9 +197,16 @@ impl Scheduler {
             self.warmed(id);
             return self.advance(id);
         }
-        self.send(id, append, |pending| (pending.children, pending.messages) = (children, messages));
+        // What is for workers outside goes with the calls themselves.
+        let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
+        let outside = if is_blocked { outside } else { Vec::new() };
+        let offers: Vec<Offer> =
+            outside.into_iter().filter_map(|op| self.offer(id, op, None, &mut append)).collect();
+        self.send(id, append, |pending| {
+            (pending.children, pending.messages, pending.offers) = (children, messages, offers);
+        });
         if is_blocked {
-            for op in calls {
+            for op in here {
                 self.enqueue_attempt(id, op);
             }
             for (op, failure) in stillborn {
@@ -362,12 +370,13 @@ impl Scheduler {
         let children = slot.run.children_to_cancel();
         let mut timers: Vec<Op> = timers_of(slot);
         timers.retain(|op| !slot.run.is_shielded(*op));
-        slot.give_up_attempts(|run, op| !run.is_shielded(op));
+        let offered = slot.give_up_attempts(|run, op| !run.is_shielded(op));
         let reason = request.reason.clone();
         let event = Event::CancelRequested { reason: request.reason };
         self.outcome(id, event, None, |append| {
             append.inbox_done.push((id, request.item));
             append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
+            append.tasks_given_up.extend(offered);
             for child in children {
                 append.inbox.push(note(child, &Message::Cancel { reason: reason.clone() }));
             }
@@ -407,11 +416,9 @@ impl Scheduler {
             append.status = Some(StatusChange::Run);
         });
         let Some(slot) = self.slots.get(&id) else { return };
-        let idle = due_calls(&slot.run, ambient::now_ms());
-        let idle: Vec<Op> = idle.into_iter().filter(|op| !slot.attempts.contains_key(op)).collect();
-        for op in idle {
-            self.enqueue_attempt(id, op);
-        }
+        let mut idle = due_calls(&slot.run, ambient::now_ms());
+        idle.retain(|op| !slot.attempts.contains_key(op));
+        self.enqueue_attempts(id, idle);
     }
 
     /// Closes a run from outside its guest.
@@ -431,7 +438,8 @@ impl Scheduler {
         for request in [slot.cancel.take(), slot.terminate.take()].into_iter().flatten() {
             append.inbox_done.push((id, request.item));
         }
-        slot.give_up_attempts(|_, _| true);
+        append.tasks_given_up.extend(calls_outside(slot));
+        let _ = slot.give_up_attempts(|_, _| true);
         slot.guest = Guest::Evicted;
         slot.ahead.clear();
         let row = match slot.run.append(ambient::now_ms(), event) {
@@ -596,7 +604,7 @@ pub(super) fn taken(workflow_id: &str) -> Failure {
 /// Gives up an op that may be open: its attempt, its timer, its child.
 fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
     let id = slot.facts.run;
-    slot.give_up_attempts(|_, op| op == target);
+    append.tasks_given_up.extend(slot.give_up_attempts(|_, op| op == target));
     match slot.run.open_op(target) {
         Some(OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. }) => {
             append.timers_done.push((id, target));
@@ -607,6 +615,15 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
         }
         _ => {}
     }
+}
+
+/// Open calls that may have a task: of a run that was parked, this host has forgotten which do.
+fn calls_outside(slot: &super::slot::Slot) -> Vec<Op> {
+    let calls = slot.run.open_ops().filter(|(op, open)| {
+        matches!(open, OpenOp::Activity { .. })
+            && matches!(slot.attempts.get(op), None | Some(Attempt::Offered { .. }))
+    });
+    calls.map(|(op, _)| op).collect()
 }
 
 /// What a guest that continues as new has not had: signals, in ledger order, and a request to cancel.

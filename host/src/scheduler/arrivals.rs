@@ -11,7 +11,8 @@ use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer
 use uuid::Uuid;
 
 use super::activation::{parking, stop_children, taken, tell_parent};
-use super::slot::{Guest, Purpose, Request, Slot};
+use super::attempts::Ended;
+use super::slot::{Attempt, Guest, Purpose, Request, Slot};
 use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler, timers_of_start};
 use crate::guests::Ahead;
 use crate::{ambient, crash};
@@ -57,7 +58,7 @@ impl Scheduler {
             self.take_up(id);
             return self.forget(arrivals);
         };
-        let LoadedRun { facts, program, parked, rows, unborn } = loaded;
+        let LoadedRun { facts, program, parked, rows, unborn, offered } = loaded;
         let folded = Run::load_all(id, &rows)
             .map_err(|corrupt| Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")));
         match (folded, program) {
@@ -70,7 +71,7 @@ impl Scheduler {
                     .collect();
                 match self.slots.get(&id).map(|slot| &slot.guest) {
                     None => {
-                        self.restore(facts, program, parked, run, rows);
+                        self.restore(facts, program, parked, run, rows, &offered);
                         self.bury(id, unborn);
                     }
                     Some(Guest::Loading) => self.revive(id, run, rows),
@@ -95,6 +96,7 @@ impl Scheduler {
         parked: bool,
         run: Run,
         rows: Vec<Ahead>,
+        offered: &[Op],
     ) {
         let id = facts.run;
         let Some(Event::RunStarted { input, .. }) = rows.first().map(|row| row.event.clone()) else {
@@ -103,7 +105,8 @@ impl Scheduler {
         };
         let started_at_ms = rows[0].at_ms;
         let now_ms = ambient::now_ms();
-        let calls = due_calls(&run, now_ms);
+        let mut calls = due_calls(&run, now_ms);
+        calls.retain(|op| !offered.contains(op));
         let mut timers = retries_to_come(&run, now_ms);
         timers.extend(timers_of_start(&run, now_ms));
         let messages: Vec<Op> = run
@@ -119,15 +122,16 @@ impl Scheduler {
             return;
         }
         slot.guest = Guest::Cold(rows);
+        let waiting =
+            offered.iter().filter(|op| matches!(slot.run.open_op(**op), Some(OpenOp::Activity { .. })));
+        slot.attempts.extend(waiting.map(|op| (*op, Attempt::Offered { lease: None })));
         if !timers.is_empty() {
             // Set once more: a host whose clock was ahead of ours may have taken them for fired.
             let mut append = Append::new(slot.facts.scope, id);
             append.timers = timers;
             self.send(id, append, |_| {});
         }
-        for op in calls {
-            self.enqueue_attempt(id, op);
-        }
+        self.enqueue_attempts(id, calls);
         self.send_messages(id, messages);
     }
 
@@ -306,10 +310,7 @@ impl Scheduler {
                     && !slot.attempts.contains_key(&op);
                 let mut append = Append::new(slot.facts.scope, id);
                 append.timers_done.push((id, op));
-                self.send(id, append, |pending| pending.guard = Some(guard));
-                if retries {
-                    self.enqueue_attempt(id, op);
-                }
+                self.send_and_try(id, retries.then_some(op), None, append, Some(guard));
             }
         }
     }
@@ -349,6 +350,27 @@ impl Scheduler {
                 slot.terminate = Some(request(reason));
             }
             Message::Cancel { .. } | Message::Terminate { .. } => self.consume(id, item.item_id),
+            Message::AttemptEnded { op, attempt, outcome, heartbeat } => {
+                let ended = Ended { op, attempt, outcome, heartbeat };
+                self.ended_outside(id, ended, item.item_id, guard);
+            }
+            Message::AttemptFreed { op, attempt, heartbeat } => {
+                let is_next = slot.awaits_attempt(op, attempt);
+                if is_next {
+                    slot.attempts.remove(&op);
+                }
+                let mut append = Append::new(slot.facts.scope, id);
+                append.inbox_done.push((id, item.item_id));
+                self.send_and_try(id, is_next.then_some(op), heartbeat, append, guard);
+            }
+            Message::AttemptWanted { op } => {
+                let waits = matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
+                    && !slot.attempts.contains_key(&op);
+                let mut append = Append::new(slot.facts.scope, id);
+                append.inbox_done.push((id, item.item_id));
+                append.timers_done.extend(waits.then_some((id, op)));
+                self.send_and_try(id, waits.then_some(op), None, append, guard);
+            }
             Message::Retry => self.retry(id, item.item_id),
             Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),
             Message::Resume { reason } => self.resume(id, reason, item.item_id, guard),
@@ -368,7 +390,7 @@ impl Scheduler {
         {
             append.rows.push(row);
         }
-        append.status = Some(StatusChange::Run);
+        append.status = Some(if slot.run.is_paused() { StatusChange::Pause } else { StatusChange::Run });
         append.inbox_done.push((id, item));
         if let Some(slot) = self.slots.remove(&id) {
             self.release(&slot);

@@ -1,6 +1,10 @@
-//! Attempts of in-host activities: whose turn it is, where they run, what follows a failure.
+//! Attempts of activities: whose turn it is, where they run, what follows a failure.
 //!
-//! An attempt starts as soon as its call is on its way to the ledger: the row with its outcome goes
+//! A call that no component serves is offered to workers outside: its task is a row beside the ledger, in the
+//! append of the call. What a worker answers comes back as a message, or, if this host knows of its lease,
+//! at once.
+//!
+//! An attempt on this host starts as soon as its call is on its way to the ledger: the row with its outcome goes
 //! after the call's row, so a guest never sees an outcome whose call is not durable. A host that dies
 //! in between leaves an attempt that nobody recorded; the next owner makes it again under the same
 //! idempotency key. An attempt whose call was given up while it ran, and that hears of it by its heartbeat,
@@ -9,20 +13,197 @@
 //! of both rows.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use backstitch_client::tasks::TaskView;
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Event, Failure, FailureKind, Json, Op, RunId, StartOptions};
-use backstitch_ledger::NewTimer;
+use backstitch_core::{Event, Failure, Json, Op, RunId, StartOptions, TaskToken};
+use backstitch_ledger::{Append, NewTask, NewTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
+use uuid::Uuid;
 
 use super::slot::{Attempt, Purpose, Running};
-use super::{Input, Scheduler};
+use super::{Guard, Input, Scheduler, Settle};
+use crate::desk::{Promise, Queue};
 use crate::{ambient, attempt, crash};
 
 impl Scheduler {
-    /// Puts a call in line for its next attempt.
+    /// Whether a component of this host makes the attempts of an open call.
+    pub(super) fn is_served(&self, id: RunId, op: Op) -> bool {
+        let Some(slot) = self.slots.get(&id) else { return false };
+        let Some(OpenOp::Activity { name, options, .. }) = slot.run.open_op(op) else { return false };
+        self.tools.programs.activity(slot.facts.scope, options.queue(), name).is_some()
+    }
+
+    /// Sees to the next attempts of calls: here, or outside.
+    pub(super) fn enqueue_attempts(&mut self, id: RunId, calls: Vec<Op>) {
+        let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
+        for op in here {
+            self.enqueue_attempt(id, op);
+        }
+        let Some(slot) = self.slots.get(&id) else { return };
+        let mut append = Append::new(slot.facts.scope, id);
+        let offers: Vec<Offer> =
+            outside.into_iter().filter_map(|op| self.offer(id, op, None, &mut append)).collect();
+        if !offers.is_empty() {
+            self.send(id, append, |pending| pending.offers = offers);
+        }
+    }
+
+    /// Sends an append, and with it, or right behind it, a call to its next attempt.
+    pub(super) fn send_and_try(
+        &mut self,
+        id: RunId,
+        call: Option<Op>,
+        heartbeat: Option<Json>,
+        mut append: Append,
+        guard: Option<Guard>,
+    ) {
+        let (mut offer, mut here) = (None, None);
+        if let Some(op) = call {
+            if self.is_served(id, op) {
+                here = Some(op);
+            } else {
+                offer = self.offer(id, op, heartbeat, &mut append);
+            }
+        }
+        self.send(id, append, |pending| {
+            pending.guard = guard;
+            pending.offers.extend(offer);
+        });
+        if let Some(op) = here {
+            self.enqueue_attempt(id, op);
+        }
+    }
+
+    /// Offers the next attempt of a call to workers outside; the task goes with `append`. `heartbeat`: what the
+    /// attempt itself has said so far. None: the run waits for no such call, or is held.
+    pub(super) fn offer(
+        &mut self,
+        id: RunId,
+        op: Op,
+        heartbeat: Option<Json>,
+        append: &mut Append,
+    ) -> Option<Offer> {
+        let slot = self.slots.get_mut(&id)?;
+        if slot.run.is_paused() {
+            // Its turn comes when the run is resumed.
+            return None;
+        }
+        let Some(OpenOp::Activity {
+            name,
+            input,
+            options,
+            seq,
+            scheduled_at_ms,
+            attempts,
+            heartbeat: said,
+            ..
+        }) = slot.run.open_op(op)
+        else {
+            return None;
+        };
+        let queue = Queue { tenant: slot.facts.scope.tenant, name: options.queue().into() };
+        let promise = self.tools.desk.promise(&queue, name);
+        let heartbeat = heartbeat.or_else(|| said.clone());
+        let bound = |ms: Option<u64>| ms.map(|ms| scheduled_at_ms.saturating_add(ms));
+        let close_by_ms = bound(options.schedule_to_close_ms);
+        let start_by_ms = bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min();
+        let task = NewTask {
+            op,
+            seq: *seq,
+            attempt: attempts + 1,
+            task_queue: Arc::clone(&queue.name),
+            name: Arc::clone(name),
+            priority: slot.run.start().priority(),
+            start_by_ms,
+            close_by_ms,
+            attempt_ms: options.start_to_close_ms,
+            silence_ms: options.heartbeat_ms,
+            heartbeat: heartbeat.as_ref().map(Json::text),
+            taken: promise.as_ref().map(|promise| promise.taking.clone()),
+        };
+        let lease = promise.as_ref().map(|promise| promise.taking.lease);
+        let view = lease.map(|lease| {
+            let token = TaskToken { run: id, op, attempt: task.attempt, lease };
+            attempt::outside(&slot.facts, token, &task, input.clone(), heartbeat, ambient::now_ms())
+        });
+        let name = Arc::clone(name);
+        append.tasks.push(task);
+        slot.attempts.insert(op, Attempt::Offered { lease });
+        Some(Offer { run: id, op, queue, name, handing: promise.zip(view) })
+    }
+
+    /// A task is committed: the worker that waits for it gets it, or workers hear that there is one.
+    pub(super) fn offered(&mut self, offer: Offer) {
+        let Offer { run, op, queue, name, handing } = offer;
+        if let Some((promise, task)) = handing {
+            attempt::log_outside(&task);
+            let started = &self.tools.counters.activities_started;
+            started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return promise.keep(task);
+        }
+        if self.is_served(run, op) {
+            // Deployed while it was being committed: whoever has deployed it may have missed it.
+            return self.tools.crier.deployed();
+        }
+        self.tools.desk.offered(&queue, Some(&name));
+        self.tools.crier.offered(&queue);
+    }
+
+    /// Workers have tasks of runs of this host.
+    pub(super) fn leased(&mut self, tokens: &[TaskToken]) {
+        for token in tokens {
+            let attempt = self.slots.get_mut(&token.run).and_then(|slot| slot.attempts.get_mut(&token.op));
+            if let Some(Attempt::Offered { lease: lease @ None }) = attempt {
+                *lease = Some(token.lease);
+            }
+        }
+    }
+
+    /// A worker has carried out a task. One whose lease this host knows becomes a row at once.
+    pub(super) fn settle(&mut self, settle: Settle) {
+        let Settle { token: TaskToken { run: id, op, attempt, lease }, output, reply } = settle;
+        let known = self.slots.get_mut(&id).filter(|slot| slot.run.is_open() && !slot.stale);
+        let known = known.filter(|slot| {
+            matches!(slot.attempts.get(&op), Some(Attempt::Offered { lease: Some(known) }) if *known == lease)
+                && slot.awaits_attempt(op, attempt)
+        });
+        let Some(slot) = known else {
+            let _ = reply.send(false);
+            return;
+        };
+        slot.attempts.remove(&op);
+        let mut append = Append::new(slot.facts.scope, id);
+        append.tasks_done.push(op);
+        let event = Event::ActivityClosed { op, attempt, outcome: Ok(output) };
+        if let Err(full) = self.lay(id, event, &mut append) {
+            return self.park(id, &full);
+        }
+        self.send(id, append, |pending| pending.settled = Some(reply));
+        self.advance(id);
+    }
+
+    /// A task of the run is gone, and this is how it ended.
+    pub(super) fn ended_outside(&mut self, id: RunId, ended: Ended, item: Uuid, guard: Option<Guard>) {
+        let Ended { op, attempt, outcome, heartbeat } = ended;
+        let Some((event, timer)) = self.judge(id, op, attempt, outcome, heartbeat) else {
+            tracing::info!(run = %id, %op, attempt, "an attempt ended outside that nobody waited for");
+            return self.consume(id, item);
+        };
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.attempts.remove(&op);
+        }
+        self.outcome(id, event, guard, |append| {
+            append.inbox_done.push((id, item));
+            // A statement of unknown fate may have offered it again, an operator's word come before its time.
+            append.tasks_done.push(op);
+            append.timers_done.push((id, op));
+            append.timers.extend(timer);
+        });
+    }
+
+    /// Puts a call in line for its next attempt on this host.
     pub(super) fn enqueue_attempt(&mut self, id: RunId, op: Op) {
         if let Some(slot) = self.slots.get_mut(&id)
             && !slot.run.is_paused()
@@ -50,36 +231,6 @@ impl Scheduler {
         }
     }
 
-    /// Calls that no component served are tried again.
-    pub(super) fn requeue_unserved(&mut self) {
-        for (id, op) in std::mem::take(&mut self.unserved) {
-            let attempt = self.slots.get_mut(&id).and_then(|slot| slot.attempts.get_mut(&op));
-            if let Some(attempt @ Attempt::Unserved) = attempt {
-                *attempt = Attempt::Queued;
-                self.queue_up(id, op);
-            }
-        }
-    }
-
-    /// Looks at an unserved call again when its first bound passes.
-    fn wake_overdue(&self, run: RunId, op: Op, in_ms: u64) {
-        let sender = self.sender.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(in_ms)).await;
-            let _ = sender.send(Input::Overdue { run, op }).await;
-        });
-    }
-
-    /// The first bound of a call has passed that nobody served then.
-    pub(super) fn overdue(&mut self, id: RunId, op: Op) {
-        let attempt = self.slots.get_mut(&id).and_then(|slot| slot.attempts.get_mut(&op));
-        if let Some(attempt @ Attempt::Unserved) = attempt {
-            *attempt = Attempt::Queued;
-            self.unserved.retain(|unserved| *unserved != (id, op));
-            self.queue_up(id, op);
-        }
-    }
-
     fn start_attempt(&mut self, id: RunId, op: Op, turn: Turn) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if !matches!(slot.attempts.get(&op), Some(Attempt::Queued)) {
@@ -101,22 +252,8 @@ impl Scheduler {
         let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
         let served = self.tools.programs.activity(slot.facts.scope, options.queue(), name);
         let Some(digest) = served else {
-            let start_by_ms = options.schedule_to_start_ms.map(|ms| scheduled_at_ms.saturating_add(ms));
-            let bounds = [("schedule-to-start", start_by_ms), ("schedule-to-close", due.close_by_ms)];
-            let bounds = bounds.into_iter().filter_map(|(code, bound)| bound.map(|bound| (bound, code)));
-            let bound = bounds.min();
-            if let Some((at_ms, code)) = bound
-                && now_ms >= at_ms
-            {
-                let failure = late(code, name, options.queue());
-                return self.attempted(id, op, number, Err(failure));
-            }
-            slot.attempts.insert(op, Attempt::Unserved);
-            self.unserved.push((id, op));
-            if let Some((at_ms, _)) = bound {
-                self.wake_overdue(id, op, at_ms.saturating_sub(now_ms));
-            }
-            return;
+            slot.attempts.remove(&op);
+            return self.enqueue_attempts(id, vec![op]);
         };
         let this = attempt::Attempt { op, name, input, number, heartbeat: heartbeat.as_ref() };
         let call = due.call(&slot.facts, this, now_ms);
@@ -137,11 +274,13 @@ impl Scheduler {
 
     /// An attempt ended.
     pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, outcome: Result<Json, Failure>) {
-        let ended = self.slots.get_mut(&id).and_then(|slot| slot.attempts.remove(&op));
-        let heartbeat = match &ended {
-            Some(Attempt::Running(running)) => running.details(),
-            _ => None,
-        };
+        let mut heartbeat = None;
+        if let Some(slot) = self.slots.get_mut(&id)
+            && let Some(Attempt::Running(running)) = slot.attempts.get(&op)
+        {
+            heartbeat = running.details();
+            slot.attempts.remove(&op);
+        }
         let code = outcome.as_ref().err().map(|failure| failure.code.clone());
         match self.judge(id, op, attempt, outcome, heartbeat) {
             Some((event, timer)) => self.outcome(id, event, None, |append| append.timers.extend(timer)),
@@ -183,6 +322,28 @@ impl Scheduler {
     }
 }
 
+/// A call that was offered to workers outside, on its way to the ledger.
+pub(super) struct Offer {
+    run: RunId,
+    op: Op,
+    queue: Queue,
+    name: Arc<str>,
+    /// The worker that waits for it, and what it gets.
+    handing: Option<(Promise, TaskView)>,
+}
+
+/// How a task ended.
+pub(super) struct Ended {
+    /// The call.
+    pub(super) op: Op,
+    /// Which attempt, 1 for the first.
+    pub(super) attempt: u32,
+    /// What it gave.
+    pub(super) outcome: Result<Json, Failure>,
+    /// What its last heartbeat said.
+    pub(super) heartbeat: Option<Json>,
+}
+
 /// A place among the running attempts; the scheduler hears when it is given back, even by a task that
 /// was aborted.
 struct Turn {
@@ -195,9 +356,4 @@ impl Drop for Turn {
         drop(self.permit.take());
         self.ended.notify_one();
     }
-}
-
-fn late(bound: &str, name: &str, queue: &str) -> Failure {
-    let message = format!("no deployed component offered {name:?} on the task queue {queue:?} in time");
-    Failure::fatal(FailureKind::Timeout, bound, message)
 }

@@ -11,7 +11,7 @@
 //! * of one run, at most one job is out;
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
-//! `activation`: guests and what they ask for. `attempts`: in-host activities. `messages`: what one run
+//! `activation`: guests and what they ask for. `attempts`: activities, here and outside. `messages`: what one run
 //! says to another. `arrivals`: what comes from the database.
 
 mod activation;
@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq, StartOptions,
+    TaskToken,
 };
 use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
@@ -38,10 +39,13 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::ambient;
+use crate::crier::Crier;
+use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
 use crate::programs::Programs;
 
 pub(crate) use activation::{child_options, child_workflow_id};
+use attempts::Offer;
 pub(crate) use slot::Facts;
 use slot::Purpose;
 
@@ -75,13 +79,10 @@ pub(crate) enum Input {
         /// How it ended.
         outcome: Result<Json, Failure>,
     },
-    /// A call that nobody serves has waited as long as its options say.
-    Overdue {
-        /// The run.
-        run: RunId,
-        /// The call.
-        op: Op,
-    },
+    /// A worker outside has carried out a task.
+    Settle(Settle),
+    /// Workers have tasks of runs of this host, which they took from the database.
+    Leased(Vec<TaskToken>),
     /// What became of a message to another run.
     Delivered {
         /// The run that sent it.
@@ -106,8 +107,6 @@ pub(crate) enum Input {
     Inbox(Vec<InboxItem>, Guard),
     /// Runs that this host owns from now on.
     Claimed(Vec<ClaimedRun>, Guard),
-    /// Other components serve other names now.
-    Redeployed,
     /// No more work: answer when nothing is on its way any more.
     Drain(oneshot::Sender<()>),
 }
@@ -124,6 +123,16 @@ pub(crate) struct Start {
     pub(crate) input: Json,
     /// When it was started, in milliseconds since the epoch; none if its workflow id is taken.
     pub(crate) reply: oneshot::Sender<Started>,
+}
+
+/// A task that was carried out.
+pub(crate) struct Settle {
+    /// Which.
+    pub(crate) token: TaskToken,
+    /// What the guest gets.
+    pub(crate) output: Json,
+    /// True once its row is committed. False: nothing is known here of that lease, ask the database.
+    pub(crate) reply: oneshot::Sender<bool>,
 }
 
 /// Answer to a [`Start`]; the error is a mistake of ours.
@@ -149,6 +158,8 @@ pub(crate) struct LoadedRun {
     pub(crate) rows: Vec<Row>,
     /// Children that it waits for and that were never started.
     pub(crate) unborn: Vec<Op>,
+    /// Calls that have a task, or had one of which a message tells.
+    pub(crate) offered: Vec<Op>,
 }
 
 /// Something that waits for a run's ledger to be read.
@@ -173,6 +184,10 @@ struct Pending {
     consumed: Vec<Uuid>,
     /// The client that waits for the start.
     reply: Option<oneshot::Sender<Started>>,
+    /// Tasks that the append offers.
+    offers: Vec<Offer>,
+    /// The worker that waits until its task is settled.
+    settled: Option<oneshot::Sender<bool>>,
     /// The batch that the append is part of.
     guard: Option<Guard>,
     /// The run is closed or parked by the append: who waits for its result is told.
@@ -222,6 +237,10 @@ pub(crate) struct Tools {
     pub(crate) inbox_hint: Arc<Notify>,
     /// Wakes the timers' watcher: a timer was set that is due at this time.
     pub(crate) timer_hint: tokio::sync::watch::Sender<u64>,
+    /// Where workers wait for tasks.
+    pub(crate) desk: Desk,
+    /// Tells other hosts.
+    pub(crate) crier: Crier,
     /// Tells who waits for a result that a run closed or was parked.
     pub(crate) closed: broadcast::Sender<RunId>,
     /// What the API shows.
@@ -255,7 +274,6 @@ pub(crate) struct Scheduler {
     set_aside: HashMap<RunId, Vec<Uuid>>,
     /// One line for each priority, the first served first.
     attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
-    unserved: Vec<(RunId, Op)>,
     attempts_running: Arc<Semaphore>,
     attempt_ended: Arc<Notify>,
     draining: Option<oneshot::Sender<()>>,
@@ -293,7 +311,6 @@ impl Scheduler {
             consumed: lru::LruCache::new(CONSUMED_MAX),
             set_aside: HashMap::new(),
             attempt_queue: Default::default(),
-            unserved: Vec::new(),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
             attempt_ended: Arc::new(Notify::new()),
             draining: None,
@@ -343,14 +360,14 @@ impl Scheduler {
             Input::Start(start) => self.start(start),
             Input::Activated(activated) => self.activated(activated),
             Input::Attempted { run, op, attempt, outcome } => self.attempted(run, op, attempt, outcome),
-            Input::Overdue { run, op } => self.overdue(run, op),
+            Input::Settle(settle) => self.settle(settle),
+            Input::Leased(tokens) => self.leased(&tokens),
             Input::Delivered { run, op, outcome } => self.delivered(run, op, outcome),
             Input::Forwarded { item, to } => self.forwarded(&item, to),
             Input::Loaded(loaded) => self.loaded(*loaded),
             Input::Timers(due, guard) => self.timers_due(due, &guard),
             Input::Inbox(items, guard) => self.messages(items, &guard),
             Input::Claimed(runs, guard) => self.claimed(runs, &guard),
-            Input::Redeployed => self.requeue_unserved(),
             Input::Drain(done) => self.draining = Some(done),
         }
     }
@@ -463,6 +480,8 @@ impl Scheduler {
             posted: append.inbox.iter().map(|sent| received(append.scope, sent)).collect(),
             consumed: append.inbox_done.iter().map(|(_, item)| *item).collect(),
             reply: None,
+            offers: Vec::new(),
+            settled: None,
             guard: None,
             closes: false,
             then_load: false,
@@ -496,6 +515,8 @@ impl Scheduler {
             messages,
             consumed,
             reply,
+            offers,
+            settled,
             guard,
             closes,
             then_load,
@@ -527,6 +548,12 @@ impl Scheduler {
                 self.slots.get(&id).map(|slot| slot.started_at_ms)
             };
             let _ = reply.send(Ok(started));
+        }
+        if let Some(settled) = settled {
+            let _ = settled.send(true);
+        }
+        for offer in offers {
+            self.offered(offer);
         }
         for child in children {
             self.child_committed(id, child, refused);

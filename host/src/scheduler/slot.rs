@@ -15,7 +15,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq};
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq, TaskLease};
 use backstitch_sandbox::{Pulse, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 
@@ -95,14 +96,18 @@ impl Purpose {
     }
 }
 
-/// Where an attempt of an in-host activity is.
+/// Where an attempt of an activity is.
 pub(super) enum Attempt {
-    /// Waits for its turn.
+    /// Waits for its turn on this host.
     Queued,
-    /// No deployed component offers it.
-    Unserved,
-    /// Runs.
+    /// Runs on this host.
     Running(Running),
+    /// It has a task, in the database: a worker outside may take it, or has it.
+    Offered {
+        /// The worker's lease, if this host has heard of it. Only this host's appends can end a lease that it
+        /// knows, or messages that it has yet to read.
+        lease: Option<TaskLease>,
+    },
 }
 
 /// An attempt that runs. Dropping it ends it: an outcome that nobody will read is not worth waiting for.
@@ -135,10 +140,15 @@ impl Drop for Running {
 impl Attempt {
     /// Its call was given up. One that has heartbeats is told by the next of them, so that it can put away
     /// what it has in hand; any other ends here and now.
-    pub(super) fn give_up(mut self) {
+    fn give_up(mut self) {
         if let Self::Running(running) = &mut self {
             running.told = running.pulse.forsake();
         }
+    }
+
+    /// Whether all of it is in the database.
+    fn is_offered(&self) -> bool {
+        matches!(self, Self::Offered { .. })
     }
 }
 
@@ -156,7 +166,7 @@ pub(super) struct Slot {
     pub(super) durable: Seq,
     /// Appends that are not acknowledged.
     pub(super) unacked: u32,
-    /// Calls that want an attempt now, or have one running. Calls that wait for a retry's time are
+    /// Calls that want an attempt now, or have one under way. Calls that wait for a retry's time are
     /// in the timers table instead.
     pub(super) attempts: HashMap<Op, Attempt>,
     /// Messages to other runs that are committed, the first of them under way.
@@ -175,12 +185,28 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Gives up the attempts of these calls.
-    pub(super) fn give_up_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) {
+    /// Gives up the attempts of these calls; those that have a task, whose workers are to be told.
+    #[must_use]
+    pub(super) fn give_up_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) -> Vec<Op> {
         let run = &self.run;
-        for (_, attempt) in self.attempts.extract_if(|op, _| which(run, *op)) {
+        let mut offered = Vec::new();
+        for (op, attempt) in self.attempts.extract_if(|op, _| which(run, *op)) {
+            if attempt.is_offered() {
+                offered.push(op);
+            }
             attempt.give_up();
         }
+        offered
+    }
+
+    /// Whether this attempt of the call is the next one, or under way.
+    pub(super) fn awaits_attempt(&self, op: Op, attempt: u32) -> bool {
+        matches!(self.run.open_op(op), Some(OpenOp::Activity { attempts, .. }) if attempts + 1 == attempt)
+    }
+
+    /// Whether nothing of its attempts would be lost with the slot.
+    fn has_no_attempts_here(&self) -> bool {
+        self.attempts.values().all(Attempt::is_offered)
     }
 
     /// How many outcomes may be laid before the guest now.
@@ -197,7 +223,7 @@ impl Slot {
     pub(super) fn is_at_rest(&self) -> bool {
         self.unacked == 0
             && self.ahead.is_empty()
-            && self.attempts.is_empty()
+            && self.has_no_attempts_here()
             && self.outgoing.is_empty()
             && self.cancel.is_none()
             && self.terminate.is_none()
@@ -212,7 +238,7 @@ impl Slot {
     pub(super) fn can_leave(&self) -> bool {
         self.unacked == 0
             && !matches!(self.guest, Guest::Busy | Guest::Loading | Guest::Parked)
-            && self.attempts.is_empty()
+            && self.has_no_attempts_here()
             && self.outgoing.is_empty()
             && self.cancel.is_none()
             && self.terminate.is_none()

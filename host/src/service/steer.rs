@@ -89,16 +89,16 @@ impl Service {
     }
 
     /// Tells the owner that there is a message.
-    fn hint(&self, owner: HostId) {
+    pub(super) fn hint(&self, owner: HostId) {
         match self.term() {
             Ok(term) if term.host == owner => term.inbox_hint.notify_one(),
-            _ => self.notifier.hint(owner),
+            _ => self.crier.messages(owner),
         }
     }
 }
 
 /// Cut to what a row may carry.
-fn bounded(mut reason: String) -> String {
+pub(super) fn bounded(mut reason: String) -> String {
     backstitch_core::fault::cut(&mut reason, limits::MESSAGE_BYTES_MAX);
     reason
 }

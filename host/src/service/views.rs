@@ -20,7 +20,7 @@ pub(super) fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bo
             let mut what = if served(queue, name) {
                 format!("{name} on {queue}, attempt {}", attempts + 1)
             } else {
-                format!("{name} on {queue}: no deployed component offers it")
+                format!("{name} on {queue}: no deployed component offers it, a worker outside may take it")
             };
             if let Some(failure) = failed_with {
                 let _ = write!(what, " ({attempts} failed, the last with {failure})");

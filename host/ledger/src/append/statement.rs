@@ -1,8 +1,8 @@
 //! The statement: its text, its parameters, and the question what of it is there.
 //!
 //! It is made of parts, and a batch sends those that it has something for: each part costs some 30 µs,
-//! used or not. The parameters are the same for all, so that a number means one thing; the last twelve of
-//! 61 are left away where no entity or attribute changes.
+//! used or not. The parameters are the same for all, so that a number means one thing; those from 50 on are
+//! left away where no entity, attribute or task changes, and those from 62 on where no task does.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -149,6 +149,52 @@ const FOUND_BY: &str = "found_by as (
         do update set text = excluded.text, number = excluded.number, flag = excluded.flag, time = excluded.time
 )";
 
+/// Tasks to offer. An older attempt of the call may still have its row, if a statement of unknown fate was
+/// repeated: its lease is worth nothing any more.
+const OFFERED: &str = "offered as (
+    insert into tasks (shard, tenant, run_id, op, seq, attempt, task_queue, name, priority, offered_at,
+                       start_by, close_by, attempt_ms, silence_ms, heartbeat, lease, lease_ms, worker,
+                       deadline, leased_until)
+    select $1, t.tenant, t.run_id, t.op, t.seq, t.attempt, t.task_queue, t.name, t.priority, now(),
+           t.start_by, t.close_by, t.attempt_ms, t.silence_ms, t.heartbeat::json, t.lease, t.lease_ms, t.worker,
+           case when t.lease is not null then least(now() + t.attempt_ms * interval '1 millisecond', t.close_by) end,
+           case when t.lease is not null then
+               least(now() + least(t.lease_ms, t.silence_ms, t.attempt_ms) * interval '1 millisecond', t.close_by)
+           end
+    from unnest($62::integer[], $63::uuid[], $64::integer[], $65::integer[], $66::integer[], $67::text[],
+                $68::text[], $69::smallint[], $70::timestamptz[], $71::timestamptz[], $72::bigint[],
+                $73::bigint[], $74::text[], $75::uuid[], $76::bigint[], $77::text[])
+         as t (tenant, run_id, op, seq, attempt, task_queue, name, priority, start_by, close_by, attempt_ms,
+               silence_ms, heartbeat, lease, lease_ms, worker),
+         fence
+    on conflict (shard, run_id, op) do update
+        set seq = excluded.seq, attempt = excluded.attempt, task_queue = excluded.task_queue,
+            name = excluded.name, priority = excluded.priority, offered_at = excluded.offered_at,
+            start_by = excluded.start_by, close_by = excluded.close_by, attempt_ms = excluded.attempt_ms,
+            silence_ms = excluded.silence_ms, heartbeat = excluded.heartbeat, lease = excluded.lease,
+            lease_ms = excluded.lease_ms, worker = excluded.worker, deadline = excluded.deadline,
+            leased_until = excluded.leased_until, given_up = false
+        where tasks.attempt < excluded.attempt
+)";
+
+/// Tasks whose attempt has ended.
+const SETTLED: &str = "settled as (
+    delete from tasks
+    using (select $1::smallint as shard, run_id, op
+           from unnest($78::uuid[], $79::integer[]) as keys (run_id, op) offset 0) as d,
+          fence
+    where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
+)";
+
+/// Tasks that nobody waits for any more.
+const GIVEN_UP: &str = "given_up as (
+    update tasks set given_up = true
+    from (select $1::smallint as shard, run_id, op
+          from unnest($80::uuid[], $81::integer[]) as keys (run_id, op) offset 0) as d,
+         fence
+    where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
+)";
+
 /// What is known of a new run is known only if it was started.
 const OR_STARTED: &str = " or run_id in (select run_id from started)";
 
@@ -163,7 +209,13 @@ struct Parts {
     consumed: bool,
     known: bool,
     found_by: bool,
+    offered: bool,
+    settled: bool,
+    given_up: bool,
 }
+
+/// How many parts a statement may have or not.
+const PARTS: usize = 11;
 
 impl Parts {
     fn of(items: &[Item]) -> Self {
@@ -177,13 +229,36 @@ impl Parts {
             parts.consumed |= !append.inbox_done.is_empty();
             parts.known |= append.memories.iter().any(|memory| memory.entity.is_some());
             parts.found_by |= append.memories.iter().any(|memory| !memory.attributes.is_empty());
+            parts.offered |= !append.tasks.is_empty();
+            parts.settled |= !append.tasks_done.is_empty();
+            parts.given_up |= !append.tasks_given_up.is_empty();
         }
         parts
     }
 
-    fn flags(self) -> [bool; 8] {
-        let Self { started, changed, done, timed, sent, consumed, known, found_by } = self;
-        [started, changed, done, timed, sent, consumed, known, found_by]
+    fn flags(self) -> [bool; PARTS] {
+        let Self {
+            started,
+            changed,
+            done,
+            timed,
+            sent,
+            consumed,
+            known,
+            found_by,
+            offered,
+            settled,
+            given_up,
+        } = self;
+        [started, changed, done, timed, sent, consumed, known, found_by, offered, settled, given_up]
+    }
+
+    fn has_tasks(self) -> bool {
+        self.offered || self.settled || self.given_up
+    }
+
+    fn has_memories(self) -> bool {
+        self.known || self.found_by
     }
 }
 
@@ -198,14 +273,15 @@ impl Parts {
 /// Locks: the host's lease (shared), then rows of runs that only this host may change. Another host's
 /// batch shares no row with it, so two batches cannot deadlock.
 fn text(parts: Parts) -> Arc<str> {
-    static TEXTS: [OnceLock<Arc<str>>; 256] = [const { OnceLock::new() }; 256];
+    static TEXTS: [OnceLock<Arc<str>>; 1 << PARTS] = [const { OnceLock::new() }; 1 << PARTS];
     let index = parts.flags().iter().fold(0, |index, flag| index << 1 | usize::from(*flag));
     Arc::clone(TEXTS[index].get_or_init(|| composed(parts).into()))
 }
 
 fn composed(parts: Parts) -> String {
     let appended = if parts.started { APPENDED_IF_STARTED } else { APPENDED_END };
-    let optional = [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY];
+    let optional =
+        [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY, OFFERED, SETTLED, GIVEN_UP];
     let present =
         optional.into_iter().zip(parts.flags()).filter_map(|(part, present)| present.then_some(part));
     let all = [FENCE].into_iter().chain(present).collect::<Vec<_>>().join(",\n");
@@ -229,8 +305,9 @@ pub(crate) async fn execute(
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
-    // The last ones, which most batches have no use for.
-    let query = if parts.known || parts.found_by { bind_memories(query, items) } else { query };
+    // The last ones, which many batches have no use for.
+    let query = if parts.has_memories() || parts.has_tasks() { bind_memories(query, items) } else { query };
+    let query = if parts.has_tasks() { bind_tasks(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
     Ok(Appended { fenced: !row.try_get::<bool, _>(0)?, started: row.try_get(1)?, changed: row.try_get(2)? })
 }
@@ -381,6 +458,36 @@ fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
         .bind(found().map(|(.., value)| flag(value)).bind_iter())
         .bind(found().map(|(.., value)| time(value)).bind_iter())
         .bind(found().map(|(append, run, ..)| is_first(append, run)).bind_iter())
+}
+
+fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
+    let all = || items.iter().flat_map(|item| item.append.tasks.iter().map(|task| (&item.append, task)));
+    let taken = || all().map(|(_, task)| task.taken.as_ref());
+    let done = || items.iter().flat_map(|item| item.append.tasks_done.iter().map(|op| (item.append.run, op)));
+    let given_up =
+        || items.iter().flat_map(|item| item.append.tasks_given_up.iter().map(|op| (item.append.run, op)));
+    let span = |ms: Option<u64>| ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX));
+    query
+        .bind(all().map(|(append, _)| append.scope.tenant.0).bind_iter())
+        .bind(all().map(|(append, _)| append.run.0).bind_iter())
+        .bind(all().map(|(_, task)| task.op.0.cast_signed()).bind_iter())
+        .bind(all().map(|(_, task)| task.seq.0.cast_signed()).bind_iter())
+        .bind(all().map(|(_, task)| task.attempt.cast_signed()).bind_iter())
+        .bind(all().map(|(_, task)| &*task.task_queue).bind_iter())
+        .bind(all().map(|(_, task)| &*task.name).bind_iter())
+        .bind(all().map(|(_, task)| i16::from(task.priority)).bind_iter())
+        .bind(all().map(|(_, task)| task.start_by_ms.map(Timestamp)).bind_iter())
+        .bind(all().map(|(_, task)| task.close_by_ms.map(Timestamp)).bind_iter())
+        .bind(all().map(|(_, task)| span(task.attempt_ms)).bind_iter())
+        .bind(all().map(|(_, task)| span(task.silence_ms)).bind_iter())
+        .bind(all().map(|(_, task)| task.heartbeat.as_deref()).bind_iter())
+        .bind(taken().map(|taken| taken.map(|taken| taken.lease.0)).bind_iter())
+        .bind(taken().map(|taken| span(taken.map(|taken| taken.lease_ms))).bind_iter())
+        .bind(taken().map(|taken| taken.map(|taken| &*taken.worker)).bind_iter())
+        .bind(done().map(|(run, _)| run.0).bind_iter())
+        .bind(done().map(|(_, op)| op.0.cast_signed()).bind_iter())
+        .bind(given_up().map(|(run, _)| run.0).bind_iter())
+        .bind(given_up().map(|(_, op)| op.0.cast_signed()).bind_iter())
 }
 
 /// Which of these rows are in the ledger just as given: place and chain. Reads only.

@@ -4,7 +4,8 @@ use backstitch_sdk::{
     ActivityOptions, ChildOptions, Error, ParentClose, Result, RetryPolicy, call_activity, cancel_workflow,
     continue_as_new, deprecate_patch, entity, exec_child, export_workflows, history_size, info, join_all,
     now_ms, patched, proxy_activities, random_u64, remove_attribute, set_attribute, shielded,
-    signal_workflow, sleep_for, start_child, validate_update, wait_for, wait_for_update, workflow,
+    signal_workflow, sleep_for, start_child, try_join_all, validate_update, wait_for, wait_for_update,
+    workflow,
 };
 use example_api::Echo;
 use serde::{Deserialize, Serialize};
@@ -244,6 +245,16 @@ async fn patient(activity: String) -> Result<String> {
     }
 }
 
+/// Calls `work` so many times at once, in attempts without end, and returns the sum of what came back.
+#[workflow]
+async fn outside(calls: u64) -> Result<u64> {
+    let policy =
+        RetryPolicy::default().initial_interval("10 ms").maximum_interval("100 ms").maximum_attempts(0);
+    let options = ActivityOptions::default().task_queue("outside").retry(policy);
+    let sums = (0..calls).map(|n| call_activity::<u64>("work", &(n,), &options));
+    Ok(try_join_all(sums).await?.iter().sum())
+}
+
 /// Says what it is about, then waits for a signal `close` and says that it is through.
 #[workflow]
 async fn tagged(customer: String) -> Result<()> {
@@ -256,5 +267,5 @@ async fn tagged(customer: String) -> Result<()> {
 
 export_workflows!(
     collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved, notebook,
-    deliberate, birth, descend, queues, awaits, borrows, changed, patient, tagged,
+    deliberate, birth, descend, queues, awaits, borrows, changed, patient, outside, tagged,
 );

@@ -1,0 +1,665 @@
+//! Tasks: how calls are handed out to workers, and how they come back. The states are in
+//! [`backstitch_core::task`].
+//!
+//! A task is made, and removed with its outcome's row, by appends of the run's owner only. Whatever else
+//! removes one puts a message into the run's inbox in the same transaction: so it may be done by any
+//! host, at any time, and its effect is not lost with that host. Leases run on the database's clock.
+
+use std::collections::BTreeMap;
+
+use backstitch_core::inbox::LEFT_BY_TASKS;
+use backstitch_core::task::{Lapse, lapsed, untaken};
+use backstitch_core::{
+    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, TaskToken, TenantId,
+};
+use sqlx::postgres::{PgArguments, PgBindIterExt};
+use sqlx::query::QueryAs;
+use sqlx::{AssertSqlSafe, FromRow, Postgres};
+use uuid::Uuid;
+
+use crate::append::{NewItem, Taking};
+use crate::connect::Ledger;
+use crate::error::{LedgerError, known};
+use crate::plant::{InTransaction, insert_items};
+use crate::time::Timestamp;
+
+/// Which tasks a worker wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// From this queue.
+    pub task_queue: &'a str,
+    /// Of these activities; none: of all.
+    pub names: Option<&'a [String]>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A task that a worker has.
+#[derive(Clone, Debug)]
+pub struct TakenTask {
+    /// What the worker has to show.
+    pub token: TaskToken,
+    /// The name of its run.
+    pub workflow_id: String,
+    /// Who owns the run.
+    pub owner: Option<HostId>,
+    /// The activity.
+    pub name: String,
+    /// Its arguments, as JSON text.
+    pub input: String,
+    /// How long the worker may be silent, in milliseconds.
+    pub lease_ms: u64,
+    /// When the attempt is over, in milliseconds since the epoch.
+    pub deadline_ms: Option<u64>,
+    /// What the last heartbeat said, as JSON text.
+    pub heartbeat: Option<String>,
+}
+
+/// What a heartbeat found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// Nobody waits for the task any more.
+    pub given_up: bool,
+    /// How long the worker may be silent from now on, in milliseconds; none: as long as it likes.
+    pub lease_ms: Option<u64>,
+}
+
+/// What became of an answer to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is in the inbox of the run.
+    Left {
+        /// Who should be told.
+        owner: Option<HostId>,
+    },
+    /// Nobody waited for it any more.
+    GivenUp,
+    /// There is no such task, or not under this lease.
+    Stale,
+}
+
+/// What a look at all tasks has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Tasks that were removed.
+    pub tasks: usize,
+    /// Owners of runs that have messages now.
+    pub owners: Vec<HostId>,
+}
+
+/// Where a task stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskState {
+    /// It waits for a worker.
+    Offered,
+    /// A worker has it.
+    Leased,
+    /// A worker has it and will answer later.
+    Held,
+    /// A worker has it, and nobody waits for it any more.
+    GivenUp,
+}
+
+/// A task, as it is shown.
+#[derive(Clone, Debug)]
+pub struct OpenTask {
+    /// The run.
+    pub run: RunId,
+    /// The call.
+    pub op: Op,
+    /// The name of the run.
+    pub workflow_id: String,
+    /// Which attempt, 1 for the first.
+    pub attempt: u32,
+    /// The queue.
+    pub task_queue: String,
+    /// The activity.
+    pub name: String,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Who has it.
+    pub worker: Option<String>,
+    /// When it was offered, in milliseconds since the epoch.
+    pub offered_ms: u64,
+    /// When its worker is taken for dead.
+    pub leased_until_ms: Option<u64>,
+    /// When the attempt is over.
+    pub deadline_ms: Option<u64>,
+    /// What the last heartbeat said, as JSON text.
+    pub heartbeat: Option<String>,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Copy, Debug)]
+pub struct TaskPage<'a> {
+    /// Of this run only.
+    pub run: Option<RunId>,
+    /// Of this queue only.
+    pub task_queue: Option<&'a str>,
+    /// Behind this one.
+    pub after: Option<(RunId, Op)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+#[derive(FromRow)]
+struct TakenRow {
+    run_id: Uuid,
+    op: i32,
+    attempt: i32,
+    workflow_id: String,
+    owner: Option<Uuid>,
+    name: String,
+    input: String,
+    lease_ms: i64,
+    deadline: Option<Timestamp>,
+    heartbeat: Option<String>,
+}
+
+#[derive(FromRow)]
+struct GoneRow {
+    tenant: i32,
+    run_id: Uuid,
+    op: i32,
+    attempt: i32,
+    task_queue: String,
+    name: String,
+    worker: Option<String>,
+    heartbeat: Option<String>,
+    given_up: bool,
+    is_leased: bool,
+    /// The attempt's bound has passed.
+    is_late: bool,
+    /// The call's bound has passed.
+    is_overdue: bool,
+    owner: Option<Uuid>,
+}
+
+#[derive(FromRow)]
+struct OpenRow {
+    run_id: Uuid,
+    op: i32,
+    workflow_id: String,
+    attempt: i32,
+    task_queue: String,
+    name: String,
+    is_leased: bool,
+    is_held: bool,
+    given_up: bool,
+    worker: Option<String>,
+    offered_at: Timestamp,
+    leased_until: Option<Timestamp>,
+    deadline: Option<Timestamp>,
+    heartbeat: Option<String>,
+}
+
+impl Ledger {
+    /// Hands out tasks of running runs, by priority and age. Nobody else gets one: rows that another poll
+    /// has locked are skipped. Not idempotent: what a lost reply has handed out comes back when its lease is
+    /// over, and counts as an attempt.
+    pub async fn take_tasks(
+        &self,
+        scope: Scope,
+        wanted: Wanted<'_>,
+        taking: &Taking,
+    ) -> Result<Vec<TakenTask>, LedgerError> {
+        let rows: Vec<TakenRow> = sqlx::query_as(
+            "with free as materialized (
+                 select t.shard, t.run_id, t.op, r.workflow_id, r.owner
+                 from tasks t join runs r on r.shard = $1 and r.run_id = t.run_id
+                 where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
+                   and t.lease is null and not t.given_up
+                   and ($4::text[] is null or t.name = any ($4))
+                   and (t.start_by is null or t.start_by > now()) and r.status = $9
+                 order by t.priority, t.offered_at
+                 limit $5 for update of t skip locked
+             ),
+             taken as (
+                 update tasks t
+                 set lease = $6, lease_ms = $7, worker = $8,
+                     deadline = least(now() + t.attempt_ms * interval '1 millisecond', t.close_by),
+                     leased_until = least(now() + least($7, t.silence_ms, t.attempt_ms) * interval '1 millisecond',
+                                          t.close_by)
+                 from free
+                 where t.shard = free.shard and t.run_id = free.run_id and t.op = free.op
+                 returning t.run_id, t.op, t.seq, t.attempt, free.workflow_id, free.owner, t.name,
+                           least(t.lease_ms, t.silence_ms) as lease_ms, t.deadline, t.heartbeat,
+                           t.priority, t.offered_at
+             )
+             select taken.run_id, taken.op, taken.attempt, taken.workflow_id, taken.owner, taken.name,
+                    l.payload::text as input, taken.lease_ms, taken.deadline, taken.heartbeat::text
+             from taken join ledger l on l.shard = $1 and l.run_id = taken.run_id and l.seq = taken.seq
+             order by taken.priority, taken.offered_at",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(wanted.task_queue)
+        .bind(wanted.names)
+        .bind(i64::from(wanted.limit))
+        .bind(taking.lease.0)
+        .bind(span(taking.lease_ms))
+        .bind(&*taking.worker)
+        .bind(RunStatus::Running.tag())
+        .fetch_all(&self.pool)
+        .await?;
+        let task = |row: TakenRow| TakenTask {
+            token: TaskToken {
+                run: RunId(row.run_id),
+                op: Op(row.op.cast_unsigned()),
+                attempt: row.attempt.cast_unsigned(),
+                lease: taking.lease,
+            },
+            workflow_id: row.workflow_id,
+            owner: row.owner.map(HostId),
+            name: row.name,
+            input: row.input,
+            lease_ms: row.lease_ms.cast_unsigned(),
+            deadline_ms: row.deadline.map(|deadline| deadline.0),
+            heartbeat: row.heartbeat,
+        };
+        Ok(rows.into_iter().map(task).collect())
+    }
+
+    /// Those of `queues` on which tasks wait for a worker. Reads only.
+    pub async fn queues_with_tasks(
+        &self,
+        queues: &[(TenantId, String)],
+    ) -> Result<Vec<(TenantId, String)>, LedgerError> {
+        let rows: Vec<(i32, String)> = sqlx::query_as(
+            "select q.tenant, q.task_queue
+             from unnest($2::integer[], $3::text[]) as q (tenant, task_queue)
+             where exists (select from tasks t
+                           where t.shard = $1 and t.tenant = q.tenant and t.task_queue = q.task_queue
+                             and t.lease is null and not t.given_up)",
+        )
+        .bind(self.shard.0)
+        .bind(queues.iter().map(|(tenant, _)| tenant.0).bind_iter())
+        .bind(queues.iter().map(|(_, queue)| queue.as_str()).bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(tenant, queue)| (TenantId(tenant), queue)).collect())
+    }
+
+    /// Extends a lease, and keeps what the worker says with it. None: the lease is gone. May be repeated.
+    ///
+    /// A lease that has run out but was not taken away lives on: nobody else has the task yet.
+    pub async fn beat_task(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        details: Option<&Json>,
+    ) -> Result<Option<Beat>, LedgerError> {
+        let row: Option<(bool, Option<i64>)> = sqlx::query_as(
+            "update tasks
+             set leased_until = case when lease_ms is null then leased_until else
+                     least(now() + least(lease_ms, silence_ms) * interval '1 millisecond', deadline) end,
+                 heartbeat = coalesce($7::json, heartbeat)
+             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+             returning given_up, least(lease_ms, silence_ms)",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(token.lease.0)
+        .bind(details.map(Json::as_str))
+        .fetch_optional(&self.pool)
+        .await?;
+        let beat = |(given_up, lease_ms): (bool, Option<i64>)| Beat {
+            given_up,
+            lease_ms: lease_ms.map(i64::cast_unsigned),
+        };
+        Ok(row.map(beat))
+    }
+
+    /// The worker will answer later: only the bounds of the call hold from now on. False: the lease is
+    /// gone. May be repeated.
+    pub async fn hold_task(&self, scope: Scope, token: TaskToken) -> Result<bool, LedgerError> {
+        let held = sqlx::query(
+            "update tasks set lease_ms = null, leased_until = deadline
+             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+               and not given_up",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(token.lease.0)
+        .execute(&self.pool)
+        .await?;
+        Ok(held.rows_affected() == 1)
+    }
+
+    /// Removes a task and leaves `message` in its run's inbox. One statement: of several who try one
+    /// succeeds. The heartbeat that the task had goes with the message if it is one that tells of it.
+    pub async fn settle_task(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        item: &NewItem,
+    ) -> Result<Settled, LedgerError> {
+        let row: Option<(bool, Option<Uuid>)> = sqlx::query_as(
+            "with gone as (
+                 delete from tasks
+                 where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+                 returning given_up, heartbeat
+             ),
+             posted as (
+                 insert into inbox (shard, tenant, run_id, item_id, kind, op, payload, detail, at)
+                 select $1, $2, $3, $7, $8, $4, $9::json,
+                        case when gone.heartbeat is null then $10::json
+                             else json_build_object('attempt', $5::integer, 'heartbeat', gone.heartbeat) end,
+                        $11
+                 from gone where not gone.given_up
+             )
+             select gone.given_up, r.owner
+             from gone left join runs r on r.shard = $1 and r.run_id = $3",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(token.lease.0)
+        .bind(item.item_id)
+        .bind(item.message.kind)
+        .bind(item.message.payload.as_deref())
+        .bind(item.message.detail.as_deref())
+        .bind(Timestamp(item.at_ms))
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(match row {
+            None => Settled::Stale,
+            Some((true, _)) => Settled::GivenUp,
+            Some((false, owner)) => Settled::Left { owner: owner.map(HostId) },
+        })
+    }
+
+    /// An operator's word about a call: removes its task, whoever has it, and leaves `message` in its run's
+    /// inbox, in one transaction.
+    pub async fn overrule_task(&self, scope: Scope, op: Op, item: &NewItem) -> Result<(), LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        sqlx::query("delete from tasks where shard = $1 and tenant = $2 and run_id = $3 and op = $4")
+            .bind(scope.shard.0)
+            .bind(scope.tenant.0)
+            .bind(item.run.0)
+            .bind(op.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+        insert_items(&mut transaction, scope, std::slice::from_ref(item)).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// What is recorded as the outcome of an attempt, as JSON text: in the ledger, as one of `kinds`, or in
+    /// the inbox still, as a message of the kind `message`. Reads only.
+    pub async fn outcome_of(
+        &self,
+        token: TaskToken,
+        kinds: &[Kind],
+        message: i16,
+    ) -> Result<Option<String>, LedgerError> {
+        let payload = sqlx::query_scalar(
+            "select l.payload::text from ledger l
+             where l.shard = $1 and l.run_id = $2 and l.op = $3 and l.attempt = $4 and l.kind = any ($5)
+             union all
+             select i.payload::text from inbox i
+             where i.shard = $1 and i.run_id = $2 and i.op = $3 and i.kind = $6
+               and (i.detail ->> 'attempt')::integer = $4
+             limit 1",
+        )
+        .bind(self.shard.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(kinds.iter().map(|kind| kind.tag()).bind_iter())
+        .bind(message)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(payload.flatten())
+    }
+
+    /// Which of these runs' calls have a task, or the message of one that is gone. Reads only, and in one
+    /// snapshot: a task that goes is never seen as neither.
+    pub async fn tasks_of(&self, runs: &[RunId]) -> Result<Vec<(RunId, Op)>, LedgerError> {
+        let rows: Vec<(Uuid, i32)> = sqlx::query_as(
+            "select t.run_id, t.op from tasks t
+             where t.shard = $1 and t.run_id = any ($2) and not t.given_up
+             union
+             select i.run_id, i.op from inbox i
+             where i.shard = $1 and i.run_id = any ($2) and i.kind = any ($3) and i.op is not null",
+        )
+        .bind(self.shard.0)
+        .bind(runs.iter().map(|run| run.0).bind_iter())
+        .bind(LEFT_BY_TASKS.as_slice())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows.into_iter().map(|(run, op)| (RunId(run), Op(op.cast_unsigned()))).collect())
+    }
+
+    /// Ends leases that have run out, calls that nobody took in time, and tasks that were given up, at most
+    /// `limit` of each. Any host may do it, several at a time: rows that another has locked are skipped.
+    /// `item_id` makes new ids of messages.
+    pub async fn sweep_tasks(
+        &self,
+        now_ms: u64,
+        limit: i64,
+        item_id: impl Fn() -> Uuid,
+    ) -> Result<Sweep, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let over = "with lapsed as materialized (
+                 select shard, run_id, op from tasks
+                 where shard = $1 and leased_until is not null and leased_until <= now()
+                 limit $2 for update skip locked
+             ),
+             untaken as materialized (
+                 select shard, run_id, op from tasks
+                 where shard = $1 and lease is null and start_by is not null and start_by <= now()
+                 limit $2 for update skip locked
+             ),
+             given_up as materialized (
+                 select shard, run_id, op from tasks where shard = $1 and given_up and lease is null
+                 limit $2 for update skip locked
+             ),
+             over as (
+                 select * from lapsed union select * from untaken union select * from given_up
+             )";
+        let gone = gone(&mut transaction, over, |query| query.bind(self.shard.0).bind(limit)).await?;
+        let sweep = self.leave(&mut transaction, gone, now_ms, ended, item_id).await?;
+        transaction.commit().await?;
+        Ok(sweep)
+    }
+
+    /// When the next lease or wait for a worker is over, in milliseconds from now. Reads only.
+    pub async fn next_sweep_ms(&self) -> Result<Option<u64>, LedgerError> {
+        let ms: Option<f64> = sqlx::query_scalar(
+            "select extract(epoch from least(
+                 (select min(leased_until) from tasks where shard = $1 and leased_until is not null),
+                 (select min(start_by) from tasks where shard = $1 and lease is null and start_by is not null)
+             ) - now())::float8 * 1000",
+        )
+        .bind(self.shard.0)
+        .fetch_one(&self.pool)
+        .await?;
+        // A cast saturates: what is overdue is due now.
+        Ok(ms.map(|ms| ms.ceil() as u64))
+    }
+
+    /// Takes back tasks that no worker has, of the activities that a component serves now, at most `limit`.
+    /// Their runs make the attempts themselves. Any host may do it, as [`Self::sweep_tasks`].
+    pub async fn free_tasks(
+        &self,
+        scope: Scope,
+        served: &[(String, String)],
+        now_ms: u64,
+        limit: i64,
+        item_id: impl Fn() -> Uuid,
+    ) -> Result<Sweep, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let over = "with over as materialized (
+                 select t.shard, t.run_id, t.op from tasks t
+                 join unnest($3::text[], $4::text[]) as s (task_queue, name)
+                      on t.task_queue = s.task_queue and t.name = s.name
+                 where t.shard = $1 and t.tenant = $5 and t.lease is null and not t.given_up
+                 limit $2 for update of t skip locked
+             )";
+        let gone = gone(&mut transaction, over, |query| {
+            query
+                .bind(scope.shard.0)
+                .bind(limit)
+                .bind(served.iter().map(|(queue, _)| queue.as_str()).bind_iter())
+                .bind(served.iter().map(|(_, name)| name.as_str()).bind_iter())
+                .bind(scope.tenant.0)
+        })
+        .await?;
+        let sweep = self.leave(&mut transaction, gone, now_ms, freed, item_id).await?;
+        transaction.commit().await?;
+        Ok(sweep)
+    }
+
+    /// Open tasks in the order of their runs and calls. Reads only.
+    pub async fn tasks(&self, scope: Scope, page: TaskPage<'_>) -> Result<Vec<OpenTask>, LedgerError> {
+        let (after_run, after_op) = page.after.unzip();
+        let rows: Vec<OpenRow> = sqlx::query_as(
+            "select t.run_id, t.op, r.workflow_id, t.attempt, t.task_queue, t.name,
+                    t.lease is not null as is_leased, t.lease_ms is null as is_held, t.given_up, t.worker,
+                    t.offered_at, t.leased_until, t.deadline, t.heartbeat::text
+             from tasks t join runs r on r.shard = $1 and r.run_id = t.run_id
+             where t.shard = $1 and t.tenant = $2 and ($3::uuid is null or t.run_id = $3)
+               and ($4::text is null or t.task_queue = $4)
+               and ($5::uuid is null or (t.run_id, t.op) > ($5, $6))
+             order by t.run_id, t.op limit $7",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(page.run.map(|run| run.0))
+        .bind(page.task_queue)
+        .bind(after_run.map(|run| run.0))
+        .bind(after_op.map(|op| op.0.cast_signed()))
+        .bind(i64::from(page.limit))
+        .fetch_all(&self.pool)
+        .await?;
+        let task = |row: OpenRow| OpenTask {
+            run: RunId(row.run_id),
+            op: Op(row.op.cast_unsigned()),
+            workflow_id: row.workflow_id,
+            attempt: row.attempt.cast_unsigned(),
+            task_queue: row.task_queue,
+            name: row.name,
+            state: match (row.given_up, row.is_leased, row.is_held) {
+                (true, ..) => TaskState::GivenUp,
+                (_, false, _) => TaskState::Offered,
+                (_, true, true) => TaskState::Held,
+                (_, true, false) => TaskState::Leased,
+            },
+            worker: row.worker,
+            offered_ms: row.offered_at.0,
+            leased_until_ms: row.leased_until.map(|until| until.0),
+            deadline_ms: row.deadline.map(|deadline| deadline.0),
+            heartbeat: row.heartbeat,
+        };
+        Ok(rows.into_iter().map(task).collect())
+    }
+
+    /// Forgets tasks that nobody has, of runs that are closed; how many. Those of a run that could not be
+    /// led to its end stay behind. May be repeated.
+    pub async fn forget_tasks(&self) -> Result<u64, LedgerError> {
+        let forgotten = sqlx::query(
+            "delete from tasks t using runs r
+             where t.shard = $1 and t.lease is null and r.shard = $1 and r.run_id = t.run_id and r.status >= 10",
+        )
+        .bind(self.shard.0)
+        .execute(&self.pool)
+        .await?;
+        Ok(forgotten.rows_affected())
+    }
+
+    /// Puts what is left of tasks into the inboxes of their runs.
+    async fn leave(
+        &self,
+        transaction: &mut InTransaction<'_>,
+        gone: Vec<GoneRow>,
+        now_ms: u64,
+        message: impl Fn(&GoneRow) -> Result<Message, LedgerError>,
+        item_id: impl Fn() -> Uuid,
+    ) -> Result<Sweep, LedgerError> {
+        let mut sweep = Sweep { tasks: gone.len(), owners: Vec::new() };
+        let mut items: BTreeMap<TenantId, Vec<NewItem>> = BTreeMap::new();
+        for row in gone.iter().filter(|row| !row.given_up) {
+            let (run, message) = (RunId(row.run_id), message(row)?.to_row());
+            let item = NewItem { run, item_id: item_id(), at_ms: now_ms, message };
+            items.entry(TenantId(row.tenant)).or_default().push(item);
+            sweep.owners.extend(row.owner.map(HostId));
+        }
+        for (tenant, items) in items {
+            insert_items(transaction, self.scope(tenant), &items).await?;
+        }
+        sweep.owners.sort_unstable();
+        sweep.owners.dedup();
+        Ok(sweep)
+    }
+}
+
+/// Removes the tasks that the CTE `over` names by their key, and has locked.
+async fn gone<'q>(
+    transaction: &mut InTransaction<'_>,
+    over: &'static str,
+    bind: impl FnOnce(Statement<'q>) -> Statement<'q>,
+) -> Result<Vec<GoneRow>, sqlx::Error> {
+    let text = format!(
+        "{over},
+         gone as (
+             delete from tasks t using over
+             where t.shard = over.shard and t.run_id = over.run_id and t.op = over.op
+             returning t.*
+         )
+         select gone.tenant, gone.run_id, gone.op, gone.attempt, gone.task_queue, gone.name, gone.worker,
+                gone.heartbeat::text, gone.given_up, gone.lease is not null as is_leased,
+                coalesce(gone.deadline <= now(), false) as is_late,
+                coalesce(gone.close_by <= now(), false) as is_overdue, r.owner
+         from gone left join runs r on r.shard = $1 and r.run_id = gone.run_id"
+    );
+    bind(sqlx::query_as(AssertSqlSafe(text))).fetch_all(&mut **transaction).await
+}
+
+type Statement<'q> = QueryAs<'q, Postgres, GoneRow, PgArguments>;
+
+/// What a run hears of a task whose time is over.
+fn ended(row: &GoneRow) -> Result<Message, LedgerError> {
+    let failure: Failure = match (row.is_leased, row.is_late, row.is_overdue) {
+        (false, ..) => untaken(row.is_overdue, &row.name, &row.task_queue),
+        (true, _, true) => row.lapsed(Lapse::ScheduleToClose),
+        (true, true, false) => row.lapsed(Lapse::StartToClose),
+        (true, false, false) => row.lapsed(Lapse::Silence),
+    };
+    let (op, attempt) = row.call();
+    Ok(Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: row.heartbeat()? })
+}
+
+/// What a run hears of a task that is offered no more.
+fn freed(row: &GoneRow) -> Result<Message, LedgerError> {
+    let (op, attempt) = row.call();
+    Ok(Message::AttemptFreed { op, attempt, heartbeat: row.heartbeat()? })
+}
+
+impl GoneRow {
+    fn call(&self) -> (Op, u32) {
+        (Op(self.op.cast_unsigned()), self.attempt.cast_unsigned())
+    }
+
+    fn lapsed(&self, lapse: Lapse) -> Failure {
+        lapsed(lapse, &self.name, self.worker.as_deref().unwrap_or_default())
+    }
+
+    fn heartbeat(&self) -> Result<Option<Json>, LedgerError> {
+        let parsed = self.heartbeat.as_deref().map(Json::new).transpose();
+        known(parsed.ok(), "a heartbeat that is no payload, of run", self.run_id)
+    }
+}
+
+/// A bound as Postgres' arithmetic takes it.
+fn span(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}

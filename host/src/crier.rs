@@ -1,0 +1,54 @@
+//! Says aloud what others should look at: hosts that there are tasks or messages, the watcher of names that
+//! something was deployed. Everything that is said here would be found without it, later.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use backstitch_core::HostId;
+use backstitch_ledger::Notifier;
+use tokio::sync::Notify;
+
+use crate::desk::Queue;
+
+/// See the module. Cheap to clone: all clones are one.
+#[derive(Clone)]
+pub(crate) struct Crier {
+    notifier: Notifier,
+    /// Whether there are other hosts: a notification is a transaction.
+    others: Arc<AtomicBool>,
+    deployed: Arc<Notify>,
+}
+
+impl Crier {
+    /// One that takes the host to be alone until it hears otherwise.
+    pub(crate) fn new(notifier: Notifier) -> Self {
+        Self { notifier, others: Arc::default(), deployed: Arc::default() }
+    }
+
+    /// A task waits in the database.
+    pub(crate) fn offered(&self, queue: &Queue) {
+        if self.others.load(Ordering::Relaxed) {
+            self.notifier.tasks(queue.tenant, &queue.name);
+        }
+    }
+
+    /// There are messages for runs of another host.
+    pub(crate) fn messages(&self, host: HostId) {
+        self.notifier.hint(host);
+    }
+
+    /// Another component may serve a name now.
+    pub(crate) fn deployed(&self) {
+        self.deployed.notify_one();
+    }
+
+    /// Waits until it does.
+    pub(crate) async fn until_deployed(&self) {
+        self.deployed.notified().await;
+    }
+
+    /// Whether there are hosts besides this.
+    pub(crate) fn set_others(&self, others: bool) {
+        self.others.store(others, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,452 @@
+//! What workers and operators say about tasks: calls that are carried out outside.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use backstitch_client::tasks::{
+    ActivityListView, ActivityView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks,
+    SettledTask, TaskFailure, TaskView,
+};
+use backstitch_core::command::check_name;
+use backstitch_core::run::OpenOp;
+use backstitch_core::{
+    Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, Scope, TaskToken, limits,
+};
+use backstitch_ledger::{Ledger, NewItem, OpenTask, Settled, TakenTask, TaskPage, TaskState, Wanted};
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::error::{ServiceError, invalid};
+use super::{Service, page_limit};
+use crate::crier::Crier;
+use crate::desk::{GiveBack, Queue, Wish, Woken};
+use crate::host::Term;
+use crate::scheduler::{Input, Settle};
+use crate::{ambient, attempt, time};
+
+/// What a worker says that ends its lease.
+enum Answer {
+    Ended(Result<Json, Failure>),
+    Freed,
+}
+
+impl Service {
+    /// Tasks for a worker: those that wait, or the first ones that come within its wait.
+    pub async fn poll_tasks(&self, scope: Scope, poll: PollTasks) -> Result<Vec<TaskView>, ServiceError> {
+        let wait = Duration::from_millis(poll.wait_ms);
+        let (queue, wish, names) = wish(scope, poll)?;
+        let until = Instant::now() + wait;
+        loop {
+            let seen = self.desk.offers(&queue);
+            let tasks = self.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
+            if tasks.len() == wish.max as usize {
+                // There may be more, for others.
+                self.desk.offered(&queue, None);
+            }
+            if !tasks.is_empty() || Instant::now() >= until {
+                return Ok(tasks);
+            }
+            let Some(seat) = self.desk.sit(&queue, wish.clone(), seen) else { continue };
+            match seat.wait(until).await {
+                Woken::Tasks(tasks) => return Ok(tasks),
+                Woken::Look => {}
+                Woken::Over => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    async fn take_tasks(
+        &self,
+        scope: Scope,
+        queue: &Queue,
+        names: Option<&[String]>,
+        wish: &Wish,
+    ) -> Result<Vec<TaskView>, ServiceError> {
+        let wanted = Wanted { task_queue: &queue.name, names, limit: wish.max };
+        let taken = self.ledger.take_tasks(scope, wanted, &wish.taking()).await?;
+        if taken.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.counters.activities_started.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        if let Ok(term) = self.term() {
+            let ours = taken.iter().filter(|task| task.owner == Some(term.host));
+            let tokens: Vec<TaskToken> = ours.map(|task| task.token).collect();
+            if !tokens.is_empty() {
+                // Before the worker has them: its answer must not be there first.
+                let _ = term.inputs.send(Input::Leased(tokens)).await;
+            }
+        }
+        taken.into_iter().map(|task| view(queue, task)).collect()
+    }
+
+    /// A worker's sign of life.
+    pub async fn heartbeat_task(
+        &self,
+        scope: Scope,
+        beat: HeartbeatTask,
+    ) -> Result<HeartbeatView, ServiceError> {
+        let token = token(&beat.token)?;
+        if let Some(details) = &beat.details
+            && details.as_str().len() > limits::HEARTBEAT_BYTES_MAX
+        {
+            let message = format!(
+                "heartbeat details of {} bytes; the most is {}: say where to go on, not what was done",
+                details.as_str().len(),
+                limits::HEARTBEAT_BYTES_MAX
+            );
+            return Err(ServiceError::TooLarge { code: "heartbeat-too-large", message });
+        }
+        let beat = self.ledger.beat_task(scope, token, beat.details.as_ref()).await?;
+        let beat = beat.ok_or_else(|| stale(token))?;
+        Ok(HeartbeatView { cancel: beat.given_up, lease_ms: beat.lease_ms })
+    }
+
+    /// A worker has carried out a task.
+    pub async fn answer_task(&self, scope: Scope, answer: AnswerTask) -> Result<(), ServiceError> {
+        let token = token(&answer.token)?;
+        let outcome = match (answer.output, answer.failure) {
+            (Some(output), None) => Ok(output),
+            (None, Some(failure)) => Err(failed(failure)?),
+            _ => {
+                let message = "an answer has an `output` or a `failure`, and not both".to_owned();
+                return Err(invalid("invalid-body", message));
+            }
+        };
+        if let Ok(output) = &outcome
+            && self.settle_here(token, output).await
+        {
+            return Ok(());
+        }
+        self.settle_anywhere(scope, token, Answer::Ended(outcome)).await
+    }
+
+    /// Workers have carried out tasks. Each answer has an end of its own.
+    pub async fn settle_tasks(
+        &self,
+        scope: Scope,
+        answers: Vec<AnswerTask>,
+    ) -> Result<Vec<SettledTask>, ServiceError> {
+        if answers.len() > limits::TASKS_SETTLED_MAX {
+            let message = format!("{} answers; the most is {}", answers.len(), limits::TASKS_SETTLED_MAX);
+            return Err(ServiceError::TooLarge { code: "too-many-answers", message });
+        }
+        let settling = answers.into_iter().map(|answer| async {
+            match self.answer_task(scope, answer).await {
+                Ok(()) => SettledTask { status: 200, code: None, detail: None },
+                Err(error) => {
+                    let problem = crate::api::problem::Problem::from(error).document();
+                    SettledTask {
+                        status: problem.status,
+                        code: Some(problem.code),
+                        detail: Some(problem.detail),
+                    }
+                }
+            }
+        });
+        Ok(futures::future::join_all(settling).await)
+    }
+
+    /// A worker gives a task back.
+    pub async fn release_task(&self, scope: Scope, text: &str) -> Result<(), ServiceError> {
+        self.settle_anywhere(scope, token(text)?, Answer::Freed).await
+    }
+
+    /// A worker will answer later.
+    pub async fn defer_task(&self, scope: Scope, text: &str) -> Result<(), ServiceError> {
+        let token = token(text)?;
+        if self.ledger.hold_task(scope, token).await? { Ok(()) } else { Err(stale(token)) }
+    }
+
+    /// By the scheduler of this host, if it has the run and knows of the lease: one commit.
+    async fn settle_here(&self, token: TaskToken, output: &Json) -> bool {
+        let Ok(term) = self.term() else { return false };
+        let (reply, settled) = oneshot::channel();
+        let settle = Settle { token, output: output.clone(), reply };
+        term.inputs.send(Input::Settle(settle)).await.is_ok() && settled.await.unwrap_or(false)
+    }
+
+    /// By the inbox of the run, whoever has it.
+    async fn settle_anywhere(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        answer: Answer,
+    ) -> Result<(), ServiceError> {
+        let TaskToken { run, op, attempt, .. } = token;
+        let message = match &answer {
+            Answer::Ended(outcome) => {
+                Message::AttemptEnded { op, attempt, outcome: outcome.clone(), heartbeat: None }
+            }
+            Answer::Freed => Message::AttemptFreed { op, attempt, heartbeat: None },
+        };
+        match self.ledger.settle_task(scope, token, &item(run, &message)).await? {
+            Settled::Left { owner } => {
+                if let Some(owner) = owner {
+                    self.hint(owner);
+                }
+                Ok(())
+            }
+            Settled::GivenUp if matches!(answer, Answer::Freed) => Ok(()),
+            Settled::GivenUp => {
+                let message = format!("run {run} does not wait for op {op} any more");
+                Err(ServiceError::Conflict { code: "task-given-up", message })
+            }
+            Settled::Stale => match answer {
+                Answer::Ended(outcome) if self.is_recorded(scope, token, &outcome).await? => Ok(()),
+                _ => Err(stale(token)),
+            },
+        }
+    }
+
+    /// Whether this very answer is in the ledger, or on its way there: it was given before.
+    async fn is_recorded(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        outcome: &Result<Json, Failure>,
+    ) -> Result<bool, ServiceError> {
+        if self.ledger.run_status(scope, token.run).await?.is_none() {
+            return Ok(false);
+        }
+        let message = Message::AttemptEnded {
+            op: token.op,
+            attempt: token.attempt,
+            outcome: outcome.clone(),
+            heartbeat: None,
+        };
+        let row = message.to_row();
+        let kinds = match outcome {
+            Ok(_) => &[Kind::ActivityCompleted][..],
+            Err(_) => &[Kind::ActivityFailed, Kind::ActivityAttemptFailed][..],
+        };
+        let recorded = self.ledger.outcome_of(token, kinds, row.kind).await?;
+        Ok(recorded.is_some() && recorded.as_deref() == row.payload.as_deref())
+    }
+
+    /// A page of open tasks.
+    pub async fn list_activities(
+        &self,
+        scope: Scope,
+        list: ListActivities,
+    ) -> Result<ActivityListView, ServiceError> {
+        let limit = page_limit(list.limit, 100)?;
+        let run = match &list.run {
+            Some(id) => Some(self.find_id(scope, id).await?),
+            None => None,
+        };
+        let after = list.cursor.as_deref().map(cursor).transpose()?;
+        let page = TaskPage { run, task_queue: list.task_queue.as_deref(), after, limit };
+        let tasks = self.ledger.tasks(scope, page).await?;
+        let full = tasks.len() == limit as usize;
+        let next_cursor = tasks.last().filter(|_| full).map(|task| format!("{}.{}", task.run, task.op));
+        let activities = tasks.into_iter().map(activity).collect::<Result<_, _>>()?;
+        Ok(ActivityListView { activities, next_cursor })
+    }
+
+    /// An operator says how a call ends, or that its attempt has failed.
+    pub async fn overrule_activity(
+        &self,
+        scope: Scope,
+        id: &str,
+        op: Op,
+        outcome: Result<Json, TaskFailure>,
+    ) -> Result<(), ServiceError> {
+        let outcome = match outcome {
+            Ok(output) => Ok(output),
+            Err(failure) => Err(failed(failure)?),
+        };
+        let (run, attempt, owner) = self.open_call(scope, id, op).await?;
+        let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
+        self.ledger.overrule_task(scope, op, &item(run, &message)).await?;
+        if let Some(owner) = owner {
+            self.hint(owner);
+        }
+        Ok(())
+    }
+
+    /// An operator wants the next attempt of a call now.
+    pub async fn retry_activity(&self, scope: Scope, id: &str, op: Op) -> Result<(), ServiceError> {
+        let (run, ..) = self.open_call(scope, id, op).await?;
+        self.post(scope, &run.to_string(), &Message::AttemptWanted { op }).await
+    }
+
+    /// A call that a run waits for, which attempt of it is next, and whose the run is.
+    async fn open_call(
+        &self,
+        scope: Scope,
+        id: &str,
+        op: Op,
+    ) -> Result<(RunId, u32, Option<HostId>), ServiceError> {
+        let info = self.find(scope, id).await?;
+        let run = info.summary.run;
+        let rows = self.rows(run).await?;
+        let (folded, _) = Run::load_all(run, &rows).map_err(|corrupt| {
+            let message = format!("the ledger of run {run} is damaged: {corrupt}");
+            ServiceError::Conflict { code: "ledger-damaged", message }
+        })?;
+        match folded.open_op(op) {
+            Some(OpenOp::Activity { attempts, .. }) => Ok((run, attempts + 1, info.summary.owner)),
+            _ => {
+                let message = format!(
+                    "run {run} waits for no activity under op {op}; `backstitch run show {run}` lists what \
+                     it waits for"
+                );
+                Err(ServiceError::NotFound { code: "unknown-activity", message })
+            }
+        }
+    }
+}
+
+/// What the desk does with tasks that were handed to a worker which had left: they go to the next.
+pub(super) fn give_back(ledger: Ledger, term: watch::Receiver<Option<Term>>, crier: Crier) -> GiveBack {
+    Arc::new(move |tenant, tasks| {
+        let (ledger, term, crier) = (ledger.clone(), term.clone(), crier.clone());
+        tokio::spawn(async move {
+            for task in tasks {
+                let Ok(token) = task.token.parse::<TaskToken>() else { continue };
+                let message = Message::AttemptFreed {
+                    op: token.op,
+                    attempt: token.attempt,
+                    heartbeat: task.heartbeat_details,
+                };
+                let scope = ledger.scope(tenant);
+                match ledger.settle_task(scope, token, &item(token.run, &message)).await {
+                    Ok(Settled::Left { owner: Some(owner) }) => match &*term.borrow() {
+                        Some(term) if term.host == owner => term.inbox_hint.notify_one(),
+                        _ => crier.messages(owner),
+                    },
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(run = %token.run, op = %token.op, %error, "a task nobody took comes back when its lease is over");
+                    }
+                }
+            }
+        });
+    })
+}
+
+/// Checks what a worker asks for.
+fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish, Option<Vec<String>>), ServiceError> {
+    let PollTasks { task_queue, names, max, wait_ms, lease_ms, worker } = poll;
+    let refuse = |message: String| Err(invalid("invalid-poll", message));
+    let named = |problem| invalid("invalid-name", problem);
+    check_name("task queue", &task_queue).map_err(named)?;
+    if !worker.is_empty() {
+        check_name("worker", &worker).map_err(named)?;
+    }
+    for name in names.iter().flatten() {
+        check_name("activity", name).map_err(named)?;
+    }
+    if names.as_ref().is_some_and(|names| names.is_empty() || names.len() > limits::TASK_NAMES_MAX) {
+        return refuse(format!(
+            "`names` has 1 to {} activities; leave it away to take all of the queue",
+            limits::TASK_NAMES_MAX
+        ));
+    }
+    if !(1..=limits::TASKS_POLLED_MAX).contains(&max) {
+        return refuse(format!("a max of {max}; it must be 1 to {}", limits::TASKS_POLLED_MAX));
+    }
+    if wait_ms > limits::TASK_WAIT_MS_MAX {
+        return refuse(format!(
+            "wait_ms is at most {}; ask again for longer waits",
+            limits::TASK_WAIT_MS_MAX
+        ));
+    }
+    let lease_ms = lease_ms.unwrap_or(limits::TASK_LEASE_MS);
+    if !(limits::TASK_LEASE_MS_MIN..=limits::TASK_LEASE_MS_MAX).contains(&lease_ms) {
+        return refuse(format!(
+            "a lease of {lease_ms} ms; it must be {} to {}: a heartbeat extends it, and `:defer` is for answers \
+             that come much later",
+            limits::TASK_LEASE_MS_MIN,
+            limits::TASK_LEASE_MS_MAX
+        ));
+    }
+    let queue = Queue { tenant: scope.tenant, name: task_queue.into() };
+    let known = names.as_ref().map(|names| Arc::new(names.iter().cloned().collect::<HashSet<_>>()));
+    Ok((queue, Wish { names: known, max, lease_ms, worker: worker.into() }, names))
+}
+
+fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {
+    let token = task.token;
+    let view = TaskView {
+        token: token.to_string(),
+        run_id: token.run,
+        workflow_id: task.workflow_id,
+        op: token.op,
+        attempt: token.attempt,
+        name: task.name,
+        task_queue: queue.name.to_string(),
+        input: super::json(&task.input)?,
+        idempotency_key: attempt::idempotency_key(token),
+        lease_ms: task.lease_ms,
+        deadline: task.deadline_ms.map(time::rfc3339),
+        heartbeat_details: task.heartbeat.as_deref().map(super::json).transpose()?,
+        traceparent: attempt::traceparent(token),
+    };
+    attempt::log_outside(&view);
+    Ok(view)
+}
+
+fn activity(task: OpenTask) -> Result<ActivityView, ServiceError> {
+    Ok(ActivityView {
+        run_id: task.run,
+        workflow_id: task.workflow_id,
+        op: task.op,
+        attempt: task.attempt,
+        name: task.name,
+        task_queue: task.task_queue,
+        state: match task.state {
+            TaskState::Offered => "offered",
+            TaskState::Leased => "leased",
+            TaskState::Held => "held",
+            TaskState::GivenUp => "given-up",
+        }
+        .to_owned(),
+        worker: task.worker.filter(|worker| !worker.is_empty()),
+        offered_at: time::rfc3339(task.offered_ms),
+        leased_until: task.leased_until_ms.map(time::rfc3339),
+        deadline: task.deadline_ms.map(time::rfc3339),
+        heartbeat_details: task.heartbeat.as_deref().map(super::json).transpose()?,
+    })
+}
+
+fn item(run: RunId, message: &Message) -> NewItem {
+    NewItem { run, item_id: ambient::new_item_id(), at_ms: ambient::now_ms(), message: message.to_row() }
+}
+
+fn token(text: &str) -> Result<TaskToken, ServiceError> {
+    text.parse().map_err(|error: backstitch_core::task::NoToken| invalid("invalid-token", error.to_string()))
+}
+
+fn cursor(text: &str) -> Result<(RunId, Op), ServiceError> {
+    let parts = text.split_once('.');
+    let parsed = parts.and_then(|(run, op)| Some((run.parse().ok()?, Op(op.parse().ok()?))));
+    parsed.ok_or_else(|| {
+        invalid("invalid-cursor", "the cursor is not one that a page of activities gave".to_owned())
+    })
+}
+
+/// An author's failure, within bounds.
+fn failed(failure: TaskFailure) -> Result<Failure, ServiceError> {
+    let TaskFailure { code, message, retryable, retry_after_ms, details } = failure;
+    let fatal = Failure::fatal(FailureKind::Application, &code, message);
+    let failure = Failure { retryable, retry_after_ms, details, ..fatal }.clipped();
+    match failure.to_json() {
+        Ok(_) => Ok(failure),
+        Err(error) => {
+            let message = format!("the failure is no payload: {error}");
+            Err(ServiceError::TooLarge { code: "failure-too-large", message })
+        }
+    }
+}
+
+fn stale(token: TaskToken) -> ServiceError {
+    let TaskToken { run, op, attempt, .. } = token;
+    let message = format!(
+        "attempt {attempt} of op {op} of run {run} is not this worker's any more: its lease ran out, or it was \
+         answered otherwise; drop it"
+    );
+    ServiceError::Conflict { code: "stale-token", message }
+}

@@ -1,0 +1,196 @@
+//! One attempt: it runs beside its own heartbeats, and its answer is told until it is heard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_client::tasks::{AnswerTask, HeartbeatTask, TaskView};
+use backstitch_client::{Client, ClientError};
+use backstitch_core::Json;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::answers::Answers;
+use crate::{Activity, Ending, Failure};
+
+/// What an attempt is told, and can say while it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    task: Arc<TaskView>,
+    details: Arc<watch::Sender<Option<Json>>>,
+    cancelled: watch::Receiver<bool>,
+}
+
+impl Context {
+    /// The call's arguments: a JSON array.
+    pub fn input(&self) -> &Json {
+        &self.task.input
+    }
+
+    /// Everything that the host says of the task.
+    pub fn task(&self) -> &TaskView {
+        &self.task
+    }
+
+    /// The same for every attempt of one call, and for no other call.
+    pub fn idempotency_key(&self) -> &str {
+        &self.task.idempotency_key
+    }
+
+    /// Which attempt, 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.task.attempt
+    }
+
+    /// What whoever answers later has to show.
+    pub fn token(&self) -> &str {
+        &self.task.token
+    }
+
+    /// What the attempts before this one said last.
+    pub fn heartbeat_details(&self) -> Option<&Json> {
+        self.task.heartbeat_details.as_ref()
+    }
+
+    /// Tells how far it is: the next attempt hears of it if this one fails. Goes with the next heartbeat, at
+    /// most a third of the lease from now. Something that is no JSON is not told.
+    pub fn heartbeat(&self, details: &impl Serialize) {
+        if let Ok(details) = Json::of(details) {
+            self.details.send_replace(Some(details));
+        }
+    }
+
+    /// Waits until nobody waits for the outcome any more.
+    pub async fn cancelled(&self) {
+        let mut cancelled = self.cancelled.clone();
+        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether nobody waits for the outcome any more.
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+}
+
+/// Carries a task out, from its begin to its answer.
+pub(crate) async fn run(
+    client: Client,
+    task: TaskView,
+    activity: Option<Activity>,
+    answers: Answers,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let taken = Instant::now();
+    let Some(activity) = activity else {
+        // A host that gives what was not asked for; another worker may know it.
+        let _ = client.release_task(&task.token).await;
+        return;
+    };
+    let (details, said) = watch::channel(None);
+    let (cancel, cancelled) = watch::channel(false);
+    let task = Arc::new(task);
+    let context = Context { task: Arc::clone(&task), details: Arc::new(details), cancelled };
+    // It ends with whoever waits for it here: an outcome that nobody tells is worth nothing.
+    let attempt = AbortOnDropHandle::new(tokio::spawn(activity(context)));
+    let told = async {
+        let ending = match attempt.await {
+            Ok(ending) => ending,
+            Err(error) => Ending::Failed(Failure::retryable("panic", error.to_string())),
+        };
+        tell(&client, &task, &answers, ending).await;
+    };
+    tokio::select! {
+        () = told => {}
+        () = beats(&client, &task, taken, said, &cancel) => {
+            tracing::warn!(run = %task.run_id, op = %task.op, "the lease is lost; the attempt is dropped");
+        }
+        () = stop(&mut stopping) => {
+            if let Err(error) = client.release_task(&task.token).await {
+                tracing::warn!(%error, "a task could not be given back; it goes on when its lease is over");
+            }
+        }
+    }
+}
+
+/// Waits until attempts are to stop.
+async fn stop(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+/// Extends the lease until it is lost.
+async fn beats(
+    client: &Client,
+    task: &TaskView,
+    taken: Instant,
+    said: watch::Receiver<Option<Json>>,
+    cancel: &watch::Sender<bool>,
+) {
+    let mut lease = Duration::from_millis(task.lease_ms);
+    let mut lives_until = taken + lease;
+    let mut heard = None;
+    loop {
+        tokio::time::sleep(lease / 3).await;
+        let asked = Instant::now();
+        let details = said.borrow().clone();
+        let news = details.clone().filter(|_| details != heard);
+        let beat = HeartbeatTask { token: task.token.clone(), details: news };
+        match tokio::time::timeout_at(lives_until, client.heartbeat_task(&beat)).await {
+            Ok(Ok(view)) => {
+                heard = details;
+                if view.cancel {
+                    cancel.send_replace(true);
+                }
+                match view.lease_ms {
+                    Some(ms) => lease = Duration::from_millis(ms),
+                    // It is to be answered later: nothing is lost by silence.
+                    None => std::future::pending().await,
+                }
+                lives_until = asked + lease;
+            }
+            Ok(Err(ClientError::Problem { status: 409, .. })) => return,
+            Ok(Err(error)) if Instant::now() < lives_until => {
+                tracing::warn!(%error, "a heartbeat did not get through");
+            }
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Tells what an attempt gave, until a host takes it or refuses it. Whoever calls ends it with the lease.
+async fn tell(client: &Client, task: &TaskView, answers: &Answers, ending: Ending) {
+    let answer = match ending {
+        Ending::Completed(output) => AnswerTask::completed(&*task.token, output),
+        Ending::Failed(Failure(failure)) => AnswerTask::failed(&*task.token, failure),
+        Ending::Later => return defer(client, task).await,
+    };
+    let mut pace = crate::PACE;
+    loop {
+        match answers.send(answer.clone()).await {
+            Some(told) if told.status == 200 => return,
+            Some(told) if told.status < 500 => {
+                let (code, detail) = (told.code.unwrap_or_default(), told.detail.unwrap_or_default());
+                tracing::warn!(run = %task.run_id, op = %task.op, code, detail, "an answer was refused");
+                return;
+            }
+            _ => {
+                tokio::time::sleep(pace).await;
+                pace = (pace * 2).min(crate::PACE_MAX);
+            }
+        }
+    }
+}
+
+async fn defer(client: &Client, task: &TaskView) {
+    let mut pace = crate::PACE;
+    while let Err(error) = client.defer_task(&task.token).await {
+        if error.has_status(409) {
+            tracing::warn!(run = %task.run_id, op = %task.op, %error, "nobody waits for the answer");
+            return;
+        }
+        tokio::time::sleep(pace).await;
+        pace = (pace * 2).min(crate::PACE_MAX);
+    }
+}
