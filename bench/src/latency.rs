@@ -1,13 +1,12 @@
 //! `bench latency`: how long a run of one activity takes on an idle host, in commits.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::floor::Commits;
-use crate::rig::{self, Rig, Server};
+use crate::rig::{self, Place, Server};
 
 /// Options of `bench latency`.
 #[derive(clap::Args)]
@@ -15,11 +14,15 @@ pub(crate) struct Args {
     /// Runs, one after the other.
     #[arg(long, default_value_t = 500)]
     runs: usize,
+    /// With the activity carried out by a worker outside, over HTTP.
+    #[arg(long)]
+    remote: bool,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     bench: &'static str,
+    remote: bool,
     runs: usize,
     concurrency: usize,
     p50_ms: f64,
@@ -32,7 +35,8 @@ struct Report {
 pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_json::Value> {
     let guests = rig::step_guests()?;
     let server = Server::start(database).await?;
-    let rig = Arc::new(Rig::start(server.config(), &guests).await?);
+    let place = if args.remote { Place::Worker(16) } else { Place::Host };
+    let rig = rig::step_rig(server.config(), &guests, place).await?;
     let mut times = Vec::with_capacity(args.runs);
     let mut commits = Commits::new(&server).await?;
     let mut commit_times = Vec::with_capacity(args.runs);
@@ -56,6 +60,7 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     let (p50, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
     let report = Report {
         bench: "latency",
+        remote: args.remote,
         runs: args.runs,
         concurrency: 1,
         p50_ms: ms(p50),
@@ -65,8 +70,12 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     };
     println!("{}", rig::machine());
     println!(
-        "bench latency: p50 {:.2} ms, p99 {:.2} ms; a bare commit takes {:.2} ms: {:.1} commits",
-        report.p50_ms, report.p99_ms, report.commit_p50_ms, report.p50_commits
+        "bench latency{}: p50 {:.2} ms, p99 {:.2} ms; a bare commit takes {:.2} ms: {:.1} commits",
+        if args.remote { " --remote" } else { "" },
+        report.p50_ms,
+        report.p99_ms,
+        report.commit_p50_ms,
+        report.p50_commits
     );
     Ok(serde_json::to_value(report)?)
 }

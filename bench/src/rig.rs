@@ -5,13 +5,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use backstitch::api::Door;
 use backstitch::host::{Host, HostConfig};
 use backstitch::service::Service;
 use backstitch_client::StartRun;
 use backstitch_core::{Json, RunId, Scope};
 use backstitch_ledger::Cluster;
 use backstitch_sandbox::Compiler;
+use backstitch_worker::Worker;
 use sqlx::{Connection, PgConnection};
+use tokio_util::sync::CancellationToken;
 
 use crate::cpu::{self, Cpu};
 
@@ -68,6 +71,8 @@ impl Server {
 /// A host with the examples deployed.
 pub(crate) struct Rig {
     host: Host,
+    /// The worker outside the host and the host's door, if there are any: they end with it.
+    stopping: CancellationToken,
     /// What clients call.
     pub(crate) service: Service,
 }
@@ -80,7 +85,29 @@ impl Rig {
         for guest in guests {
             service.deploy(Scope::DEFAULT, guest.clone()).await?;
         }
-        Ok(Self { host, service })
+        Ok(Self { host, service, stopping: CancellationToken::new() })
+    }
+
+    /// Starts a host that serves no activities, and beside it, over HTTP on the loopback, a worker that does.
+    pub(crate) async fn start_remote(
+        config: HostConfig,
+        guests: &[Vec<u8>],
+        concurrency: usize,
+    ) -> Result<Self> {
+        let rig = Self::start(config, guests).await?;
+        let serves = rig.service.deployments(Scope::DEFAULT).await?;
+        ensure!(
+            serves.iter().all(|served| served.name.task_queue.is_none()),
+            "the database has activities that the host would carry out itself; give an empty one"
+        );
+        let door = Door::open(([127, 0, 0, 1], 0).into()).await?;
+        let worker = Worker::connect(&door.url())?
+            .task_queue("echo-tasks")
+            .concurrency(u32::try_from(concurrency)?)
+            .activity("echo", async |_, (text,): (String,)| Ok(text));
+        tokio::spawn(door.serve(rig.service.clone(), rig.stopping.clone()));
+        tokio::spawn(worker.run(rig.stopping.clone().cancelled_owned()));
+        Ok(rig)
     }
 
     /// Starts one run.
@@ -91,6 +118,7 @@ impl Rig {
 
     /// Ends the host.
     pub(crate) async fn stop(self) {
+        self.stopping.cancel();
         self.host.shutdown().await;
     }
 }
@@ -111,6 +139,24 @@ pub(crate) fn guests(packages: &[&str]) -> Result<Vec<Vec<u8>>> {
 /// The guests that take durable steps.
 pub(crate) fn step_guests() -> Result<Vec<Vec<u8>>> {
     guests(&["fan-out-workflow", "example-activities"])
+}
+
+/// Where activities are carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In the host's sandbox.
+    Host,
+    /// By a worker outside, so many at a time.
+    Worker(usize),
+}
+
+/// A host and whatever carries out the activities of [`step_guests`].
+pub(crate) async fn step_rig(config: HostConfig, guests: &[Vec<u8>], place: Place) -> Result<Shared> {
+    Ok(Arc::new(match place {
+        Place::Host => Rig::start(config, guests).await?,
+        // The first is the workflow.
+        Place::Worker(concurrency) => Rig::start_remote(config, &guests[..1], concurrency).await?,
+    }))
 }
 
 /// What the machine is, for the report.

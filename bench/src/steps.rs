@@ -9,7 +9,7 @@ use sqlx::Connection;
 
 use crate::floor::{self, Floor};
 use crate::load::{closed_loop, completed};
-use crate::rig::{self, Rig, Server};
+use crate::rig::{self, Place, Server};
 
 /// Options of `bench steps`.
 #[derive(clap::Args)]
@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Also with a transaction for each host call, to show what group commit is worth.
     #[arg(long)]
     naive: bool,
+    /// Also with the activities carried out by a worker outside, over HTTP; its CPU counts.
+    #[arg(long)]
+    remote: bool,
 }
 
 /// Options of `bench fanout`.
@@ -55,6 +58,8 @@ pub(crate) struct Report {
     ratio_to_floor: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     naive: Option<Box<Report>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remote: Option<Box<Report>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     others: Vec<Report>,
 }
@@ -70,15 +75,30 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     let mut reports = Vec::new();
     for concurrency in &args.concurrency {
         let runs = args.runs.unwrap_or((concurrency * 20).clamp(2_000, 20_000));
-        let mut report = measure(database, &guests, args.steps, runs, *concurrency, false).await?;
+        let measure =
+            |naive, place, runs| measure(database, &guests, args.steps, runs, *concurrency, naive, place);
+        // First, while the database of `--database-url` has no activities yet.
+        let remote = match args.remote {
+            true => Some(measure(false, Place::Worker(*concurrency), runs).await?),
+            false => None,
+        };
+        let mut report = measure(false, Place::Host, runs).await?;
         if args.naive {
-            let naive = measure(database, &guests, args.steps, runs.min(2_000), *concurrency, true).await?;
+            let naive = measure(true, Place::Host, runs.min(2_000)).await?;
             println!(
                 "{:<22} naive costs {:.1} times the CPU",
                 "",
                 naive.cpu_us_per_step / report.cpu_us_per_step
             );
             report.naive = Some(Box::new(naive));
+        }
+        if let Some(remote) = remote {
+            println!(
+                "{:<22} remote costs {:.1} times the CPU",
+                "",
+                remote.cpu_us_per_step / report.cpu_us_per_step
+            );
+            report.remote = Some(Box::new(remote));
         }
         reports.push(report);
     }
@@ -94,13 +114,14 @@ async fn measure(
     runs: usize,
     concurrency: usize,
     naive: bool,
+    place: Place,
 ) -> Result<Report> {
     let server = Server::start(database).await?;
     let mut config = server.config();
     if naive {
         config.batch_max = 1;
     }
-    let rig = Arc::new(Rig::start(config, guests).await?);
+    let rig = rig::step_rig(config, guests, place).await?;
     let input = format!(r#"{{"n":{steps},"text":"a payload of about the size that a small step has"}}"#);
     // Warm: code compiled, pages mapped, plans cached.
     closed_loop(&rig, "steps", &input, concurrency.min(runs), concurrency).await?;
@@ -114,7 +135,11 @@ async fn measure(
     let (total, rows) = (steps * runs, runs * (2 * steps + 2));
     let per_batch = rows as f64 / transactions.max(1) as f64;
     let floor = floor::measure(&server, rows.min(100_000), per_batch.round() as usize).await?;
-    let name = if naive { "  naive" } else { "  group commit" };
+    let name = match (naive, place) {
+        (true, _) => "  naive",
+        (false, Place::Host) => "  group commit",
+        (false, Place::Worker(_)) => "  remote",
+    };
     let report = report("steps", runs, concurrency, total, per_batch, spent, took.as_secs_f64(), floor);
     print(&format!("{name}, {concurrency} runs"), &report);
     Ok(report)
@@ -124,7 +149,7 @@ async fn measure(
 pub(crate) async fn fan_out(database: Option<&str>, args: &FanoutArgs) -> Result<serde_json::Value> {
     let guests = rig::step_guests()?;
     let server = Server::start(database).await?;
-    let rig = Arc::new(Rig::start(server.config(), &guests).await?);
+    let rig = rig::step_rig(server.config(), &guests, Place::Host).await?;
     let input =
         format!(r#"{{"n":{},"text":"a payload of about the size that a small step has"}}"#, args.activities);
     let first = rig.start_run("fan_out", &input).await?;
@@ -179,6 +204,7 @@ fn report(
         // A step is two rows.
         ratio_to_floor: cpu_us_per_step / (2.0 * floor.cpu_us_per_row),
         naive: None,
+        remote: None,
         others: Vec::new(),
     }
 }

@@ -7,8 +7,9 @@
 //! Called by the scheduler, which has calls, and by the service, which has workers. Nothing here is
 //! needed for a task to be carried out, only for it to be soon: a desk may be dropped at any time.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,6 +29,9 @@ const PROMISED_WAIT: Duration = Duration::from_millis(100);
 /// Counters of offers; queues share them, and a needless look is all that comes of it.
 const COUNTERS: usize = 256;
 
+/// Kinds of workers of which it is remembered that there was nothing for them in the database.
+const LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("not zero");
+
 /// A task queue of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Queue {
@@ -37,11 +41,14 @@ pub(crate) struct Queue {
     pub(crate) name: Arc<str>,
 }
 
+/// Names of activities; none: all there are.
+type Names = Option<Arc<BTreeSet<String>>>;
+
 /// What a worker that waits wants.
 #[derive(Clone, Debug)]
 pub(crate) struct Wish {
     /// Of these activities; none: of all.
-    pub(crate) names: Option<Arc<HashSet<String>>>,
+    pub(crate) names: Names,
     /// At most so many.
     pub(crate) max: u32,
     /// How long it may be silent about each.
@@ -73,6 +80,8 @@ pub(crate) struct Desk {
 struct Inner {
     waiting: Mutex<HashMap<Queue, VecDeque<Arc<Chair>>>>,
     offers: [AtomicU64; COUNTERS],
+    /// How many offers there were when a look into the database found nothing.
+    looks: Mutex<lru::LruCache<(Queue, Names), u64>>,
     hasher: RandomState,
     give_back: GiveBack,
 }
@@ -102,7 +111,13 @@ impl Desk {
     /// An empty desk. `give_back` gets what was handed to a worker that had just left.
     pub(crate) fn new(give_back: GiveBack) -> Self {
         let offers = [const { AtomicU64::new(0) }; COUNTERS];
-        let inner = Inner { waiting: Mutex::default(), offers, hasher: RandomState::new(), give_back };
+        let inner = Inner {
+            waiting: Mutex::default(),
+            offers,
+            looks: Mutex::new(lru::LruCache::new(LOOKS_MAX)),
+            hasher: RandomState::new(),
+            give_back,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -113,6 +128,19 @@ impl Desk {
 
     fn counter(&self, queue: &Queue) -> &AtomicU64 {
         &self.inner.offers[self.inner.hasher.hash_one(queue) as usize % COUNTERS]
+    }
+
+    /// Whether there is nothing in the database for such a worker, as far as this host has heard: it has looked
+    /// when there were as many offers as now.
+    pub(crate) fn is_known_empty(&self, queue: &Queue, wish: &Wish) -> bool {
+        let offers = self.offers(queue);
+        let mut looks = locked(&self.inner.looks);
+        looks.get(&(queue.clone(), wish.names.clone())).is_some_and(|looked| *looked == offers)
+    }
+
+    /// A look into the database found nothing; `seen` offers had been made before.
+    pub(crate) fn found_nothing(&self, queue: &Queue, wish: &Wish, seen: u64) {
+        locked(&self.inner.looks).put((queue.clone(), wish.names.clone()), seen);
     }
 
     /// Waits at the desk, unless there were more offers than `seen`: then the database has to be looked at.
@@ -146,19 +174,19 @@ impl Desk {
         None
     }
 
-    /// A call waits in the database: somebody should look. None: of any activity.
-    pub(crate) fn offered(&self, queue: &Queue, name: Option<&str>) {
+    /// A call waits in the database: somebody should look.
+    pub(crate) fn offered(&self, queue: &Queue, name: &str) {
         self.counter(queue).fetch_add(1, Ordering::SeqCst);
         let waiting = locked(&self.inner.waiting);
         let mut line = waiting.get(queue).into_iter().flatten();
-        line.find(|chair| name.is_none_or(|name| chair.wish.takes(name)) && chair.wake());
+        line.find(|chair| chair.wish.takes(name) && chair.wake());
     }
 
     /// Wakes one worker of each kind that waits on this queue: what waits in the database may be for any.
     pub(crate) fn look(&self, queue: &Queue) {
         self.counter(queue).fetch_add(1, Ordering::SeqCst);
         let waiting = locked(&self.inner.waiting);
-        let mut woken: Vec<&Option<Arc<HashSet<String>>>> = Vec::new();
+        let mut woken: Vec<&Names> = Vec::new();
         for chair in waiting.get(queue).into_iter().flatten() {
             if !woken.contains(&&chair.wish.names) && chair.wake() {
                 woken.push(&chair.wish.names);
@@ -295,11 +323,128 @@ impl Drop for Seat {
         }
         if look {
             // Somebody else has to.
-            self.desk.offered(&self.chair.queue, None);
+            self.desk.look(&self.chair.queue);
         }
     }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> Queue {
+        Queue { tenant: TenantId::DEFAULT, name: "q".into() }
+    }
+
+    fn wish(names: Option<&[&str]>, max: u32) -> Wish {
+        let names = names.map(|names| Arc::new(names.iter().map(|name| (*name).to_owned()).collect()));
+        Wish { names, max, lease_ms: 1_000, worker: "w".into() }
+    }
+
+    fn task(token: &str) -> TaskView {
+        TaskView {
+            token: token.to_owned(),
+            run_id: ambient::new_run_id(),
+            workflow_id: String::new(),
+            op: backstitch_core::Op(0),
+            attempt: 1,
+            name: "a".to_owned(),
+            task_queue: "q".to_owned(),
+            input: backstitch_core::Json::null(),
+            idempotency_key: String::new(),
+            lease_ms: 1_000,
+            deadline: None,
+            heartbeat_details: None,
+            traceparent: String::new(),
+        }
+    }
+
+    /// A desk, and the tokens of what it has given back.
+    fn desk() -> (Desk, Arc<Mutex<Vec<String>>>) {
+        let returned = Arc::new(Mutex::new(Vec::new()));
+        let tokens = Arc::clone(&returned);
+        let give_back = Arc::new(move |_, tasks: Vec<TaskView>| {
+            tokens.lock().unwrap().extend(tasks.into_iter().map(|task| task.token));
+        });
+        (Desk::new(give_back), returned)
+    }
+
+    fn sit(desk: &Desk, names: Option<&[&str]>, max: u32) -> Seat {
+        desk.sit(&queue(), wish(names, max), desk.offers(&queue())).unwrap()
+    }
+
+    /// What a worker has that waits no longer than it must.
+    async fn got(seat: &Seat) -> Option<Vec<String>> {
+        match seat.wait(Instant::now()).await {
+            Woken::Tasks(tasks) => Some(tasks.into_iter().map(|task| task.token).collect()),
+            Woken::Look => Some(Vec::new()),
+            Woken::Over => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn promises_go_to_workers_in_turns_and_only_to_those_that_want_them() {
+        let (desk, _) = desk();
+        let (any, only) = (sit(&desk, None, 2), sit(&desk, Some(&["b"]), 1));
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        desk.promise(&queue(), "b").unwrap().keep(task("2"));
+        desk.promise(&queue(), "b").unwrap().keep(task("3"));
+        assert!(desk.promise(&queue(), "b").is_none(), "nobody wants more");
+        assert_eq!(got(&any).await.unwrap(), ["1", "3"]);
+        assert_eq!(got(&only).await.unwrap(), ["2"]);
+        drop((any, only));
+        assert!(desk.promise(&queue(), "a").is_none() && desk.queues().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_promise_that_is_not_kept_is_no_loss() {
+        let (desk, returned) = desk();
+        let seat = sit(&desk, None, 1);
+        drop(desk.promise(&queue(), "a").unwrap());
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        assert_eq!(got(&seat).await.unwrap(), ["1"]);
+        assert!(returned.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_worker_left_behind_goes_back_and_so_does_what_comes_after_it() {
+        let (desk, returned) = desk();
+        let seat = sit(&desk, None, 2);
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        let late = desk.promise(&queue(), "a").unwrap();
+        drop(seat);
+        late.keep(task("2"));
+        assert_eq!(*returned.lock().unwrap(), ["1", "2"]);
+    }
+
+    #[tokio::test]
+    async fn no_offer_falls_between_a_look_and_a_seat() {
+        let (desk, _) = desk();
+        let seen = desk.offers(&queue());
+        desk.offered(&queue(), "a");
+        assert!(desk.sit(&queue(), wish(None, 1), seen).is_none());
+        let (deaf, first) = (sit(&desk, Some(&["b"]), 1), sit(&desk, None, 1));
+        let second = sit(&desk, None, 1);
+        desk.offered(&queue(), "a");
+        // The one that is told leaves without having looked: the next is told.
+        drop(first);
+        assert_eq!((got(&second).await, got(&deaf).await), (Some(Vec::new()), None));
+        desk.look(&queue());
+        assert_eq!((got(&second).await, got(&deaf).await), (Some(Vec::new()), Some(Vec::new())));
+    }
+
+    #[test]
+    fn what_was_looked_for_in_vain_is_there_again_after_an_offer() {
+        let (desk, _) = desk();
+        let (any, only) = (wish(None, 1), wish(Some(&["b"]), 1));
+        assert!(!desk.is_known_empty(&queue(), &any));
+        desk.found_nothing(&queue(), &any, desk.offers(&queue()));
+        assert!(desk.is_known_empty(&queue(), &any) && !desk.is_known_empty(&queue(), &only));
+        desk.offered(&queue(), "a");
+        assert!(!desk.is_known_empty(&queue(), &any));
+    }
 }

@@ -4,6 +4,9 @@
 //! A task is made, and removed with its outcome's row, by appends of the run's owner only. Whatever else
 //! removes one puts a message into the run's inbox in the same transaction: so it may be done by any
 //! host, at any time, and its effect is not lost with that host. Leases run on the database's clock.
+//!
+//! Other tables are looked up by subqueries that get the whole key from the task. A join on `shard = $1` beside
+//! it is planned while the tables are small, and may then read all of the shard for each task.
 
 use std::collections::BTreeMap;
 
@@ -206,11 +209,14 @@ impl Ledger {
         let rows: Vec<TakenRow> = sqlx::query_as(
             "with free as materialized (
                  select t.shard, t.run_id, t.op, r.workflow_id, r.owner
-                 from tasks t join runs r on r.shard = $1 and r.run_id = t.run_id
+                 from tasks t,
+                      lateral (select workflow_id, owner from runs
+                               where runs.shard = t.shard and runs.run_id = t.run_id and runs.status = $9
+                               offset 0) as r
                  where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
                    and t.lease is null and not t.given_up
                    and ($4::text[] is null or t.name = any ($4))
-                   and (t.start_by is null or t.start_by > now()) and r.status = $9
+                   and (t.start_by is null or t.start_by > now())
                  order by t.priority, t.offered_at
                  limit $5 for update of t skip locked
              ),
@@ -222,13 +228,15 @@ impl Ledger {
                                           t.close_by)
                  from free
                  where t.shard = free.shard and t.run_id = free.run_id and t.op = free.op
-                 returning t.run_id, t.op, t.seq, t.attempt, free.workflow_id, free.owner, t.name,
+                 returning t.shard, t.run_id, t.op, t.seq, t.attempt, free.workflow_id, free.owner, t.name,
                            least(t.lease_ms, t.silence_ms) as lease_ms, t.deadline, t.heartbeat,
                            t.priority, t.offered_at
              )
              select taken.run_id, taken.op, taken.attempt, taken.workflow_id, taken.owner, taken.name,
-                    l.payload::text as input, taken.lease_ms, taken.deadline, taken.heartbeat::text
-             from taken join ledger l on l.shard = $1 and l.run_id = taken.run_id and l.seq = taken.seq
+                    (select l.payload::text from ledger l
+                     where l.shard = taken.shard and l.run_id = taken.run_id and l.seq = taken.seq) as input,
+                    taken.lease_ms, taken.deadline, taken.heartbeat::text
+             from taken
              order by taken.priority, taken.offered_at",
         )
         .bind(scope.shard.0)
@@ -523,10 +531,11 @@ impl Ledger {
     pub async fn tasks(&self, scope: Scope, page: TaskPage<'_>) -> Result<Vec<OpenTask>, LedgerError> {
         let (after_run, after_op) = page.after.unzip();
         let rows: Vec<OpenRow> = sqlx::query_as(
-            "select t.run_id, t.op, r.workflow_id, t.attempt, t.task_queue, t.name,
+            "select t.run_id, t.op, t.attempt, t.task_queue, t.name,
+                    (select r.workflow_id from runs r where r.shard = t.shard and r.run_id = t.run_id) as workflow_id,
                     t.lease is not null as is_leased, t.lease_ms is null as is_held, t.given_up, t.worker,
                     t.offered_at, t.leased_until, t.deadline, t.heartbeat::text
-             from tasks t join runs r on r.shard = $1 and r.run_id = t.run_id
+             from tasks t
              where t.shard = $1 and t.tenant = $2 and ($3::uuid is null or t.run_id = $3)
                and ($4::text is null or t.task_queue = $4)
                and ($5::uuid is null or (t.run_id, t.op) > ($5, $6))
@@ -618,8 +627,9 @@ async fn gone<'q>(
          select gone.tenant, gone.run_id, gone.op, gone.attempt, gone.task_queue, gone.name, gone.worker,
                 gone.heartbeat::text, gone.given_up, gone.lease is not null as is_leased,
                 coalesce(gone.deadline <= now(), false) as is_late,
-                coalesce(gone.close_by <= now(), false) as is_overdue, r.owner
-         from gone left join runs r on r.shard = $1 and r.run_id = gone.run_id"
+                coalesce(gone.close_by <= now(), false) as is_overdue,
+                (select r.owner from runs r where r.shard = gone.shard and r.run_id = gone.run_id) as owner
+         from gone"
     );
     bind(sqlx::query_as(AssertSqlSafe(text))).fetch_all(&mut **transaction).await
 }

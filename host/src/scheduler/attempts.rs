@@ -147,7 +147,7 @@ impl Scheduler {
             // Deployed while it was being committed: whoever has deployed it may have missed it.
             return self.tools.crier.deployed();
         }
-        self.tools.desk.offered(&queue, Some(&name));
+        self.tools.desk.offered(&queue, &name);
         self.tools.crier.offered(&queue);
     }
 

@@ -1,6 +1,6 @@
 //! What workers and operators say about tasks: calls that are carried out outside.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,13 +40,17 @@ impl Service {
         let until = Instant::now() + wait;
         loop {
             let seen = self.desk.offers(&queue);
-            let tasks = self.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
-            if tasks.len() == wish.max as usize {
-                // There may be more, for others.
-                self.desk.offered(&queue, None);
-            }
-            if !tasks.is_empty() || Instant::now() >= until {
-                return Ok(tasks);
+            // One that does not wait wants to know for sure.
+            if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
+                let tasks = self.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
+                if tasks.len() == wish.max as usize {
+                    // There may be more, for others.
+                    self.desk.look(&queue);
+                }
+                if !tasks.is_empty() || Instant::now() >= until {
+                    return Ok(tasks);
+                }
+                self.desk.found_nothing(&queue, &wish, seen);
             }
             let Some(seat) = self.desk.sit(&queue, wish.clone(), seen) else { continue };
             match seat.wait(until).await {
@@ -364,7 +368,7 @@ fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish, Option<Vec<String
         ));
     }
     let queue = Queue { tenant: scope.tenant, name: task_queue.into() };
-    let known = names.as_ref().map(|names| Arc::new(names.iter().cloned().collect::<HashSet<_>>()));
+    let known = names.as_ref().map(|names| Arc::new(names.iter().cloned().collect::<BTreeSet<_>>()));
     Ok((queue, Wish { names: known, max, lease_ms, worker: worker.into() }, names))
 }
 

@@ -1,0 +1,266 @@
+//! Tasks: who gets one, what becomes of it, and what is left in the inbox.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic, and make their own world"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use backstitch_core::{
+    ActivityOptions, Command, Event, Failure, Message, Op, RunId, TaskLease, TaskToken, TenantId,
+};
+use backstitch_ledger::{
+    Append, Ledger, NewItem, NewTask, Settled, StatusChange, TakenTask, Taking, TaskPage, TaskState, Wanted,
+};
+use common::*;
+use sqlx::types::Uuid;
+
+fn taking() -> Taking {
+    Taking { lease: TaskLease(Uuid::new_v4()), lease_ms: 60_000, worker: "w".into() }
+}
+
+fn wanted(limit: u32) -> Wanted<'static> {
+    Wanted { task_queue: "q", names: None, limit }
+}
+
+/// A run that calls `names` at once, and offers what it calls.
+fn calling(names: &[&str], change: impl Fn(&mut NewTask)) -> (Grown, Append) {
+    let mut grown = Grown::named(&new_id().to_string());
+    let mut append = Append::new(SCOPE, grown.id);
+    for (op, name) in names.iter().enumerate() {
+        let name: Arc<str> = (*name).into();
+        let options = ActivityOptions { task_queue: Some("q".into()), ..ActivityOptions::default() };
+        let input = json(&format!("[{op}]"));
+        let command = Command::ScheduleActivity { name: Arc::clone(&name), input, options };
+        let row = grown.run.append(now_ms(), &Event::Commanded { op: Op(op as u32), command }).unwrap();
+        let mut task = NewTask {
+            op: Op(op as u32),
+            seq: row.seq,
+            attempt: 1,
+            task_queue: "q".into(),
+            name,
+            priority: 3,
+            start_by_ms: None,
+            close_by_ms: None,
+            attempt_ms: None,
+            silence_ms: None,
+            heartbeat: None,
+            taken: None,
+        };
+        change(&mut task);
+        append.rows.push(row);
+        append.tasks.push(task);
+    }
+    (grown, append)
+}
+
+async fn offered(host: &mut Host, names: &[&str], change: impl Fn(&mut NewTask)) -> Grown {
+    let (grown, append) = calling(names, change);
+    host.commit(grown.start()).await;
+    host.commit(append).await;
+    grown
+}
+
+fn completion(token: TaskToken, output: &str) -> NewItem {
+    let TaskToken { run, op, attempt, .. } = token;
+    let message = Message::AttemptEnded { op, attempt, outcome: Ok(json(output)), heartbeat: None };
+    NewItem { run, item_id: new_id(), at_ms: now_ms(), message: message.to_row() }
+}
+
+async fn messages(ledger: &Ledger, host: &Host) -> Vec<(RunId, Message)> {
+    let items = ledger.inbox_for(host.id, &[], 10_000).await.unwrap();
+    items.into_iter().map(|item| (item.run, item.message.message().unwrap())).collect()
+}
+
+async fn open(ledger: &Ledger) -> Vec<(Op, u32, TaskState)> {
+    let page = TaskPage { run: None, task_queue: None, after: None, limit: 1_000 };
+    let tasks = ledger.tasks(SCOPE, page).await.unwrap();
+    tasks.into_iter().map(|task| (task.op, task.attempt, task.state)).collect()
+}
+
+#[tokio::test]
+async fn each_task_goes_to_one_worker_in_the_order_of_priority_and_age() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let names: Vec<&str> = std::iter::repeat_n("a", 300).collect();
+    offered(&mut host, &names, |_| {}).await;
+    offered(&mut host, &["b", "b"], |task| task.priority = 1).await;
+    let first = ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap();
+    assert_eq!((first[0].name.as_str(), first[0].input.as_str()), ("b", "[0]"));
+
+    let take = async |limit| {
+        let mut taken: Vec<TakenTask> = Vec::new();
+        loop {
+            let more = ledger.take_tasks(SCOPE, wanted(limit), &taking()).await.unwrap();
+            assert!(more.len() <= limit as usize);
+            if more.is_empty() {
+                return taken;
+            }
+            taken.extend(more);
+        }
+    };
+    let (one, two, three) = tokio::join!(take(7), take(11), take(1));
+    let mut all: Vec<_> =
+        [one, two, three].concat().iter().map(|task| (task.token.run, task.token.op)).collect();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((count, all.len()), (301, 301));
+}
+
+#[tokio::test]
+async fn a_worker_gets_what_it_names_of_its_own_tenant_and_of_running_runs_only() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let paused = offered(&mut host, &["a"], |_| {}).await;
+    let pause = StatusChange::Pause;
+    host.commit(Append { status: Some(pause), ..Append::new(SCOPE, paused.id) }).await;
+    let running = offered(&mut host, &["a", "b"], |_| {}).await;
+    let foreign = ledger.scope(TenantId(2));
+    assert!(ledger.take_tasks(foreign, wanted(9), &taking()).await.unwrap().is_empty());
+    let names = ["b".to_owned(), "c".to_owned()];
+    let only = Wanted { names: Some(&names), ..wanted(9) };
+    let taken = ledger.take_tasks(SCOPE, only, &taking()).await.unwrap();
+    assert_eq!(
+        taken.iter().map(|task| (task.token.run, task.token.op)).collect::<Vec<_>>(),
+        [(running.id, Op(1))]
+    );
+    let rest = ledger.take_tasks(SCOPE, wanted(9), &taking()).await.unwrap();
+    assert_eq!(rest.iter().map(|task| task.token.run).collect::<Vec<_>>(), [running.id]);
+}
+
+#[tokio::test]
+async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = offered(&mut host, &["a"], |_| {}).await;
+    let token = ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap().remove(0).token;
+    assert!(ledger.beat_task(SCOPE, token, Some(&json("{\"b\":1.0}"))).await.unwrap().is_some());
+    assert_eq!(ledger.tasks_of(&[run.id]).await.unwrap(), [(run.id, Op(0))]);
+    let items = [completion(token, "1"), completion(token, "2")];
+    let (one, two) = tokio::join!(
+        ledger.settle_task(SCOPE, token, &items[0]),
+        ledger.settle_task(SCOPE, token, &items[1])
+    );
+    let mut ends = [one.unwrap(), two.unwrap()];
+    ends.sort_by_key(|end| *end == Settled::Stale);
+    assert_eq!(ends, [Settled::Left { owner: Some(host.id) }, Settled::Stale]);
+    let left = messages(&ledger, &host).await;
+    let [(_, Message::AttemptEnded { attempt: 1, heartbeat: Some(said), .. })] = &left[..] else {
+        panic!("{left:?}")
+    };
+    assert_eq!(said.as_str(), "{\"b\":1.0}");
+    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_none());
+    // It is offered no more, but its end has not been read: whoever loads the run must not offer it again.
+    assert_eq!(ledger.tasks_of(&[run.id]).await.unwrap(), [(run.id, Op(0))]);
+}
+
+#[tokio::test]
+async fn what_ran_out_of_time_is_told_once_however_many_look() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let short = |attempt_ms, silence_ms| {
+        move |task: &mut NewTask| (task.attempt_ms, task.silence_ms) = (attempt_ms, silence_ms)
+    };
+    offered(&mut host, &["silent"], short(None, Some(1))).await;
+    offered(&mut host, &["slow"], short(Some(1), None)).await;
+    offered(&mut host, &["fine"], short(None, None)).await;
+    let late = offered(&mut host, &["late"], |task| task.close_by_ms = Some(now_ms() + 1)).await;
+    let taken = ledger.take_tasks(SCOPE, wanted(9), &taking()).await.unwrap();
+    assert_eq!(taken.len(), 4);
+    offered(&mut host, &["untaken"], |task| task.start_by_ms = Some(now_ms() - 1)).await;
+    let swept = eventually("all has run out", || async {
+        let (one, two) = tokio::join!(
+            ledger.sweep_tasks(now_ms(), 100, new_id),
+            ledger.sweep_tasks(now_ms(), 100, new_id)
+        );
+        assert!(one.unwrap().owners.iter().chain(&two.unwrap().owners).all(|owner| *owner == host.id));
+        let left = messages(&ledger, &host).await;
+        (left.len() >= 4).then_some(left)
+    })
+    .await;
+    let code = |message: &Message| match message {
+        Message::AttemptEnded { outcome: Err(Failure { code, retryable, .. }), .. } => {
+            (code.clone(), *retryable)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut codes: Vec<_> = swept.iter().map(|(_, message)| code(message)).collect();
+    codes.sort();
+    let expected = [
+        ("heartbeat", true),
+        ("schedule-to-close", true),
+        ("schedule-to-start", false),
+        ("start-to-close", true),
+    ];
+    assert_eq!(codes, expected.map(|(code, retryable)| (code.to_owned(), retryable)));
+    let of_late = swept.iter().find(|(run, _)| *run == late.id).unwrap();
+    assert_eq!(code(&of_late.1).0, "schedule-to-close");
+    assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Leased)], "the one that is fine");
+    assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 0);
+}
+
+#[tokio::test]
+async fn an_older_attempt_makes_room_for_the_next_and_a_newer_one_does_not() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = offered(&mut host, &["a"], |_| {}).await;
+    let token = ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap().remove(0).token;
+    let again = |attempt| {
+        let (_, append) = calling(&["a"], |task| task.attempt = attempt);
+        Append { rows: Vec::new(), run: run.id, ..append }
+    };
+    // The same once more, as after a commit whose reply was lost: it changes nothing.
+    host.commit(again(1)).await;
+    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_some());
+    host.commit(again(2)).await;
+    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_none());
+    assert_eq!(open(&ledger).await, [(Op(0), 2, TaskState::Offered)]);
+    host.commit(Append { tasks_done: vec![Op(0)], ..Append::new(SCOPE, run.id) }).await;
+    assert_eq!(open(&ledger).await, []);
+}
+
+#[tokio::test]
+async fn a_fenced_host_offers_nothing_and_takes_nothing_back() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    offered(&mut host, &["a"], |_| {}).await;
+    let (other, append) = calling(&["b"], |_| {});
+    host.commit(other.start()).await;
+    ledger.declare_dead(host.id).await.unwrap();
+    host.append(append).await;
+    let taken = ledger.take_tasks(SCOPE, wanted(9), &taking()).await.unwrap();
+    assert_eq!(taken.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), ["a"]);
+}
+
+#[tokio::test]
+async fn what_a_component_serves_is_taken_back_unless_a_worker_has_it() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = offered(&mut host, &["a", "a", "b"], |_| {}).await;
+    ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap();
+    let served = [("q".to_owned(), "a".to_owned()), ("other".to_owned(), "b".to_owned())];
+    let freed = ledger.free_tasks(SCOPE, &served, now_ms(), 100, new_id).await.unwrap();
+    assert_eq!((freed.tasks, freed.owners), (1, vec![host.id]));
+    let told = messages(&ledger, &host).await;
+    assert_eq!(told, [(run.id, Message::AttemptFreed { op: Op(1), attempt: 1, heartbeat: None })]);
+    assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Leased), (Op(2), 1, TaskState::Offered)]);
+}
+
+#[tokio::test]
+async fn a_task_that_was_given_up_goes_without_a_word_when_its_worker_does() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = offered(&mut host, &["a", "b"], |_| {}).await;
+    let token = ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap().remove(0).token;
+    host.commit(Append { tasks_given_up: vec![Op(0), Op(1)], ..Append::new(SCOPE, run.id) }).await;
+    assert!(ledger.take_tasks(SCOPE, wanted(9), &taking()).await.unwrap().is_empty());
+    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().unwrap().given_up);
+    assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 1, "the one that nobody has");
+    let end = ledger.settle_task(SCOPE, token, &completion(token, "1")).await.unwrap();
+    assert_eq!(end, Settled::GivenUp);
+    assert_eq!((messages(&ledger, &host).await, open(&ledger).await), (vec![], vec![]));
+}
