@@ -100,6 +100,7 @@ async fn each_task_goes_to_one_worker_in_the_order_of_priority_and_age() {
                 return taken;
             }
             taken.extend(more);
+            assert!(taken.len() <= 301, "there are no more");
         }
     };
     let (one, two, three) = tokio::join!(take(7), take(11), take(1));
