@@ -65,7 +65,7 @@ async fn send(client: Client, batch: Vec<Answer>) {
                 let _ = one.reply.send(Some(result));
             }
         }
-        Err(ClientError::Problem { status, code, detail }) if status < 500 && status != 429 => {
+        Err(ClientError::Problem { status, code, detail }) if crate::is_final(status) => {
             let alone = batch.len() == 1;
             for one in batch {
                 if alone {

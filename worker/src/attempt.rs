@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_client::tasks::{AnswerTask, HeartbeatTask, TaskView};
+use backstitch_client::tasks::{AnswerTask, HeartbeatTask, TaskFailure, TaskView};
 use backstitch_client::{Client, ClientError};
 use backstitch_core::Json;
 use serde::Serialize;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::answers::Answers;
-use crate::{Activity, Ending, Failure};
+use crate::{Activity, Ending, Failure, is_final};
 
 /// What an attempt is told, and can say while it runs. Cheap to clone.
 #[derive(Clone)]
@@ -53,8 +53,9 @@ impl Context {
         self.task.heartbeat_details.as_ref()
     }
 
-    /// Tells how far it is: the next attempt hears of it if this one fails. Goes with the next heartbeat, at
-    /// most a third of the lease from now. Something that is no JSON is not told.
+    /// Tells how far it is: the next attempt hears of it if this one fails or is lost. Goes with the next
+    /// heartbeat, at most a third of the lease from now, and before a failure. Something that is no JSON is not
+    /// told.
     pub fn heartbeat(&self, details: &impl Serialize) {
         if let Ok(details) = Json::of(details) {
             self.details.send_replace(Some(details));
@@ -90,6 +91,7 @@ pub(crate) async fn run(
         return;
     };
     let (details, said) = watch::channel(None);
+    let last = said.clone();
     let (cancel, cancelled) = watch::channel(false);
     let task = Arc::new(task);
     let context = Context { task: Arc::clone(&task), details: Arc::new(details), cancelled };
@@ -100,6 +102,9 @@ pub(crate) async fn run(
             Ok(ending) => ending,
             Err(error) => Ending::Failed(Failure::retryable("panic", error.to_string())),
         };
+        if matches!(ending, Ending::Failed(_)) {
+            pass_on(&client, &task, &last).await;
+        }
         tell(&client, &task, &answers, ending).await;
     };
     tokio::select! {
@@ -108,10 +113,20 @@ pub(crate) async fn run(
             tracing::warn!(run = %task.run_id, op = %task.op, "the lease is lost; the attempt is dropped");
         }
         () = stop(&mut stopping) => {
+            pass_on(&client, &task, &last).await;
             if let Err(error) = client.release_task(&task.token).await {
                 tracing::warn!(%error, "a task could not be given back; it goes on when its lease is over");
             }
         }
+    }
+}
+
+/// Has the next attempt know what this one said last, if a host is there to hear it now.
+async fn pass_on(client: &Client, task: &TaskView, said: &watch::Receiver<Option<Json>>) {
+    let Some(details) = said.borrow().clone() else { return };
+    let beat = HeartbeatTask { token: task.token.clone(), details: Some(details) };
+    if let Err(error) = client.heartbeat_task(&beat).await {
+        tracing::warn!(run = %task.run_id, op = %task.op, %error, "what an attempt said last is not known");
     }
 }
 
@@ -153,6 +168,12 @@ async fn beats(
             Ok(Err(ClientError::Problem { status: 409, .. })) => return,
             Ok(Err(error)) if Instant::now() < lives_until => {
                 tracing::warn!(%error, "a heartbeat did not get through");
+                if let ClientError::Problem { status, .. } = error
+                    && is_final(status)
+                {
+                    // Its details are too long. The next one is without them, and keeps the lease.
+                    heard = details;
+                }
             }
             Ok(Err(_)) | Err(_) => return,
         }
@@ -161,7 +182,7 @@ async fn beats(
 
 /// Tells what an attempt gave, until a host takes it or refuses it. Whoever calls ends it with the lease.
 async fn tell(client: &Client, task: &TaskView, answers: &Answers, ending: Ending) {
-    let answer = match ending {
+    let mut answer = match ending {
         Ending::Completed(output) => AnswerTask::completed(&*task.token, output),
         Ending::Failed(Failure(failure)) => AnswerTask::failed(&*task.token, failure),
         Ending::Later => return defer(client, task).await,
@@ -170,16 +191,33 @@ async fn tell(client: &Client, task: &TaskView, answers: &Answers, ending: Endin
     loop {
         match answers.send(answer.clone()).await {
             Some(told) if told.status == 200 => return,
-            Some(told) if told.status < 500 => {
+            Some(told) if is_final(told.status) => {
                 let (code, detail) = (told.code.unwrap_or_default(), told.detail.unwrap_or_default());
                 tracing::warn!(run = %task.run_id, op = %task.op, code, detail, "an answer was refused");
-                return;
+                match plain(answer, told.status, detail) {
+                    Some(plain) => answer = plain,
+                    None => return,
+                }
             }
             _ => {
                 tokio::time::sleep(pace).await;
                 pace = (pace * 2).min(crate::PACE_MAX);
             }
         }
+    }
+}
+
+/// What any host takes instead of an answer that one has refused. None if there is nothing left to say.
+fn plain(refused: AnswerTask, status: u16, detail: String) -> Option<AnswerTask> {
+    let AnswerTask { token, output, failure } = refused;
+    match (status, output, failure) {
+        (409, ..) => None,
+        // The workflow would otherwise wait for attempts without end, each with the same output.
+        (_, Some(_), _) => Some(AnswerTask::failed(token, Failure::fatal("bad-output", detail).0)),
+        (_, _, Some(failure)) if failure.details.is_some() => {
+            Some(AnswerTask::failed(token, TaskFailure { details: None, ..failure }))
+        }
+        _ => None,
     }
 }
 

@@ -234,7 +234,7 @@ impl Worker {
                         }
                         while attempts.try_join_next().is_some() {}
                     }
-                    Err(ClientError::Problem { status, .. }) if status < 500 && status != 429 => {
+                    Err(ClientError::Problem { status, .. }) if is_final(status) => {
                         // It will say the same again.
                         return worker.client.poll_tasks(&worker.poll(free)).await.map(drop);
                     }
@@ -291,6 +291,11 @@ fn completed(output: &impl Serialize) -> Ending {
         Ok(output) => Ending::Completed(output),
         Err(error) => Ending::Failed(Failure::fatal("bad-output", error.to_string())),
     }
+}
+
+/// Whether a host that has refused would say the same again.
+fn is_final(status: u16) -> bool {
+    status < 500 && status != 408 && status != 429
 }
 
 fn millis(duration: Duration) -> u64 {
