@@ -6,13 +6,16 @@
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
-//! runs only wait; `tasks` is about workers outside, who die as hosts do.
+//! runs only wait; `tasks` is about workers outside, who die as hosts do,
+//! `embedding` about a host in another program.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 #[path = "crash/authors.rs"]
 mod authors;
 #[path = "crash/dev.rs"]
 mod dev;
+#[path = "crash/embedding.rs"]
+mod embedding;
 #[path = "crash/heartbeats.rs"]
 mod heartbeats;
 #[path = "crash/hosts.rs"]

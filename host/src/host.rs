@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::{Desk, Queue};
+use crate::embed::Workers;
 use crate::guests::AtOnce;
 use crate::programs::Programs;
 use crate::retry::until_answered;
@@ -130,6 +131,8 @@ pub struct Host {
     terms: JoinHandle<()>,
     threads: Vec<std::thread::JoinHandle<()>>,
     current: watch::Receiver<Option<Term>>,
+    /// Those in this process.
+    pub(crate) workers: Workers,
 }
 
 /// What outlives a term.
@@ -205,7 +208,7 @@ impl Host {
         let terms = tokio::spawn(fixed.serve());
         // A host that is ready has a lease: a start that is accepted can be owned.
         let _ = current.wait_for(Option::is_some).await;
-        Ok(Self { service, stop, terms, threads, current })
+        Ok(Self { service, stop, terms, threads, current, workers: Workers::default() })
     }
 
     /// What clients call.
@@ -236,6 +239,7 @@ impl Host {
 
     /// Finishes what is on its way, gives up its runs, and ends.
     pub async fn shutdown(self) {
+        self.workers.stop().await;
         self.stop.cancel();
         if let Err(error) = self.terms.await {
             tracing::error!(%error, "the host did not end well");

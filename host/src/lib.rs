@@ -13,6 +13,7 @@ pub mod crash;
 mod crier;
 mod desk;
 pub mod doctor;
+pub mod embed;
 mod guests;
 pub mod host;
 mod programs;

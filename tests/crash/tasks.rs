@@ -66,7 +66,7 @@ fn one_in(n: u64) -> bool {
     static STATE: AtomicU64 = AtomicU64::new(0x9E37_79B9_7F4A_7C15);
     let state = STATE.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    (mixed ^ (mixed >> 27)) % n == 0
+    (mixed ^ (mixed >> 27)).is_multiple_of(n)
 }
 
 /// A worker that takes tasks by the dozen, from any host, and every so often dies with all it has.

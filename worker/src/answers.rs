@@ -2,10 +2,12 @@
 
 use std::pin::Pin;
 
+use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, SettledTask};
-use backstitch_client::{Client, ClientError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+
+use crate::port::Port;
 
 /// Answers of one request: few enough that the host's bound on a body holds for usual outputs.
 const AT_ONCE_MAX: usize = 100;
@@ -27,7 +29,7 @@ struct Answer {
 
 impl Answers {
     /// Starts the task that sends them. It ends when all clones are gone.
-    pub(crate) fn start(client: Client) -> (Self, JoinHandle<()>) {
+    pub(crate) fn start(port: impl Port) -> (Self, JoinHandle<()>) {
         let (waiting, mut ready) = mpsc::channel::<Answer>(WAITING_MAX);
         let task = tokio::spawn(async move {
             let mut batch = Vec::new();
@@ -39,7 +41,7 @@ impl Answers {
                         bytes <= BYTES_MAX
                     });
                     let count = fits.count().max(1);
-                    tokio::spawn(send(client.clone(), batch.drain(..count).collect()));
+                    tokio::spawn(send(port.clone(), batch.drain(..count).collect()));
                 }
                 // What is being sent now is company for what comes in the meantime.
                 tokio::task::yield_now().await;
@@ -57,9 +59,9 @@ impl Answers {
 }
 
 /// A request that is refused as a whole tells nothing of its answers: each then goes alone.
-async fn send(client: Client, batch: Vec<Answer>) {
+async fn send(port: impl Port, batch: Vec<Answer>) {
     let answers = batch.iter().map(|one| one.answer.clone()).collect();
-    match client.settle_tasks(answers).await {
+    match port.settle(answers).await {
         Ok(results) => {
             for (one, result) in batch.into_iter().zip(results) {
                 let _ = one.reply.send(Some(result));
@@ -72,7 +74,7 @@ async fn send(client: Client, batch: Vec<Answer>) {
                     let (code, detail) = (Some(code.clone()), Some(detail.clone()));
                     let _ = one.reply.send(Some(SettledTask { status, code, detail }));
                 } else {
-                    tokio::spawn(send_alone(client.clone(), one));
+                    tokio::spawn(send_alone(port.clone(), one));
                 }
             }
         }
@@ -80,6 +82,6 @@ async fn send(client: Client, batch: Vec<Answer>) {
     }
 }
 
-fn send_alone(client: Client, one: Answer) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(send(client, vec![one]))
+fn send_alone(port: impl Port, one: Answer) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(send(port, vec![one]))
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, TaskFailure, TaskView};
-use backstitch_client::{Client, ClientError};
 use backstitch_core::Json;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::answers::Answers;
+use crate::port::Port;
 use crate::{Activity, Ending, Failure, is_final};
 
 /// What an attempt is told, and can say while it runs. Cheap to clone.
@@ -78,7 +79,7 @@ impl Context {
 
 /// Carries a task out, from its begin to its answer.
 pub(crate) async fn run(
-    client: Client,
+    port: impl Port,
     task: TaskView,
     activity: Option<Activity>,
     answers: Answers,
@@ -87,7 +88,7 @@ pub(crate) async fn run(
     let taken = Instant::now();
     let Some(activity) = activity else {
         // A host that gives what was not asked for; another worker may know it.
-        let _ = client.release_task(&task.token).await;
+        let _ = port.release(task.token.clone()).await;
         return;
     };
     let (details, said) = watch::channel(None);
@@ -103,18 +104,18 @@ pub(crate) async fn run(
             Err(error) => Ending::Failed(Failure::retryable("panic", error.to_string())),
         };
         if matches!(ending, Ending::Failed(_)) {
-            pass_on(&client, &task, &last).await;
+            pass_on(&port, &task, &last).await;
         }
-        tell(&client, &task, &answers, ending).await;
+        tell(&port, &task, &answers, ending).await;
     };
     tokio::select! {
         () = told => {}
-        () = beats(&client, &task, taken, said, &cancel) => {
+        () = beats(&port, &task, taken, said, &cancel) => {
             tracing::warn!(run = %task.run_id, op = %task.op, "the lease is lost; the attempt is dropped");
         }
         () = stop(&mut stopping) => {
-            pass_on(&client, &task, &last).await;
-            if let Err(error) = client.release_task(&task.token).await {
+            pass_on(&port, &task, &last).await;
+            if let Err(error) = port.release(task.token.clone()).await {
                 tracing::warn!(%error, "a task could not be given back; it goes on when its lease is over");
             }
         }
@@ -122,10 +123,10 @@ pub(crate) async fn run(
 }
 
 /// Has the next attempt know what this one said last, if a host is there to hear it now.
-async fn pass_on(client: &Client, task: &TaskView, said: &watch::Receiver<Option<Json>>) {
+async fn pass_on(port: &impl Port, task: &TaskView, said: &watch::Receiver<Option<Json>>) {
     let Some(details) = said.borrow().clone() else { return };
     let beat = HeartbeatTask { token: task.token.clone(), details: Some(details) };
-    if let Err(error) = client.heartbeat_task(&beat).await {
+    if let Err(error) = port.heartbeat(beat).await {
         tracing::warn!(run = %task.run_id, op = %task.op, %error, "what an attempt said last is not known");
     }
 }
@@ -137,7 +138,7 @@ async fn stop(stopping: &mut watch::Receiver<bool>) {
 
 /// Extends the lease until it is lost.
 async fn beats(
-    client: &Client,
+    port: &impl Port,
     task: &TaskView,
     taken: Instant,
     said: watch::Receiver<Option<Json>>,
@@ -152,7 +153,7 @@ async fn beats(
         let details = said.borrow().clone();
         let news = details.clone().filter(|_| details != heard);
         let beat = HeartbeatTask { token: task.token.clone(), details: news };
-        match tokio::time::timeout_at(lives_until, client.heartbeat_task(&beat)).await {
+        match tokio::time::timeout_at(lives_until, port.heartbeat(beat)).await {
             Ok(Ok(view)) => {
                 heard = details;
                 if view.cancel {
@@ -181,11 +182,11 @@ async fn beats(
 }
 
 /// Tells what an attempt gave, until a host takes it or refuses it. Whoever calls ends it with the lease.
-async fn tell(client: &Client, task: &TaskView, answers: &Answers, ending: Ending) {
+async fn tell(port: &impl Port, task: &TaskView, answers: &Answers, ending: Ending) {
     let mut answer = match ending {
         Ending::Completed(output) => AnswerTask::completed(&*task.token, output),
         Ending::Failed(Failure(failure)) => AnswerTask::failed(&*task.token, failure),
-        Ending::Later => return defer(client, task).await,
+        Ending::Later => return defer(port, task).await,
     };
     let mut pace = crate::PACE;
     loop {
@@ -221,9 +222,9 @@ fn plain(refused: AnswerTask, status: u16, detail: String) -> Option<AnswerTask>
     }
 }
 
-async fn defer(client: &Client, task: &TaskView) {
+async fn defer(port: &impl Port, task: &TaskView) {
     let mut pace = crate::PACE;
-    while let Err(error) = client.defer_task(&task.token).await {
+    while let Err(error) = port.defer(task.token.clone()).await {
         if error.has_status(409) {
             tracing::warn!(run = %task.run_id, op = %task.op, %error, "nobody waits for the answer");
             return;

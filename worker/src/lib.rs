@@ -31,6 +31,7 @@
 
 mod answers;
 mod attempt;
+mod port;
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -47,6 +48,7 @@ use tokio::task::JoinSet;
 
 use answers::Answers;
 pub use attempt::Context;
+pub use port::Port;
 
 /// How an attempt fails.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -92,8 +94,8 @@ const PACE_MAX: Duration = Duration::from_secs(5);
 
 /// A worker that is being set up, or runs.
 #[derive(Clone)]
-pub struct Worker {
-    client: Client,
+pub struct Worker<P = Client> {
+    port: P,
     task_queue: String,
     name: String,
     concurrency: u32,
@@ -113,11 +115,13 @@ impl Worker {
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Ok(Self::new(Client::new(url)?))
     }
+}
 
-    /// As [`connect`](Self::connect), with a client that is there.
-    pub fn new(client: Client) -> Self {
+impl<P: Port> Worker<P> {
+    /// A worker of the host behind `port`, with the settings of [`Worker::connect`].
+    pub fn new(port: P) -> Self {
         Self {
-            client,
+            port,
             task_queue: backstitch_core::command::DEFAULT_TASK_QUEUE.to_owned(),
             name: format!("rust-{}", std::process::id()),
             concurrency: 16,
@@ -210,7 +214,7 @@ impl Worker {
     /// waited for.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ClientError> {
         let room = Arc::new(Semaphore::new(self.concurrency as usize));
-        let (answers, answering) = Answers::start(self.client.clone());
+        let (answers, answering) = Answers::start(self.port.clone());
         let (stopping, stopped) = watch::channel(false);
         let mut attempts = JoinSet::new();
         let worker = Arc::new(self);
@@ -221,7 +225,7 @@ impl Worker {
                 let first = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
                 let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).saturating_add(1);
                 drop(first);
-                match worker.client.poll_tasks(&worker.poll(free)).await {
+                match worker.port.poll(worker.poll(free)).await {
                     Ok(tasks) => {
                         pace = PACE;
                         for task in tasks {
@@ -236,7 +240,7 @@ impl Worker {
                     }
                     Err(ClientError::Problem { status, .. }) if is_final(status) => {
                         // It will say the same again.
-                        return worker.client.poll_tasks(&worker.poll(free)).await.map(drop);
+                        return worker.port.poll(worker.poll(free)).await.map(drop);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "no tasks can be had; asking again");
@@ -280,9 +284,9 @@ impl Worker {
         task: TaskView,
         answers: Answers,
         stopping: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + Send + use<> {
+    ) -> impl Future<Output = ()> + Send + use<P> {
         let activity = self.activities.get(&task.name).or(self.any.as_ref()).cloned();
-        attempt::run(self.client.clone(), task, activity, answers, stopping)
+        attempt::run(self.port.clone(), task, activity, answers, stopping)
     }
 }
 
