@@ -8,7 +8,7 @@ use tracing_subscriber::filter::ParseError;
 
 /// What is shown unless a filter is given: our own news, and only the complaints of others.
 pub const FILTER_DEFAULT: &str = "warn,backstitch=info,backstitch_core=info,backstitch_ledger=info,\
-                                  backstitch_sandbox=info";
+                                  backstitch_sandbox=info,backstitch_worker=info";
 
 /// How events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -103,8 +103,16 @@ pub(crate) async fn run(
             Ok(ending) => ending,
             Err(error) => Ending::Failed(Failure::retryable("panic", error.to_string())),
         };
-        if matches!(ending, Ending::Failed(_)) {
-            pass_on(&port, &task, &last).await;
+        let (took_ms, attempt) = (taken.elapsed().as_millis(), task.attempt);
+        let (run, op, name) = (&task.run_id, task.op, &*task.name);
+        match &ending {
+            Ending::Failed(Failure(failure)) => {
+                let (code, message) = (&*failure.code, &*failure.message);
+                tracing::warn!(%run, %op, attempt, name, took_ms, code, message, "an attempt has failed");
+                pass_on(&port, &task, &last).await;
+            }
+            Ending::Completed(_) => tracing::debug!(%run, %op, attempt, name, took_ms, "carried out"),
+            Ending::Later => tracing::info!(%run, %op, attempt, name, took_ms, "to be answered later"),
         }
         tell(&port, &task, &answers, ending).await;
     };

@@ -72,12 +72,26 @@ struct HostArgs {
     /// Repeat every activation and compare, in debug builds
     #[arg(long, hide = true)]
     check_activations: bool,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// What a command that goes on and on says of its work, on stderr.
+#[derive(Debug, clap::Args)]
+pub(super) struct LogArgs {
     /// Which events to log, such as info,backstitch=debug
     #[arg(long, env = "BACKSTITCH_LOG", value_name = "FILTER")]
     log: Option<String>,
     /// How to write them
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
+}
+
+impl LogArgs {
+    pub(super) fn start(&self, out: Output) -> CliResult {
+        let started = telemetry::init(self.log.as_deref(), self.log_format, out.colours_notes());
+        started.map_err(|error| CliError::new(Exit::Invalid, "log", "cannot log").because(error.to_string()))
+    }
 }
 
 /// Compiles components in a process of its own, which is this program again.
@@ -128,16 +142,11 @@ impl HostArgs {
             .map_err(|error| failed(format!("{}: {error}", data.path().display())))?;
         Ok(data)
     }
-
-    fn start_log(&self, out: Output) -> CliResult {
-        let started = telemetry::init(self.log.as_deref(), self.log_format, out.colours_notes());
-        started.map_err(|error| CliError::new(Exit::Invalid, "log", "cannot log").because(error.to_string()))
-    }
 }
 
 pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     let DevArgs { host, pg_bin } = args;
-    host.start_log(out)?;
+    host.log.start(out)?;
     let stopping = stop_on_signals(out);
     let data = host.data_dir()?;
     let door = host.open_door().await?;
@@ -178,7 +187,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
     let ServeArgs { host, database_url } = args;
-    host.start_log(out)?;
+    host.log.start(out)?;
     let url = database_url.ok_or_else(|| {
         CliError::new(Exit::Usage, "database-url", "no database is named")
             .because("neither --database-url nor DATABASE_URL is set")

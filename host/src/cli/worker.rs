@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 
 use super::Context;
 use super::exit::{CliError, CliResult};
-use super::serve::stop_on_signals;
+use super::serve::{LogArgs, stop_on_signals};
 use crate::api::trim;
 use crate::config;
 
@@ -61,6 +61,8 @@ pub(super) struct ExecArgs {
     /// What the worker calls itself [default: exec-PID]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    #[command(flatten)]
+    log: LogArgs,
     /// The program and its arguments, after --
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<String>,
@@ -81,7 +83,8 @@ pub(super) async fn worker(command: WorkerCommand, context: &Context) -> CliResu
 }
 
 async fn exec(args: ExecArgs, context: &Context) -> CliResult {
-    let ExecArgs { queue, activities, concurrency, lease, grace, text, envelope, name, program } = args;
+    let ExecArgs { queue, activities, concurrency, lease, grace, text, envelope, name, log, program } = args;
+    log.start(context.out)?;
     let program = Arc::new(Program { line: program, text, envelope });
     let worker = Worker::new(context.client.clone())
         .task_queue(&queue)
