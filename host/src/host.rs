@@ -12,7 +12,7 @@ use std::time::Duration;
 use backstitch_core::limits;
 use backstitch_core::{HostId, RunId};
 use backstitch_ledger::{ConnectOptions, Health, Ledger, Wake, Writer, WriterConfig};
-use backstitch_sandbox::{Compiler, Sandbox, SandboxConfig};
+use backstitch_sandbox::{Compiler, EgressConfig, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -57,6 +57,8 @@ pub struct HostConfig {
     pub at_once_ms: u64,
     /// Appends that are committed in one statement; 1 is a transaction for each.
     pub batch_max: usize,
+    /// What activities may reach, and with which secrets.
+    pub egress: EgressConfig,
     /// A host that is known to be dead, whose runs need not wait for its lease to run out.
     pub predecessor: Option<HostId>,
     /// Debug builds: go over every activation twice more and compare.
@@ -76,6 +78,7 @@ impl HostConfig {
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
             at_once_ms: limits::CALLS_AT_ONCE_MS,
             batch_max: limits::BATCH_APPENDS_MAX,
+            egress: EgressConfig::default(),
             predecessor: None,
             check_activations: false,
         }
@@ -166,6 +169,7 @@ impl Host {
             // Guests on threads, and guests that come back from there, are alive besides the warm ones.
             warm_runs_max: config.warm_runs_max + 2 * config.guest_threads + 16,
             activities_max: config.activities_max,
+            egress: config.egress.clone(),
         })?;
         let programs = Programs::new(ledger.clone(), sandbox);
         programs.refresh().await?;

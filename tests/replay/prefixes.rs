@@ -9,7 +9,8 @@ use std::sync::{Arc, LazyLock};
 
 use backstitch_core::{Command, Event, Kind, Op, Replay, Row, Run, Status};
 use backstitch_sandbox::{
-    Compiler, ComponentKind, Program, RunInfo, Sandbox, SandboxConfig, WorkflowInstance, WorkflowProgram,
+    Compiler, ComponentKind, EgressConfig, Program, RunInfo, Sandbox, SandboxConfig, WorkflowInstance,
+    WorkflowProgram,
 };
 use tokio::sync::Mutex;
 
@@ -23,8 +24,14 @@ const RANDOM_CUTS: u64 = 25;
 pub(crate) async fn program(package: &str) -> WorkflowProgram {
     static SANDBOX: LazyLock<Sandbox> = LazyLock::new(|| {
         let compiler = Compiler::InProcess;
-        Sandbox::new(SandboxConfig { cache_dir: None, compiler, warm_runs_max: 32, activities_max: 1 })
-            .unwrap()
+        Sandbox::new(SandboxConfig {
+            cache_dir: None,
+            compiler,
+            warm_runs_max: 32,
+            activities_max: 1,
+            egress: EgressConfig::default(),
+        })
+        .unwrap()
     });
     static PROGRAMS: LazyLock<Mutex<HashMap<String, WorkflowProgram>>> = LazyLock::new(Mutex::default);
     let mut programs = PROGRAMS.lock().await;

@@ -166,6 +166,42 @@ pub const TASK_LEASE_MS_MIN: u64 = 100;
 pub const TASK_LEASE_MS_MAX: u64 = 3_600_000;
 /// Answers to tasks in one request.
 pub const TASKS_SETTLED_MAX: usize = 1_000;
+/// A deployment's manifest, as JSON: it travels in a header, and every host holds those that serve.
+pub const MANIFEST_BYTES_MAX: usize = 16 << 10;
+/// Places that one manifest lets its activities reach: each request is compared with all of them.
+pub const EGRESS_RULES_MAX: usize = 64;
+/// Headers that one of those places is sent.
+pub const EGRESS_HEADERS_MAX: usize = 16;
+/// One secret: a key or a token. It has to fit a header.
+pub const SECRET_BYTES_MAX: usize = 8 << 10;
+
+/// HTTP requests that one attempt may make, those that are refused included: one that needs more asks for
+/// pages, or is a loop.
+pub const HTTP_REQUESTS_PER_ATTEMPT_MAX: u32 = 1_000;
+/// HTTP requests of one attempt under way at once, the reading of their answers included.
+pub const HTTP_REQUESTS_OPEN_PER_ATTEMPT_MAX: usize = 16;
+/// HTTP requests of one host under way at once: each is a socket and its buffers. More wait for their turn.
+pub const HTTP_REQUESTS_OPEN_MAX: usize = 512;
+/// Names looked up at once in one host: the system's resolver holds a thread for each.
+pub const LOOKUPS_RUNNING_MAX: usize = 32;
+/// Addresses of one name that are tried before it is given up.
+pub const ADDRESSES_TRIED_MAX: usize = 8;
+/// From the turn of an HTTP request until there is a connection, TLS included, in milliseconds. A service
+/// that takes longer is away.
+pub const HTTP_CONNECT_MS_MAX: u64 = 10_000;
+/// The body of one HTTP request.
+pub const HTTP_REQUEST_BYTES_MAX: u64 = 16 << 20;
+/// The body of one HTTP response: its activity holds it in memory, and may have 256 MiB of that.
+pub const HTTP_RESPONSE_BYTES_MAX: u64 = 64 << 20;
+/// Bodies of all HTTP requests of one attempt together, and of all responses: a thousand large ones are a
+/// transfer, and no step of a workflow.
+pub const HTTP_BYTES_PER_ATTEMPT_MAX: u64 = 256 << 20;
+/// Headers of one HTTP request as Wasmtime counts them: their bytes, and what it takes to hold them.
+pub const HTTP_REQUEST_HEADER_BYTES_MAX: usize = 64 << 10;
+/// The head of one HTTP response: status and headers. What one more read brings may go beyond it.
+pub const HTTP_RESPONSE_HEADER_BYTES_MAX: usize = 64 << 10;
+/// Headers of one HTTP response.
+pub const HTTP_RESPONSE_HEADERS_MAX: usize = 128;
 
 /// What a heartbeat says: it is kept in memory while the attempt runs and goes into the ledger with its
 /// failure, so it is a place to go on from, not the work done so far.

@@ -27,11 +27,14 @@ use wasmtime_wasi::p2::bindings;
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::p2::bindings::{self as http_bindings, http as wasi_http};
+use wasmtime_wasi_http::{WasiHttp, WasiHttpCtxView, WasiHttpView};
 
 use crate::admit::track;
 use crate::artefact::Component;
 use crate::budget::{Budget, bounded};
 use crate::describe::{self, Described};
+use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
 use crate::pulse::{self, Pulse};
@@ -47,6 +50,7 @@ pub struct ActivityProgram {
     beats: bool,
     /// If it links against nothing.
     secluded: Option<Arc<Secluded>>,
+    egress: Arc<Egress>,
 }
 
 /// A component without a way out.
@@ -82,6 +86,8 @@ pub struct ActivityCall {
     pub timeout: Duration,
     /// What it and whoever waits for it tell each other.
     pub pulse: Arc<Pulse>,
+    /// What it may reach by HTTP; none: nothing.
+    pub reach: Option<Arc<Manifest>>,
 }
 
 /// What an attempt is told about itself.
@@ -107,6 +113,11 @@ impl ActivityContext {
 }
 
 impl ActivityCall {
+    fn caller(&self) -> Caller {
+        let ActivityContext { run_id, op, attempt, .. } = self.context;
+        Caller { run: run_id, op, attempt, activity: Arc::clone(&self.name) }
+    }
+
     /// What the guest is told, as long as it has not begun.
     fn lower(&self) -> Context {
         let ActivityContext { run_id, workflow_id, op, attempt, deadline_ms } = &self.context;
@@ -190,6 +201,9 @@ impl Patience {
 struct Guest {
     /// Made at the first call of WASI: most activities never make one, and it draws seeds.
     wasi: Option<WasiCtx>,
+    /// Made at the first call of `wasi:http`.
+    http: Option<Http>,
+    reach: Reach,
     stdio: SharedStdio,
     table: ResourceTable,
     budget: Budget,
@@ -200,6 +214,24 @@ impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let stdio = &self.stdio;
         WasiCtxView { ctx: self.wasi.get_or_insert_with(|| wasi(stdio)), table: &mut self.table }
+    }
+}
+
+/// What an attempt's `wasi:http` is made of.
+#[derive(Clone)]
+struct Reach {
+    egress: Arc<Egress>,
+    manifest: Option<Arc<Manifest>>,
+    /// None: its component is only being described.
+    caller: Option<Caller>,
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let Reach { egress, manifest, caller } = &self.reach;
+        let http =
+            self.http.get_or_insert_with(|| Http::new(egress.clone(), manifest.clone(), caller.clone()));
+        WasiHttpCtxView { ctx: &mut http.ctx, table: &mut self.table, hooks: &mut http.hooks }
     }
 }
 
@@ -223,7 +255,7 @@ impl HasData for Io {
 
 impl ActivityProgram {
     /// Links a component. Fails if it asks for what is not offered or lacks an export of the world.
-    pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
+    pub(crate) fn link(component: &Component, egress: Arc<Egress>) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
         pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse)?;
@@ -232,7 +264,7 @@ impl ActivityProgram {
             .component_type()
             .imports(component.engine())
             .any(|(name, _)| track(name) == track(pulse::INTERFACE));
-        Ok(Self { pre, beats, secluded: Secluded::link(component).map(Arc::new) })
+        Ok(Self { pre, beats, secluded: Secluded::link(component).map(Arc::new), egress })
     }
 
     /// Makes an attempt on this thread, if that takes no more than a moment: [`EPOCH_TICK`] to twice
@@ -265,7 +297,8 @@ impl ActivityProgram {
         let patience = Patience::new(bound, Arc::new(Pulse::new(None, None)));
         let described = patience
             .with(async {
-                let (mut store, instance) = self.instantiate(&stdio, &patience).await?;
+                let reach = Reach { egress: Arc::clone(&self.egress), manifest: None, caller: None };
+                let (mut store, instance) = self.instantiate(&stdio, &patience, reach).await?;
                 instance.call_describe(&mut store).await
             })
             .await;
@@ -305,7 +338,12 @@ impl ActivityProgram {
         patience: &Patience,
     ) -> wasmtime::Result<InvocationResult> {
         let context = call.lower();
-        let (mut store, instance) = self.instantiate(stdio, patience).await?;
+        let reach = Reach {
+            egress: Arc::clone(&self.egress),
+            manifest: call.reach.clone(),
+            caller: Some(call.caller()),
+        };
+        let (mut store, instance) = self.instantiate(stdio, patience, reach).await?;
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
@@ -313,12 +351,13 @@ impl ActivityProgram {
         &self,
         stdio: &SharedStdio,
         patience: &Patience,
+        reach: Reach,
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
         let pulse = Arc::clone(&patience.pulse);
-        let guest = Guest { wasi: None, stdio: stdio.clone(), table, budget, pulse };
+        let guest = Guest { wasi: None, http: None, reach, stdio: stdio.clone(), table, budget, pulse };
         let mut store = bounded(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         store.set_epoch_deadline(1);
@@ -361,7 +400,8 @@ impl std::fmt::Debug for ActivityProgram {
 }
 
 /// What an activity gets of WASI 0.2. Files and sockets are there because standard libraries ask for
-/// them without using them; there is no directory, and every socket is refused as `access-denied`.
+/// them without using them; there is no directory, and every socket is refused as `access-denied`. HTTP is
+/// the only way out.
 fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     let l = linker;
     bindings::io::error::add_to_linker::<_, Io>(l, |guest| &mut guest.table)?;
@@ -391,7 +431,10 @@ fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     bindings::sockets::tcp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
     bindings::sockets::tcp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
     bindings::sockets::udp_create_socket::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
-    bindings::sockets::udp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)
+    bindings::sockets::udp::add_to_linker::<_, WasiSockets>(l, Guest::sockets)?;
+    let options = http_bindings::LinkOptions::default();
+    wasi_http::types::add_to_linker::<_, WasiHttp>(l, &(&options).into(), Guest::http)?;
+    wasi_http::outgoing_handler::add_to_linker::<_, WasiHttp>(l, Guest::http)
 }
 
 async fn turn(running: &Semaphore) -> SemaphorePermit<'_> {

@@ -12,7 +12,9 @@
 //! [`backstitch_core::Divergence`], or a [`backstitch_core::Failure`] of an attempt. After a trap its
 //! store is never entered again.
 //!
-//! Deliberately absent: the network and the file system in every guest; wall clocks, threads and
+//! Activities reach out by HTTP alone, and only to where [`Manifest`] and [`EgressConfig`] let them.
+//!
+//! Deliberately absent: sockets and the file system in every guest; the network, wall clocks, threads and
 //! timers in workflows; the ledger, which only the host's wiring knows.
 
 mod activity;
@@ -22,6 +24,7 @@ mod budget;
 mod cache;
 mod compile;
 mod describe;
+mod egress;
 mod engine;
 mod fault;
 mod guest_log;
@@ -38,6 +41,7 @@ pub use admit::{Admitted, ComponentKind, NotAKind, Refused};
 pub use cache::CacheError;
 pub use compile::{CompileError, Compiler, compile_child_main};
 pub use describe::Described;
+pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork};
 pub use host::RunInfo;
 pub use pulse::Pulse;
 pub use sandbox::{LoadError, Program, Sandbox, SandboxConfig, SandboxError};

@@ -17,6 +17,7 @@ use crate::artefact::{Artefact, Component};
 use crate::cache::{Cache, CacheError};
 use crate::compile::{CompileError, Compiler};
 use crate::describe::{self, Described};
+use crate::egress::{Egress, EgressConfig, EgressError, Manifest};
 use crate::engine::{self, EPOCH_TICK};
 use crate::workflow::WorkflowProgram;
 
@@ -31,6 +32,8 @@ pub struct SandboxConfig {
     pub warm_runs_max: usize,
     /// Activity attempts running at once; more wait for their turn.
     pub activities_max: usize,
+    /// What activities may reach.
+    pub egress: EgressConfig,
 }
 
 /// The sandbox cannot be set up. The operator's to mend.
@@ -49,6 +52,9 @@ pub enum SandboxError {
         /// What Wasmtime said.
         problem: String,
     },
+    /// What activities reach out with.
+    #[error("activities cannot reach out: {0}")]
+    Egress(#[from] EgressError),
     /// The clock thread.
     #[error("no thread for the clock of activities: {0}")]
     Clock(std::io::Error),
@@ -135,6 +141,7 @@ struct Inner {
     /// A compilation uses every core and up to 4 GiB.
     compiling: Semaphore,
     running: Semaphore,
+    egress: Arc<Egress>,
     _clock: Clock,
 }
 
@@ -157,6 +164,7 @@ impl Sandbox {
                 loading: Mutex::default(),
                 compiling: Semaphore::new(limits::COMPILES_RUNNING_MAX),
                 running: Semaphore::new(config.activities_max),
+                egress: Arc::new(Egress::new(config.egress)?),
                 _clock: Clock::start(&activities).map_err(SandboxError::Clock)?,
                 activities,
             }),
@@ -187,7 +195,7 @@ impl Sandbox {
         let program = loading
             .get_or_try_init(async || {
                 let component = self.inner.component(digest, kind, fetch).await?;
-                link(kind, &component).map_err(|error| LoadError::Unfit {
+                link(kind, &component, &self.inner.egress).map_err(|error| LoadError::Unfit {
                     digest,
                     kind,
                     problem: format!("{error:#}"),
@@ -218,6 +226,12 @@ impl Sandbox {
         call: ActivityCall,
     ) -> Result<Result<Json, Failure>, Fault> {
         program.invoke(&self.inner.running, call).await
+    }
+
+    /// What of a manifest this host cannot do for want of a secret, in words. Reads the operator's files.
+    pub async fn obstacles(&self, manifest: Arc<Manifest>) -> Vec<String> {
+        let egress = Arc::clone(&self.inner.egress);
+        blocking(move || egress.obstacles(&manifest)).await
     }
 }
 
@@ -285,10 +299,10 @@ fn load_cached(digest: Digest, artefact: &Artefact, engine: &Engine) -> Option<C
         .ok()
 }
 
-fn link(kind: ComponentKind, component: &Component) -> wasmtime::Result<Program> {
+fn link(kind: ComponentKind, component: &Component, egress: &Arc<Egress>) -> wasmtime::Result<Program> {
     Ok(match kind {
         ComponentKind::Workflow => Program::Workflow(WorkflowProgram::link(component)?),
-        ComponentKind::Activity => Program::Activity(ActivityProgram::link(component)?),
+        ComponentKind::Activity => Program::Activity(ActivityProgram::link(component, Arc::clone(egress))?),
     })
 }
 

@@ -32,6 +32,7 @@ fn call(timeout_ms: u64) -> ActivityCall {
         },
         timeout: Duration::from_millis(timeout_ms),
         pulse: Arc::new(Pulse::new(None, None)),
+        reach: None,
     }
 }
 

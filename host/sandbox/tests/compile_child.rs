@@ -7,7 +7,9 @@ mod support;
 
 use std::process::{Command, ExitCode, Stdio};
 
-use backstitch_sandbox::{CompileError, Compiler, LoadError, Sandbox, SandboxConfig, compile_child_main};
+use backstitch_sandbox::{
+    CompileError, Compiler, EgressConfig, LoadError, Sandbox, SandboxConfig, compile_child_main,
+};
 use support::*;
 
 fn main() -> ExitCode {
@@ -33,7 +35,14 @@ fn main() -> ExitCode {
 
 fn sandbox_with(argument: &str) -> Sandbox {
     let compiler = Compiler::Child { program: std::env::current_exe().unwrap(), args: vec![argument.into()] };
-    Sandbox::new(SandboxConfig { cache_dir: None, compiler, warm_runs_max: 1, activities_max: 1 }).unwrap()
+    Sandbox::new(SandboxConfig {
+        cache_dir: None,
+        compiler,
+        warm_runs_max: 1,
+        activities_max: 1,
+        egress: EgressConfig::default(),
+    })
+    .unwrap()
 }
 
 fn a_child_compiles_what_runs_here() {

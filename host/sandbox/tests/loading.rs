@@ -9,12 +9,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstitch_core::Digest;
-use backstitch_sandbox::{CompileError, Compiler, ComponentKind, LoadError, Program, Sandbox, SandboxConfig};
+use backstitch_sandbox::{
+    CompileError, Compiler, ComponentKind, EgressConfig, LoadError, Program, Sandbox, SandboxConfig,
+};
 use support::*;
 
 fn sandbox_in(dir: &Path, compiler: Compiler) -> Sandbox {
     let cache_dir = Some(dir.to_owned());
-    Sandbox::new(SandboxConfig { cache_dir, compiler, warm_runs_max: 1, activities_max: 1 }).unwrap()
+    Sandbox::new(SandboxConfig {
+        cache_dir,
+        compiler,
+        warm_runs_max: 1,
+        activities_max: 1,
+        egress: EgressConfig::default(),
+    })
+    .unwrap()
 }
 
 async fn load_from(

@@ -3,7 +3,9 @@
 
 use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
 use backstitch_core::Digest;
-use backstitch_sandbox::{ComponentKind, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram};
+use backstitch_sandbox::{
+    ComponentKind, EgressConfig, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
+};
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
@@ -37,8 +39,13 @@ async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
     let refused = |code: &str, why: String| {
         CliError::new(Exit::Refused, code, "the component cannot be replayed").because(why)
     };
-    let config =
-        SandboxConfig { cache_dir: None, compiler: serve::compiler()?, warm_runs_max: 1, activities_max: 1 };
+    let config = SandboxConfig {
+        cache_dir: None,
+        compiler: serve::compiler()?,
+        warm_runs_max: 1,
+        activities_max: 1,
+        egress: EgressConfig::default(),
+    };
     let sandbox = Sandbox::new(config).map_err(|error| broken(&error))?;
     let admitted = sandbox.admit(&bytes).map_err(|error| refused(error.code(), error.to_string()))?;
     if admitted.kind == ComponentKind::Activity {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use backstitch_core::{HostId, limits};
 use backstitch_ledger::{Cluster, ClusterOptions};
-use backstitch_sandbox::Compiler;
+use backstitch_sandbox::{Compiler, EgressConfig, Network};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +63,21 @@ struct HostArgs {
     /// Activity attempts running at once
     #[arg(long, default_value_t = limits::ACTIVITIES_RUNNING_MAX)]
     activities_max: usize,
+    /// A network that activities may reach although it is not of the public internet, such as 10.1.0.0/16;
+    /// may be given several times
+    #[arg(
+        long = "allow-network",
+        env = "BACKSTITCH_ALLOW_NETWORKS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    allow_networks: Vec<Network>,
+    /// Where the secrets are that activities send: a file NAME each, and NAME.hosts with those who may have it
+    #[arg(long, env = "BACKSTITCH_SECRETS_DIR", value_name = "DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// Certificate authorities that activities trust beside Mozilla's, in PEM
+    #[arg(long, env = "BACKSTITCH_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// How long the calls of one activation may be carried out on its thread, in ms
     #[arg(long, hide = true, default_value_t = limits::CALLS_AT_ONCE_MS)]
     at_once_ms: u64,
@@ -114,6 +129,11 @@ impl HostArgs {
             at_once_ms: self.at_once_ms,
             batch_max: self.batch_max.max(1),
             check_activations: self.check_activations,
+            egress: EgressConfig {
+                networks: self.allow_networks.clone(),
+                secrets_dir: self.secrets_dir.clone(),
+                ca_file: self.ca_file.clone(),
+            },
             ..HostConfig::new(database_url, compiler)
         })
     }

@@ -28,7 +28,7 @@ pub(crate) use offer::track;
 pub enum ComponentKind {
     /// It decides: deterministic, only the `host` interface.
     Workflow,
-    /// It acts: WASI, without files and network, and heartbeats.
+    /// It acts: WASI, without files and sockets, HTTP to where it may reach, and heartbeats.
     Activity,
 }
 
@@ -159,7 +159,7 @@ fn advice(kind: ComponentKind) -> &'static str {
              sleep with `sleep-for`"
         }
         ComponentKind::Activity => {
-            "An activity is given WASI 0.2 and heartbeats, nothing else: what needs more runs in a worker"
+            "An activity is given WASI 0.2, outgoing HTTP and heartbeats, nothing else"
         }
     }
 }

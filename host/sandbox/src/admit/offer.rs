@@ -14,9 +14,9 @@ enum Offer {
     All,
 }
 
-/// Interfaces that activities get whole, all of WASI 0.2's `command` world. Files and sockets are
-/// among them and find neither a directory nor a network.
-const ACTIVITY: [&str; 27] = [
+/// Interfaces that activities get whole: all of WASI 0.2's `command` world, where files and sockets
+/// find neither a directory nor a network, and outgoing HTTP, which reaches what a manifest allows.
+const ACTIVITY: [&str; 29] = [
     "wasi:cli/environment@0.2",
     "wasi:cli/exit@0.2",
     "wasi:cli/stdin@0.2",
@@ -31,6 +31,8 @@ const ACTIVITY: [&str; 27] = [
     "wasi:clocks/wall-clock@0.2",
     "wasi:filesystem/preopens@0.2",
     "wasi:filesystem/types@0.2",
+    "wasi:http/outgoing-handler@0.2",
+    "wasi:http/types@0.2",
     "wasi:io/error@0.2",
     "wasi:io/poll@0.2",
     "wasi:io/streams@0.2",

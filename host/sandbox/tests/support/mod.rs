@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq, StartOptions};
 use backstitch_sandbox::{
-    Activation, Compiler, ComponentKind, Program, RunInfo, Sandbox, SandboxConfig, Stopped, WorkflowInstance,
-    WorkflowProgram,
+    Activation, Compiler, ComponentKind, EgressConfig, Program, RunInfo, Sandbox, SandboxConfig, Stopped,
+    WorkflowInstance, WorkflowProgram,
 };
 
 pub const RUN: RunId = RunId(uuid::Uuid::from_u128(7));
@@ -104,6 +104,7 @@ pub fn sandbox() -> Sandbox {
         compiler: Compiler::InProcess,
         warm_runs_max: 8,
         activities_max: 4,
+        egress: EgressConfig::default(),
     })
     .unwrap()
 }
