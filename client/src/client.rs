@@ -18,8 +18,8 @@ use crate::views::{
     RunListView, RunView, StartedView, UpdateView, WaitView,
 };
 use crate::wire::{
-    DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
-    TENANT_HEADER, UpdateQuery, WASM,
+    DeploymentsView, HistoryQuery, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
+    SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -130,6 +130,21 @@ impl Client {
     /// Deploys a component. Refused with status 422 if it is none, or not one that this host runs.
     pub async fn deploy(&self, component: Vec<u8>) -> Result<DeployedView, ClientError> {
         self.give(wasm(self.post(&["deployments"]), component)).await
+    }
+
+    /// The same with a manifest: what its activities may reach, as JSON text. Refused with
+    /// `invalid-manifest` and all that is wrong with it, and with `manifest-of-workflow`.
+    pub async fn deploy_with_manifest(
+        &self,
+        component: Vec<u8>,
+        manifest: &str,
+    ) -> Result<DeployedView, ClientError> {
+        // In one line, because it travels in a header.
+        let manifest = match serde_json::from_str::<serde_json::Value>(manifest) {
+            Ok(document) => document.to_string(),
+            Err(error) => return Err(ClientError::Protocol(format!("the manifest is not JSON: {error}"))),
+        };
+        self.give(wasm(self.post(&["deployments"]), component).header(MANIFEST_HEADER, manifest)).await
     }
 
     /// What serves which name now.

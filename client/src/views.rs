@@ -171,6 +171,9 @@ pub struct DeployedView {
     pub created: bool,
     /// What it serves from now on.
     pub names: Vec<NameView>,
+    /// What its activities may reach and this host cannot do yet, for want of a secret.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A name that a component serves.
@@ -195,6 +198,9 @@ pub struct DeploymentView {
     pub digest: Digest,
     /// Since when, RFC 3339 with milliseconds, UTC.
     pub deployed_at: String,
+    /// What the component's activities may reach, as it was deployed with; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Json>,
 }
 
 /// Answer to a query.

@@ -12,6 +12,9 @@ pub const TENANT_HEADER: &str = "backstitch-tenant";
 /// The tenant of every installation.
 pub const TENANT_DEFAULT: &str = "default";
 
+/// The header in which a deployment has its manifest: JSON in one line of ASCII.
+pub const MANIFEST_HEADER: &str = "backstitch-manifest";
+
 /// The media type of components.
 pub const WASM: &str = "application/wasm";
 

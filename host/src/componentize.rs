@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+use backstitch_sandbox::Manifest;
 use serde::Deserialize;
 use wit_component::{ComponentEncoder, metadata};
 
@@ -18,6 +19,9 @@ use crate::ambient;
 /// The target of guests: a bare machine, so that a component imports what the SDK asked for and
 /// nothing else.
 pub const TARGET: &str = "wasm32-unknown-unknown";
+
+/// What a component's manifest is called: the component's own name with this in place of `wasm`.
+pub const MANIFEST_EXTENSION: &str = "manifest.json";
 
 /// The profile of guests, if the workspace has it.
 const PROFILE: &str = "guest";
@@ -53,6 +57,8 @@ pub struct Guest {
     id: String,
     workspace: PathBuf,
     target_dir: PathBuf,
+    /// What its activities may reach: `[package.metadata.backstitch]` of its `Cargo.toml`, as JSON text.
+    pub manifest: Option<String>,
 }
 
 impl Guest {
@@ -178,6 +184,14 @@ struct Package {
     name: String,
     manifest_path: PathBuf,
     targets: Vec<Target>,
+    #[serde(default)]
+    metadata: Option<Extra>,
+}
+
+/// What of a package's `metadata` is ours.
+#[derive(Debug, Deserialize)]
+struct Extra {
+    backstitch: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -251,8 +265,22 @@ impl Metadata {
             id: package.id.clone(),
             workspace: self.workspace_root.clone(),
             target_dir: self.target_directory.clone(),
+            manifest: manifest_of(package)?,
         })
     }
+}
+
+/// What a package's `Cargo.toml` says its activities reach, if it is sound.
+fn manifest_of(package: &Package) -> Result<Option<String>, BuildError> {
+    let Some(manifest) = package.metadata.as_ref().and_then(|extra| extra.backstitch.as_ref()) else {
+        return Ok(None);
+    };
+    let manifest = manifest.to_string();
+    Manifest::parse(&manifest).map_err(|error| {
+        let what = format!("[package.metadata.backstitch] of {} is wrong", package.manifest_path.display());
+        BuildError::new(what, error.to_string())
+    })?;
+    Ok(Some(manifest))
 }
 
 /// A line of `cargo build --message-format=json`, as far as we ask.
@@ -365,7 +393,25 @@ mod tests {
             name: name.into(),
             manifest_path: format!("/w/{name}/Cargo.toml").into(),
             targets: vec![Target { crate_types: vec![kind.into()] }],
+            metadata: None,
         }
+    }
+
+    #[test]
+    fn a_manifest_in_a_cargo_toml_is_looked_at_when_its_crate_is_found() {
+        let mut package = package("flow", "cdylib");
+        let with =
+            |manifest: &str| Some(serde_json::from_str(&format!(r#"{{"backstitch": {manifest}}}"#)).unwrap());
+        package.metadata = with(r#"{"egress": [{"host": "a.example", "methods": ["GET"]}]}"#);
+        let found = workspace().guest(&package).unwrap().manifest.unwrap();
+        assert_eq!(found, r#"{"egress":[{"host":"a.example","methods":["GET"]}]}"#);
+        package.metadata = with(r#"{"egress": [{"host": "*", "methods": []}]}"#);
+        let wrong = workspace().guest(&package).unwrap_err();
+        assert!(
+            wrong.why.contains("egress[0].host") && wrong.why.contains("egress[0].methods"),
+            "{}",
+            wrong.why
+        );
     }
 
     fn workspace() -> Metadata {

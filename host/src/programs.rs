@@ -15,7 +15,7 @@ use backstitch_core::{
 };
 use backstitch_ledger::{ClaimedRun, ComponentKind as Offers, Ledger, LedgerError};
 use backstitch_sandbox::{
-    ActivityCall, ActivityProgram, ComponentKind, LoadError, Program, Sandbox, WorkflowProgram,
+    ActivityCall, ActivityProgram, ComponentKind, LoadError, Manifest, Program, Sandbox, WorkflowProgram,
 };
 
 use crate::scheduler::{Facts, Loaded, LoadedRun};
@@ -34,6 +34,8 @@ struct Directory {
     workflows: HashMap<(TenantId, Arc<str>), Digest>,
     /// By tenant, task queue and name.
     activities: HashMap<TenantId, HashMap<Arc<str>, Names>>,
+    /// What the activities of a component may reach; none: nothing.
+    manifests: HashMap<(TenantId, Digest), Arc<Manifest>>,
 }
 
 /// Components of one host. Cheap to clone: all clones are one.
@@ -80,6 +82,17 @@ impl Programs {
                     let queues = directory.activities.entry(scope.tenant).or_default();
                     let queue = queues.entry(deployment.task_queue.into()).or_default();
                     queue.insert(name, deployment.digest);
+                }
+            }
+        }
+        for (digest, document) in self.inner.ledger.manifests(scope).await? {
+            match Manifest::parse(&document) {
+                Ok(manifest) => {
+                    directory.manifests.insert((scope.tenant, digest), Arc::new(manifest));
+                }
+                // Written by a host that knows more than this one. Nothing is what can be kept.
+                Err(error) => {
+                    tracing::error!(%digest, %error, "a manifest cannot be read; it allows nothing")
                 }
             }
         }
@@ -199,8 +212,9 @@ impl Programs {
         &self,
         scope: Scope,
         digest: Digest,
-        call: ActivityCall,
+        mut call: ActivityCall,
     ) -> Result<Json, Failure> {
+        call.reach = self.directory().manifests.get(&(scope.tenant, digest)).cloned();
         let unloadable = |problem: String| Failure {
             retryable: true,
             ..Failure::fatal(FailureKind::Application, "component", problem)

@@ -28,7 +28,7 @@ use backstitch_ledger::{
     ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, RunFilter, RunInfo, RunRef,
     RunSummary,
 };
-use backstitch_sandbox::{ComponentKind, Described, Program, WorkflowProgram};
+use backstitch_sandbox::{ComponentKind, Described, Manifest, Program, WorkflowProgram};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
@@ -77,10 +77,28 @@ impl Service {
         Self { ledger, programs, term, closed, counters, desk, crier, readings, schedule_hint }
     }
 
-    /// Admits, compiles and stores a component, and lets it serve the names it describes.
+    /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities
+    /// may reach nothing.
     pub async fn deploy(&self, scope: Scope, bytes: Vec<u8>) -> Result<DeployedView, ServiceError> {
+        self.deploy_with(scope, bytes, None).await
+    }
+
+    /// The same, with a manifest that says what its activities may reach, as JSON text. It stands for
+    /// the component until its next deployment.
+    pub async fn deploy_with(
+        &self,
+        scope: Scope,
+        bytes: Vec<u8>,
+        manifest: Option<&str>,
+    ) -> Result<DeployedView, ServiceError> {
+        let reach = manifest.map(Manifest::parse).transpose();
+        let reach = reach.map_err(|error| unfit("invalid-manifest", error.to_string()))?.map(Arc::new);
         let admitted = self.programs.sandbox().admit(&bytes).map_err(refused)?;
         let (digest, kind) = (admitted.digest, admitted.kind);
+        if kind == ComponentKind::Workflow && reach.is_some() {
+            let message = "a workflow reaches nothing but its host: deploy it without a manifest";
+            return Err(unfit("manifest-of-workflow", message.to_owned()));
+        }
         let bytes = Arc::new(bytes);
         let fetched = Arc::clone(&bytes);
         let fetch = || async move { Ok::<_, std::convert::Infallible>(fetched.to_vec()) };
@@ -92,11 +110,19 @@ impl Service {
             let message = format!("the component offers no {kind} at all; export at least one");
             return Err(unfit("nothing-offered", message));
         }
+        if kind == ComponentKind::Activity {
+            self.ledger.put_manifest(scope, digest, manifest, ambient::now_ms()).await?;
+        }
         let created = self.store(scope, kind, digest, &bytes, &described).await?;
         self.programs.refresh().await?;
         // Calls that waited for a component may go on at once.
         self.crier.deployed();
+        let warnings = match reach {
+            Some(reach) => self.programs.sandbox().obstacles(reach).await,
+            None => Vec::new(),
+        };
         Ok(DeployedView {
+            warnings,
             digest,
             kind: kind.as_str().to_owned(),
             bytes: bytes.len() as u64,
@@ -139,7 +165,9 @@ impl Service {
     /// What serves which name now.
     pub async fn deployments(&self, scope: Scope) -> Result<Vec<DeploymentView>, ServiceError> {
         let deployments = self.ledger.deployments(scope).await?;
+        let manifests: BTreeMap<Digest, String> = self.ledger.manifests(scope).await?.into_iter().collect();
         let view = |deployment: Deployment| DeploymentView {
+            manifest: manifests.get(&deployment.digest).map(String::as_str).and_then(shown),
             kind: match deployment.kind {
                 Offers::Workflows => ComponentKind::Workflow.as_str(),
                 Offers::Activities => ComponentKind::Activity.as_str(),

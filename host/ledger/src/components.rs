@@ -197,6 +197,51 @@ impl Ledger {
         .await?)
     }
 
+    /// Says what the component's activities may reach from its next deployment on: JSON text, or none for
+    /// nothing. Idempotent. To be called before [`Ledger::deploy`], whose number tells the hosts.
+    pub async fn put_manifest(
+        &self,
+        scope: Scope,
+        digest: Digest,
+        document: Option<&str>,
+        deployed_ms: u64,
+    ) -> Result<(), LedgerError> {
+        let statement = match document {
+            Some(document) => sqlx::query(
+                "insert into manifests (shard, tenant, digest, document, deployed_at)
+                 values ($1, $2, $3, $4::json, $5)
+                 on conflict (shard, tenant, digest) do update
+                 set document = excluded.document, deployed_at = excluded.deployed_at",
+            )
+            .bind(scope.shard.0)
+            .bind(scope.tenant.0)
+            .bind(digest.0.as_slice())
+            .bind(document)
+            .bind(Timestamp(deployed_ms)),
+            None => sqlx::query("delete from manifests where shard = $1 and tenant = $2 and digest = $3")
+                .bind(scope.shard.0)
+                .bind(scope.tenant.0)
+                .bind(digest.0.as_slice()),
+        };
+        statement.execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// The manifests of the components that serve a name of the tenant now, as JSON text.
+    pub async fn manifests(&self, scope: Scope) -> Result<Vec<(Digest, String)>, LedgerError> {
+        let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(
+            "select m.digest, m.document::text from manifests m
+             where m.shard = $1 and m.tenant = $2 and exists (
+                 select 1 from deployments d
+                 where d.shard = $1 and d.tenant = $2 and d.digest = m.digest)",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(|(of, document)| Ok((digest(of)?, document))).collect()
+    }
+
     /// What serves each name of the tenant now.
     pub async fn deployments(&self, scope: Scope) -> Result<Vec<Deployment>, LedgerError> {
         let rows: Vec<DeploymentRow> = sqlx::query_as(

@@ -7,7 +7,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use backstitch_client::wire::{TENANT_DEFAULT, TENANT_HEADER};
+use backstitch_client::wire::{MANIFEST_HEADER, TENANT_DEFAULT, TENANT_HEADER};
 use backstitch_core::{Json, Scope, limits};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -45,6 +45,27 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
                 Err(Problem::new(StatusCode::NOT_FOUND, "unknown-tenant", detail))
             }
         }
+    }
+}
+
+/// What the activities of a component may reach: a JSON document in a header.
+pub(super) struct Manifest(pub(super) Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for Manifest {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut given = parts.headers.get_all(MANIFEST_HEADER).iter();
+        let manifest = match (given.next(), given.next()) {
+            (None, _) => return Ok(Self(None)),
+            (Some(manifest), None) => manifest.to_str().ok(),
+            (Some(_), Some(_)) => None,
+        };
+        let wrong = || {
+            let detail = format!("the header {MANIFEST_HEADER} is given once, as one line of ASCII");
+            Problem::invalid("invalid-header", detail)
+        };
+        manifest.map(|manifest| Self(Some(manifest.to_owned()))).ok_or_else(wrong)
     }
 }
 

@@ -3,7 +3,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /v1/health` | 200 [`HealthView`], also when degraded |
-//! | `POST /v1/deployments` (component) | 201 or 200 [`DeployedView`] |
+//! | `POST /v1/deployments` (component; manifest in a header) | 201 or 200 [`DeployedView`] |
 //! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
 //! | `POST /v1/runs` [`StartRun`] | 201 or 200 [`StartedView`] |
 //! | `GET /v1/runs` [`ListRuns`] | 200 [`RunListView`] |
@@ -45,7 +45,7 @@ use backstitch_client::wire::{
 use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
 use backstitch_core::Seq;
 
-use super::extract::{Component, Document, NoParams, Params, Payload, Segments, Tenant};
+use super::extract::{Component, Document, Manifest, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
 use super::{Api, within};
 use crate::service::Service;
@@ -103,11 +103,12 @@ async fn deploy(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
+    Manifest(manifest): Manifest,
     Component(bytes): Component,
 ) -> Result<(StatusCode, axum::Json<DeployedView>), Problem> {
     let bytes = bytes
         .ok_or_else(|| Problem::invalid("empty-body", "the body is empty; send the component's bytes"))?;
-    let deployed = service.deploy(scope, bytes).await?;
+    let deployed = service.deploy_with(scope, bytes, manifest.as_deref()).await?;
     Ok((created(deployed.created), axum::Json(deployed)))
 }
 

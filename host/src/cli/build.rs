@@ -44,6 +44,8 @@ pub(super) fn build(args: &BuildArgs, out: Output) -> CliResult {
     let mut built = Vec::new();
     for (guest, module) in guests.iter().zip(compiled) {
         let file = place(args.out.as_deref(), &guest.package, many, guest.default_out());
+        let may_remove = args.out.is_none();
+        write_manifest(&file, guest.manifest.as_deref(), may_remove)?;
         built.push(wrap(&guest.package, &module, file)?);
     }
     for module in modules {
@@ -72,6 +74,24 @@ fn wrap(name: &str, module: &Path, file: PathBuf) -> CliResult<Built> {
             .because(error.to_string())
     })?;
     Ok(Built { name: name.to_owned(), file, bytes: component.len() })
+}
+
+/// Beside the component, where `deploy` looks for it. One that an earlier build has left goes if
+/// `may_remove`: elsewhere than among cargo's own files it may be somebody's work.
+fn write_manifest(component: &Path, manifest: Option<&str>, may_remove: bool) -> CliResult {
+    let file = component.with_extension(componentize::MANIFEST_EXTENSION);
+    let written = match manifest {
+        Some(manifest) => write(&file, manifest.as_bytes()),
+        None if !may_remove => Ok(()),
+        None => match fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+    };
+    written.map_err(|error| {
+        CliError::new(Exit::Invalid, "file-unwritable", format!("cannot write {}", file.display()))
+            .because(error.to_string())
+    })
 }
 
 /// A reader sees the old file or the new one, never half of it.

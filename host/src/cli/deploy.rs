@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use backstitch_client::views::{DeployedView, NameView};
-use backstitch_core::Digest;
+use backstitch_client::views::{DeployedView, DeploymentView};
+use backstitch_core::{Json, limits};
+use backstitch_sandbox::Manifest;
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -11,6 +12,7 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
 use super::output::{Output, cell, foreign, optional};
+use crate::componentize::MANIFEST_EXTENSION;
 
 /// Arguments of `deploy`.
 #[derive(Debug, clap::Args)]
@@ -18,6 +20,9 @@ pub(super) struct DeployArgs {
     /// Components, as `backstitch build` makes them
     #[arg(value_name = "FILE.wasm", required = true)]
     files: Vec<PathBuf>,
+    /// What their activities may reach, as JSON [default: FILE.manifest.json beside a component, if there is one]
+    #[arg(long, value_name = "FILE.json")]
+    manifest: Option<PathBuf>,
 }
 
 /// Deploys one file after the other. One that is refused does not keep the others from being tried.
@@ -25,7 +30,7 @@ pub(super) async fn deploy(args: &DeployArgs, context: &Context) -> CliResult {
     let mut results = Vec::new();
     for file in &args.files {
         let spinner = spinner(context.out, format!("deploying {}", file.display()));
-        let result = deploy_file(file, context).await;
+        let result = deploy_file(file, args.manifest.as_deref(), context).await;
         spinner.finish_and_clear();
         results.push((file, result));
     }
@@ -41,7 +46,7 @@ pub(super) async fn deploy(args: &DeployArgs, context: &Context) -> CliResult {
     Err(CliError::silent(exit))
 }
 
-async fn deploy_file(file: &Path, context: &Context) -> CliResult<DeployedView> {
+async fn deploy_file(file: &Path, manifest: Option<&Path>, context: &Context) -> CliResult<DeployedView> {
     let component = input::component(file)?;
     if component.get(..8) == Some(b"\0asm\x01\0\0\0") {
         let what = format!("cannot deploy {}", file.display());
@@ -50,7 +55,32 @@ async fn deploy_file(file: &Path, context: &Context) -> CliResult<DeployedView> 
             .hint(format!("backstitch build {}", file.display())));
     }
     let what = format!("deploy {}", file.display());
-    context.client.deploy(component).await.map_err(|error| CliError::client(&what, error))
+    let deployed = match manifest_text(file, manifest)? {
+        Some(manifest) => context.client.deploy_with_manifest(component, &manifest).await,
+        None => context.client.deploy(component).await,
+    };
+    let deployed = deployed.map_err(|error| CliError::client(&what, error))?;
+    for warning in &deployed.warnings {
+        context.out.note(&format!("{}: this host cannot do all of the manifest: {warning}", file.display()));
+    }
+    Ok(deployed)
+}
+
+/// The manifest that was named, or the one that `backstitch build` has left beside the component.
+fn manifest_text(component: &Path, named: Option<&Path>) -> CliResult<Option<String>> {
+    let beside = component.with_extension(MANIFEST_EXTENSION);
+    let file = match named {
+        Some(named) => named,
+        None if beside.exists() => &beside,
+        None => return Ok(None),
+    };
+    let bytes =
+        input::bounded(input::open(file)?, limits::MANIFEST_BYTES_MAX as u64, &file.display().to_string())?;
+    let manifest = String::from_utf8(bytes).map_err(|error| {
+        let what = format!("{} is not text", file.display());
+        CliError::new(Exit::Invalid, "manifest-invalid", what).because(error.to_string())
+    })?;
+    Ok(Some(manifest))
 }
 
 fn spinner(out: Output, text: String) -> ProgressBar {
@@ -97,11 +127,28 @@ pub(super) async fn deployments(context: &Context) -> CliResult {
         out.note("nothing is deployed yet; backstitch deploy FILE.wasm changes that");
     }
     out.answer(&json!({ "deployments": deployments }), || {
-        let row = |kind: &str, name: &NameView, digest: Digest, since: &str| {
-            let queue = name.task_queue.as_deref();
-            [cell(kind), foreign(&name.name), optional(queue), cell(digest.short()), cell(since)]
+        let row = |one: &DeploymentView| {
+            let (queue, reaches) = (one.name.task_queue.as_deref(), one.manifest.as_ref().map(places));
+            [
+                cell(&one.kind),
+                foreign(&one.name.name),
+                optional(queue),
+                cell(one.digest.short()),
+                cell(&one.deployed_at),
+                optional(reaches.as_deref()),
+            ]
         };
-        let rows = deployments.iter().map(|one| row(&one.kind, &one.name, one.digest, &one.deployed_at));
-        out.table(["KIND", "NAME", "QUEUE", "DIGEST", "SINCE"], rows.collect())
+        out.table(
+            ["KIND", "NAME", "QUEUE", "DIGEST", "SINCE", "REACHES"],
+            deployments.iter().map(row).collect(),
+        )
     })
+}
+
+/// Where a manifest reaches, in a few words.
+fn places(manifest: &Json) -> String {
+    match Manifest::parse(manifest.as_str()) {
+        Ok(manifest) => manifest.places().join(", "),
+        Err(_) => "a manifest that this program does not know".to_owned(),
+    }
 }
