@@ -77,6 +77,7 @@ mod error;
 mod executor;
 mod hook;
 mod host;
+pub mod http;
 mod interceptor;
 mod memory;
 mod options;

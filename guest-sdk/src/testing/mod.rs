@@ -36,6 +36,7 @@ use crate::activity::{self, ActivityTable};
 use crate::bindings::types::Status;
 use crate::duration::IntoDuration;
 use crate::error::{Error, Result};
+use crate::http::{Request, Response};
 use crate::interceptor::{self, Interceptor, Link};
 use crate::workflow::{Definition, Workflow};
 use crate::{executor, host};
@@ -265,6 +266,27 @@ pub fn watch_activity<T>(
 ) -> (Result<T>, Vec<Value>) {
     let (result, heartbeats) = activity::watched(given_up_at, || run_activity(context, body));
     (result, heartbeats.iter().map(|details| parse(details)).collect())
+}
+
+/// Runs `body` with `service` in the place of everything that [`http`](crate::http) could reach.
+///
+/// ```
+/// use backstitch_sdk::http::{Request, Response};
+/// use backstitch_sdk::{Result, testing};
+///
+/// async fn stock() -> Result<u32> {
+///     Request::get("https://stock.example.com/desk").send()?.error_for_status()?.json()
+/// }
+///
+/// let service = |request: &Request| {
+///     assert_eq!((request.method(), request.url()), ("GET", "https://stock.example.com/desk"));
+///     Ok(Response::new(200).with_body("7"))
+/// };
+/// let stock = testing::with_http(service, || testing::run_activity(testing::context(), stock()));
+/// assert_eq!(stock.unwrap(), 7);
+/// ```
+pub fn with_http<R>(service: impl Fn(&Request) -> Result<Response> + 'static, body: impl FnOnce() -> R) -> R {
+    crate::http::served_by(Rc::new(service), body)
 }
 
 /// Invokes an activity by name with JSON text, as a host would.
