@@ -19,5 +19,7 @@ mod outage;
 mod program;
 #[path = "hostile/query.rs"]
 mod query;
+#[path = "hostile/reach.rs"]
+mod reach;
 #[path = "hostile/schedules.rs"]
 mod schedules;

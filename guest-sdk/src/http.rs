@@ -333,13 +333,16 @@ mod component {
             false => Some(outgoing.body().map_err(|()| invalid("its body"))?),
         };
         let pending = outgoing_handler::handle(outgoing, options(request)).map_err(failed)?;
-        // A service may answer before it has had everything: the answer says what is wrong, not the write.
-        let written = body.map_or(Ok(()), |body| write(body, &request.body));
+        if let Some(body) = body {
+            // A service may answer before it has had everything, and a host may refuse: the answer says so,
+            // not the write.
+            let _ = write(body, &request.body);
+        }
         let response = loop {
             match pending.get() {
                 None => pending.subscribe().block(),
                 Some(Ok(Ok(response))) => break response,
-                Some(Ok(Err(code))) => return Err(written.err().unwrap_or_else(|| failed(code))),
+                Some(Ok(Err(code))) => return Err(failed(code)),
                 Some(Err(())) => unreachable!("a response is taken once"),
             }
         };
@@ -378,15 +381,15 @@ mod component {
         Some(options)
     }
 
-    fn write(body: OutgoingBody, bytes: &[u8]) -> Result<()> {
-        let broken = |_| Error::application("http-unreachable", "the service did not take all of the body");
+    /// Writes all of it. None: nobody takes it any more.
+    fn write(body: OutgoingBody, bytes: &[u8]) -> Option<()> {
         {
-            let stream = body.write().map_err(|()| invalid("its body"))?;
+            let stream = body.write().ok()?;
             for chunk in bytes.chunks(WRITE_BYTES) {
-                stream.blocking_write_and_flush(chunk).map_err(broken)?;
+                stream.blocking_write_and_flush(chunk).ok()?;
             }
         }
-        OutgoingBody::finish(body, None).map_err(failed)
+        OutgoingBody::finish(body, None).ok()
     }
 
     fn read(response: &IncomingResponse) -> Result<Response> {

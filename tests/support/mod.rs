@@ -45,7 +45,7 @@ pub fn component(package: &str) -> Vec<u8> {
 }
 
 /// The packages that become components for `wasm32-unknown-unknown`.
-const GUESTS: [&str; 18] = [
+const GUESTS: [&str; 21] = [
     "order-workflow",
     "order-activities",
     "example-activities",
@@ -64,6 +64,9 @@ const GUESTS: [&str; 18] = [
     "order-v2-workflow",
     "verbs-guest",
     "beating-activities",
+    "inventory-activities",
+    "inventory-workflow",
+    "reaching-activities",
 ];
 
 fn build_components() -> BTreeMap<String, Vec<u8>> {

@@ -12,6 +12,13 @@ pub trait Echo {
     async fn echo(text: String) -> String;
 }
 
+/// Keeps articles for those who will pay for them.
+#[activities(task_queue = "stock-tasks")]
+pub trait Stock {
+    /// Reserves so many of an article with the service at an address, and returns the reservation's number.
+    async fn reserve_stock(service: String, sku: String, quantity: u32) -> String;
+}
+
 /// Writes to people.
 #[activities(task_queue = "mail-tasks")]
 pub trait Mail {
