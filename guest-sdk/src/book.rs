@@ -6,6 +6,9 @@ struct GettingStarted;
 #[doc = include_str!("../../docs/src/activities.md")]
 struct Activities;
 
+#[doc = include_str!("../../docs/src/reach.md")]
+struct Reach;
+
 #[doc = include_str!("../../docs/src/time.md")]
 struct Time;
 

@@ -92,7 +92,7 @@ impl Programs {
                 }
                 // Written by a host that knows more than this one. Nothing is what can be kept.
                 Err(error) => {
-                    tracing::error!(%digest, %error, "a manifest cannot be read; it allows nothing")
+                    tracing::error!(%digest, %error, "a manifest cannot be read; it allows nothing");
                 }
             }
         }

@@ -83,11 +83,13 @@ async fn what_nobody_can_notice_is_tried_at_once() {
     let broken = program(&sandbox, "", "(unreachable)").await;
     assert_eq!(broken.try_at_once(&call(5_000)).unwrap().unwrap_err().code, "trap");
 
-    // Randomness comes from outside, even if nobody draws any.
-    let random = random_activity("(call $ok (local.get $input) (local.get $input-length))");
-    let Program::Activity(random) = load(&sandbox, random).await else { panic!() };
-    assert_eq!(random.try_at_once(&call(5_000)), None);
-    assert_eq!(sandbox.invoke(&random, call(5_000)).await.unwrap(), Ok(Json::new("[1]").unwrap()));
+    // Randomness comes from outside, even if nobody draws any, and an HTTP request goes there.
+    let echo = "(call $ok (local.get $input) (local.get $input-length))";
+    for open in [random_activity(echo), http_activity(echo)] {
+        let Program::Activity(open) = load(&sandbox, open).await else { panic!() };
+        assert_eq!(open.try_at_once(&call(5_000)), None);
+        assert_eq!(sandbox.invoke(&open, call(5_000)).await.unwrap(), Ok(Json::new("[1]").unwrap()));
+    }
 
     // It is thrown away in no time at all, compared with its own time-out, and not tried again soon.
     let spinning = program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await;

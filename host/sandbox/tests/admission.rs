@@ -149,6 +149,23 @@ fn heartbeats_are_offered_to_activities_and_to_nobody_else() {
 }
 
 #[test]
+fn http_is_for_activities_alone() {
+    assert_eq!(admit(&http_activity("(unreachable)")), Ok(ComponentKind::Activity));
+    let workflow =
+        include_str!("support/workflow.wat").replacen("(component", &format!("(component {HTTP}"), 1);
+    let workflow =
+        ["functions", "data"].iter().fold(workflow, |text, key| text.replace(&format!("{{{{{key}}}}}"), ""));
+    let workflow = ["start", "resume", "query", "describe"]
+        .iter()
+        .fold(workflow, |text, key| text.replace(&format!("{{{{{key}}}}}"), "(unreachable)"));
+    let Refused::UnknownImports { kind, names } = refused(&workflow) else { panic!("it is not refused") };
+    assert_eq!(
+        (kind, &names[..]),
+        (ComponentKind::Workflow, &["wasi:http/types@0.2.0#[constructor]fields".to_owned()][..])
+    );
+}
+
+#[test]
 fn missing_exports_are_named_for_the_nearest_world() {
     let exports = |names: &[&str]| {
         let exports: String = names

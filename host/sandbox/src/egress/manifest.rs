@@ -246,7 +246,7 @@ fn pieces(template: &str) -> Result<Vec<Piece>, String> {
         let (name, after) = opened.split_once("}}").ok_or("a {{ without its }}")?;
         let name = name.trim().strip_prefix("secret:");
         let name = name.ok_or("between {{ and }} stands secret:NAME and nothing else")?;
-        pieces.extend([self::text(text)?, Piece::Secret(name.parse().map_err(|error| format!("{error}"))?)]);
+        pieces.extend([self::text(text)?, Piece::Secret(name.parse()?)]);
         rest = after;
     }
     pieces.push(text(rest)?);

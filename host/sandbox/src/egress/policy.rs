@@ -62,7 +62,7 @@ impl Target {
     pub(crate) fn of(uri: &Uri) -> Result<Self, Denied> {
         let scheme = uri.scheme().cloned().ok_or(Denied::Scheme)?;
         let port = default_port(&scheme).ok_or(Denied::Scheme)?;
-        let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let authority = uri.authority().map_or("", http::uri::Authority::as_str);
         if authority.contains('@') {
             return Err(Denied::UserInfo);
         }

@@ -98,6 +98,16 @@ pub fn random_activity(invoke: &str) -> Vec<u8> {
     importing(random, "", "", "", invoke)
 }
 
+/// An import of what every HTTP request begins with.
+pub const HTTP: &str = r#"(import "wasi:http/types@0.2.0" (instance
+    (export "fields" (type $fields (sub resource)))
+    (export "[constructor]fields" (func (result (own $fields))))))"#;
+
+/// An activity component that could make HTTP requests, and does not.
+pub fn http_activity(invoke: &str) -> Vec<u8> {
+    importing(HTTP, "", "", "", invoke)
+}
+
 pub fn sandbox() -> Sandbox {
     Sandbox::new(SandboxConfig {
         cache_dir: None,

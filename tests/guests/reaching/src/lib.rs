@@ -44,8 +44,13 @@ impl Reach for World {
     }
 
     async fn flood(url: String, times: u32) -> Result<String> {
-        let asked = (0..times).filter_map(|_| Request::get(url.clone()).send().err());
-        Ok(asked.last().map(|error| error.code().to_owned()).unwrap_or_default())
+        let mut last = String::new();
+        for _ in 0..times {
+            if let Err(error) = Request::get(url.clone()).send() {
+                last = error.code().to_owned();
+            }
+        }
+        Ok(last)
     }
 }
 
