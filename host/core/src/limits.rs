@@ -196,6 +196,8 @@ pub const HTTP_RESPONSE_BYTES_MAX: u64 = 64 << 20;
 /// Bodies of all HTTP requests of one attempt together, and of all responses: a thousand large ones are a
 /// transfer, and no step of a workflow.
 pub const HTTP_BYTES_PER_ATTEMPT_MAX: u64 = 256 << 20;
+/// What a guest may write of an HTTP request's body at once: so much of each is held until it is sent.
+pub const HTTP_WRITE_BYTES_MAX: usize = 64 << 10;
 /// Headers of one HTTP request as Wasmtime counts them: their bytes, and what it takes to hold them.
 pub const HTTP_REQUEST_HEADER_BYTES_MAX: usize = 64 << 10;
 /// The head of one HTTP response: status and headers. What one more read brings may go beyond it.

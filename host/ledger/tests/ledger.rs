@@ -204,6 +204,25 @@ async fn a_deployment_points_all_its_names_at_once() {
 }
 
 #[tokio::test]
+async fn a_manifest_stands_for_its_component_until_it_is_replaced_or_taken_away() {
+    let ledger = ledger().await;
+    let [serving, idle] = [Digest([1; 32]), Digest([2; 32])];
+    let put = async |digest, document| ledger.put_manifest(SCOPE, digest, document, 7).await.unwrap();
+    let all = async || ledger.manifests(SCOPE).await.unwrap();
+    put(serving, Some("{\"egress\": []}")).await;
+    put(idle, Some("{}")).await;
+    assert_eq!(all().await, [], "nothing serves yet");
+    let deployed = ledger.deploy(SCOPE, ComponentKind::Activities, "default", &["a"], serving, 9).await;
+    assert!(deployed.unwrap().is_some());
+    assert_eq!(all().await, [(serving, "{\"egress\": []}".to_owned())]);
+    put(serving, Some("{}")).await;
+    assert_eq!(all().await, [(serving, "{}".to_owned())]);
+    assert_eq!(ledger.manifests(ledger.scope(TenantId(9))).await.unwrap(), []);
+    put(serving, None).await;
+    assert_eq!(all().await, []);
+}
+
+#[tokio::test]
 async fn hosts_that_start_together_migrate_once() {
     let url = database(cluster()).await;
     let ledger = Ledger::connect(ConnectOptions::new(&url)).await.unwrap();

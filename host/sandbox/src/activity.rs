@@ -1,4 +1,4 @@
-//! One attempt of an activity: it may wait, read clocks and randomness, and fail; it must end.
+//! One attempt of an activity: it may wait, read clocks and randomness, reach out, and fail; it must end.
 //!
 //! An attempt runs on tokio. Its code yields to its worker at every tick of the epoch, so a spinning
 //! one is stopped at its deadline, or when it has been silent for too long, as a sleeping one is. Whatever

@@ -24,10 +24,10 @@ use tokio_rustls::TlsConnector;
 use super::address::{Class, Network, class};
 use super::policy::{Host, Target};
 
-/// The operator's own certificate authorities cannot be had.
+/// What the operator names for activities cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
-    /// The file.
+    /// The file of certificate authorities.
     #[error("the certificate authorities in {file} cannot be read: {problem}")]
     Authorities {
         /// Which.
@@ -35,6 +35,9 @@ pub enum EgressError {
         /// Why.
         problem: String,
     },
+    /// The directory of secrets.
+    #[error("secrets are to be read from {0}, which is no directory")]
+    Secrets(PathBuf),
     /// The TLS library refuses its own defaults.
     #[error("no TLS: {0}")]
     Tls(rustls::Error),

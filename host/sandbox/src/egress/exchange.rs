@@ -108,7 +108,7 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        64 << 10
+        limits::HTTP_WRITE_BYTES_MAX
     }
 
     fn send_request(

@@ -59,6 +59,9 @@ pub(crate) struct Egress {
 impl Egress {
     /// Reads the certificate authorities. Secrets are read when they are used.
     pub(crate) fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        if let Some(dir) = config.secrets_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            return Err(EgressError::Secrets(dir.clone()));
+        }
         Ok(Self {
             connector: Connector::new(config.networks, config.ca_file.as_deref())?,
             secrets: Secrets::new(config.secrets_dir),

@@ -391,7 +391,7 @@ async fn a_certificate_is_for_the_name_that_was_asked_for_and_from_a_trusted_aut
 }
 
 #[test]
-fn authorities_that_cannot_be_read_are_told_when_a_host_starts() {
+fn what_the_operator_names_and_is_not_there_is_told_when_a_host_starts() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let with = |path: &Path| {
         Egress::new(EgressConfig { ca_file: Some(path.to_owned()), ..EgressConfig::default() })
@@ -400,4 +400,6 @@ fn authorities_that_cannot_be_read_are_told_when_a_host_starts() {
     };
     assert!(with(file.path()).contains("there is no certificate in it"));
     assert!(with(Path::new("/nowhere/ca.pem")).contains("/nowhere/ca.pem"));
+    let nowhere = EgressConfig { secrets_dir: Some("/nowhere".into()), ..EgressConfig::default() };
+    assert!(Egress::new(nowhere).unwrap_err().to_string().contains("/nowhere, which is no directory"));
 }
