@@ -7,7 +7,7 @@
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
 //! runs only wait; `tasks` is about workers outside, who die as hosts do,
-//! `embedding` about a host in another program.
+//! `push` about endpoints that are workers, `embedding` about a host in another program.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 #[path = "crash/authors.rs"]
@@ -36,6 +36,8 @@ mod outages;
 mod points;
 #[path = "crash/proxy.rs"]
 mod proxy;
+#[path = "crash/push.rs"]
+mod push;
 #[path = "crash/schedules.rs"]
 mod schedules;
 mod support;

@@ -5,12 +5,13 @@
 //! elsewhere: the runs that call them may be another host's, and what this process dies over is made again
 //! by the next one that serves the queue. They are trusted code: nothing bounds what they compute or reach.
 
+use std::path::Path;
 use std::time::Duration;
 
 use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, PollTasks, SettledTask, TaskView};
 use backstitch_core::Scope;
-use backstitch_sandbox::Compiler;
+use backstitch_sandbox::{Compiler, EgressError};
 pub use backstitch_worker::{Context, Ending, Failure};
 use backstitch_worker::{Port, Worker};
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Problem;
 use crate::host::{Host, HostConfig, HostError};
+use crate::push::{self, PushKeys, PushTarget};
 use crate::service::{Service, ServiceError};
 
 /// The host of this process, as its workers see it.
@@ -75,15 +77,16 @@ impl Host {
     /// A host on this Postgres, with the defaults of `backstitch serve`, except that components are compiled in
     /// this process: [`HostBuilder::config`] has another [`Compiler`], for components of others.
     pub fn builder(database_url: impl Into<String>) -> HostBuilder {
-        HostBuilder {
-            config: HostConfig::new(database_url, Compiler::InProcess),
-            workers: Vec::new(),
-            components: Vec::new(),
-        }
+        HostBuilder::new(HostConfig::new(database_url, Compiler::InProcess))
     }
 }
 
 impl HostBuilder {
+    /// A host with these settings.
+    pub fn new(config: HostConfig) -> Self {
+        Self { config, workers: Vec::new(), components: Vec::new() }
+    }
+
     /// Changes settings of the host.
     pub fn config(mut self, change: impl FnOnce(&mut HostConfig)) -> Self {
         change(&mut self.config);
@@ -101,6 +104,25 @@ impl HostBuilder {
     pub fn worker(mut self, set_up: impl FnOnce(LocalWorker) -> LocalWorker + Send + 'static) -> Self {
         self.workers.push(Box::new(set_up));
         self
+    }
+
+    /// Pushes the tasks of queues to endpoints, signed with these keys. `ca_file`: certificate authorities that are
+    /// trusted beside Mozilla's.
+    ///
+    /// # Errors
+    ///
+    /// If those authorities cannot be read.
+    pub fn push(
+        self,
+        targets: Vec<PushTarget>,
+        keys: &PushKeys,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, EgressError> {
+        let http = push::http(ca_file)?;
+        Ok(targets.into_iter().fold(self, |builder, target| {
+            let (keys, http) = (keys.clone(), http.clone());
+            builder.worker(move |worker| push::pusher(worker, target, keys, http))
+        }))
     }
 
     /// Connects, brings the schema up to date, deploys, and starts to work. Fails rather than waits.

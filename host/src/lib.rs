@@ -17,6 +17,7 @@ pub mod embed;
 mod guests;
 pub mod host;
 mod programs;
+pub mod push;
 pub mod retrace;
 mod retry;
 mod scheduler;

@@ -41,7 +41,7 @@ pub use admit::{Admitted, ComponentKind, NotAKind, Refused};
 pub use cache::CacheError;
 pub use compile::{CompileError, Compiler, compile_child_main};
 pub use describe::Described;
-pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork};
+pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork, tls};
 pub use host::RunInfo;
 pub use pulse::Pulse;
 pub use sandbox::{LoadError, Program, Sandbox, SandboxConfig, SandboxError};

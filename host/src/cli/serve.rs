@@ -21,7 +21,9 @@ use super::output::Output;
 use crate::ambient;
 use crate::api::Door;
 use crate::config::{self, DataDir};
+use crate::embed::{BuildError, HostBuilder};
 use crate::host::{Host, HostConfig, HostError};
+use crate::push::{PushKeys, PushTarget};
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `dev`.
@@ -78,6 +80,13 @@ struct HostArgs {
     /// Certificate authorities that activities trust beside Mozilla's, in PEM
     #[arg(long, env = "BACKSTITCH_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Push the tasks of a queue to an endpoint instead of waiting for workers, such as
+    /// mail=https://mail.example.com/tasks; may be repeated
+    #[arg(long, value_name = "QUEUE=URL", requires = "push_keys")]
+    push: Vec<PushTarget>,
+    /// What pushed tasks are signed with: a file with `whsec_` and the base64 of 24 to 64 random bytes on each line
+    #[arg(long, env = "BACKSTITCH_PUSH_KEYS", value_name = "FILE")]
+    push_keys: Option<PathBuf>,
     /// How long the calls of one activation may be carried out on its thread, in ms
     #[arg(long, hide = true, default_value_t = limits::CALLS_AT_ONCE_MS)]
     at_once_ms: u64,
@@ -138,6 +147,22 @@ impl HostArgs {
         })
     }
 
+    /// The host, and whatever carries out activities beside its sandbox.
+    fn builder(&self, config: HostConfig) -> CliResult<HostBuilder> {
+        let builder = HostBuilder::new(config);
+        let Some(file) = &self.push_keys else { return Ok(builder) };
+        let failed = |why: String| {
+            CliError::new(Exit::Invalid, "push", "tasks cannot be pushed").because(why).hint(format!(
+                "for a key, write `whsec_` and what `openssl rand -base64 32` says into {}",
+                file.display()
+            ))
+        };
+        let keys = PushKeys::read(file).map_err(|error| failed(format!("{}: {error}", file.display())))?;
+        builder
+            .push(self.push.clone(), &keys, self.ca_file.as_deref())
+            .map_err(|error| failed(error.to_string()))
+    }
+
     async fn open_door(&self) -> CliResult<Door> {
         let door = Door::open(self.listen).await.map_err(|error| {
             CliError::new(Exit::Invalid, "listen", format!("cannot listen on {}", self.listen))
@@ -177,7 +202,7 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     // Only one Postgres can run in the directory: whoever was host here before is dead.
     let memory = HostMemory(data.path().join("host-id"));
     config.predecessor = memory.recall();
-    let served = live(door, config, stopping, Some(memory), out, |door, host| {
+    let served = live(door, host.builder(config)?, stopping, Some(memory), out, |door, host| {
         let document = json!({
             "url": door.url(), "host_id": host.host_id(), "data_dir": data.path(), "database_url": url,
         });
@@ -217,7 +242,7 @@ pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
     let data = host.data_dir()?;
     let door = host.open_door().await?;
     let config = host.config(&url, &data)?;
-    let served = live(door, config, stopping, None, out, |door, host| {
+    let served = live(door, host.builder(config)?, stopping, None, out, |door, host| {
         let database = config::without_password(&url);
         let document = json!({ "url": door.url(), "host_id": host.host_id(), "database_url": database });
         announce(out, &document, || format!("serving {database} at {}", door.url()))
@@ -228,14 +253,14 @@ pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
 /// A host's life between its start and a signal.
 async fn live(
     door: Door,
-    config: HostConfig,
+    host: HostBuilder,
     stopping: CancellationToken,
     memory: Option<HostMemory>,
     out: Output,
     announce: impl FnOnce(&Door, &Host) -> CliResult,
 ) -> CliResult {
     let host = tokio::select! {
-        host = Host::start(config) => host.map_err(not_started)?,
+        host = host.start() => host.map_err(not_started)?,
         () = stopping.cancelled() => return Err(CliError::silent(Exit::Interrupted)),
     };
     let announced = announce(&door, &host);
@@ -262,9 +287,9 @@ async fn live(
     })
 }
 
-fn not_started(error: HostError) -> CliError {
+fn not_started(error: BuildError) -> CliError {
     let exit = match error {
-        HostError::Connect(_) | HostError::Ledger(_) => Exit::Unavailable,
+        BuildError::Host(HostError::Connect(_) | HostError::Ledger(_)) => Exit::Unavailable,
         _ => Exit::Internal,
     };
     CliError::new(exit, "host", "the host cannot start").because(error.to_string())

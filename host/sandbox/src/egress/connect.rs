@@ -222,7 +222,8 @@ async fn dial(host: &Host, addresses: &[SocketAddr]) -> Result<TcpStream, Unreac
     Err(failed.expect("there is at least one address"))
 }
 
-fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, EgressError> {
+/// How a host meets servers over TLS: those that Mozilla's authorities vouch for, and the operator's own.
+pub fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, EgressError> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(file) = ca_file {
         let unreadable = |problem: String| EgressError::Authorities { file: file.to_owned(), problem };

@@ -29,7 +29,7 @@ use backstitch_core::limits;
 use tokio::sync::Semaphore;
 
 pub use address::{Network, NotANetwork};
-pub use connect::EgressError;
+pub use connect::{EgressError, tls};
 pub(crate) use exchange::{Caller, Http};
 pub use manifest::{BadManifest, Manifest};
 

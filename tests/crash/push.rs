@@ -1,0 +1,119 @@
+//! Tasks that a host pushes to an endpoint, which says all that an endpoint can say.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use backstitch_client::tasks::{AnswerTask, TaskView};
+use backstitch_core::{Json, RunStatus};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::hmac;
+
+use crate::load::{deployed_database, options};
+use crate::support::{TestHost, check_ledgers, eventually};
+
+const KEY: [u8; 32] = [42; 32];
+
+/// What the endpoint has been sent, by the number that each task is about.
+type Seen = Arc<Mutex<HashMap<u64, Vec<TaskView>>>>;
+
+/// An endpoint that looks at the signature first, and then answers in one of all ways.
+async fn endpoint(State(seen): State<Seen>, headers: HeaderMap, body: Bytes) -> Response {
+    let header = |name: &str| headers.get(name).unwrap().to_str().unwrap().to_owned();
+    let signed = [header("webhook-id"), header("webhook-timestamp")].join(".") + ".";
+    let signed = [signed.as_bytes(), &body].concat();
+    let signature = header("webhook-signature");
+    let signature = BASE64.decode(signature.strip_prefix("v1,").unwrap()).unwrap();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &KEY);
+    if hmac::verify(&key, &signed, &signature).is_err() {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let task: TaskView = serde_json::from_slice(&body).unwrap();
+    assert_eq!(header("webhook-id"), format!("{}:{}", task.idempotency_key, task.attempt));
+    let [n] = serde_json::from_str::<[u64; 1]>(task.input.as_str()).unwrap();
+    let attempt = task.attempt;
+    seen.lock().unwrap().entry(n).or_default().push(task);
+    let refusal = r#"{"code":"no-such-thing","message":"there is none"}"#;
+    match (n, attempt) {
+        (1, 1) => (StatusCode::SERVICE_UNAVAILABLE, "later").into_response(),
+        (2, _) => StatusCode::ACCEPTED.into_response(),
+        (3, 1) => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
+        (4, 1) => panic!("the connection breaks off"),
+        (7, _) => (StatusCode::UNPROCESSABLE_ENTITY, refusal).into_response(),
+        _ => n.to_string().into_response(),
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_completes_fails_and_defers_what_is_pushed_to_it() {
+    let database = deployed_database().await;
+    let seen = Seen::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = format!("outside=http://{}/tasks", listener.local_addr().unwrap());
+    let router = Router::new().route("/tasks", post(endpoint)).with_state(Arc::clone(&seen));
+    let serving = tokio::spawn(axum::serve(listener, router).into_future());
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), format!("whsec_{}\n", BASE64.encode(KEY))).unwrap();
+    let options = options(&database).arg("--push").arg(&target);
+    let host = TestHost::start(options.arg("--push-keys").arg(keys.path().to_str().unwrap())).await;
+
+    host.start_run("outside", "pushed", "6").await;
+    let deferred = eventually("the endpoint will answer later", async || {
+        let list = host.client.activities(&Default::default()).await.ok()?;
+        list.activities.iter().any(|activity| activity.state == "held").then_some(())?;
+        seen.lock().unwrap().get(&2).map(|tasks| tasks[0].token.clone())
+    })
+    .await;
+    host.client.answer_task(&AnswerTask::completed(deferred, Json::new("2").unwrap())).await.unwrap();
+    assert_eq!(host.output("pushed").await, "15");
+    let attempts = |n| seen.lock().unwrap()[&n].len();
+    assert_eq!([0, 1, 2, 3, 4, 5].map(attempts), [1, 2, 1, 2, 2, 1]);
+    let rows = host.rows("pushed").await;
+    let failed = rows.iter().filter(|row| row.kind == "activity-attempt-failed");
+    let mut failed: Vec<String> =
+        failed.map(|row| row.payload.as_ref().unwrap().as_str().to_owned()).collect();
+    failed.sort();
+    let codes = ["http-429", "http-503", "push-unreachable"];
+    assert_eq!(failed.len(), codes.len(), "{failed:?}");
+    for code in codes {
+        assert!(failed.iter().any(|failure| failure.contains(&format!(r#""code":"{code}""#))), "{failed:?}");
+    }
+
+    host.start_run("outside", "refused", "8").await;
+    let run = host.ended_run("refused").await;
+    assert_eq!((run.status, run.failure.unwrap().code.as_str()), (RunStatus::Failed, "no-such-thing"));
+    assert_eq!(attempts(7), 1, "the refusal is final");
+    assert!(!host.log().contains(&BASE64.encode(KEY)), "the key is in the log");
+    serving.abort();
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_sign_does_not_start() {
+    let database = deployed_database().await;
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "hunter2").unwrap();
+    let said = |args: &[&str]| {
+        let data = tempfile::tempdir().unwrap();
+        let output = std::process::Command::new(crate::support::PROGRAM)
+            .args(["serve", "--listen", "127.0.0.1:0", "--database-url", &database, "--data-dir"])
+            .arg(data.path())
+            .args(args)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let target = "q=https://example.com/tasks";
+    let (code, stderr) = said(&["--push", target, "--push-keys", keys.path().to_str().unwrap()]);
+    assert!(code == 3 && stderr.contains("line 1 is no key") && !stderr.contains("hunter2"), "{stderr}");
+    let (code, stderr) = said(&["--push", target]);
+    assert!(code == 2 && stderr.contains("--push-keys"), "{stderr}");
+    let (code, stderr) = said(&["--push", "q=http://example.com", "--push-keys", "x"]);
+    assert!(code == 2 && stderr.contains("in the clear"), "{stderr}");
+}
