@@ -297,23 +297,16 @@ impl Ledger {
         token: TaskToken,
         details: Option<&Json>,
     ) -> Result<Option<Beat>, LedgerError> {
-        let row: Option<(bool, Option<i64>)> = sqlx::query_as(
+        let beaten = sqlx::query_as(
             "update tasks
              set leased_until = case when lease_ms is null then leased_until else
                      least(now() + least(lease_ms, silence_ms) * interval '1 millisecond', deadline) end,
                  heartbeat = coalesce($7::json, heartbeat)
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
              returning given_up, least(lease_ms, silence_ms)",
-        )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(token.run.0)
-        .bind(token.op.0.cast_signed())
-        .bind(token.attempt.cast_signed())
-        .bind(token.lease.0)
-        .bind(details.map(Json::as_str))
-        .fetch_optional(&self.pool)
-        .await?;
+        );
+        let beaten = by_token(beaten, scope, token).bind(details.map(Json::as_str));
+        let row: Option<(bool, Option<i64>)> = beaten.fetch_optional(&self.pool).await?;
         let beat = |(given_up, lease_ms): (bool, Option<i64>)| Beat {
             given_up,
             lease_ms: lease_ms.map(i64::cast_unsigned),
@@ -324,20 +317,14 @@ impl Ledger {
     /// The worker will answer later: only the bounds of the call hold from now on. False: the lease is
     /// gone. May be repeated.
     pub async fn hold_task(&self, scope: Scope, token: TaskToken) -> Result<bool, LedgerError> {
-        let held = sqlx::query(
+        let held = sqlx::query_as(
             "update tasks set lease_ms = null, leased_until = deadline
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
-               and not given_up",
-        )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(token.run.0)
-        .bind(token.op.0.cast_signed())
-        .bind(token.attempt.cast_signed())
-        .bind(token.lease.0)
-        .execute(&self.pool)
-        .await?;
-        Ok(held.rows_affected() == 1)
+               and not given_up
+             returning op",
+        );
+        let held: Option<(i32,)> = by_token(held, scope, token).fetch_optional(&self.pool).await?;
+        Ok(held.is_some())
     }
 
     /// Removes a task and leaves `message` in its run's inbox. One statement: of several who try one
@@ -348,7 +335,7 @@ impl Ledger {
         token: TaskToken,
         item: &NewItem,
     ) -> Result<Settled, LedgerError> {
-        let row: Option<(bool, Option<Uuid>)> = sqlx::query_as(
+        let settled = sqlx::query_as(
             "with gone as (
                  delete from tasks
                  where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
@@ -364,20 +351,14 @@ impl Ledger {
              )
              select gone.given_up, r.owner
              from gone left join runs r on r.shard = $1 and r.run_id = $3",
-        )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(token.run.0)
-        .bind(token.op.0.cast_signed())
-        .bind(token.attempt.cast_signed())
-        .bind(token.lease.0)
-        .bind(item.item_id)
-        .bind(item.message.kind)
-        .bind(item.message.payload.as_deref())
-        .bind(item.message.detail.as_deref())
-        .bind(Timestamp(item.at_ms))
-        .fetch_optional(&self.pool)
-        .await?;
+        );
+        let settled = by_token(settled, scope, token)
+            .bind(item.item_id)
+            .bind(item.message.kind)
+            .bind(item.message.payload.as_deref())
+            .bind(item.message.detail.as_deref())
+            .bind(Timestamp(item.at_ms));
+        let row: Option<(bool, Option<Uuid>)> = settled.fetch_optional(&self.pool).await?;
         Ok(match row {
             None => Settled::Stale,
             Some((true, _)) => Settled::GivenUp,
@@ -632,6 +613,21 @@ async fn gone<'q>(
          from gone"
     );
     bind(sqlx::query_as(AssertSqlSafe(text))).fetch_all(&mut **transaction).await
+}
+
+/// Parameters 1 to 6: the task that a token is of, as long as it is.
+fn by_token<O>(
+    query: QueryAs<'_, Postgres, O, PgArguments>,
+    scope: Scope,
+    token: TaskToken,
+) -> QueryAs<'_, Postgres, O, PgArguments> {
+    query
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(token.lease.0)
 }
 
 type Statement<'q> = QueryAs<'q, Postgres, GoneRow, PgArguments>;
