@@ -66,7 +66,8 @@ def fit(hint: Any, value: Any, where: str) -> Any:
     elif dataclasses.is_dataclass(plain) and isinstance(value, dict):
         hints = typing.get_type_hints(plain)
         names = [field.name for field in dataclasses.fields(plain) if field.init and field.name in value]
-        return plain(**{name: fit(hints[name], value[name], f"{where}.{name}") for name in names})
+        given = {name: fit(hints[name], value[name], f"{where}.{name}") for name in names}
+        return plain(**given)  # type: ignore[operator]
     elif plain is float and type(value) in (int, float):
         return float(value)
     elif plain in (None, type(None)) and value is None:

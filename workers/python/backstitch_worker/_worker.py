@@ -26,7 +26,7 @@ PACE_S, PACE_MAX_S = 0.1, 5.0
 POLL_WAIT_S, POLL_SLACK_S = 30.0, 30.0
 #: How long a host may take for an answer.
 ANSWER_S = 40.0
-#: How long a worker that stops tries to give one task back.
+#: How long a worker that stops waits for the end of its poll, and for each task that it gives back.
 RELEASE_S = 5.0
 
 
@@ -96,7 +96,8 @@ class Worker:
             self._start(self._keep_beating)
             refused = self._orders.get()
             self._stopping.set()
-            while polling.is_alive():
+            until = time.monotonic() + RELEASE_S
+            while polling.is_alive() and time.monotonic() < until:
                 self._polls.hang_up()
                 polling.join(0.05)
             self._finish()
@@ -138,8 +139,7 @@ class Worker:
 
     def _begin(self, attempt: Attempt) -> None:
         if self._stopping.is_set():
-            self._give_back(attempt)
-            return
+            return self._give_back(attempt)
         with self._changed:
             self._attempts.add(attempt)
             if self._threads < len(self._attempts):
@@ -239,19 +239,14 @@ class Worker:
         for attempt in left:
             attempt.abandon()
         for attempt in left:
-            if not self._give_back(attempt):
-                return
+            self._give_back(attempt)
 
-    def _give_back(self, attempt: Attempt) -> bool:
-        """Whether a host was there to take it. If none is, the task goes on when its lease is over."""
+    def _give_back(self, attempt: Attempt) -> None:
+        """If there is no host to take it, the task goes on when its lease is over."""
         # Not on the connection of the polls: a worker that hangs up there can say no more.
         try:
             if attempt.context._news is not None:
                 self._send_beat(self._releases, attempt, RELEASE_S)
             self._releases.post("release", attempt.named(), RELEASE_S)
-        except Refused as refused:
-            log.warning("%s could not be given back: %s", attempt, refused)
-        except Away as away:
-            log.warning("tasks could not be given back: %s", away)
-            return False
-        return True
+        except (Refused, Away) as error:
+            log.warning("%s could not be given back: %s", attempt, error)
