@@ -6,7 +6,7 @@
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
-//! runs only wait; `tasks` is about workers outside, who die as hosts do,
+//! runs only wait; `tasks` is about workers outside, who die as hosts do, `workers` about those that are shipped,
 //! `push` about endpoints that are workers, `embedding` about a host in another program.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
@@ -47,3 +47,5 @@ mod tasks;
 mod terms;
 #[path = "crash/waiting.rs"]
 mod waiting;
+#[path = "crash/workers.rs"]
+mod workers;
