@@ -143,6 +143,11 @@ impl Desk {
         locked(&self.inner.looks).put((queue.clone(), wish.names.clone()), seen);
     }
 
+    /// Keeps tasks until their worker hears of them.
+    pub(crate) fn hand(&self, tenant: TenantId, tasks: Vec<TaskView>) -> Handed {
+        Handed { desk: self.clone(), tenant, tasks }
+    }
+
     /// Waits at the desk, unless there were more offers than `seen`: then the database has to be looked at.
     pub(crate) fn sit(&self, queue: &Queue, wish: Wish, seen: u64) -> Option<Seat> {
         let state = Mutex::new(State { room: wish.max, ..State::default() });
@@ -255,6 +260,28 @@ impl Drop for Promise {
             state.promised -= 1;
             state.room += 1;
             chair.changed.notify_one();
+        }
+    }
+}
+
+/// Tasks that were taken for a worker which has not heard of them yet. Dropped before it has, they go back.
+pub(crate) struct Handed {
+    desk: Desk,
+    tenant: TenantId,
+    tasks: Vec<TaskView>,
+}
+
+impl Handed {
+    /// The worker is still there.
+    pub(crate) fn take(mut self) -> Vec<TaskView> {
+        std::mem::take(&mut self.tasks)
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        if !self.tasks.is_empty() {
+            (self.desk.inner.give_back)(self.tenant, std::mem::take(&mut self.tasks));
         }
     }
 }

@@ -18,10 +18,10 @@ use backstitch_ledger::{Ledger, NewItem, OpenTask, Settled, TakenTask, TaskPage,
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use super::error::{ServiceError, invalid};
+use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::crier::Crier;
-use crate::desk::{GiveBack, Queue, Wish, Woken};
+use crate::desk::{GiveBack, Handed, Queue, Wish, Woken};
 use crate::host::Term;
 use crate::scheduler::{Input, Settle};
 use crate::{ambient, attempt, time};
@@ -42,7 +42,7 @@ impl Service {
             let seen = self.desk.offers(&queue);
             // One that does not wait wants to know for sure.
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
-                let tasks = self.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
+                let tasks = self.take_tasks_safely(scope, &queue, names.clone(), wish.clone()).await?;
                 if tasks.len() == wish.max as usize {
                     // There may be more, for others.
                     self.desk.look(&queue);
@@ -59,6 +59,23 @@ impl Service {
                 Woken::Over => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// As [`take_tasks`](Self::take_tasks), for a worker that may hang up at any moment: what is committed as its
+    /// own then goes to the next at once, and not when the lease is over.
+    async fn take_tasks_safely(
+        &self,
+        scope: Scope,
+        queue: &Queue,
+        names: Option<Vec<String>>,
+        wish: Wish,
+    ) -> Result<Vec<TaskView>, ServiceError> {
+        let (service, queue) = (self.clone(), queue.clone());
+        let taking = tokio::spawn(async move {
+            let tasks = service.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
+            Ok(service.desk.hand(scope.tenant, tasks))
+        });
+        taking.await.map_err(|error| internal(&error))?.map(Handed::take)
     }
 
     async fn take_tasks(
