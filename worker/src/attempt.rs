@@ -88,7 +88,7 @@ pub(crate) async fn run(
     let taken = Instant::now();
     let Some(activity) = activity else {
         // A host that gives what was not asked for; another worker may know it.
-        let _ = port.release(task.token.clone()).await;
+        release(&port, &task).await;
         return;
     };
     let (details, said) = watch::channel(None);
@@ -123,10 +123,15 @@ pub(crate) async fn run(
         }
         () = stop(&mut stopping) => {
             pass_on(&port, &task, &last).await;
-            if let Err(error) = port.release(task.token.clone()).await {
-                tracing::warn!(%error, "a task could not be given back; it goes on when its lease is over");
-            }
+            release(&port, &task).await;
         }
+    }
+}
+
+/// Gives a task back.
+pub(crate) async fn release(port: &impl Port, task: &TaskView) {
+    if let Err(error) = port.release(task.token.clone()).await {
+        tracing::warn!(%error, "a task could not be given back; it goes on when its lease is over");
     }
 }
 

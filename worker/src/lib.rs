@@ -36,6 +36,7 @@ mod port;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backstitch_client::tasks::{PollTasks, TaskFailure, TaskView};
@@ -89,6 +90,9 @@ type Activity = Arc<dyn Fn(Context) -> Attempting + Send + Sync>;
 
 /// How often to ask again when no host answers.
 const PACE: Duration = Duration::from_millis(100);
+/// How long a worker that is stopped waits for the poll under way: if there are tasks, they are on the way, and
+/// who does not hear of them has them until their lease is over.
+const LAST_POLL: Duration = Duration::from_millis(200);
 /// The longest pause between two such questions.
 const PACE_MAX: Duration = Duration::from_secs(5);
 
@@ -218,6 +222,7 @@ impl<P: Port> Worker<P> {
         let (stopping, stopped) = watch::channel(false);
         let mut attempts = JoinSet::new();
         let worker = Arc::new(self);
+        let over = AtomicBool::new(false);
         let polls = async {
             let mut pace = PACE;
             loop {
@@ -225,7 +230,17 @@ impl<P: Port> Worker<P> {
                 let first = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
                 let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).saturating_add(1);
                 drop(first);
+                if over.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 match worker.port.poll(worker.poll(free)).await {
+                    Ok(tasks) if over.load(Ordering::Relaxed) => {
+                        for task in tasks {
+                            let port = worker.port.clone();
+                            attempts.spawn(async move { attempt::release(&port, &task).await });
+                        }
+                        return Ok(());
+                    }
                     Ok(tasks) => {
                         pace = PACE;
                         for task in tasks {
@@ -250,9 +265,15 @@ impl<P: Port> Worker<P> {
                 }
             }
         };
-        let refused = tokio::select! {
-            refused = polls => refused,
-            () = stop => Ok(()),
+        let refused = {
+            tokio::pin!(polls);
+            tokio::select! {
+                refused = &mut polls => refused,
+                () = stop => {
+                    over.store(true, Ordering::Relaxed);
+                    tokio::time::timeout(LAST_POLL, polls).await.unwrap_or(Ok(()))
+                }
+            }
         };
         if tokio::time::timeout(worker.grace, async { while attempts.join_next().await.is_some() {} })
             .await
