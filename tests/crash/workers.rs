@@ -250,6 +250,46 @@ async fn three_hundred_calls_are_each_done_once_while_workers_with_programs_and_
     survive(Kind::Exec).await;
 }
 
+/// Workers that are stopped one after the other, as a new version is rolled out, cost no attempt. A task that a
+/// poll was given in the moment of its end would come back as one, long after this test has lost its patience.
+async fn roll_out(kind: Kind) {
+    const TURNS: u64 = 12;
+    const CALLS: u64 = 25 * (TURNS + 1);
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let host = TestHost::start(options(&database)).await;
+    let dir = tempfile::tempdir().unwrap();
+    host.start_run("outside", "sum", &CALLS.to_string()).await;
+    let start = || Worker::start(kind, &host.url, dir.path(), Habit::Quick, LONG_MS, 10_000);
+    let mut worker = start();
+    for turn in 0..TURNS {
+        let share = turn * 25 + random(kind, turn) % 25;
+        eventually("so many calls are done", async || {
+            (done(&mut connection).await.len() as u64 >= share).then_some(())
+        })
+        .await;
+        std::mem::replace(&mut worker, start()).stop().await;
+    }
+    assert_eq!(host.output("sum").await, (CALLS * (CALLS - 1) / 2).to_string());
+    assert_eq!(count(&host, "sum", "activity-attempt-failed").await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn python_workers_are_replaced_without_the_loss_of_an_attempt() {
+    roll_out(Kind::Python).await;
+}
+
+#[tokio::test]
+async fn javascript_workers_are_replaced_without_the_loss_of_an_attempt() {
+    roll_out(Kind::JavaScript).await;
+}
+
+#[tokio::test]
+async fn workers_with_programs_are_replaced_without_the_loss_of_an_attempt() {
+    roll_out(Kind::Exec).await;
+}
+
 /// One worker after the other, each with something that libraries can get wrong.
 async fn behave(kind: Kind) {
     let database = deployed_database().await;
