@@ -52,7 +52,8 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(kind: Kind, url: &str, dir: &Path, habit: Habit, lease_ms: u64, grace_ms: u64) -> Self {
+    /// Starts a worker and waits until it would hear a signal.
+    async fn start(kind: Kind, url: &str, dir: &Path, habit: Habit, lease_ms: u64, grace_ms: u64) -> Self {
         let at_once = CONCURRENCY.to_string();
         let programs = root().join("tests/workers").canonicalize().unwrap();
         let word = format!("{habit:?}").to_lowercase();
@@ -89,7 +90,30 @@ impl Worker {
         let child = child.unwrap_or_else(|error| {
             panic!("{:?} is needed for this test and cannot be started: {error}", command.get_program())
         });
-        Self { child, log }
+        let mut worker = Self { child, log };
+        eventually("the worker is up", async || {
+            let ended = worker.child.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", worker.said());
+            worker.is_up(kind, dir).then_some(())
+        })
+        .await;
+        worker
+    }
+
+    /// Node has a handler of its own for SIGTERM from the beginning; the others have one when it is the worker's.
+    fn is_up(&self, kind: Kind, dir: &Path) -> bool {
+        const TERM: u64 = 1 << 14;
+        let pid = self.child.id();
+        if kind == Kind::JavaScript {
+            return dir.join(format!("up-{pid}")).exists();
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+        u64::from_str_radix(caught.trim(), 16).unwrap() & TERM != 0
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
     }
 
     fn signal(&self, signal: &str) {
@@ -110,7 +134,7 @@ impl Worker {
     async fn stop(mut self) {
         self.signal("-TERM");
         let status = self.ended().await;
-        assert_eq!(status.code(), Some(0), "{}", std::fs::read_to_string(&self.log).unwrap());
+        assert_eq!(status.code(), Some(0), "{}", self.said());
     }
 }
 
@@ -200,8 +224,8 @@ async fn survive(kind: Kind) {
     let front = Front::of(&host).await;
     let dir = tempfile::tempdir().unwrap();
     host.start_run("outside", "sum", &CALLS.to_string()).await;
-    let start = || Worker::start(kind, &front.url, dir.path(), Habit::Quick, SHORT_MS, 10_000);
-    let mut workers = [start(), start()];
+    let start = async || Worker::start(kind, &front.url, dir.path(), Habit::Quick, SHORT_MS, 10_000).await;
+    let mut workers = [start().await, start().await];
     for turn in 0..3 {
         let share = turn * 70 + 20 + random(kind, turn) % 50;
         let now = eventually("so many calls are done", async || {
@@ -217,7 +241,7 @@ async fn survive(kind: Kind) {
         } else {
             let dead = &mut workers[turn as usize / 2];
             dead.kill();
-            *dead = start();
+            *dead = start().await;
         }
     }
     assert_eq!(host.output("sum").await, (CALLS * (CALLS - 1) / 2).to_string());
@@ -260,15 +284,15 @@ async fn roll_out(kind: Kind) {
     let host = TestHost::start(options(&database)).await;
     let dir = tempfile::tempdir().unwrap();
     host.start_run("outside", "sum", &CALLS.to_string()).await;
-    let start = || Worker::start(kind, &host.url, dir.path(), Habit::Quick, LONG_MS, 10_000);
-    let mut worker = start();
+    let start = async || Worker::start(kind, &host.url, dir.path(), Habit::Quick, LONG_MS, 10_000).await;
+    let mut worker = start().await;
     for turn in 0..TURNS {
         let share = turn * 25 + random(kind, turn) % 25;
         eventually("so many calls are done", async || {
             (done(&mut connection).await.len() as u64 >= share).then_some(())
         })
         .await;
-        std::mem::replace(&mut worker, start()).stop().await;
+        std::mem::replace(&mut worker, start().await).stop().await;
     }
     assert_eq!(host.output("sum").await, (CALLS * (CALLS - 1) / 2).to_string());
     assert_eq!(count(&host, "sum", "activity-attempt-failed").await, 0);
@@ -325,7 +349,7 @@ async fn a_worker_with_programs_keeps_to_what_is_promised_for_it() {
 
 /// One call ends within the grace; the other goes back, long before its lease is over, and is no attempt.
 async fn a_stopped_worker_gives_back(kind: Kind, host: &TestHost, dir: &Path) {
-    let mut worker = Worker::start(kind, &host.url, dir, Habit::Patient, LONG_MS, 2_000);
+    let mut worker = Worker::start(kind, &host.url, dir, Habit::Patient, LONG_MS, 2_000).await;
     host.start_run("outside", "stop", "2").await;
     for n in [0, 1] {
         file(dir, &format!("begun-{n}-1")).await;
@@ -333,14 +357,14 @@ async fn a_stopped_worker_gives_back(kind: Kind, host: &TestHost, dir: &Path) {
     worker.signal("-TERM");
     open(dir, 0);
     let status = worker.ended().await;
-    assert_eq!(status.code(), Some(0), "{}", std::fs::read_to_string(&worker.log).unwrap());
+    assert_eq!(status.code(), Some(0), "{}", worker.said());
     eventually("the call that ended is recorded", async || {
         (count(host, "stop", "activity-completed").await == 1).then_some(())
     })
     .await;
     std::fs::remove_file(dir.join("begun-1-1")).unwrap();
     open(dir, 1);
-    let next = Worker::start(kind, &host.url, dir, Habit::Patient, LONG_MS, 2_000);
+    let next = Worker::start(kind, &host.url, dir, Habit::Patient, LONG_MS, 2_000).await;
     assert_eq!(host.output("stop").await, "1");
     file(dir, "begun-1-1").await;
     assert_eq!(count(host, "stop", "activity-attempt-failed").await, 0);
@@ -348,7 +372,7 @@ async fn a_stopped_worker_gives_back(kind: Kind, host: &TestHost, dir: &Path) {
 }
 
 async fn a_cancelled_attempt_hears_of_it(kind: Kind, host: &TestHost, dir: &Path) {
-    let worker = Worker::start(kind, &host.url, dir, Habit::Patient, SHORT_MS, 10_000);
+    let worker = Worker::start(kind, &host.url, dir, Habit::Patient, SHORT_MS, 10_000).await;
     host.start_run("outside", "cancel", "1").await;
     file(dir, "begun-0-1").await;
     host.client.cancel("cancel", "enough").await.unwrap();
@@ -361,7 +385,7 @@ async fn a_cancelled_attempt_hears_of_it(kind: Kind, host: &TestHost, dir: &Path
 /// Whoever sleeps through its leases drops what it has: somebody else is at it. It has as many as it can have,
 /// for a poll of it would be given the next attempts.
 async fn a_lost_attempt_is_not_answered(kind: Kind, host: &TestHost, dir: &Path) {
-    let worker = Worker::start(kind, &host.url, dir, Habit::Patient, SHORT_MS, 10_000);
+    let worker = Worker::start(kind, &host.url, dir, Habit::Patient, SHORT_MS, 10_000).await;
     host.start_run("outside", "lose", &CONCURRENCY.to_string()).await;
     for n in 0..CONCURRENCY {
         file(dir, &format!("begun-{n}-1")).await;
@@ -397,7 +421,7 @@ async fn take(host: &TestHost, task_queue: &str) -> TaskView {
 }
 
 async fn a_failed_attempt_is_followed_by_one_that_knows(kind: Kind, host: &TestHost, dir: &Path) {
-    let worker = Worker::start(kind, &host.url, dir, Habit::Flaky, LONG_MS, 10_000);
+    let worker = Worker::start(kind, &host.url, dir, Habit::Flaky, LONG_MS, 10_000).await;
     host.start_run("outside", "fail", "1").await;
     assert_eq!(host.output("fail").await, "0");
     let run = host.client.run("fail").await.unwrap().run.run_id;
@@ -419,7 +443,7 @@ async fn a_failed_attempt_is_followed_by_one_that_knows(kind: Kind, host: &TestH
 }
 
 async fn a_deferred_call_is_answered_by_others(kind: Kind, host: &TestHost, dir: &Path) {
-    let worker = Worker::start(kind, &host.url, dir, Habit::Later, SHORT_MS, 10_000);
+    let worker = Worker::start(kind, &host.url, dir, Habit::Later, SHORT_MS, 10_000).await;
     host.start_run("queues", "defer", r#""contract""#).await;
     let token = file(dir, "token").await;
     eventually("the call is held", async || {
@@ -452,4 +476,41 @@ async fn the_python_library_passes_its_own_tests() {
 #[tokio::test]
 async fn the_typescript_library_passes_its_own_tests() {
     own_tests("node", &["--test", "test/"], "workers/typescript").await;
+}
+
+/// The requests of the page on workers, as they are printed there.
+#[tokio::test]
+async fn every_request_of_the_page_on_workers_is_taken() {
+    let database = deployed_database().await;
+    let host = TestHost::start(options(&database)).await;
+    host.start_run("outside", "page", "20").await;
+    let page = std::fs::read_to_string(root().join("docs/src/workers.md")).unwrap();
+    let requests: Vec<&str> =
+        page.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap().0).collect();
+    assert_eq!(requests.len(), 8, "{requests:#?}");
+    for request in requests {
+        let task = take(&host, "outside").await;
+        let mut command = Command::new("sh");
+        command.args(["-euc", &request.replace("curl ", "curl --silent --show-error --fail-with-body ")]);
+        command.env("HOST", &host.url).env("TOKEN", &task.token);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{request}{text}{said}");
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        if request.contains("settle") {
+            assert_eq!(answer["results"][0]["status"], 200, "{answer}");
+        }
+        if request.contains("poll") {
+            assert_eq!(answer["tasks"][0]["name"], "work", "{answer}");
+        }
+    }
+    let list = host.client.activities(&ListActivities::default()).await.unwrap();
+    assert_eq!(list.activities.iter().filter(|task| task.state == "held").count(), 1, "{list:?}");
+    eventually("the others are recorded", async || {
+        let done = count(&host, "page", "activity-completed").await;
+        let failed = count(&host, "page", "activity-attempt-failed").await;
+        ((done, failed) == (2, 1)).then_some(())
+    })
+    .await;
 }

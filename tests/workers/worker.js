@@ -48,4 +48,6 @@ worker.activities({
   },
 });
 
-await worker.run();
+const ended = worker.run();
+leave(`up-${process.pid}`);
+await ended;
