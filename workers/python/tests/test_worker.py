@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
+import pathlib
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import unittest
@@ -237,6 +242,22 @@ class Workers(unittest.TestCase):
         with working:
             working.thread.join(DEADLINE_S)
         self.assertEqual(getattr(working.error, "code", None), "invalid-poll")
+
+    def test_the_example_works_until_it_is_told_to_stop(self) -> None:
+        mail = {"to": "a@example.com", "text": "hello"}
+        host = FakeHost(task([mail, mail], name="send_all"), task({"to": "nobody", "text": ""}, name="send_mail"))
+        root = pathlib.Path(__file__).parent.parent
+        program = [sys.executable, str(root / "examples" / "mail.py"), host.url]
+        env = {**os.environ, "PYTHONPATH": str(root)}
+        with subprocess.Popen(program, env=env, stderr=subprocess.DEVNULL) as process:
+            try:
+                eventually("both are answered", lambda: host.told("complete") and host.told("fail"))
+                process.send_signal(signal.SIGTERM)
+                self.assertEqual(process.wait(DEADLINE_S), 0)
+            finally:
+                process.kill()
+        self.assertEqual(host.told("complete")[0]["output"], 2)
+        self.assertEqual(host.told("fail")[0]["failure"]["code"], "bad-address")
 
     def test_connections_are_kept_and_do_not_wait_for_acknowledgements(self) -> None:
         fake = FakeHost()

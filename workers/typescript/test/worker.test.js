@@ -1,9 +1,11 @@
 // A worker and a host that is a few lines of JavaScript: what one says when the other misbehaves.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
 import { once } from "node:events";
 import http from "node:http";
 import test from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { Failure, LATER, Refused, Worker, currentContext } from "@backstitch/worker";
 import { Host } from "../src/host.js";
@@ -202,6 +204,37 @@ test("a worker whose polls are refused ends", async (t) => {
   const fake = await fakeHost(t, [], { poll: [400] });
   const worker = new Worker({ url: fake.url }).activity("work", () => 1);
   await assert.rejects(worker.run(), (error) => error instanceof Refused && error.code === "refused");
+});
+
+test("the example works until it is told to stop", async (t) => {
+  const mail = { to: "a@example.com", text: "hello" };
+  const wrong = task([{ to: "nobody", text: "" }], { name: "send_mail" });
+  const fake = await fakeHost(t, [task([[mail, mail]], { name: "send_all" }), wrong]);
+  const file = fileURLToPath(new URL("../examples/mail.js", import.meta.url));
+  const program = spawn(process.execPath, [file, fake.url], { stdio: "ignore" });
+  t.after(() => program.kill("SIGKILL"));
+  await eventually("both are answered", () => fake.told("complete").length > 0 && fake.told("fail").length > 0);
+  program.kill("SIGTERM");
+  assert.deepEqual(await once(program, "exit"), [0, null]);
+  assert.equal(fake.told("complete")[0].output, 2);
+  assert.equal(fake.told("fail")[0].failure.code, "bad-address");
+});
+
+test("a program whose attempts do not end exits all the same", async (t) => {
+  const fake = await fakeHost(t, [task([])]);
+  const program = spawn(process.execPath, ["--input-type=module", "--eval", `
+    import { Worker } from "@backstitch/worker";
+    const worker = new Worker({ url: ${JSON.stringify(fake.url)}, taskQueue: "q", graceMs: 1, leaseMs: 300 });
+    worker.activity("work", () => {
+      process.kill(process.pid, "SIGTERM");
+      return new Promise((resolve) => setTimeout(resolve, ${10 * DEADLINE_MS}));
+    });
+    await worker.run();
+  `], { stdio: "ignore", cwd: fileURLToPath(new URL("..", import.meta.url)) });
+  t.after(() => program.kill("SIGKILL"));
+  const ended = once(program, "exit", { signal: AbortSignal.timeout(DEADLINE_MS) });
+  assert.deepEqual(await ended, [0, null]);
+  assert.equal(fake.told("release").length, 1);
 });
 
 test("connections are kept, and one that the host has closed is replaced", async (t) => {
