@@ -7,6 +7,8 @@ mod support;
 
 #[path = "hostile/activities.rs"]
 mod activities;
+#[path = "hostile/api.rs"]
+mod api;
 #[path = "hostile/cli.rs"]
 mod cli;
 #[path = "hostile/guests.rs"]

@@ -62,10 +62,12 @@ impl Part {
 
 /// The document.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct History {
     /// [`FORMAT`].
     pub format: String,
     /// The run.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// What its starter called it.
     pub workflow_id: String,
@@ -73,17 +75,21 @@ pub struct History {
     pub workflow: String,
     /// The component it is pinned to. Histories of before this format was made do not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Digest>))]
     pub digest: Option<Digest>,
     /// When it was started, RFC 3339 with milliseconds, UTC.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub started_at: String,
     /// When it closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub closed_at: Option<String>,
     /// Where its ledger ended when it closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<Head>,
     /// How it stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::RunStatus>))]
     pub status: Option<RunStatus>,
     /// What went in and came out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,15 +104,19 @@ pub struct History {
 
 /// Where a ledger ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = HistoryHead))]
 pub struct Head {
     /// How many rows it has.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub rows: Seq,
     /// The checksum of the last.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{16}$"))]
     pub chain: ChainText,
 }
 
 /// What went in and came out: JSON text.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = HistoryData))]
 pub struct Data {
     /// Absent only if the ledger has lost its first row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,11 +131,13 @@ pub struct Data {
 
 /// What is known about a run besides its ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = HistoryState))]
 pub struct State {
     /// Counts the runs of one workflow id.
     pub generation: u32,
     /// The run that started it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "uuid"))]
     pub parent_run_id: Option<RunId>,
     /// Attributes for searches: JSON text.
     pub attributes: String,
@@ -138,6 +150,7 @@ pub struct State {
     pub signals_kept: u32,
     /// Why it is parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Fault>))]
     pub fault: Option<Fault>,
     /// Which row of its ledger is not what was written, and why that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,21 +159,37 @@ pub struct State {
 
 /// A [`Row`] as a document keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HistoryRow {
+    /// Its place.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     seq: Seq,
+    /// What kind of row, as the number that is kept.
     kind: i16,
+    /// The command it is or belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     op: Option<Op>,
+    /// Workflow, activity, signal or change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     name: Option<Arc<str>>,
+    /// Input, output or failure: JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     payload: Option<Arc<str>>,
+    /// Options and the like: JSON text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     detail: Option<Arc<str>>,
+    /// Which attempt of an activity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     attempt: Option<u32>,
+    /// When it was recorded, in milliseconds since the epoch.
     at_ms: u64,
+    /// The checksum over the row before and this one.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{16}$"))]
     chain: ChainText,
 }
 

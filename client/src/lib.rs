@@ -47,6 +47,8 @@ pub mod history;
 pub mod problem;
 mod requests;
 pub mod schedules;
+#[cfg(feature = "openapi")]
+pub mod schema;
 pub mod tasks;
 pub mod views;
 pub mod wire;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A run to be started.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartRun {
     /// A deployed workflow's name.
@@ -17,6 +18,7 @@ pub struct StartRun {
     pub workflow_id: Option<String>,
     /// Its input; the bytes are kept. Missing: `null`.
     #[serde(default = "Json::null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub input: Json,
     /// What happens if the workflow id is taken.
     #[serde(default)]
@@ -31,6 +33,7 @@ pub struct StartRun {
 
 /// On which terms a run is started. A start that is repeated keeps those of the first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct StartTerms {
     /// The workflow begins so much later. It can be signalled and terminated meanwhile.
@@ -44,6 +47,7 @@ pub struct StartTerms {
     pub execution_timeout_ms: Option<u64>,
     /// For people: shown with the run, never given to the workflow.
     #[serde(deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub memo: Option<Json>,
     /// Whose activities get the next free place: 1 first, 5 last; none: 3.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,6 +65,7 @@ impl StartTerms {
 
 /// What a run is found by under one name.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum AttributeValue {
     /// At most 1,024 bytes.
@@ -78,9 +83,11 @@ pub enum AttributeValue {
 
 /// A new run from the first rows of another.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ForkRun {
     /// The last row that is taken.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub at_seq: Seq,
     /// What the new run is called. None: made up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,9 +99,11 @@ pub struct ForkRun {
 
 /// A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResetRun {
     /// The last row that is kept.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub to_seq: Seq,
     /// Who asks and why; kept in the ledger of the run that is stopped.
     #[serde(default)]
@@ -123,6 +132,7 @@ impl StartRun {
 
 /// What happens to a start whose workflow id is taken by a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum IdReuse {
     /// Refused, unless it repeats the start of that run: same workflow, same input.
@@ -136,12 +146,14 @@ pub enum IdReuse {
 
 /// A signal to be sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SendSignal {
     /// What the guest waits for.
     pub name: String,
     /// What it gets; the bytes are kept. Missing: `null`.
     #[serde(default = "Json::null")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub payload: Json,
     /// A second signal of the same id is dropped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,10 +162,12 @@ pub struct SendSignal {
 
 /// Which runs to list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ListRuns {
     /// Only of this status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(value_type = Option<crate::schema::RunStatus>, inline))]
     pub status: Option<RunStatus>,
     /// Only of this workflow.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -172,10 +186,12 @@ pub struct ListRuns {
 
 /// Which runs to count.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct CountRuns {
     /// Only of this status.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(value_type = Option<crate::schema::RunStatus>, inline))]
     pub status: Option<RunStatus>,
     /// Only of this workflow.
     #[serde(skip_serializing_if = "Option::is_none")]

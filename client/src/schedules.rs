@@ -13,11 +13,13 @@ use crate::client::{Client, ClientError, because};
 
 /// Body of `POST /v1/schedules`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateSchedule {
     /// Unique in the tenant.
     pub name: String,
     /// What is started when.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Spec))]
     pub spec: Spec,
     /// Whether it is made paused.
     #[serde(default)]
@@ -29,9 +31,11 @@ pub struct CreateSchedule {
 
 /// Body of `PUT /v1/schedules/{name}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReplaceSchedule {
     /// What is started when from now on.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Spec))]
     pub spec: Spec,
     /// The revision of the spec that was changed, if it matters: none is replaced unseen then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,15 +44,18 @@ pub struct ReplaceSchedule {
 
 /// Body of `POST /v1/schedules/{name}/trigger`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct TriggerSchedule {
     /// What happens if a run is open; none: what the schedule says.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Overlap>))]
     pub overlap: Option<Overlap>,
 }
 
 /// Body of `POST /v1/schedules/{name}/backfill`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BackfillSchedule {
     /// The first time, in milliseconds since the epoch.
@@ -57,11 +64,13 @@ pub struct BackfillSchedule {
     pub to_ms: u64,
     /// What happens if a run is open; none: what the schedule says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Overlap>))]
     pub overlap: Option<Overlap>,
 }
 
 /// Parameters of `GET /v1/schedules`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ListSchedules {
     /// At most so many.
@@ -74,14 +83,17 @@ pub struct ListSchedules {
 
 /// A schedule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScheduleView {
     /// Unique in the tenant.
     pub name: String,
     /// What is started when.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Spec))]
     pub spec: Spec,
     /// Names this spec: another one has another.
     pub spec_revision: String,
     /// When the schedule was made.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub created_at: String,
     /// Set while the calendar starts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,8 +123,10 @@ pub struct ScheduleView {
 
 /// Why the calendar starts nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PausedView {
     /// Since when.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub since: String,
     /// Who paused it, and why.
     pub note: String,
@@ -120,19 +134,24 @@ pub struct PausedView {
 
 /// An open run of a schedule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScheduledRunView {
     /// What it is called.
     pub workflow_id: String,
     /// Its nominal time.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub scheduled_at: String,
 }
 
 /// A start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RecentStartView {
     /// Its nominal time.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub scheduled_at: String,
     /// When it was made.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub started_at: String,
     /// What the run is called.
     pub workflow_id: String,
@@ -143,6 +162,7 @@ pub struct RecentStartView {
 
 /// One page of a listing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScheduleListView {
     /// By name.
     pub schedules: Vec<ScheduleView>,
@@ -153,6 +173,7 @@ pub struct ScheduleListView {
 
 /// Answer to a trigger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TriggeredView {
     /// What the run is called, if the overlap policy lets it start.
     pub workflow_id: String,

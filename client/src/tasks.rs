@@ -13,6 +13,7 @@ use crate::client::{Client, ClientError};
 
 /// Asks for tasks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PollTasks {
     /// From which queue.
@@ -59,6 +60,7 @@ impl PollTasks {
 
 /// Answer to a poll.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TasksView {
     /// None, if there were none in time.
     pub tasks: Vec<TaskView>,
@@ -66,14 +68,17 @@ pub struct TasksView {
 
 /// A task: one attempt at one call.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TaskView {
     /// What to show with everything that is said about it. Opaque.
     pub token: String,
     /// The run that made the call.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// That run's workflow id.
     pub workflow_id: String,
     /// The number of the call.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub op: Op,
     /// 1 for the first attempt.
     pub attempt: u32,
@@ -82,6 +87,7 @@ pub struct TaskView {
     /// The queue it came from.
     pub task_queue: String,
     /// Its arguments.
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub input: Json,
     /// The same for every attempt of one call, and for no other call.
     pub idempotency_key: String,
@@ -89,9 +95,11 @@ pub struct TaskView {
     pub lease_ms: u64,
     /// When nobody waits for this attempt any more, RFC 3339 with milliseconds, UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub deadline: Option<String>,
     /// What the last heartbeat of the attempts before said.
     #[serde(default, deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub heartbeat_details: Option<Json>,
     /// W3C trace context: the trace is the run's, the parent is the call's attempt.
     pub traceparent: String,
@@ -99,17 +107,20 @@ pub struct TaskView {
 
 /// A sign of life.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct HeartbeatTask {
     /// Of which task.
     pub token: String,
     /// What the next attempt is told if this one fails; none: as before.
     #[serde(default, deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub details: Option<Json>,
 }
 
 /// Answer to a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeartbeatView {
     /// Nobody waits for the task any more: put away what is in hand.
     pub cancel: bool,
@@ -120,12 +131,14 @@ pub struct HeartbeatView {
 
 /// A task that was carried out: exactly one of `output` and `failure`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AnswerTask {
     /// Which task.
     pub token: String,
     /// What the workflow gets.
     #[serde(default, deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub output: Option<Json>,
     /// Why there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -146,6 +159,7 @@ impl AnswerTask {
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TaskFailure {
     /// Stable, for the workflow to match on.
@@ -159,6 +173,7 @@ pub struct TaskFailure {
     pub retry_after_ms: Option<u64>,
     /// Whatever else the workflow should have.
     #[serde(deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub details: Option<Json>,
 }
 
@@ -176,6 +191,7 @@ impl Default for TaskFailure {
 
 /// Answers to many tasks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SettleTasks {
     /// At most 1,000.
@@ -184,6 +200,7 @@ pub struct SettleTasks {
 
 /// What became of many answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SettledView {
     /// In the order of the answers.
     pub results: Vec<SettledTask>,
@@ -191,6 +208,7 @@ pub struct SettledView {
 
 /// What became of one answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SettledTask {
     /// 200: it is durable, now or from before. Otherwise as a request of its own would have ended.
     pub status: u16,
@@ -204,6 +222,7 @@ pub struct SettledTask {
 
 /// Names a task and says nothing else.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TokenBody {
     /// Which task.
@@ -212,6 +231,7 @@ pub struct TokenBody {
 
 /// Lists open tasks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ListActivities {
     /// Of this queue only.
@@ -230,6 +250,7 @@ pub struct ListActivities {
 
 /// One page of open tasks, in the order of their runs and calls.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ActivityListView {
     /// The tasks.
     pub activities: Vec<ActivityView>,
@@ -240,12 +261,15 @@ pub struct ActivityListView {
 
 /// A call that workers outside may take, or that one has.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ActivityView {
     /// The run.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// Its workflow id.
     pub workflow_id: String,
     /// The call.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub op: Op,
     /// Which attempt, 1 for the first.
     pub attempt: u32,
@@ -259,15 +283,19 @@ pub struct ActivityView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<String>,
     /// When it was offered, RFC 3339.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub offered_at: String,
     /// When its worker is taken for dead, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub leased_until: Option<String>,
     /// When the attempt is over, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub deadline: Option<String>,
     /// What the last heartbeat said.
     #[serde(default, deserialize_with = "crate::views::given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub heartbeat_details: Option<Json>,
 }
 

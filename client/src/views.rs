@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 /// A run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunView {
     /// Its identity.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// The name its starter gave it; unique in the tenant.
     pub workflow_id: String,
@@ -17,40 +19,51 @@ pub struct RunView {
     /// Which workflow.
     pub workflow: String,
     /// The component it is pinned to.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Digest))]
     pub digest: Digest,
     /// Where it stands.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::RunStatus))]
     pub status: RunStatus,
     /// The run that started it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "uuid"))]
     pub parent_run_id: Option<RunId>,
     /// When it was started, RFC 3339 with milliseconds, UTC.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub started_at: String,
     /// When it closed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub closed_at: Option<String>,
     /// What it is found by: an object of texts, numbers, `true`, `false` and times, which are RFC 3339
     /// with milliseconds, UTC. Absent if there is nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub attributes: Option<Json>,
     /// Its result, if it completed.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub output: Option<Json>,
     /// Its failure, if it failed, was cancelled or was terminated.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Failure>))]
     pub failure: Option<Failure>,
     /// Why it is parked.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Fault>))]
     pub fault: Option<Fault>,
 }
 
 /// A run with what it waits for.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunDetailView {
     /// The run.
     #[serde(flatten)]
     pub run: RunView,
     /// Its input; absent only if the ledger has lost its first row, or what it said.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub input: Option<Json>,
     /// Rows of its ledger.
     pub rows: u32,
@@ -61,9 +74,11 @@ pub struct RunDetailView {
     /// On which terms it was started, and what it descends from, as row 0 of its ledger says; absent: on
     /// the usual ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub start: Option<Json>,
     /// Its entity; absent if it never wrote to it.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub entity: Option<Json>,
     /// Which row of its ledger is not what was written, and why that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,8 +87,10 @@ pub struct RunDetailView {
 
 /// One op that a run waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WaitView {
     /// The command's number.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub op: Op,
     /// `activity`, `timer`, `signal` or `child`.
     pub kind: String,
@@ -81,11 +98,13 @@ pub struct WaitView {
     pub what: String,
     /// When it will be due: a timer's end, a retry's start.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub due_at: Option<String>,
 }
 
 /// One page of a listing.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunListView {
     /// Newest first.
     pub runs: Vec<RunView>,
@@ -96,6 +115,7 @@ pub struct RunListView {
 
 /// How many runs stand how.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RunCountView {
     /// All that were asked for.
     pub runs: u64,
@@ -105,8 +125,10 @@ pub struct RunCountView {
 
 /// How many runs have a status.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StatusCountView {
     /// The status.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::RunStatus))]
     pub status: RunStatus,
     /// How many.
     pub runs: u64,
@@ -114,22 +136,27 @@ pub struct StatusCountView {
 
 /// One ledger row.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RowView {
     /// Its place.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
     pub seq: Seq,
     /// What kind of row.
     pub kind: String,
     /// The command it is or belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     pub op: Option<Op>,
     /// Workflow, activity, signal or change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Input, output or failure.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub payload: Option<Json>,
     /// Options and the like.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub detail: Option<Json>,
     /// Which attempt of an activity.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,16 +167,19 @@ pub struct RowView {
 
 /// One page of a ledger.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LedgerView {
     /// In ledger order.
     pub rows: Vec<RowView>,
     /// Pass it as `from_seq` for the next page; absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     pub next_seq: Option<Seq>,
 }
 
 /// Answer to a start.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StartedView {
     /// The run.
     #[serde(flatten)]
@@ -160,8 +190,10 @@ pub struct StartedView {
 
 /// Answer to a deploy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployedView {
     /// The component.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Digest))]
     pub digest: Digest,
     /// `workflow` or `activity`.
     pub kind: String,
@@ -178,6 +210,7 @@ pub struct DeployedView {
 
 /// A name that a component serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NameView {
     /// Workflow or activity.
     pub name: String,
@@ -188,6 +221,7 @@ pub struct NameView {
 
 /// What serves a name now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentView {
     /// `workflow` or `activity`.
     pub kind: String,
@@ -195,8 +229,10 @@ pub struct DeploymentView {
     #[serde(flatten)]
     pub name: NameView,
     /// The component.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Digest))]
     pub digest: Digest,
     /// Since when, RFC 3339 with milliseconds, UTC.
+    #[cfg_attr(feature = "openapi", schema(format = DateTime))]
     pub deployed_at: String,
     /// What the component's activities may reach, as it was deployed with; none: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -205,21 +241,26 @@ pub struct DeploymentView {
 
 /// Answer to a query.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct QueryView {
     /// The run.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// What was asked.
     pub query: String,
     /// Rows of the ledger that the answer takes into account.
     pub rows: u32,
     /// The guest's answer.
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value))]
     pub output: Json,
 }
 
 /// Answer to an update.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UpdateView {
     /// The run.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// What the update is called: with it, the same update can be asked for again.
     pub update_id: String,
@@ -227,18 +268,23 @@ pub struct UpdateView {
     pub answered: bool,
     /// The answer, if it is not a failure.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub output: Option<Json>,
     /// The workflow's error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::schema::Failure>))]
     pub failure: Option<Failure>,
 }
 
 /// Answer to `replay`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReplayView {
     /// The run.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = "uuid"))]
     pub run_id: RunId,
     /// The component that was led along its ledger.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Digest))]
     pub digest: Digest,
     /// Rows that were gone over.
     pub rows: u32,
@@ -253,6 +299,7 @@ pub struct ReplayView {
 
 /// What came out of a replay.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub enum ReplayVerdict {
     /// Every command was repeated.
@@ -260,17 +307,20 @@ pub enum ReplayVerdict {
     /// The first place where the component and the ledger disagree.
     Diverged {
         /// Where and how.
+        #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Divergence))]
         divergence: Divergence,
     },
     /// The component cannot be led along: it traps, or the ledger is damaged.
     Faulted {
         /// What happened.
+        #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Fault))]
         fault: Fault,
     },
 }
 
 /// How the host is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HealthView {
     /// `ok` or `degraded`.
     pub status: String,

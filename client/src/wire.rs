@@ -24,6 +24,7 @@ pub const RESULT_WAIT_MS_MAX: u64 = 60_000;
 
 /// Body of a cancel or terminate request. An empty body is one without a reason.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReasonBody {
     /// Who asks and why; kept in the ledger.
@@ -33,6 +34,7 @@ pub struct ReasonBody {
 
 /// Answer to `GET /v1/deployments`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentsView {
     /// What serves which name now.
     pub deployments: Vec<DeploymentView>,
@@ -40,6 +42,7 @@ pub struct DeploymentsView {
 
 /// Parameters of `GET /v1/runs/{id}/ledger`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct LedgerQuery {
     /// The first row; 0 for all.
@@ -52,6 +55,7 @@ pub struct LedgerQuery {
 
 /// Parameters of `GET /v1/runs/{id}/history`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct HistoryQuery {
     /// Parts, separated by commas; none: all.
@@ -80,6 +84,7 @@ impl HistoryQuery {
 
 /// Parameters of `GET /v1/runs/{id}/result`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ResultQuery {
     /// How long to wait for the run to close, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
@@ -89,6 +94,7 @@ pub struct ResultQuery {
 
 /// Parameters of `POST /v1/runs/{id}/signals/{name}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct SignalQuery {
     /// A second signal of the same id is dropped.
@@ -98,6 +104,7 @@ pub struct SignalQuery {
 
 /// Parameters of `POST /v1/runs/{id}/updates/{name}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct UpdateQuery {
     /// A second update of the same id is the same one. Missing: made up.

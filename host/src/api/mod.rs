@@ -4,11 +4,14 @@
 //! nothing is decided here except who may ask ([`guard`]), how much ([`extract`]) and for how long.
 //! [`backstitch_client`] is the other end of the same wire and has the types of both.
 
+mod etag;
 mod extract;
 mod guard;
+pub mod openapi;
 pub mod problem;
 mod routes;
 mod schedule_routes;
+mod spec_routes;
 mod task_routes;
 
 use std::io;
@@ -58,7 +61,9 @@ impl FromRef<Api> for Service {
 /// The API as a [`Router`]. `loopback` says whether it is reached over loopback only.
 pub fn router(service: Service, stopping: CancellationToken, loopback: bool) -> Router {
     let api = Api { service, stopping, loopback, room: Arc::new(Semaphore::new(REQUESTS_MAX)) };
-    routes::routes().layer(from_fn_with_state(api.clone(), edge)).with_state(api)
+    let router = routes::routes().router();
+    let router = router.fallback(routes::no_route).method_not_allowed_fallback(routes::no_method);
+    router.layer(from_fn_with_state(api.clone(), edge)).with_state(api)
 }
 
 /// A host's door, open but not yet answering: requests that come in wait for [`Door::serve`].

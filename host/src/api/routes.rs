@@ -1,39 +1,18 @@
 //! The routes of `/v1`: each handler translates one request into one call of the [`Service`].
 //!
-//! | route | answer |
-//! |---|---|
-//! | `GET /v1/health` | 200 [`HealthView`], also when degraded |
-//! | `POST /v1/deployments` (component; manifest in a header) | 201 or 200 [`DeployedView`] |
-//! | `GET /v1/deployments` | 200 [`DeploymentsView`] |
-//! | `POST /v1/runs` [`StartRun`] | 201 or 200 [`StartedView`] |
-//! | `GET /v1/runs` [`ListRuns`] | 200 [`RunListView`] |
-//! | `GET /v1/run-count` [`CountRuns`] | 200 [`RunCountView`] |
-//! | `GET /v1/runs/{id}` | 200 [`RunDetailView`] |
-//! | `GET /v1/runs/{id}/ledger` [`LedgerQuery`] | 200 [`LedgerView`] |
-//! | `GET /v1/runs/{id}/result` [`ResultQuery`] | 200 [`RunView`], closed or not |
-//! | `POST /v1/runs/{id}/signals/{name}` (JSON) | 202 |
-//! | `POST /v1/runs/{id}/cancel`, `/terminate` [`ReasonBody`] | 202 |
-//! | `POST /v1/runs/{id}/pause`, `/resume` [`ReasonBody`] | 202 |
-//! | `POST /v1/runs/{id}/retry` | 202 |
-//! | `POST /v1/runs/{id}/fork` [`ForkRun`], `/reset` [`ResetRun`] | 201 [`StartedView`] |
-//! | `GET /v1/runs/{id}/children` | 200 [`RunListView`], all of them |
-//! | `POST /v1/runs/{id}/query/{name}` (JSON) | 200 [`QueryView`] |
-//! | `POST /v1/runs/{id}/updates/{name}` (JSON) [`UpdateQuery`] | 200 [`UpdateView`], or 202: no answer yet |
-//! | `GET /v1/runs/{id}/history` [`HistoryQuery`] | 200 [`History`](backstitch_client::history::History) |
-//! | `POST /v1/runs/{id}/replay` (component or nothing) | 200 [`ReplayView`] |
+//! What each takes and answers is written at its handler, for the OpenAPI document. `/v1/run-count` is not
+//! below `runs`, where any word may be the name of a run.
 //!
-//! Those of `/v1/schedules` and `/v1/activities` are in files of their own. `{id}` is a run id or a workflow id. 202: the request is
-//! durable, the run will take it up.
+//! Those of `/v1/schedules` and `/v1/activities` are in files of their own. `{id}` is a run id or a workflow
+//! id. 202: the request is durable, the run will take it up.
 //! Whatever goes wrong is a [`Problem`].
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use backstitch_client::history::History;
 use backstitch_client::views::{
     DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
     RunView, StartedView, UpdateView,
@@ -45,9 +24,10 @@ use backstitch_client::wire::{
 use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
 use backstitch_core::Seq;
 
-use super::extract::{Component, Document, Manifest, NoParams, Params, Payload, Segments, Tenant};
+use super::extract::{self, Document, Manifest, NoParams, Params, Payload, Segments, Tenant};
+use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
-use super::{Api, within};
+use super::{Api, etag};
 use crate::service::Service;
 
 /// Requests that touch the database and nothing else.
@@ -60,51 +40,67 @@ const SLOW: Duration = Duration::from_secs(300);
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
 /// Every route, without the guards around them.
-pub(super) fn routes() -> Router<Api> {
-    let quick = Router::new()
-        .route("/v1/health", get(health))
-        .route("/v1/deployments", get(deployments))
-        .route("/v1/runs", get(list).post(start))
-        // Not below `runs`, where any word may be the name of a run.
-        .route("/v1/run-count", get(count))
-        .route("/v1/runs/{id}", get(show))
-        .route("/v1/runs/{id}/ledger", get(ledger))
-        .route("/v1/runs/{id}/signals/{name}", post(signal))
-        .route("/v1/runs/{id}/cancel", post(cancel))
-        .route("/v1/runs/{id}/terminate", post(terminate))
-        .route("/v1/runs/{id}/pause", post(pause))
-        .route("/v1/runs/{id}/resume", post(resume))
-        .route("/v1/runs/{id}/retry", post(retry))
-        .route("/v1/runs/{id}/children", get(children))
+pub(super) fn routes() -> Routes {
+    let quick = Routes::new()
+        .with(__path_health, health)
+        .with(__path_deployments, deployments)
+        .with(__path_list, list)
+        .with(__path_start, start)
+        .with(__path_count, count)
+        .with(__path_show, show)
+        .with(__path_ledger, ledger)
+        .with(__path_signal, signal)
+        .with(__path_cancel, cancel)
+        .with(__path_terminate, terminate)
+        .with(__path_pause, pause)
+        .with(__path_resume, resume)
+        .with(__path_retry, retry)
+        .with(__path_children, children)
         .merge(super::schedule_routes::routes())
         .merge(super::task_routes::quick())
-        .route_layer(from_fn(|request, next| within(QUICK, request, next)));
-    let waiting = Router::new()
-        .route("/v1/runs/{id}/result", get(result))
-        .merge(super::task_routes::waiting())
-        .route_layer(from_fn(|request, next| within(WAITING, request, next)));
-    let slow = Router::new()
-        .route("/v1/deployments", post(deploy))
-        .route("/v1/runs/{id}/replay", post(replay))
-        .route("/v1/runs/{id}/fork", post(fork))
-        .route("/v1/runs/{id}/reset", post(reset))
-        .route("/v1/runs/{id}/query/{name}", post(query))
-        .route("/v1/runs/{id}/updates/{name}", post(update))
-        .route("/v1/runs/{id}/history", get(history))
-        .route_layer(from_fn(|request, next| within(SLOW, request, next)));
-    quick.merge(waiting).merge(slow).fallback(no_route).method_not_allowed_fallback(no_method)
+        .merge(super::spec_routes::routes())
+        .within(QUICK);
+    let waiting =
+        Routes::new().with(__path_result, result).merge(super::task_routes::waiting()).within(WAITING);
+    let slow = Routes::new()
+        .with(__path_deploy, deploy)
+        .with(__path_replay, replay)
+        .with(__path_fork, fork)
+        .with(__path_reset, reset)
+        .with(__path_query, query)
+        .with(__path_update, update)
+        .with(__path_history, history)
+        .within(SLOW);
+    quick.merge(waiting).merge(slow)
 }
 
+/// How the host is. Answered with 200 also when it is degraded.
+#[utoipa::path(
+    get, path = "/v1/health", tag = "host", operation_id = "health",
+    responses(
+        (status = 200, body = HealthView, description = "How it is."),
+    ),
+)]
 async fn health(State(service): State<Service>, _: NoParams) -> axum::Json<HealthView> {
     axum::Json(service.health().await)
 }
 
+/// Deploys a component: it serves the names that it describes from now on.
+#[utoipa::path(
+    post, path = "/v1/deployments", tag = "deployments", operation_id = "deploy",
+    request_body(content = Component, content_type = "application/wasm", description = "A component's bytes."),
+    responses(
+        (status = 201, body = DeployedView, description = "It is deployed."),
+        (status = 200, body = DeployedView, description = "These very bytes were there already; they serve their names again."),
+        Unfit,
+    ),
+)]
 async fn deploy(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
     Manifest(manifest): Manifest,
-    Component(bytes): Component,
+    extract::Component(bytes): extract::Component,
 ) -> Result<(StatusCode, axum::Json<DeployedView>), Problem> {
     let bytes = bytes
         .ok_or_else(|| Problem::invalid("empty-body", "the body is empty; send the component's bytes"))?;
@@ -112,15 +108,37 @@ async fn deploy(
     Ok((created(deployed.created), axum::Json(deployed)))
 }
 
+/// What serves which name now.
+#[utoipa::path(
+    get, path = "/v1/deployments", tag = "deployments", operation_id = "list_deployments",
+    responses(
+        (status = 200, body = DeploymentsView, description = "All of it.", headers(("etag" = String))),
+        NotModified,
+    ),
+)]
 async fn deployments(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
-) -> Answer<DeploymentsView> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let deployments = service.deployments(scope).await?;
-    Ok(axum::Json(DeploymentsView { deployments }))
+    etag::json(&headers, &DeploymentsView { deployments })
 }
 
+/// Starts a run.
+///
+/// Under a workflow id, the same start may be repeated: it finds the run that is there.
+#[utoipa::path(
+    post, path = "/v1/runs", tag = "runs", operation_id = "start_run",
+    request_body = StartRun,
+    responses(
+        (status = 201, body = StartedView, description = "It is started, durably.", headers(("location" = String, description = "Where it is."))),
+        (status = 200, body = StartedView, description = "The run was there already.", headers(("location" = String, description = "Where it is."))),
+        Conflict,
+        Unfit,
+    ),
+)]
 async fn start(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -130,6 +148,14 @@ async fn start(
     begun(service.start(scope, start).await?)
 }
 
+/// Runs, newest first.
+#[utoipa::path(
+    get, path = "/v1/runs", tag = "runs", operation_id = "list_runs",
+    params(ListRuns),
+    responses(
+        (status = 200, body = RunListView, description = "A page."),
+    ),
+)]
 async fn list(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -138,6 +164,14 @@ async fn list(
     Ok(axum::Json(service.list(scope, list).await?))
 }
 
+/// How many runs there are, by status.
+#[utoipa::path(
+    get, path = "/v1/run-count", tag = "runs", operation_id = "count_runs",
+    params(CountRuns),
+    responses(
+        (status = 200, body = RunCountView, description = "How many."),
+    ),
+)]
 async fn count(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -146,15 +180,32 @@ async fn count(
     Ok(axum::Json(service.count(scope, count).await?))
 }
 
+/// A run with what it waits for.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}", tag = "runs", operation_id = "show_run",
+    responses(
+        (status = 200, body = RunDetailView, description = "The run.", headers(("etag" = String))),
+        NotModified,
+    ),
+)]
 async fn show(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     Segments(id): Segments<String>,
     _: NoParams,
-) -> Answer<RunDetailView> {
-    Ok(axum::Json(service.run(scope, &id).await?))
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    etag::json(&headers, &service.run(scope, &id).await?)
 }
 
+/// A page of a run's ledger.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/ledger", tag = "runs", operation_id = "read_ledger",
+    params(LedgerQuery),
+    responses(
+        (status = 200, body = LedgerView, description = "A page."),
+    ),
+)]
 async fn ledger(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -164,7 +215,16 @@ async fn ledger(
     Ok(axum::Json(service.ledger(scope, &id, Seq(query.from_seq), query.limit).await?))
 }
 
+/// The run as soon as it has closed or is parked, or as it is when the wait is over.
+///
 /// A host that stops answers with the run as it is, instead of holding its shutdown up.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/result", tag = "runs", operation_id = "await_result",
+    params(ResultQuery),
+    responses(
+        (status = 200, body = RunView, description = "The run, closed or not."),
+    ),
+)]
 async fn result(
     State(api): State<Api>,
     Tenant(scope): Tenant,
@@ -182,6 +242,16 @@ async fn result(
     Ok(axum::Json(run?))
 }
 
+/// Sends a signal to a run.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/signals/{name}", tag = "runs", operation_id = "signal_run",
+    params(SignalQuery),
+    request_body(content = serde_json::Value, description = "What the workflow gets."),
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn signal(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -193,6 +263,15 @@ async fn signal(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Asks a run to stop.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/cancel", tag = "runs", operation_id = "cancel_run",
+    request_body = ReasonBody,
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn cancel(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -204,6 +283,15 @@ async fn cancel(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Stops a run without asking it.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/terminate", tag = "runs", operation_id = "terminate_run",
+    request_body = ReasonBody,
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn terminate(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -215,6 +303,15 @@ async fn terminate(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Holds a run until it is resumed.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/pause", tag = "runs", operation_id = "pause_run",
+    request_body = ReasonBody,
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn pause(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -226,6 +323,15 @@ async fn pause(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Lets a paused run go on.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/resume", tag = "runs", operation_id = "resume_run",
+    request_body = ReasonBody,
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn resume(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -237,6 +343,17 @@ async fn resume(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// A new run from the first rows of another.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/fork", tag = "runs", operation_id = "fork_run",
+    request_body = ForkRun,
+    responses(
+        (status = 201, body = StartedView, description = "It is there.", headers(("location" = String, description = "Where it is."))),
+        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
+        Conflict,
+        Unfit,
+    ),
+)]
 async fn fork(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -247,6 +364,17 @@ async fn fork(
     begun(service.fork(scope, &id, fork).await?)
 }
 
+/// Stops a run and lets a new one of its workflow id go on from an earlier row.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/reset", tag = "runs", operation_id = "reset_run",
+    request_body = ResetRun,
+    responses(
+        (status = 201, body = StartedView, description = "The new run is there.", headers(("location" = String, description = "Where it is."))),
+        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
+        Conflict,
+        Unfit,
+    ),
+)]
 async fn reset(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -257,6 +385,13 @@ async fn reset(
     begun(service.reset(scope, &id, reset).await?)
 }
 
+/// The runs that a run has started, oldest first: all of them.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/children", tag = "runs", operation_id = "list_children",
+    responses(
+        (status = 200, body = RunListView, description = "All of them."),
+    ),
+)]
 async fn children(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -266,6 +401,14 @@ async fn children(
     Ok(axum::Json(service.children(scope, &id).await?))
 }
 
+/// Makes a parked run try again.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/retry", tag = "runs", operation_id = "retry_run",
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn retry(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -276,16 +419,35 @@ async fn retry(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Leads a component along a run's ledger, and says where they disagree. Writes nothing.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/replay", tag = "runs", operation_id = "replay_run",
+    request_body(content = Option<Component>, content_type = "application/wasm", description = "A component's bytes; none: the run's own."),
+    responses(
+        (status = 200, body = ReplayView, description = "What came out."),
+        Unfit,
+    ),
+)]
 async fn replay(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     Segments(id): Segments<String>,
     _: NoParams,
-    Component(component): Component,
+    extract::Component(component): extract::Component,
 ) -> Answer<ReplayView> {
     Ok(axum::Json(service.replay(scope, &id, component).await?))
 }
 
+/// Asks a run something. Writes nothing.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/query/{name}", tag = "runs", operation_id = "query_run",
+    request_body(content = serde_json::Value, description = "What is asked with."),
+    responses(
+        (status = 200, body = QueryView, description = "The answer."),
+        Conflict,
+        Unfit,
+    ),
+)]
 async fn query(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -296,6 +458,18 @@ async fn query(
     Ok(axum::Json(service.query(scope, &id, &name, input).await?))
 }
 
+/// Makes an update of a run, and waits for its answer.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/updates/{name}", tag = "runs", operation_id = "update_run",
+    params(UpdateQuery),
+    request_body(content = serde_json::Value, description = "What the workflow gets."),
+    responses(
+        (status = 200, body = UpdateView, description = "The answer."),
+        (status = 202, body = UpdateView, description = "No answer yet: ask again under the same id."),
+        Conflict,
+        Unfit,
+    ),
+)]
 async fn update(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -313,6 +487,14 @@ async fn update(
     Ok((status, axum::Json(view)))
 }
 
+/// A run as one portable document.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/history", tag = "runs", operation_id = "export_run",
+    params(HistoryQuery),
+    responses(
+        (status = 200, body = History, description = "The document."),
+    ),
+)]
 async fn history(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -325,12 +507,12 @@ async fn history(
     Ok(([media_type], text).into_response())
 }
 
-async fn no_route(method: Method, uri: Uri) -> Problem {
+pub(super) async fn no_route(method: Method, uri: Uri) -> Problem {
     let detail = format!("there is no {method} {} here; routes begin with /v1/", uri.path());
     Problem::new(StatusCode::NOT_FOUND, "unknown-route", detail)
 }
 
-async fn no_method(method: Method, uri: Uri) -> Problem {
+pub(super) async fn no_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not take {method}; the `allow` header lists what it does", uri.path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }

@@ -1,44 +1,43 @@
 //! The routes of `/v1/schedules`.
-//!
-//! | route | answer |
-//! |---|---|
-//! | `POST /v1/schedules` [`CreateSchedule`] | 201 [`ScheduleView`] |
-//! | `GET /v1/schedules` [`ListSchedules`] | 200 [`ScheduleListView`] |
-//! | `GET /v1/schedules/{name}` | 200 [`ScheduleView`] |
-//! | `PUT /v1/schedules/{name}` [`ReplaceSchedule`] | 200 [`ScheduleView`] |
-//! | `DELETE /v1/schedules/{name}` | 204 |
-//! | `POST /v1/schedules/{name}/pause`, `/resume` [`ReasonBody`] | 200 [`ScheduleView`] |
-//! | `POST /v1/schedules/{name}/trigger` [`TriggerSchedule`] | 202 [`TriggeredView`] |
-//! | `POST /v1/schedules/{name}/backfill` [`BackfillSchedule`] | 202 |
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use backstitch_client::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, ReplaceSchedule, ScheduleListView, ScheduleView,
     TriggerSchedule, TriggeredView,
 };
 use backstitch_client::wire::ReasonBody;
 
-use super::Api;
 use super::extract::{Document, NoParams, Params, Segments, Tenant};
+use super::openapi::{Conflict, Routes};
 use super::problem::Problem;
 use super::routes::Answer;
 use crate::service::Service;
 
 /// Every route of schedules: none waits for anything but the database.
-pub(super) fn routes() -> Router<Api> {
-    Router::new()
-        .route("/v1/schedules", get(list).post(create))
-        .route("/v1/schedules/{name}", get(show).put(replace).delete(delete))
-        .route("/v1/schedules/{name}/pause", post(pause))
-        .route("/v1/schedules/{name}/resume", post(resume))
-        .route("/v1/schedules/{name}/trigger", post(trigger))
-        .route("/v1/schedules/{name}/backfill", post(backfill))
+pub(super) fn routes() -> Routes {
+    Routes::new()
+        .with(__path_list, list)
+        .with(__path_create, create)
+        .with(__path_show, show)
+        .with(__path_replace, replace)
+        .with(__path_delete, delete)
+        .with(__path_pause, pause)
+        .with(__path_resume, resume)
+        .with(__path_trigger, trigger)
+        .with(__path_backfill, backfill)
 }
 
+/// Makes a schedule.
+#[utoipa::path(
+    post, path = "/v1/schedules", tag = "schedules", operation_id = "create_schedule",
+    request_body = CreateSchedule,
+    responses(
+        (status = 201, body = ScheduleView, description = "It is there.", headers(("location" = String, description = "Where it is."))),
+        Conflict,
+    ),
+)]
 async fn create(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -52,6 +51,14 @@ async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], axum::Json(view)).into_response())
 }
 
+/// Schedules, by name.
+#[utoipa::path(
+    get, path = "/v1/schedules", tag = "schedules", operation_id = "list_schedules",
+    params(ListSchedules),
+    responses(
+        (status = 200, body = ScheduleListView, description = "A page."),
+    ),
+)]
 async fn list(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -60,6 +67,13 @@ async fn list(
     Ok(axum::Json(service.list_schedules(scope, list).await?))
 }
 
+/// A schedule, with its next times and its open runs.
+#[utoipa::path(
+    get, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "show_schedule",
+    responses(
+        (status = 200, body = ScheduleView, description = "The schedule."),
+    ),
+)]
 async fn show(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -69,6 +83,15 @@ async fn show(
     Ok(axum::Json(service.show_schedule(scope, &name).await?))
 }
 
+/// Replaces what a schedule starts when.
+#[utoipa::path(
+    put, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "replace_schedule",
+    request_body = ReplaceSchedule,
+    responses(
+        (status = 200, body = ScheduleView, description = "As it is from now on."),
+        Conflict,
+    ),
+)]
 async fn replace(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -79,6 +102,13 @@ async fn replace(
     Ok(axum::Json(service.replace_schedule(scope, &name, replace).await?))
 }
 
+/// Forgets a schedule. Its runs go on.
+#[utoipa::path(
+    delete, path = "/v1/schedules/{name}", tag = "schedules", operation_id = "delete_schedule",
+    responses(
+        (status = 204, description = "It is gone."),
+    ),
+)]
 async fn delete(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -89,6 +119,15 @@ async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Lets the calendar start nothing.
+#[utoipa::path(
+    post, path = "/v1/schedules/{name}/pause", tag = "schedules", operation_id = "pause_schedule",
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = ScheduleView, description = "As it is from now on."),
+        Conflict,
+    ),
+)]
 async fn pause(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -99,7 +138,17 @@ async fn pause(
     Ok(axum::Json(service.pause_schedule(scope, &name, &body.reason).await?))
 }
 
+/// Lets the calendar go on.
+///
 /// The reason is for the log alone: a schedule that goes on has none to show.
+#[utoipa::path(
+    post, path = "/v1/schedules/{name}/resume", tag = "schedules", operation_id = "resume_schedule",
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = ScheduleView, description = "As it is from now on."),
+        Conflict,
+    ),
+)]
 async fn resume(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -112,6 +161,15 @@ async fn resume(
     Ok(axum::Json(view))
 }
 
+/// Asks for a run now. Each repeat counts.
+#[utoipa::path(
+    post, path = "/v1/schedules/{name}/trigger", tag = "schedules", operation_id = "trigger_schedule",
+    request_body = TriggerSchedule,
+    responses(
+        (status = 202, body = TriggeredView, description = "Durable: the schedule will start it, if its policy lets it."),
+        Conflict,
+    ),
+)]
 async fn trigger(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -123,6 +181,15 @@ async fn trigger(
     Ok((StatusCode::ACCEPTED, axum::Json(view)))
 }
 
+/// Asks for the runs of a period of the past.
+#[utoipa::path(
+    post, path = "/v1/schedules/{name}/backfill", tag = "schedules", operation_id = "backfill_schedule",
+    request_body = BackfillSchedule,
+    responses(
+        (status = 202, description = "Durable: the schedule will start them."),
+        Conflict,
+    ),
+)]
 async fn backfill(
     State(service): State<Service>,
     Tenant(scope): Tenant,

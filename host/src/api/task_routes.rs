@@ -1,59 +1,56 @@
 //! The routes of `/v1/activities`: what workers and operators say about calls that are carried out outside.
 //!
-//! | route | answer |
-//! |---|---|
-//! | `POST /v1/activities:poll` [`PollTasks`] | 200 [`TasksView`], empty if there were none in time |
-//! | `POST /v1/activities:heartbeat` [`HeartbeatTask`] | 200 [`HeartbeatView`] |
-//! | `POST /v1/activities:complete`, `:fail` [`AnswerTask`] | 200, also if it was said before |
-//! | `POST /v1/activities:settle` [`SettleTasks`] | 200 [`SettledView`], one result for each answer |
-//! | `POST /v1/activities:defer`, `:release` [`TokenBody`] | 200 |
-//! | `GET /v1/activities` [`ListActivities`] | 200 [`ActivityListView`] |
-//! | `POST /v1/runs/{id}/activities/{op}/complete` (JSON) | 202 |
-//! | `POST /v1/runs/{id}/activities/{op}/fail` [`TaskFailure`] | 202 |
-//! | `POST /v1/runs/{id}/activities/{op}/retry` | 202 |
-//!
 //! A token that is not its bearer's any more: 409, `stale-token` or `task-given-up`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use backstitch_client::tasks::{
     ActivityListView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, SettleTasks,
     SettledView, TaskFailure, TasksView, TokenBody,
 };
 use backstitch_core::Op;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Api;
 use super::extract::{Document, NoParams, Params, Payload, Segments, Tenant};
+use super::openapi::{Conflict, Routes};
 use super::problem::Problem;
 use super::routes::Answer;
 use crate::service::Service;
 
 /// Nothing to say but that it is done: an object, so that there is room for more one day.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Done {}
 
-pub(super) fn quick() -> Router<Api> {
-    Router::new()
-        .route("/v1/activities", get(list))
-        .route("/v1/activities:heartbeat", post(heartbeat))
-        .route("/v1/activities:complete", post(complete))
-        .route("/v1/activities:fail", post(fail))
-        .route("/v1/activities:settle", post(settle))
-        .route("/v1/activities:defer", post(defer))
-        .route("/v1/activities:release", post(release))
-        .route("/v1/runs/{id}/activities/{op}/complete", post(complete_call))
-        .route("/v1/runs/{id}/activities/{op}/fail", post(fail_call))
-        .route("/v1/runs/{id}/activities/{op}/retry", post(retry_call))
+pub(super) fn quick() -> Routes {
+    Routes::new()
+        .with(__path_list, list)
+        .with(__path_heartbeat, heartbeat)
+        .with(__path_complete, complete)
+        .with(__path_fail, fail)
+        .with(__path_settle, settle)
+        .with(__path_defer, defer)
+        .with(__path_release, release)
+        .with(__path_complete_call, complete_call)
+        .with(__path_fail_call, fail_call)
+        .with(__path_retry_call, retry_call)
 }
 
-pub(super) fn waiting() -> Router<Api> {
-    Router::new().route("/v1/activities:poll", post(poll))
+pub(super) fn waiting() -> Routes {
+    Routes::new().with(__path_poll, poll)
 }
 
+/// Waits for tasks. Without any in time, the answer is an empty list.
+///
 /// A host that stops lets its workers go: they ask the next one.
+#[utoipa::path(
+    post, path = "/v1/activities:poll", tag = "activities", operation_id = "poll_tasks",
+    request_body = PollTasks,
+    responses(
+        (status = 200, body = TasksView, description = "What there is."),
+    ),
+)]
 async fn poll(
     State(api): State<Api>,
     Tenant(scope): Tenant,
@@ -67,6 +64,15 @@ async fn poll(
     Ok(axum::Json(TasksView { tasks }))
 }
 
+/// Keeps a task.
+#[utoipa::path(
+    post, path = "/v1/activities:heartbeat", tag = "activities", operation_id = "heartbeat_task",
+    request_body = HeartbeatTask,
+    responses(
+        (status = 200, body = HeartbeatView, description = "Whether it is still wanted."),
+        Conflict,
+    ),
+)]
 async fn heartbeat(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -76,6 +82,15 @@ async fn heartbeat(
     Ok(axum::Json(service.heartbeat_task(scope, beat).await?))
 }
 
+/// Says what came of a task. The same answer counts once.
+#[utoipa::path(
+    post, path = "/v1/activities:complete", tag = "activities", operation_id = "complete_task",
+    request_body = AnswerTask,
+    responses(
+        (status = 200, body = Done, description = "It is durable, now or from before."),
+        Conflict,
+    ),
+)]
 async fn complete(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -90,6 +105,15 @@ async fn complete(
     Ok(axum::Json(Done {}))
 }
 
+/// Says why a task failed. The same answer counts once.
+#[utoipa::path(
+    post, path = "/v1/activities:fail", tag = "activities", operation_id = "fail_task",
+    request_body = AnswerTask,
+    responses(
+        (status = 200, body = Done, description = "It is durable, now or from before."),
+        Conflict,
+    ),
+)]
 async fn fail(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -104,6 +128,15 @@ async fn fail(
     Ok(axum::Json(Done {}))
 }
 
+/// Says how many tasks ended, in one request.
+#[utoipa::path(
+    post, path = "/v1/activities:settle", tag = "activities", operation_id = "settle_tasks",
+    request_body = SettleTasks,
+    responses(
+        (status = 200, body = SettledView, description = "One result for each answer."),
+        Conflict,
+    ),
+)]
 async fn settle(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -114,6 +147,15 @@ async fn settle(
     Ok(axum::Json(SettledView { results }))
 }
 
+/// The task will be answered later, by whoever has its token.
+#[utoipa::path(
+    post, path = "/v1/activities:defer", tag = "activities", operation_id = "defer_task",
+    request_body = TokenBody,
+    responses(
+        (status = 200, body = Done, description = "Only the bounds of the call hold from now on."),
+        Conflict,
+    ),
+)]
 async fn defer(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -124,6 +166,15 @@ async fn defer(
     Ok(axum::Json(Done {}))
 }
 
+/// Gives a task back: it goes to the next worker, and is no attempt.
+#[utoipa::path(
+    post, path = "/v1/activities:release", tag = "activities", operation_id = "release_task",
+    request_body = TokenBody,
+    responses(
+        (status = 200, body = Done, description = "It is given back."),
+        Conflict,
+    ),
+)]
 async fn release(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -134,6 +185,14 @@ async fn release(
     Ok(axum::Json(Done {}))
 }
 
+/// Calls that workers outside may take, or have.
+#[utoipa::path(
+    get, path = "/v1/activities", tag = "activities", operation_id = "list_activities",
+    params(ListActivities),
+    responses(
+        (status = 200, body = ActivityListView, description = "A page."),
+    ),
+)]
 async fn list(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -142,6 +201,15 @@ async fn list(
     Ok(axum::Json(service.list_activities(scope, list).await?))
 }
 
+/// Gives a call this outcome, whoever is at it.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/activities/{op}/complete", tag = "activities", operation_id = "complete_activity",
+    request_body(content = serde_json::Value, description = "What the workflow gets."),
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn complete_call(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -153,6 +221,15 @@ async fn complete_call(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Fails the attempt of a call that is next or under way, whoever is at it.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/activities/{op}/fail", tag = "activities", operation_id = "fail_activity",
+    request_body = TaskFailure,
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn fail_call(
     State(service): State<Service>,
     Tenant(scope): Tenant,
@@ -164,6 +241,14 @@ async fn fail_call(
     Ok(StatusCode::ACCEPTED)
 }
 
+/// Makes the next attempt of a call now that waits for its time.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/activities/{op}/retry", tag = "activities", operation_id = "retry_activity",
+    responses(
+        (status = 202, description = "Durable: the run will take it up."),
+        Conflict,
+    ),
+)]
 async fn retry_call(
     State(service): State<Service>,
     Tenant(scope): Tenant,

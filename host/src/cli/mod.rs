@@ -117,6 +117,8 @@ enum Internal {
         /// `workflow` or `activity`
         kind: String,
     },
+    /// Print the OpenAPI document of the HTTP API
+    Openapi,
 }
 
 /// The arguments with which this program starts itself to compile a component; its kind follows.
@@ -191,6 +193,7 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Completions { shell } => completions(shell),
         Command::Version => version(&client()?, out).await,
         Command::Internal(Internal::Compile { .. }) => Ok(()),
+        Command::Internal(Internal::Openapi) => output::raw(crate::api::openapi::text().as_bytes()),
     }
 }
 
