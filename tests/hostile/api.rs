@@ -51,7 +51,7 @@ async fn what_a_client_has_is_not_sent_again() {
     let database = database().await;
     let host = TestHost::with(&database, &["approval-workflow", "hostile-guest"]).await;
     host.start_run("panics", "closed", "1").await;
-    for path in ["openapi.json", "deployments", "runs/closed"] {
+    for path in ["openapi.json", "reference", "deployments", "runs/closed"] {
         let url = format!("{}/v1/{path}", host.url);
         // A run that is just being parked has another tag a moment later.
         eventually("the answer has settled", async || {
@@ -71,4 +71,18 @@ async fn what_a_client_has_is_not_sent_again() {
     host.deploy(&["order-workflow"]).await;
     let after = http().get(&url).header("if-none-match", &before).send().await.unwrap();
     assert_eq!(after.status(), 200);
+}
+
+#[tokio::test]
+async fn the_reference_is_one_page_that_loads_nothing() {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database)).await;
+    let page = http().get(format!("{}/v1/reference", host.url)).send().await.unwrap();
+    assert_eq!((page.status().as_u16(), header(&page, "content-type")), (200, "text/html; charset=utf-8"));
+    assert!(header(&page, "content-security-policy").starts_with("default-src 'none'; "));
+    assert_eq!(header(&page, "x-content-type-options"), "nosniff");
+    let page = page.text().await.unwrap();
+    for path in openapi::document()["paths"].as_object().unwrap().keys() {
+        assert!(page.contains(&**path), "{path}");
+    }
 }

@@ -9,10 +9,12 @@ mod extract;
 mod guard;
 pub mod openapi;
 pub mod problem;
+mod reference;
 mod routes;
 mod schedule_routes;
 mod spec_routes;
 mod task_routes;
+pub mod typescript;
 
 use std::io;
 use std::net::SocketAddr;

@@ -118,7 +118,11 @@ enum Internal {
         kind: String,
     },
     /// Print the OpenAPI document of the HTTP API
-    Openapi,
+    Openapi {
+        /// Its types in TypeScript instead
+        #[arg(long)]
+        typescript: bool,
+    },
 }
 
 /// The arguments with which this program starts itself to compile a component; its kind follows.
@@ -193,7 +197,12 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Completions { shell } => completions(shell),
         Command::Version => version(&client()?, out).await,
         Command::Internal(Internal::Compile { .. }) => Ok(()),
-        Command::Internal(Internal::Openapi) => output::raw(crate::api::openapi::text().as_bytes()),
+        Command::Internal(Internal::Openapi { typescript: false }) => {
+            output::raw(crate::api::openapi::text().as_bytes())
+        }
+        Command::Internal(Internal::Openapi { typescript: true }) => {
+            output::raw(crate::api::typescript::text().as_bytes())
+        }
     }
 }
 
