@@ -1029,14 +1029,14 @@ export interface Operations {
     header: { "backstitch-tenant"?: string };
     answers: { 200: History };
   };
-  /** A page of a run's ledger. */
+  /** A page of a run's ledger, or each row as it comes. */
   read_ledger: {
     method: "GET";
     route: "/v1/runs/{id}/ledger";
     path: { id: string };
     query: { from_seq?: number; limit?: number };
-    header: { "backstitch-tenant"?: string };
-    answers: { 200: LedgerView };
+    header: { "last-event-id"?: string | null; "backstitch-tenant"?: string };
+    answers: { 200: LedgerView | string };
   };
   /** Holds a run until it is resumed. */
   pause_run: {

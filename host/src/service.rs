@@ -3,6 +3,7 @@
 
 mod error;
 mod export;
+mod follow;
 mod fork;
 mod query;
 mod schedules;
@@ -33,6 +34,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
 use self::error::{between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
+pub use self::follow::{Follow, Step};
 use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::host::Term;

@@ -1,6 +1,10 @@
 //! The API as programs in other languages meet it: its document, its types, its streams, its repeats.
 
+use std::collections::BTreeMap;
+
 use backstitch::api::openapi;
+use backstitch_client::views::RowView;
+use backstitch_core::RunStatus;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 
@@ -85,4 +89,114 @@ async fn the_reference_is_one_page_that_loads_nothing() {
     for path in openapi::document()["paths"].as_object().unwrap().keys() {
         assert!(page.contains(&**path), "{path}");
     }
+}
+
+/// Server-sent events as they come.
+struct Events {
+    answer: Response,
+    text: String,
+}
+
+impl Events {
+    async fn of(host: &TestHost, run: &str, last: Option<u32>) -> Self {
+        let request =
+            http().get(format!("{}/v1/runs/{run}/ledger", host.url)).header("accept", "text/event-stream");
+        let request = match last {
+            Some(last) => request.header("last-event-id", last),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), header(&answer, "content-type")), (200, "text/event-stream"));
+        Self { answer, text: String::new() }
+    }
+
+    /// The fields of the next event; none: the stream has ended.
+    async fn next(&mut self) -> Option<BTreeMap<String, String>> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let fields = event.lines().filter_map(|line| line.split_once(": "));
+                let event: BTreeMap<_, _> =
+                    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                self.text = rest.to_owned();
+                if event.contains_key("event") {
+                    return Some(event);
+                }
+                continue;
+            }
+            let chunk =
+                tokio::time::timeout(DEADLINE, self.answer.chunk()).await.expect("the stream goes on");
+            self.text.push_str(std::str::from_utf8(&chunk.unwrap()?).unwrap());
+        }
+    }
+
+    async fn row(&mut self) -> RowView {
+        let event = self.next().await.expect("a row");
+        assert_eq!(event["event"], "row", "{event:?}");
+        let row: RowView = serde_json::from_str(&event["data"]).unwrap();
+        assert_eq!(event["id"], row.seq.to_string());
+        row
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_is_followed_across_connections_and_hosts_until_its_run_closes() {
+    let database = database().await;
+    let mut host = TestHost::with(&database, &["approval-workflow"]).await;
+    // Line breaks between values are the starter's, and an event has none.
+    let input = "{\"subject\":\r\n\"s\",\"requester\":\"r\",\"manager\":\"m\",\n\"timeout\":\"3 days\"}";
+    host.start_run("approval", "a", input).await;
+    let mut events = Events::of(&host, "a", None).await;
+    let first = events.row().await;
+    assert_eq!((first.seq.0, &*first.kind), (0, "run-started"));
+    let second = events.row().await;
+    assert_eq!(second.seq.0, 1);
+
+    // The host goes; the client goes on where it was, on another one.
+    host.kill();
+    while let Ok(Some(_)) = events.answer.chunk().await {}
+    let other = TestHost::start(HostOptions::new(&database)).await;
+    let mut events = Events::of(&other, "a", Some(second.seq.0)).await;
+    other.client.terminate("a", "enough").await.unwrap();
+    let mut seq = second.seq.0;
+    let closed = loop {
+        let event = events.next().await.expect("a stream ends with `closed`");
+        if event["event"] == "closed" {
+            break event;
+        }
+        seq += 1;
+        assert_eq!((&*event["event"], &*event["id"]), ("row", &*seq.to_string()));
+    };
+    let run: backstitch_client::views::RunView = serde_json::from_str(&closed["data"]).unwrap();
+    assert_eq!(run.status, RunStatus::Terminated);
+    assert!(events.next().await.is_none(), "nothing follows `closed`");
+    assert_eq!(other.rows("a").await.len(), seq as usize + 1, "every row, once");
+
+    // Whoever comes later has it all at once, and whoever has had it all only the end.
+    let mut late = Events::of(&other, "a", None).await;
+    for place in 0..=seq {
+        assert_eq!(late.row().await.seq.0, place);
+    }
+    assert_eq!(late.next().await.unwrap()["event"], "closed");
+    let mut over = Events::of(&other, "a", Some(seq)).await;
+    assert_eq!(over.next().await.unwrap()["event"], "closed");
+
+    let request = http().get(format!("{}/v1/runs/a/ledger", other.url)).header("accept", "text/event-stream");
+    let refused = request.header("last-event-id", "x").send().await.unwrap();
+    assert_eq!(refused.status(), 400);
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_host_stops() {
+    let database = database().await;
+    let mut host = TestHost::with(&database, &["hostile-guest"]).await;
+    host.start_run("waits_for_ever", "w", "1").await;
+    let mut events = Events::of(&host, "w", None).await;
+    events.row().await;
+    events.row().await;
+    let stopping = std::time::Instant::now();
+    host.signal("-TERM");
+    assert!(events.next().await.is_none());
+    host.ended().await;
+    // Well before the time that a host gives requests that do not end.
+    assert!(stopping.elapsed() < std::time::Duration::from_secs(8), "{:?}", stopping.elapsed());
 }

@@ -13,6 +13,7 @@ mod reference;
 mod routes;
 mod schedule_routes;
 mod spec_routes;
+mod stream;
 mod task_routes;
 pub mod typescript;
 
@@ -52,6 +53,7 @@ struct Api {
     stopping: CancellationToken,
     loopback: bool,
     room: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl FromRef<Api> for Service {
@@ -62,7 +64,9 @@ impl FromRef<Api> for Service {
 
 /// The API as a [`Router`]. `loopback` says whether it is reached over loopback only.
 pub fn router(service: Service, stopping: CancellationToken, loopback: bool) -> Router {
-    let api = Api { service, stopping, loopback, room: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let room = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let streams = Arc::new(Semaphore::new(stream::STREAMS_MAX));
+    let api = Api { service, stopping, loopback, room, streams };
     let router = routes::routes().router();
     let router = router.fallback(routes::no_route).method_not_allowed_fallback(routes::no_method);
     router.layer(from_fn_with_state(api.clone(), edge)).with_state(api)

@@ -27,7 +27,7 @@ use backstitch_core::Seq;
 use super::extract::{self, Document, Manifest, NoParams, Params, Payload, Segments, Tenant};
 use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
-use super::{Api, etag};
+use super::{Api, etag, stream};
 use crate::service::Service;
 
 /// Requests that touch the database and nothing else.
@@ -198,21 +198,36 @@ async fn show(
     etag::json(&headers, &service.run(scope, &id).await?)
 }
 
-/// A page of a run's ledger.
+/// A page of a run's ledger, or each row as it comes.
+///
+/// Asked for `text/event-stream`, the answer goes on until the run closes: an event `row` for each row, under its
+/// place as id, then `closed` with the run. `Last-Event-ID` says which row the client has had last; `limit` has no
+/// meaning then.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/ledger", tag = "runs", operation_id = "read_ledger",
-    params(LedgerQuery),
+    params(
+        LedgerQuery,
+        ("last-event-id" = Option<String>, Header, description = "Of a stream: the last event that came."),
+    ),
     responses(
-        (status = 200, body = LedgerView, description = "A page."),
+        (status = 200, description = "A page, or the rows as they come.", content(
+            (LedgerView = "application/json"),
+            (String = "text/event-stream"),
+        )),
     ),
 )]
 async fn ledger(
-    State(service): State<Service>,
+    State(api): State<Api>,
     Tenant(scope): Tenant,
     Segments(id): Segments<String>,
     Params(query): Params<LedgerQuery>,
-) -> Answer<LedgerView> {
-    Ok(axum::Json(service.ledger(scope, &id, Seq(query.from_seq), query.limit).await?))
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let from = Seq(query.from_seq);
+    if stream::is_wanted(&headers) {
+        return stream::ledger(api, scope, &id, &headers, from).await;
+    }
+    Ok(axum::Json(api.service.ledger(scope, &id, from, query.limit).await?).into_response())
 }
 
 /// The run as soon as it has closed or is parked, or as it is when the wait is over.
