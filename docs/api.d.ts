@@ -956,7 +956,7 @@ export interface Operations {
   start_run: {
     method: "POST";
     route: "/v1/runs";
-    header: { "backstitch-tenant"?: string };
+    header: { "idempotency-key"?: string | null; "backstitch-tenant"?: string };
     body: StartRun;
     answers: { 200: StartedView; 201: StartedView };
   };

@@ -18,8 +18,8 @@ use crate::views::{
     RunListView, RunView, StartedView, UpdateView, WaitView,
 };
 use crate::wire::{
-    DeploymentsView, HistoryQuery, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
-    SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
+    DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX,
+    ReasonBody, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -156,6 +156,14 @@ impl Client {
     /// `workflow-id-taken` as its [`IdReuse`](crate::IdReuse) says.
     pub async fn start(&self, start: StartRun) -> Result<StartedView, ClientError> {
         let request = self.post(&["runs"]).json(&start);
+        self.decode(request, decode_started).await
+    }
+
+    /// Starts a run under a key. Repeated with the same key, it is the same start, on whatever host. Refused
+    /// with `idempotency-key-reused` if the key stands for another start.
+    pub async fn start_once(&self, key: &str, start: StartRun) -> Result<StartedView, ClientError> {
+        let quoted = format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""));
+        let request = self.post(&["runs"]).header(IDEMPOTENCY_KEY_HEADER, quoted).json(&start);
         self.decode(request, decode_started).await
     }
 

@@ -5,8 +5,8 @@
 //! * Payloads keep their bytes on the way there and back: digits, key order, doubled keys.
 //! * A call gives what was asked for, or a [`ClientError`] that says whether the host refused, could not
 //!   be reached, or is no host at all. Nothing is retried here. Every call may be repeated after a
-//!   [`ClientError::Unreachable`] except a signal without an id and a start without a workflow id: each
-//!   of their repeats counts.
+//!   [`ClientError::Unreachable`] except a signal without an id and a start without a workflow id and
+//!   key: each of their repeats counts.
 //! * Every request has a time-out, so that none waits for ever.
 //!
 //! What it refuses: TLS, proxies and redirects. It is made for a host on this machine or behind a

@@ -15,6 +15,12 @@ pub const TENANT_DEFAULT: &str = "default";
 /// The header in which a deployment has its manifest: JSON in one line of ASCII.
 pub const MANIFEST_HEADER: &str = "backstitch-manifest";
 
+/// The header with a key under which a start may be repeated that has no workflow id.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
+
+/// The longest such key: with what goes before it, it is a workflow id.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
+
 /// The media type of components.
 pub const WASM: &str = "application/wasm";
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use backstitch::api::openapi;
-use backstitch_client::views::RowView;
+use backstitch_client::problem::ProblemDocument;
+use backstitch_client::views::{RowView, StartedView};
 use backstitch_core::RunStatus;
 use reqwest::{Method, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{DEADLINE, HostOptions, TestHost, database, eventually};
 
@@ -89,6 +90,77 @@ async fn the_reference_is_one_page_that_loads_nothing() {
     for path in openapi::document()["paths"].as_object().unwrap().keys() {
         assert!(page.contains(&**path), "{path}");
     }
+}
+
+/// Starts a run under a key.
+async fn start(host: &TestHost, key: &str, body: &Value) -> Result<(u16, StartedView), ProblemDocument> {
+    let request = http().post(format!("{}/v1/runs", host.url)).header("idempotency-key", key);
+    let answer = request.header("content-type", "application/json").body(body.to_string());
+    let answer = answer.timeout(DEADLINE).send().await.unwrap();
+    let status = answer.status();
+    let text = answer.bytes().await.unwrap();
+    if status.is_success() {
+        let Value::Object(mut fields) = serde_json::from_slice(&text).unwrap() else { panic!("{text:?}") };
+        let created = fields.remove("created").unwrap().as_bool().unwrap();
+        let run = serde_json::from_value(fields.into()).unwrap();
+        Ok((status.as_u16(), StartedView { run, created }))
+    } else {
+        Err(serde_json::from_slice(&text).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_start_under_a_key_is_one_start_on_whatever_host() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["approval-workflow", "hostile-guest"]).await;
+    let other = TestHost::start(HostOptions::new(&database)).await;
+    let body =
+        json!({ "workflow": "waits_for_ever", "input": 1, "options": { "memo": "m", "delay_ms": 60_000 } });
+
+    // All at once, on two hosts, in both forms of the header.
+    let starts = (0..8).map(|n| {
+        let (host, key) = ([&host, &other][n % 2], ["\"k-1\"", "k-1"][n / 2 % 2]);
+        let body = &body;
+        async move { start(host, key, body).await.unwrap() }
+    });
+    let mut started = Vec::new();
+    for answer in futures::future::join_all(starts).await {
+        started.push(answer);
+    }
+    let created = started.iter().filter(|(status, started)| *status == 201 && started.created).count();
+    assert_eq!(created, 1, "{started:#?}");
+    let run = started[0].1.run.run_id;
+    assert!(started.iter().all(|(_, started)| started.run.run_id == run), "{started:#?}");
+    assert_eq!(started[0].1.run.workflow_id, "idempotency-key:k-1");
+
+    // The same key for something else.
+    for (field, value) in [
+        ("workflow", json!("panics")),
+        ("input", json!(2)),
+        ("options", json!({ "memo": "other", "delay_ms": 60_000 })),
+        ("options", json!({ "memo": "m" })),
+    ] {
+        let mut changed = body.clone();
+        changed[field] = value;
+        let problem = start(&other, "k-1", &changed).await.unwrap_err();
+        assert_eq!(
+            (problem.status, &*problem.code),
+            (422, "idempotency-key-reused"),
+            "{changed}: {problem:?}"
+        );
+    }
+    // Another key is another start, and a workflow id stands above the key.
+    let second = start(&host, "k-2", &body).await.unwrap().1;
+    assert_ne!(second.run.run_id, run);
+    let mut named = body.clone();
+    named["workflow_id"] = json!("named");
+    assert_eq!(start(&host, "k-1", &named).await.unwrap().1.run.workflow_id, "named");
+
+    for wrong in ["", "\"\"", "\"open", "\"a\\x\"", &"x".repeat(201)] {
+        let problem = start(&host, wrong, &body).await.unwrap_err();
+        assert_eq!((problem.status, &*problem.code), (400, "invalid-idempotency-key"), "{wrong:?}");
+    }
+    assert_eq!(host.client.count(Default::default()).await.unwrap().runs, 3);
 }
 
 /// Server-sent events as they come.

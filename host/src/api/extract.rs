@@ -7,7 +7,9 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use backstitch_client::wire::{MANIFEST_HEADER, TENANT_DEFAULT, TENANT_HEADER};
+use backstitch_client::wire::{
+    IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_KEY_HEADER, MANIFEST_HEADER, TENANT_DEFAULT, TENANT_HEADER,
+};
 use backstitch_core::{Json, Scope, limits};
 use futures::StreamExt;
 use serde::Deserialize;
@@ -66,6 +68,49 @@ impl<S: Sync> FromRequestParts<S> for Manifest {
             Problem::invalid("invalid-header", detail)
         };
         manifest.map(|manifest| Self(Some(manifest.to_owned()))).ok_or_else(wrong)
+    }
+}
+
+/// The key under which a request may be repeated, if there is one
+/// (draft-ietf-httpapi-idempotency-key-header): a string in quotes, as the draft has it, or bare, as most send it.
+pub(super) struct IdempotencyKey(pub(super) Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let mut values = parts.headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+        let key = match (values.next(), values.next()) {
+            (None, _) => return Ok(Self(None)),
+            (Some(value), None) => value.to_str().ok().and_then(unquoted),
+            _ => None,
+        };
+        let key = key.filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()));
+        key.map(|key| Self(Some(key))).ok_or_else(|| {
+            let detail = format!(
+                "{IDEMPOTENCY_KEY_HEADER} is one string of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters, \
+                 such as \"8e03978e-40d5-43dd-bc93-6894a57f9324\""
+            );
+            Problem::invalid("invalid-idempotency-key", detail)
+        })
+    }
+}
+
+/// A string of a structured field (RFC 9651, section 3.3.3), or one without its quotes. A header's value
+/// that is text has visible ASCII and tabs only.
+fn unquoted(value: &str) -> Option<String> {
+    if value.contains('\t') {
+        return None;
+    }
+    let Some(quoted) = value.strip_prefix('"') else { return Some(value.to_owned()) };
+    let mut text = String::new();
+    let mut characters = quoted.chars();
+    loop {
+        match characters.next()? {
+            '"' => return characters.next().is_none().then_some(text),
+            '\\' => text.push(characters.next().filter(|c| matches!(c, '"' | '\\'))?),
+            character => text.push(character),
+        }
     }
 }
 
@@ -318,6 +363,21 @@ mod tests {
             let (mut parts, ()) = request.body(()).unwrap().into_parts();
             let tenant = Tenant::from_request_parts(&mut parts, &()).await;
             assert_eq!(tenant.is_ok(), expected, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_the_same_with_its_quotes_and_without() {
+        for (value, key) in [
+            ("k-1", Some("k-1")),
+            ("\"k-1\"", Some("k-1")),
+            (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
+            ("\"open", None),
+            ("\"a\"b", None),
+            (r#""a\x""#, None),
+            ("a\tb", None),
+        ] {
+            assert_eq!(unquoted(value).as_deref(), key, "{value}");
         }
     }
 

@@ -24,7 +24,7 @@ use backstitch_client::wire::{
 use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
 use backstitch_core::Seq;
 
-use super::extract::{self, Document, Manifest, NoParams, Params, Payload, Segments, Tenant};
+use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params, Payload, Segments, Tenant};
 use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
 use super::{Api, etag, stream};
@@ -128,9 +128,13 @@ async fn deployments(
 
 /// Starts a run.
 ///
-/// Under a workflow id, the same start may be repeated: it finds the run that is there.
+/// Under a workflow id, the same start may be repeated: it finds the run that is there. Without one, an
+/// `Idempotency-Key` does the same; the key for another body is refused with `idempotency-key-reused`. With both,
+/// the workflow id counts.
 #[utoipa::path(
     post, path = "/v1/runs", tag = "runs", operation_id = "start_run",
+    params(("idempotency-key" = Option<String>, Header, description = "The same for each repeat of one start, at \
+        most 200 characters. In quotes or without.")),
     request_body = StartRun,
     responses(
         (status = 201, body = StartedView, description = "It is started, durably.", headers(("location" = String, description = "Where it is."))),
@@ -143,9 +147,13 @@ async fn start(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
+    IdempotencyKey(key): IdempotencyKey,
     Document(start): Document<StartRun>,
 ) -> Result<Response, Problem> {
-    begun(service.start(scope, start).await?)
+    begun(match key {
+        Some(key) => service.start_once(scope, &key, start).await?,
+        None => service.start(scope, start).await?,
+    })
 }
 
 /// Runs, newest first.

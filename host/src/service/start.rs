@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::views::{RunView, StartedView};
-use backstitch_client::{AttributeValue, IdReuse, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
 use backstitch_core::command::check_name;
 use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions};
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
 
-use super::error::{ServiceError, away, between_terms, invalid, unloadable};
+use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
 use super::{Service, run_view, views};
 use crate::host::Term;
 use crate::scheduler::{Facts, Input, Start};
@@ -27,6 +27,8 @@ enum Generation {
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
 /// restart that needs no client's attention, shorter than a client's patience.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+/// What the workflow ids of starts under a key begin with.
+const KEY_PREFIX: &str = "idempotency-key:";
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
 
@@ -40,6 +42,40 @@ impl Service {
         let started = self.start_run(scope, start).await?;
         if let Some(signal) = signal {
             self.signal(scope, &started.run.run_id.to_string(), signal).await?;
+        }
+        Ok(started)
+    }
+
+    /// Starts a run under a key: whoever repeats it, on whatever host, finds the run that is there. The key is
+    /// the run's workflow id, which the database keeps unique. With a workflow id of its own, a start can be
+    /// repeated already, and the key has nothing to add.
+    pub async fn start_once(
+        &self,
+        scope: Scope,
+        key: &str,
+        start: StartRun,
+    ) -> Result<StartedView, ServiceError> {
+        if start.workflow_id.is_some() {
+            return self.start(scope, start).await;
+        }
+        let workflow_id = Some(format!("{KEY_PREFIX}{key}"));
+        // The id is nobody else's: what other starts may do with it is not for this one to say.
+        let start = StartRun { workflow_id, reuse: IdReuse::Reject, ..start };
+        let options = options_of(&start.options, ambient::now_ms())?;
+        let started = match self.start_on(scope, start.clone(), options.clone()).await {
+            Err(ServiceError::Conflict { code: "workflow-id-taken", .. }) => return Err(key_reused(key)),
+            started => started?,
+        };
+        if !started.created {
+            let recorded = self.info(scope, RunRef::Id(started.run.run_id)).await?.start;
+            if !are_same_terms(recorded.as_deref(), options)? {
+                return Err(key_reused(key));
+            }
+        }
+        if let Some(signal) = start.signal {
+            // It counts once, as its start does.
+            let id = signal.id.or_else(|| Some(format!("{KEY_PREFIX}{key}")));
+            self.signal(scope, &started.run.run_id.to_string(), SendSignal { id, ..signal }).await?;
         }
         Ok(started)
     }
@@ -185,6 +221,27 @@ impl Service {
         );
         Err(ServiceError::Conflict { code: "workflow-id-taken", message })
     }
+}
+
+/// A key stands for one start.
+fn key_reused(key: &str) -> ServiceError {
+    let message = format!(
+        "the idempotency key {key:?} was used for another start; use a new key for a new start, or repeat the \
+         first with exactly the same body"
+    );
+    unfit("idempotency-key-reused", message)
+}
+
+/// Whether a start that is repeated says what row 0 says. Of its bounds that are counted from the start, only
+/// whether there are any: the repeat comes later.
+fn are_same_terms(recorded: Option<&str>, asked: StartOptions) -> Result<bool, ServiceError> {
+    let timeless = |options: StartOptions| StartOptions {
+        start_at_ms: options.start_at_ms.map(|_| 0),
+        execution_deadline_ms: options.execution_deadline_ms.map(|_| 0),
+        ..options
+    };
+    let recorded = recorded.map(serde_json::from_str).transpose().map_err(|error| internal(&error))?;
+    Ok(timeless(recorded.unwrap_or_default()) == timeless(asked))
 }
 
 /// What a new run is called: what its starter says, else as its run id.
