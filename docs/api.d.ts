@@ -387,6 +387,8 @@ export type ProblemDocument = {
   code: string;
   /** What happened, why, and what to do. */
   detail: string;
+  /** Where the code is explained, relative to the host. */
+  help?: string | null;
   /** `urn:uuid:` and the incident number under which the host's log has more. */
   instance?: string | null;
   /** The HTTP status. */

@@ -20,6 +20,9 @@ pub struct ProblemDocument {
     pub code: String,
     /// What happened, why, and what to do.
     pub detail: String,
+    /// Where the code is explained, relative to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
     /// `urn:uuid:` and the incident number under which the host's log has more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,

@@ -380,6 +380,7 @@ async fn a_wrong_request_gets_a_problem_document_and_leaves_nothing_behind() {
         assert_eq!((got, document["code"].as_str()), (status, Some(code)), "{method} {path}: {document:#}");
         assert_eq!((media.as_str(), &document["status"]), ("application/problem+json", &status.into()));
         assert!(document["detail"].as_str().unwrap().contains(words), "{method} {path}: {document:#}");
+        assert_eq!(document["help"], format!("/v1/reference#problem-{code}"), "{method} {path}");
     }
     assert_eq!(rows_of_tables(&database).await, before);
 }

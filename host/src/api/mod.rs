@@ -4,6 +4,7 @@
 //! nothing is decided here except who may ask ([`guard`]), how much ([`extract`]) and for how long.
 //! [`backstitch_client`] is the other end of the same wire and has the types of both.
 
+mod codes;
 mod etag;
 mod extract;
 mod guard;

@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::problem::{MEDIA_TYPE, ProblemDocument};
 
+use super::codes;
 use crate::ambient;
 use crate::service::ServiceError;
 
@@ -56,6 +57,7 @@ impl Problem {
             status: self.status.as_u16(),
             code: self.code.to_owned(),
             detail: self.detail.clone(),
+            help: Some(codes::help(self.code)),
             instance: self.instance.clone(),
         }
     }
@@ -114,6 +116,7 @@ mod tests {
             assert_eq!((document.status, document.code.as_str()), (status, "c"));
             assert_eq!(document.detail, "what and why");
             assert_eq!(document.kind, "urn:backstitch:problem:c");
+            assert_eq!(document.help.as_deref(), Some("/v1/reference#problem-c"));
             assert_eq!(document.instance, None);
         }
     }

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use super::codes::CODES;
 use super::openapi::{document, operations};
 use super::typescript::{content, kind, schemas};
 
@@ -44,6 +45,7 @@ fn render() -> String {
             }
         }
     }
+    problems(&mut page);
     page.push_str("<h2 id=\"types\">Types</h2>\n");
     for (name, schema) in schemas() {
         let _ = write!(
@@ -69,6 +71,7 @@ fn contents(page: &mut String) {
             prose(&operation["summary"])
         );
     }
+    page.push_str("<li><a href=\"#problems\">Problems</a></li>\n");
     page.push_str("<li><a href=\"#types\">Types</a></li>\n</ul></nav>\n");
 }
 
@@ -113,6 +116,18 @@ fn section(page: &mut String, method: &str, path: &str, operation: &Value) {
             linked(&content(answer)),
             prose(&answer["description"]),
             media(answer)
+        );
+    }
+    page.push_str("</table>\n");
+}
+
+fn problems(page: &mut String) {
+    page.push_str("<h2 id=\"problems\">Problems</h2>\n<p>What to do about each code.</p>\n<table>\n");
+    for (code, remedy) in CODES {
+        let _ = writeln!(
+            page,
+            "<tr id=\"problem-{code}\"><td><code>{code}</code></td><td>{}</td></tr>",
+            prose(&(*remedy).into())
         );
     }
     page.push_str("</table>\n");
@@ -178,6 +193,11 @@ mod tests {
         }
         for (name, _) in schemas() {
             assert!(page.contains(&format!("id=\"{name}\"")), "{name}");
+        }
+        for (code, _) in CODES {
+            let help = super::super::codes::help(code);
+            let place = help.strip_prefix("/v1/reference#").unwrap();
+            assert!(page.contains(&format!("id=\"{place}\"")), "{code}");
         }
         for foreign in ["<script", "<link", "<img", "src=", "://", "@import", "url("] {
             assert!(!page.contains(foreign), "{foreign}");
