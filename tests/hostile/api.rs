@@ -164,6 +164,24 @@ async fn a_start_under_a_key_is_one_start_on_whatever_host() {
     assert_eq!(host.client.count(Default::default()).await.unwrap().runs, 3);
 }
 
+#[tokio::test]
+async fn a_key_stands_for_the_run_that_was_started_also_when_that_goes_on_as_a_new_one() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["verbs-guest"]).await;
+    let body = json!({ "workflow": "rolling", "input": 0 });
+    let first = start(&host, "k", &body).await.unwrap().1.run;
+    let one = backstitch_core::Json::new("1").unwrap();
+    eventually("the run goes on as a new one", async || {
+        host.client.signal(&first.workflow_id, "add", &one).await.unwrap();
+        (host.client.run(&first.workflow_id).await.unwrap().run.generation > 0).then_some(())
+    })
+    .await;
+    let again = start(&host, "k", &body).await.unwrap().1;
+    assert_eq!((again.created, again.run.run_id), (false, first.run_id));
+    let other = json!({ "workflow": "rolling", "input": 1 });
+    assert_eq!(start(&host, "k", &other).await.unwrap_err().code, "idempotency-key-reused");
+}
+
 /// Server-sent events as they come.
 struct Events {
     answer: Response,

@@ -196,6 +196,20 @@ impl Ledger {
         Ok(missing.into_iter().map(RunId).collect())
     }
 
+    /// The run that was started under a workflow id, whatever has gone on from it since. Reads only.
+    pub async fn first_run(&self, scope: Scope, workflow_id: &str) -> Result<Option<RunId>, LedgerError> {
+        let run: Option<Uuid> = sqlx::query_scalar(
+            "select run_id from runs where shard = $1 and tenant = $2 and workflow_id = $3 and generation >= 0
+             order by generation limit 1",
+        )
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(workflow_id)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(run.map(RunId))
+    }
+
     /// The latest run of the workflow id of `run`, if that is a later one than `run` itself.
     pub async fn successor(&self, run: RunId) -> Result<Option<RunId>, LedgerError> {
         let found: Option<Uuid> = sqlx::query_scalar(

@@ -69,7 +69,8 @@ impl Routes {
         Self { router: Router::new(), paths: Paths::new(), schemas: BTreeMap::new() }
     }
 
-    /// Serves what `P` describes by its handler.
+    /// Serves what `P` describes by its handler. The two hidden traits are those by which utoipa's own bindings
+    /// for axum read a description.
     pub(super) fn with<P, H, T>(mut self, _: P, handler: H) -> Self
     where
         P: Path + Tags<'static> + SchemaReferences,

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::views::{RunView, StartedView};
+use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
 use backstitch_core::command::check_name;
-use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions};
+use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions, limits};
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
 
@@ -29,6 +30,7 @@ enum Generation {
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
 /// What the workflow ids of starts under a key begin with.
 const KEY_PREFIX: &str = "idempotency-key:";
+const _: () = assert!(KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
 
@@ -58,26 +60,47 @@ impl Service {
         if start.workflow_id.is_some() {
             return self.start(scope, start).await;
         }
-        let workflow_id = Some(format!("{KEY_PREFIX}{key}"));
+        let workflow_id = format!("{KEY_PREFIX}{key}");
         // The id is nobody else's: what other starts may do with it is not for this one to say.
-        let start = StartRun { workflow_id, reuse: IdReuse::Reject, ..start };
+        let start = StartRun { workflow_id: Some(workflow_id.clone()), reuse: IdReuse::Reject, ..start };
         let options = options_of(&start.options, ambient::now_ms())?;
         let started = match self.start_on(scope, start.clone(), options.clone()).await {
-            Err(ServiceError::Conflict { code: "workflow-id-taken", .. }) => return Err(key_reused(key)),
+            Ok(StartedView { created: false, .. })
+            | Err(ServiceError::Conflict { code: "workflow-id-taken", .. }) => {
+                self.started_under(scope, key, &workflow_id, &start, options).await?
+            }
             started => started?,
         };
-        if !started.created {
-            let recorded = self.info(scope, RunRef::Id(started.run.run_id)).await?.start;
-            if !are_same_terms(recorded.as_deref(), options)? {
-                return Err(key_reused(key));
-            }
-        }
         if let Some(signal) = start.signal {
             // It counts once, as its start does.
-            let id = signal.id.or_else(|| Some(format!("{KEY_PREFIX}{key}")));
+            let id = signal.id.or(Some(workflow_id));
             self.signal(scope, &started.run.run_id.to_string(), SendSignal { id, ..signal }).await?;
         }
         Ok(started)
+    }
+
+    /// The run that a key stands for, if it is the one that is asked for. It may have gone on as a new one
+    /// since, with another input: the first is the one that was started.
+    async fn started_under(
+        &self,
+        scope: Scope,
+        key: &str,
+        workflow_id: &str,
+        start: &StartRun,
+        options: StartOptions,
+    ) -> Result<StartedView, ServiceError> {
+        let first = self.ledger.first_run(scope, workflow_id).await?;
+        let first =
+            first.ok_or_else(|| ServiceError::Internal(format!("{workflow_id:?} was taken just now")))?;
+        let first = self.info(scope, RunRef::Id(first)).await?;
+        let is_same = first.summary.workflow == start.workflow
+            && first.input.as_deref() == Some(start.input.as_str())
+            && are_same_terms(first.start.as_deref(), options)?;
+        if is_same {
+            Ok(StartedView { run: run_view(&first)?, created: false })
+        } else {
+            Err(key_reused(key))
+        }
     }
 
     async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
