@@ -958,7 +958,7 @@ export interface Operations {
   start_run: {
     method: "POST";
     route: "/v1/runs";
-    header: { "idempotency-key"?: string | null; "backstitch-tenant"?: string };
+    header: { "idempotency-key"?: string; "backstitch-tenant"?: string };
     body: StartRun;
     answers: { 200: StartedView; 201: StartedView };
   };
@@ -1037,7 +1037,7 @@ export interface Operations {
     route: "/v1/runs/{id}/ledger";
     path: { id: string };
     query: { from_seq?: number; limit?: number };
-    header: { "last-event-id"?: string | null; "backstitch-tenant"?: string };
+    header: { "last-event-id"?: string; "backstitch-tenant"?: string };
     answers: { 200: LedgerView | string };
   };
   /** Holds a run until it is resumed. */

@@ -216,6 +216,12 @@ fn completed(path: &str, tags: Vec<&'static str>, mut operation: Operation) -> O
     if operation.responses.responses.contains_key("304") {
         parameters.push(header("if-none-match", "The `ETag` of what the client has already."));
     }
+    // A header is there or it is not; it is never `null`.
+    for header in
+        parameters.iter_mut().filter(|parameter| matches!(parameter.parameter_in, ParameterIn::Header))
+    {
+        header.schema = Some(ObjectBuilder::new().schema_type(Type::String).into());
+    }
     let mut problems = vec![400, 403, 500, 503];
     if tag != HOST {
         parameters.push(header(TENANT_HEADER, "Which tenant the request is for; none: `default`."));
