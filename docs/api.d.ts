@@ -105,6 +105,8 @@ export type DeployedView = {
   kind: string;
   /** What it serves from now on. */
   names: NameView[];
+  /** What its activities may reach and this host cannot do yet, for want of a secret. */
+  warnings?: string[];
 };
 
 /** What serves a name now. */
@@ -115,6 +117,8 @@ export type DeploymentView = NameView & {
   digest: Digest;
   /** `workflow` or `activity`. */
   kind: string;
+  /** What the component's activities may reach, as it was deployed with; none: nothing. */
+  manifest?: unknown;
 };
 
 /** Answer to `GET /v1/deployments`. */
@@ -914,7 +918,7 @@ export interface Operations {
   deploy: {
     method: "POST";
     route: "/v1/deployments";
-    header: { "backstitch-tenant"?: string };
+    header: { "backstitch-manifest"?: string; "backstitch-tenant"?: string };
     body: Component;
     answers: { 200: DeployedView; 201: DeployedView };
   };

@@ -236,6 +236,7 @@ pub struct DeploymentView {
     pub deployed_at: String,
     /// What the component's activities may reach, as it was deployed with; none: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub manifest: Option<Json>,
 }
 

@@ -88,6 +88,7 @@ async fn health(State(service): State<Service>, _: NoParams) -> axum::Json<Healt
 /// Deploys a component: it serves the names that it describes from now on.
 #[utoipa::path(
     post, path = "/v1/deployments", tag = "deployments", operation_id = "deploy",
+    params(("backstitch-manifest" = Option<String>, Header, description = "What its activities may reach: a JSON document in one line of ASCII.")),
     request_body(content = Component, content_type = "application/wasm", description = "A component's bytes."),
     responses(
         (status = 201, body = DeployedView, description = "It is deployed."),
