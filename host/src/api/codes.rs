@@ -27,9 +27,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("invalid-cron", "Write five fields, such as `0 9 * * 1`."),
     ("invalid-cursor", "Pass `next_cursor` of a page of the same listing."),
     ("invalid-filter", "Mend the condition: `detail` says where it is wrong."),
+    ("invalid-header", "Send the header once, as one line of ASCII."),
     ("invalid-idempotency-key", "Send one key of 1 to 200 visible ASCII characters."),
     ("invalid-last-event-id", "Send the id of an event of this stream, or none."),
     ("invalid-limit", "Ask for 1 to 1,000."),
+    ("invalid-manifest", "Mend the manifest: `detail` lists all that is wrong with it."),
     ("invalid-name", "Choose another name: `detail` says what is wrong with this one."),
     ("invalid-options", "Mend the terms: `detail` says which are out of bounds."),
     ("invalid-path", "Write the path in UTF-8, with numbers where it has numbers."),
@@ -41,6 +43,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("invalid-token", "Show the token as the poll gave it."),
     ("later-run-open", "Reset the latest run of the workflow id, or fork this one."),
     ("ledger-damaged", "The ledger is not what was written: `backstitch run show` says where."),
+    ("manifest-of-workflow", "Deploy a workflow without a manifest: it reaches nothing but its host."),
     ("method-not-allowed", "Use a method that the `allow` header lists."),
     ("missing-exports", "Export a workflow or activities, as `backstitch build` does."),
     ("no-room", "Ask again when the host has less to do."),
@@ -97,8 +100,9 @@ mod tests {
 
     /// Words of the sources that have the shape of a code and are something else: names of headers, of points
     /// where a host may be killed, of outcomes in a ledger.
-    const NO_CODES: [&str; 11] = [
+    const NO_CODES: [&str; 12] = [
         "b-c",
+        "backstitch-manifest",
         "content-type",
         "given-up",
         "idempotency-key",
