@@ -10,6 +10,7 @@ use super::Context;
 use super::exit::{CliError, CliResult};
 use super::input;
 use super::output::{cell, foreign, optional};
+use super::pages::pages;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ActivityCommand {
@@ -98,24 +99,15 @@ fn failed(verb: &str, run: &str, op: u32) -> impl FnOnce(ClientError) -> CliErro
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {
     let ListArgs { run, queue: task_queue, limit, all } = args;
-    let mut left = if all { u32::MAX } else { limit };
-    let mut cursor = None;
-    let mut activities: Vec<ActivityView> = Vec::new();
-    while left > 0 {
-        let limit = Some(PAGE_ROWS.min(left));
+    let limit = (!all).then_some(limit);
+    let (activities, cursor) = pages(limit, PAGE_ROWS, context.out, async |limit, cursor| {
+        let limit = Some(limit);
         let page = ListActivities { task_queue: task_queue.clone(), run: run.clone(), limit, cursor };
         let page = context.client.activities(&page).await;
         let page = page.map_err(|error| CliError::client("list activities", error))?;
-        left = left.saturating_sub(u32::try_from(page.activities.len()).unwrap_or(u32::MAX));
-        activities.extend(page.activities);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    if cursor.is_some() {
-        context.out.note("there are more: --limit or --all shows them");
-    }
+        Ok((page.activities, page.next_cursor))
+    })
+    .await?;
     context.out.answer(&json!({ "activities": activities, "next_cursor": cursor }), || {
         let row = |view: &ActivityView| {
             [

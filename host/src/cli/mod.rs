@@ -17,6 +17,7 @@ mod fork;
 mod input;
 mod offline;
 mod output;
+mod pages;
 mod replay;
 mod run;
 mod schedule;

@@ -16,6 +16,7 @@ use super::follow;
 use super::fork::{self, ForkArgs, ResetArgs};
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable, status};
+use super::pages::pages;
 use super::start::{self, StartArgs};
 use super::tree;
 use crate::config;
@@ -255,24 +256,14 @@ async fn update(run: &str, update: SendUpdate, context: &Context) -> CliResult {
 
 async fn list(args: ListArgs, context: &Context) -> CliResult {
     let ListArgs { search, limit, all } = args;
-    let mut left = if all { usize::MAX } else { limit as usize };
-    let mut cursor = None;
-    let mut runs: Vec<RunView> = Vec::new();
-    while left > 0 {
-        let limit = Some(PAGE_ROWS.min(u32::try_from(left).unwrap_or(PAGE_ROWS)));
+    let limit = (!all).then_some(limit);
+    let (runs, cursor) = pages(limit, PAGE_ROWS, context.out, async |limit, cursor| {
         let Search { status, workflow, condition } = search.clone();
-        let page = ListRuns { status, workflow, condition, limit, cursor };
+        let page = ListRuns { status, workflow, condition, limit: Some(limit), cursor };
         let page = context.client.list(page).await.map_err(|error| CliError::client("list runs", error))?;
-        left = left.saturating_sub(page.runs.len());
-        runs.extend(page.runs);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    if cursor.is_some() {
-        context.out.note("there are more: --limit or --all shows them");
-    }
+        Ok((page.runs, page.next_cursor))
+    })
+    .await?;
     context.out.answer(&json!({ "runs": runs, "next_cursor": cursor }), || {
         let row = |run: &RunView| {
             [

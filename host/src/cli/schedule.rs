@@ -17,6 +17,7 @@ use super::Context;
 use super::exit::{CliError, CliResult};
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable};
+use super::pages::pages;
 use crate::config;
 
 #[derive(Debug, Subcommand)]
@@ -170,7 +171,7 @@ pub(super) async fn schedule(command: ScheduleCommand, context: &Context) -> Cli
     let client = &context.client;
     match command {
         ScheduleCommand::Create(args) => create(args, context).await,
-        ScheduleCommand::List { limit, all } => list(if all { u32::MAX } else { limit }, context).await,
+        ScheduleCommand::List { limit, all } => list((!all).then_some(limit), context).await,
         ScheduleCommand::Show { schedule } => {
             let shown = client.schedule(&schedule).await.map_err(failed("show", &schedule))?;
             context.out.answer(&shown, || detail(&shown, context.out))
@@ -276,24 +277,13 @@ fn set<T>(place: &mut Option<T>, given: Option<T>) {
     }
 }
 
-async fn list(limit: u32, context: &Context) -> CliResult {
-    let mut left = limit;
-    let mut cursor = None;
-    let mut schedules: Vec<ScheduleView> = Vec::new();
-    while left > 0 {
-        let page = ListSchedules { limit: Some(PAGE_ROWS.min(left)), cursor };
-        let page = context.client.schedules(&page).await;
+async fn list(limit: Option<u32>, context: &Context) -> CliResult {
+    let (schedules, cursor) = pages(limit, PAGE_ROWS, context.out, async |limit, cursor| {
+        let page = context.client.schedules(&ListSchedules { limit: Some(limit), cursor }).await;
         let page = page.map_err(|error| CliError::client("list schedules", error))?;
-        left = left.saturating_sub(u32::try_from(page.schedules.len()).unwrap_or(u32::MAX));
-        schedules.extend(page.schedules);
-        cursor = page.next_cursor;
-        if cursor.is_none() {
-            break;
-        }
-    }
-    if cursor.is_some() {
-        context.out.note("there are more: --limit or --all shows them");
-    }
+        Ok((page.schedules, page.next_cursor))
+    })
+    .await?;
     context.out.answer(&json!({ "schedules": schedules, "next_cursor": cursor }), || {
         let row = |view: &ScheduleView| {
             [
