@@ -28,6 +28,16 @@ const LINGER_BYTES_MAX: usize = limits::COMPONENT_BYTES_MAX;
 /// The longest silence while a body comes in.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// A header that means one thing was given more than once.
+struct Twice;
+
+/// A header that may be given once.
+fn once<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a HeaderValue>, Twice> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next();
+    if values.next().is_some() { Err(Twice) } else { Ok(value) }
+}
+
 /// Where the request acts. An unknown tenant has nothing here: 404.
 pub(super) struct Tenant(pub(super) Scope);
 
@@ -35,10 +45,9 @@ impl<S: Sync> FromRequestParts<S> for Tenant {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut names = parts.headers.get_all(TENANT_HEADER).iter();
-        match (names.next().map(HeaderValue::as_bytes), names.next()) {
-            (None, _) => Ok(Self(Scope::DEFAULT)),
-            (Some(name), None) if name == TENANT_DEFAULT.as_bytes() => Ok(Self(Scope::DEFAULT)),
+        match once(&parts.headers, TENANT_HEADER).map(|name| name.map(HeaderValue::as_bytes)) {
+            Ok(None) => Ok(Self(Scope::DEFAULT)),
+            Ok(Some(name)) if name == TENANT_DEFAULT.as_bytes() => Ok(Self(Scope::DEFAULT)),
             _ => {
                 let detail = format!(
                     "there is no such tenant; leave the {TENANT_HEADER} header away or set it to \
@@ -57,11 +66,10 @@ impl<S: Sync> FromRequestParts<S> for Manifest {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut given = parts.headers.get_all(MANIFEST_HEADER).iter();
-        let manifest = match (given.next(), given.next()) {
-            (None, _) => return Ok(Self(None)),
-            (Some(manifest), None) => manifest.to_str().ok(),
-            (Some(_), Some(_)) => None,
+        let manifest = match once(&parts.headers, MANIFEST_HEADER) {
+            Ok(None) => return Ok(Self(None)),
+            Ok(Some(manifest)) => manifest.to_str().ok(),
+            Err(Twice) => None,
         };
         let wrong = || {
             let detail = format!("the header {MANIFEST_HEADER} is given once, as one line of ASCII");
@@ -79,11 +87,10 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let mut values = parts.headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
-        let key = match (values.next(), values.next()) {
-            (None, _) => return Ok(Self(None)),
-            (Some(value), None) => value.to_str().ok().and_then(unquoted),
-            _ => None,
+        let key = match once(&parts.headers, IDEMPOTENCY_KEY_HEADER) {
+            Ok(None) => return Ok(Self(None)),
+            Ok(Some(value)) => value.to_str().ok().and_then(unquoted),
+            Err(Twice) => None,
         };
         let key = key.filter(|key| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()));
         key.map(|key| Self(Some(key))).ok_or_else(|| {
