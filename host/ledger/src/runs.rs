@@ -159,15 +159,28 @@ impl Ledger {
             RunRef::Id(run) => return Ok(Some(run)),
             RunRef::WorkflowId(workflow_id) => workflow_id,
         };
-        let run: Option<Uuid> = sqlx::query_scalar(
+        self.run_under(
+            scope,
+            workflow_id,
             "select run_id from runs where shard = $1 and tenant = $2 and workflow_id = $3 and generation >= 0
              order by generation desc limit 1",
         )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(workflow_id)
-        .fetch_optional(&self.pool)
-        .await?;
+        .await
+    }
+
+    /// The run of a workflow id that `query` picks.
+    async fn run_under(
+        &self,
+        scope: Scope,
+        workflow_id: &str,
+        query: &'static str,
+    ) -> Result<Option<RunId>, LedgerError> {
+        let run: Option<Uuid> = sqlx::query_scalar(query)
+            .bind(scope.shard.0)
+            .bind(scope.tenant.0)
+            .bind(workflow_id)
+            .fetch_optional(&self.pool)
+            .await?;
         Ok(run.map(RunId))
     }
 
@@ -198,16 +211,13 @@ impl Ledger {
 
     /// The run that was started under a workflow id, whatever has gone on from it since. Reads only.
     pub async fn first_run(&self, scope: Scope, workflow_id: &str) -> Result<Option<RunId>, LedgerError> {
-        let run: Option<Uuid> = sqlx::query_scalar(
+        self.run_under(
+            scope,
+            workflow_id,
             "select run_id from runs where shard = $1 and tenant = $2 and workflow_id = $3 and generation >= 0
              order by generation limit 1",
         )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(workflow_id)
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(run.map(RunId))
+        .await
     }
 
     /// The latest run of the workflow id of `run`, if that is a later one than `run` itself.
