@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::answers::Answers;
 use crate::port::Port;
-use crate::{Activity, Ending, Failure, is_final};
+use crate::{Activity, Ending, Failure, Pace, is_final};
 
 /// What an attempt is told, and can say while it runs. Cheap to clone.
 #[derive(Clone)]
@@ -201,7 +201,7 @@ async fn tell(port: &impl Port, task: &TaskView, answers: &Answers, ending: Endi
         Ending::Failed(Failure(failure)) => AnswerTask::failed(&*task.token, failure),
         Ending::Later => return defer(port, task).await,
     };
-    let mut pace = crate::PACE;
+    let mut pace = Pace::new();
     loop {
         match answers.send(answer.clone()).await {
             Some(told) if told.status == 200 => return,
@@ -214,8 +214,7 @@ async fn tell(port: &impl Port, task: &TaskView, answers: &Answers, ending: Endi
                 }
             }
             _ => {
-                tokio::time::sleep(pace).await;
-                pace = (pace * 2).min(crate::PACE_MAX);
+                pace.wait().await;
             }
         }
     }
@@ -236,13 +235,12 @@ fn plain(refused: AnswerTask, status: u16, detail: String) -> Option<AnswerTask>
 }
 
 async fn defer(port: &impl Port, task: &TaskView) {
-    let mut pace = crate::PACE;
+    let mut pace = Pace::new();
     while let Err(error) = port.defer(task.token.clone()).await {
         if error.has_status(409) {
             tracing::warn!(run = %task.run_id, op = %task.op, %error, "nobody waits for the answer");
             return;
         }
-        tokio::time::sleep(pace).await;
-        pace = (pace * 2).min(crate::PACE_MAX);
+        pace.wait().await;
     }
 }

@@ -88,13 +88,22 @@ pub enum Ending {
 type Attempting = Pin<Box<dyn Future<Output = Ending> + Send>>;
 type Activity = Arc<dyn Fn(Context) -> Attempting + Send + Sync>;
 
-/// How often to ask again when no host answers.
-const PACE: Duration = Duration::from_millis(100);
 /// How long a worker that is stopped waits for the poll under way: if there are tasks, they are on the way, and
 /// who does not hear of them has them until their lease is over.
 const LAST_POLL: Duration = Duration::from_millis(200);
-/// The longest pause between two such questions.
-const PACE_MAX: Duration = Duration::from_secs(5);
+/// Pauses between questions that no host answers: from 100 ms on each twice as long, up to 5 s.
+pub(crate) struct Pace(Duration);
+
+impl Pace {
+    pub(crate) fn new() -> Self {
+        Self(Duration::from_millis(100))
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.0).await;
+        self.0 = (self.0 * 2).min(Duration::from_secs(5));
+    }
+}
 
 /// A worker that is being set up, or runs.
 #[derive(Clone)]
@@ -224,7 +233,7 @@ impl<P: Port> Worker<P> {
         let worker = Arc::new(self);
         let over = AtomicBool::new(false);
         let polls = async {
-            let mut pace = PACE;
+            let mut pace = Pace::new();
             loop {
                 // Not one task more than can be begun at once: a lease must not be spent waiting.
                 let first = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
@@ -242,7 +251,7 @@ impl<P: Port> Worker<P> {
                         return Ok(());
                     }
                     Ok(tasks) => {
-                        pace = PACE;
+                        pace = Pace::new();
                         for task in tasks {
                             let place = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
                             let run = worker.begin(task, answers.clone(), stopped.clone());
@@ -259,8 +268,7 @@ impl<P: Port> Worker<P> {
                     }
                     Err(error) => {
                         tracing::warn!(%error, "no tasks can be had; asking again");
-                        tokio::time::sleep(pace).await;
-                        pace = (pace * 2).min(PACE_MAX);
+                        pace.wait().await;
                     }
                 }
             }
