@@ -14,7 +14,6 @@ use backstitch_sandbox::{Stopped, WorkflowInstance};
 use uuid::Uuid;
 
 use super::arrivals::due_calls;
-use super::attempts::Offer;
 use super::slot::{Attempt, Facts, Guest, Purpose};
 use super::{Child, Guard, Scheduler, begin_run, full, memory_at_start, timers_of_start};
 use crate::ambient;
@@ -198,17 +197,11 @@ impl Scheduler {
             return self.advance(id);
         }
         // What is for workers outside goes with the calls themselves.
-        let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
-        let outside = if is_blocked { outside } else { Vec::new() };
-        let offers: Vec<Offer> =
-            outside.into_iter().filter_map(|op| self.offer(id, op, None, &mut append)).collect();
-        self.send(id, append, |pending| {
-            (pending.children, pending.messages, pending.offers) = (children, messages, offers);
+        let calls = if is_blocked { calls } else { Vec::new() };
+        self.send_with_calls(id, append, calls, None, |pending| {
+            (pending.children, pending.messages) = (children, messages);
         });
         if is_blocked {
-            for op in here {
-                self.enqueue_attempt(id, op);
-            }
             for (op, failure) in stillborn {
                 self.outcome(id, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
             }
@@ -653,7 +646,7 @@ fn is_empty(append: &Append) -> bool {
 }
 
 /// A new message from this host.
-fn note(to: RunId, message: &Message) -> NewItem {
+pub(crate) fn note(to: RunId, message: &Message) -> NewItem {
     NewItem { run: to, item_id: ambient::new_item_id(), message: message.to_row(), at_ms: ambient::now_ms() }
 }
 

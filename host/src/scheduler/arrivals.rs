@@ -310,7 +310,8 @@ impl Scheduler {
                     && !slot.attempts.contains_key(&op);
                 let mut append = Append::new(slot.facts.scope, id);
                 append.timers_done.push((id, op));
-                self.send_and_try(id, retries.then_some(op), None, append, Some(guard));
+                let call = retries.then_some(op);
+                self.send_with_calls(id, append, call, None, |pending| pending.guard = Some(guard));
             }
         }
     }
@@ -361,7 +362,8 @@ impl Scheduler {
                 }
                 let mut append = Append::new(slot.facts.scope, id);
                 append.inbox_done.push((id, item.item_id));
-                self.send_and_try(id, is_next.then_some(op), heartbeat, append, guard);
+                let call = is_next.then_some(op);
+                self.send_with_calls(id, append, call, heartbeat.as_ref(), |pending| pending.guard = guard);
             }
             Message::AttemptWanted { op } => {
                 let waits = matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
@@ -369,7 +371,8 @@ impl Scheduler {
                 let mut append = Append::new(slot.facts.scope, id);
                 append.inbox_done.push((id, item.item_id));
                 append.timers_done.extend(waits.then_some((id, op)));
-                self.send_and_try(id, waits.then_some(op), None, append, guard);
+                let call = waits.then_some(op);
+                self.send_with_calls(id, append, call, None, |pending| pending.guard = guard);
             }
             Message::Retry => self.retry(id, item.item_id),
             Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),

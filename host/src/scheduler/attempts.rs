@@ -23,13 +23,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use uuid::Uuid;
 
 use super::slot::{Attempt, Purpose, Running};
-use super::{Guard, Input, Scheduler, Settle};
+use super::{Guard, Input, Pending, Scheduler, Settle};
 use crate::desk::{Promise, Queue};
 use crate::{ambient, attempt, crash};
 
 impl Scheduler {
     /// Whether a component of this host makes the attempts of an open call.
-    pub(super) fn is_served(&self, id: RunId, op: Op) -> bool {
+    fn is_served(&self, id: RunId, op: Op) -> bool {
         let Some(slot) = self.slots.get(&id) else { return false };
         let Some(OpenOp::Activity { name, options, .. }) = slot.run.open_op(op) else { return false };
         self.tools.programs.activity(slot.facts.scope, options.queue(), name).is_some()
@@ -37,54 +37,41 @@ impl Scheduler {
 
     /// Sees to the next attempts of calls: here, or outside.
     pub(super) fn enqueue_attempts(&mut self, id: RunId, calls: Vec<Op>) {
-        let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
-        for op in here {
-            self.enqueue_attempt(id, op);
+        let Some(slot) = self.slots.get(&id).filter(|slot| !slot.run.is_paused()) else { return };
+        let append = Append::new(slot.facts.scope, id);
+        if calls.iter().any(|op| !self.is_served(id, *op)) {
+            return self.send_with_calls(id, append, calls, None, |_| {});
         }
-        let Some(slot) = self.slots.get(&id) else { return };
-        let mut append = Append::new(slot.facts.scope, id);
-        let offers: Vec<Offer> =
-            outside.into_iter().filter_map(|op| self.offer(id, op, None, &mut append)).collect();
-        if !offers.is_empty() {
-            self.send(id, append, |pending| pending.offers = offers);
+        for op in calls {
+            self.enqueue_attempt(id, op);
         }
     }
 
-    /// Sends an append, and with it, or right behind it, a call to its next attempt.
-    pub(super) fn send_and_try(
+    /// Sends an append, and with it the tasks of those calls that are for workers outside; the others get in line
+    /// for their next attempt here. `heartbeat`: what the attempts themselves have said so far.
+    pub(super) fn send_with_calls(
         &mut self,
         id: RunId,
-        call: Option<Op>,
-        heartbeat: Option<Json>,
         mut append: Append,
-        guard: Option<Guard>,
+        calls: impl IntoIterator<Item = Op>,
+        heartbeat: Option<&Json>,
+        note: impl FnOnce(&mut Pending),
     ) {
-        let (mut offer, mut here) = (None, None);
-        if let Some(op) = call {
-            if self.is_served(id, op) {
-                here = Some(op);
-            } else {
-                offer = self.offer(id, op, heartbeat, &mut append);
-            }
-        }
+        let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
+        let offers: Vec<Offer> =
+            outside.into_iter().filter_map(|op| self.offer(id, op, heartbeat, &mut append)).collect();
         self.send(id, append, |pending| {
-            pending.guard = guard;
-            pending.offers.extend(offer);
+            pending.offers = offers;
+            note(pending);
         });
-        if let Some(op) = here {
+        for op in here {
             self.enqueue_attempt(id, op);
         }
     }
 
     /// Offers the next attempt of a call to workers outside; the task goes with `append`. `heartbeat`: what the
     /// attempt itself has said so far. None: the run waits for no such call, or is held.
-    pub(super) fn offer(
-        &mut self,
-        id: RunId,
-        op: Op,
-        heartbeat: Option<Json>,
-        append: &mut Append,
-    ) -> Option<Offer> {
+    fn offer(&mut self, id: RunId, op: Op, heartbeat: Option<&Json>, append: &mut Append) -> Option<Offer> {
         let slot = self.slots.get_mut(&id)?;
         if slot.run.is_paused() {
             // Its turn comes when the run is resumed.
@@ -105,7 +92,7 @@ impl Scheduler {
         };
         let queue = Queue { tenant: slot.facts.scope.tenant, name: options.queue().into() };
         let promise = self.tools.desk.promise(&queue, name);
-        let heartbeat = heartbeat.or_else(|| said.clone());
+        let heartbeat = heartbeat.or(said.as_ref()).cloned();
         let bound = |ms: Option<u64>| ms.map(|ms| scheduled_at_ms.saturating_add(ms));
         let close_by_ms = bound(options.schedule_to_close_ms);
         let start_by_ms = bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min();

@@ -44,7 +44,7 @@ use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
 use crate::programs::Programs;
 
-pub(crate) use activation::{child_options, child_workflow_id};
+pub(crate) use activation::{child_options, child_workflow_id, note};
 use attempts::Offer;
 pub(crate) use slot::Facts;
 use slot::Purpose;
