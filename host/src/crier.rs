@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstitch_core::HostId;
 use backstitch_ledger::Notifier;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::desk::Queue;
+use crate::host::Term;
 
 /// See the module. Cheap to clone: all clones are one.
 #[derive(Clone)]
 pub(crate) struct Crier {
     notifier: Notifier,
+    /// Who this host is now.
+    term: watch::Receiver<Option<Term>>,
     /// Whether there are other hosts: a notification is a transaction.
     others: Arc<AtomicBool>,
     deployed: Arc<Notify>,
@@ -21,8 +24,8 @@ pub(crate) struct Crier {
 
 impl Crier {
     /// One that takes the host to be alone until it hears otherwise.
-    pub(crate) fn new(notifier: Notifier) -> Self {
-        Self { notifier, others: Arc::default(), deployed: Arc::default() }
+    pub(crate) fn new(notifier: Notifier, term: watch::Receiver<Option<Term>>) -> Self {
+        Self { notifier, term, others: Arc::default(), deployed: Arc::default() }
     }
 
     /// A task waits in the database.
@@ -32,9 +35,12 @@ impl Crier {
         }
     }
 
-    /// There are messages for runs of another host.
+    /// There are messages for runs of a host: this one, or another.
     pub(crate) fn messages(&self, host: HostId) {
-        self.notifier.hint(host);
+        match &*self.term.borrow() {
+            Some(term) if term.host == host => term.inbox_hint.notify_one(),
+            _ => self.notifier.hint(host),
+        }
     }
 
     /// Another component may serve a name now.

@@ -72,8 +72,8 @@ impl Service {
         closed: broadcast::Sender<RunId>,
         counters: Arc<Counters>,
     ) -> Self {
-        let crier = Crier::new(Notifier::spawn(ledger.clone()));
-        let desk = Desk::new(tasks::give_back(ledger.clone(), term.clone(), crier.clone()));
+        let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
+        let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone()));
         let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
         let schedule_hint = Arc::new(Notify::new());
         Self { ledger, programs, term, closed, counters, desk, crier, readings, schedule_hint }

@@ -225,11 +225,7 @@ impl Watcher {
     /// Tells those who have messages now. True: there was nothing.
     fn swept(&self, sweep: Sweep) -> bool {
         for owner in sweep.owners {
-            if owner == self.lease.host {
-                self.inbox_hint.notify_one();
-            } else {
-                self.crier.messages(owner);
-            }
+            self.crier.messages(owner);
         }
         sweep.tasks == 0
     }

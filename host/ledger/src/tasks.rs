@@ -8,7 +8,7 @@
 //! Other tables are looked up by subqueries that get the whole key from the task. A join on `shard = $1` beside
 //! it is planned while the tables are small, and may then read all of the shard for each task.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backstitch_core::inbox::LEFT_BY_TASKS;
 use backstitch_core::task::{Lapse, lapsed, untaken};
@@ -32,7 +32,7 @@ pub struct Wanted<'a> {
     /// From this queue.
     pub task_queue: &'a str,
     /// Of these activities; none: of all.
-    pub names: Option<&'a [String]>,
+    pub names: Option<&'a BTreeSet<String>>,
     /// At most so many.
     pub limit: u32,
 }
@@ -242,7 +242,7 @@ impl Ledger {
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
         .bind(wanted.task_queue)
-        .bind(wanted.names)
+        .bind(wanted.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
         .bind(i64::from(wanted.limit))
         .bind(taking.lease.0)
         .bind(span(taking.lease_ms))

@@ -122,7 +122,7 @@ async fn a_worker_gets_what_it_names_of_its_own_tenant_and_of_running_runs_only(
     let running = offered(&mut host, &["a", "b"], |_| {}).await;
     let foreign = ledger.scope(TenantId(2));
     assert!(ledger.take_tasks(foreign, wanted(9), &taking()).await.unwrap().is_empty());
-    let names = ["b".to_owned(), "c".to_owned()];
+    let names = ["b".to_owned(), "c".to_owned()].into();
     let only = Wanted { names: Some(&names), ..wanted(9) };
     let taken = ledger.take_tasks(SCOPE, only, &taking()).await.unwrap();
     assert_eq!(

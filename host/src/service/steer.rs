@@ -2,7 +2,7 @@
 
 use backstitch_client::SendSignal;
 use backstitch_core::command::check_name;
-use backstitch_core::{HostId, Message, RunId, RunStatus, Scope, limits};
+use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::Posted;
 
 use super::Service;
@@ -76,7 +76,7 @@ impl Service {
         match posted {
             Posted::Accepted { owner } => {
                 if let Some(owner) = owner {
-                    self.hint(owner);
+                    self.crier.messages(owner);
                 }
                 Ok(())
             }
@@ -85,14 +85,6 @@ impl Service {
                 Err(ServiceError::Conflict { code: "run-closed", message })
             }
             Posted::Unknown => Err(unknown_run(id)),
-        }
-    }
-
-    /// Tells the owner that there is a message.
-    pub(super) fn hint(&self, owner: HostId) {
-        match self.term() {
-            Ok(term) if term.host == owner => term.inbox_hint.notify_one(),
-            _ => self.crier.messages(owner),
         }
     }
 }

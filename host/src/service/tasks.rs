@@ -10,39 +10,33 @@ use backstitch_client::tasks::{
     SettledTask, TaskFailure, TaskView,
 };
 use backstitch_core::command::check_name;
+use backstitch_core::inbox::MessageRow;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, Scope, TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, NewItem, OpenTask, Settled, TakenTask, TaskPage, TaskState, Wanted};
-use tokio::sync::{oneshot, watch};
+use backstitch_ledger::{Ledger, OpenTask, Settled, TakenTask, TaskPage, TaskState, Wanted};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::crier::Crier;
 use crate::desk::{GiveBack, Handed, Queue, Wish, Woken};
-use crate::host::Term;
-use crate::scheduler::{Input, Settle};
-use crate::{ambient, attempt, time};
-
-/// What a worker says that ends its lease.
-enum Answer {
-    Ended(Result<Json, Failure>),
-    Freed,
-}
+use crate::scheduler::{Input, Settle, note};
+use crate::{attempt, time};
 
 impl Service {
     /// Tasks for a worker: those that wait, or the first ones that come within its wait.
     pub async fn poll_tasks(&self, scope: Scope, poll: PollTasks) -> Result<Vec<TaskView>, ServiceError> {
         let wait = Duration::from_millis(poll.wait_ms);
-        let (queue, wish, names) = wish(scope, poll)?;
+        let (queue, wish) = wish(scope, poll)?;
         let until = Instant::now() + wait;
         loop {
             let seen = self.desk.offers(&queue);
             // One that does not wait wants to know for sure.
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
-                let tasks = self.take_tasks_safely(scope, &queue, names.clone(), wish.clone()).await?;
+                let tasks = self.take_tasks_safely(scope, &queue, wish.clone()).await?;
                 if tasks.len() == wish.max as usize {
                     // There may be more, for others.
                     self.desk.look(&queue);
@@ -67,12 +61,11 @@ impl Service {
         &self,
         scope: Scope,
         queue: &Queue,
-        names: Option<Vec<String>>,
         wish: Wish,
     ) -> Result<Vec<TaskView>, ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
         let taking = tokio::spawn(async move {
-            let tasks = service.take_tasks(scope, &queue, names.as_deref(), &wish).await?;
+            let tasks = service.take_tasks(scope, &queue, &wish).await?;
             Ok(service.desk.hand(scope.tenant, tasks))
         });
         taking.await.map_err(|error| internal(&error))?.map(Handed::take)
@@ -82,10 +75,9 @@ impl Service {
         &self,
         scope: Scope,
         queue: &Queue,
-        names: Option<&[String]>,
         wish: &Wish,
     ) -> Result<Vec<TaskView>, ServiceError> {
-        let wanted = Wanted { task_queue: &queue.name, names, limit: wish.max };
+        let wanted = Wanted { task_queue: &queue.name, names: wish.names.as_deref(), limit: wish.max };
         let taken = self.ledger.take_tasks(scope, wanted, &wish.taking()).await?;
         if taken.is_empty() {
             return Ok(Vec::new());
@@ -140,7 +132,9 @@ impl Service {
         {
             return Ok(());
         }
-        self.settle_anywhere(scope, token, Answer::Ended(outcome)).await
+        let TaskToken { op, attempt, .. } = token;
+        let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
+        self.settle_anywhere(scope, token, &message).await
     }
 
     /// Workers have carried out tasks. Each answer has an end of its own.
@@ -171,7 +165,9 @@ impl Service {
 
     /// A worker gives a task back.
     pub async fn release_task(&self, scope: Scope, text: &str) -> Result<(), ServiceError> {
-        self.settle_anywhere(scope, token(text)?, Answer::Freed).await
+        let token = token(text)?;
+        let message = Message::AttemptFreed { op: token.op, attempt: token.attempt, heartbeat: None };
+        self.settle_anywhere(scope, token, &message).await
     }
 
     /// A worker will answer later.
@@ -193,57 +189,53 @@ impl Service {
         &self,
         scope: Scope,
         token: TaskToken,
-        answer: Answer,
+        message: &Message,
     ) -> Result<(), ServiceError> {
-        let TaskToken { run, op, attempt, .. } = token;
-        let message = match &answer {
-            Answer::Ended(outcome) => {
-                Message::AttemptEnded { op, attempt, outcome: outcome.clone(), heartbeat: None }
-            }
-            Answer::Freed => Message::AttemptFreed { op, attempt, heartbeat: None },
-        };
-        match self.ledger.settle_task(scope, token, &item(run, &message)).await? {
+        let item = note(token.run, message);
+        match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
                 if let Some(owner) = owner {
-                    self.hint(owner);
+                    self.crier.messages(owner);
                 }
                 Ok(())
             }
-            Settled::GivenUp if matches!(answer, Answer::Freed) => Ok(()),
+            Settled::GivenUp if matches!(message, Message::AttemptFreed { .. }) => Ok(()),
             Settled::GivenUp => {
+                let TaskToken { run, op, .. } = token;
                 let message = format!("run {run} does not wait for op {op} any more");
                 Err(ServiceError::Conflict { code: "task-given-up", message })
             }
-            Settled::Stale => match answer {
-                Answer::Ended(outcome) if self.is_recorded(scope, token, &outcome).await? => Ok(()),
-                _ => Err(stale(token)),
-            },
+            Settled::Stale => {
+                let kinds = match message {
+                    Message::AttemptEnded { outcome: Ok(_), .. } => &[Kind::ActivityCompleted][..],
+                    Message::AttemptEnded { outcome: Err(_), .. } => {
+                        &[Kind::ActivityFailed, Kind::ActivityAttemptFailed]
+                    }
+                    _ => return Err(stale(token)),
+                };
+                if self.is_recorded(scope, token, kinds, &item.message).await? {
+                    Ok(())
+                } else {
+                    Err(stale(token))
+                }
+            }
         }
     }
 
-    /// Whether this very answer is in the ledger, or on its way there: it was given before.
+    /// Whether this very answer is in the ledger, as a row of one of `kinds`, or on its way there: it was given
+    /// before.
     async fn is_recorded(
         &self,
         scope: Scope,
         token: TaskToken,
-        outcome: &Result<Json, Failure>,
+        kinds: &[Kind],
+        answer: &MessageRow,
     ) -> Result<bool, ServiceError> {
         if self.ledger.run_status(scope, token.run).await?.is_none() {
             return Ok(false);
         }
-        let message = Message::AttemptEnded {
-            op: token.op,
-            attempt: token.attempt,
-            outcome: outcome.clone(),
-            heartbeat: None,
-        };
-        let row = message.to_row();
-        let kinds = match outcome {
-            Ok(_) => &[Kind::ActivityCompleted][..],
-            Err(_) => &[Kind::ActivityFailed, Kind::ActivityAttemptFailed][..],
-        };
-        let recorded = self.ledger.outcome_of(token, kinds, row.kind).await?;
-        Ok(recorded.is_some() && recorded.as_deref() == row.payload.as_deref())
+        let recorded = self.ledger.outcome_of(token, kinds, answer.kind).await?;
+        Ok(recorded.is_some() && recorded.as_deref() == answer.payload.as_deref())
     }
 
     /// A page of open tasks.
@@ -280,9 +272,9 @@ impl Service {
         };
         let (run, attempt, owner) = self.open_call(scope, id, op).await?;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        self.ledger.overrule_task(scope, op, &item(run, &message)).await?;
+        self.ledger.overrule_task(scope, op, &note(run, &message)).await?;
         if let Some(owner) = owner {
-            self.hint(owner);
+            self.crier.messages(owner);
         }
         Ok(())
     }
@@ -321,9 +313,9 @@ impl Service {
 }
 
 /// What the desk does with tasks that were handed to a worker which had left: they go to the next.
-pub(super) fn give_back(ledger: Ledger, term: watch::Receiver<Option<Term>>, crier: Crier) -> GiveBack {
+pub(super) fn give_back(ledger: Ledger, crier: Crier) -> GiveBack {
     Arc::new(move |tenant, tasks| {
-        let (ledger, term, crier) = (ledger.clone(), term.clone(), crier.clone());
+        let (ledger, crier) = (ledger.clone(), crier.clone());
         tokio::spawn(async move {
             for task in tasks {
                 let Ok(token) = task.token.parse::<TaskToken>() else { continue };
@@ -333,11 +325,8 @@ pub(super) fn give_back(ledger: Ledger, term: watch::Receiver<Option<Term>>, cri
                     heartbeat: task.heartbeat_details,
                 };
                 let scope = ledger.scope(tenant);
-                match ledger.settle_task(scope, token, &item(token.run, &message)).await {
-                    Ok(Settled::Left { owner: Some(owner) }) => match &*term.borrow() {
-                        Some(term) if term.host == owner => term.inbox_hint.notify_one(),
-                        _ => crier.messages(owner),
-                    },
+                match ledger.settle_task(scope, token, &note(token.run, &message)).await {
+                    Ok(Settled::Left { owner: Some(owner) }) => crier.messages(owner),
                     Ok(_) => {}
                     Err(error) => {
                         tracing::warn!(run = %token.run, op = %token.op, %error, "a task nobody took comes back when its lease is over");
@@ -349,7 +338,7 @@ pub(super) fn give_back(ledger: Ledger, term: watch::Receiver<Option<Term>>, cri
 }
 
 /// Checks what a worker asks for.
-fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish, Option<Vec<String>>), ServiceError> {
+fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish), ServiceError> {
     let PollTasks { task_queue, names, max, wait_ms, lease_ms, worker } = poll;
     let refuse = |message: String| Err(invalid("invalid-poll", message));
     let named = |problem| invalid("invalid-name", problem);
@@ -385,8 +374,8 @@ fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish, Option<Vec<String
         ));
     }
     let queue = Queue { tenant: scope.tenant, name: task_queue.into() };
-    let known = names.as_ref().map(|names| Arc::new(names.iter().cloned().collect::<BTreeSet<_>>()));
-    Ok((queue, Wish { names: known, max, lease_ms, worker: worker.into() }, names))
+    let names = names.map(|names| Arc::new(BTreeSet::from_iter(names)));
+    Ok((queue, Wish { names, max, lease_ms, worker: worker.into() }))
 }
 
 fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {
@@ -431,10 +420,6 @@ fn activity(task: OpenTask) -> Result<ActivityView, ServiceError> {
         deadline: task.deadline_ms.map(time::rfc3339),
         heartbeat_details: task.heartbeat.as_deref().map(super::json).transpose()?,
     })
-}
-
-fn item(run: RunId, message: &Message) -> NewItem {
-    NewItem { run, item_id: ambient::new_item_id(), at_ms: ambient::now_ms(), message: message.to_row() }
 }
 
 fn token(text: &str) -> Result<TaskToken, ServiceError> {
