@@ -142,6 +142,9 @@ const ATTEMPT_WANTED: i16 = 12;
 /// not offered.
 pub const LEFT_BY_TASKS: [i16; 3] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED, ATTEMPT_FREED];
 
+/// Kinds of the messages whose detail is what somebody said.
+pub const REASONED: [i16; 4] = [CANCEL, TERMINATE, PAUSE, RESUME];
+
 impl Message {
     /// The persisted form.
     pub fn to_row(&self) -> MessageRow {

@@ -7,6 +7,13 @@
 /// every group commit unpredictable; they belong in a store, with a reference in the payload.
 pub const PAYLOAD_BYTES_MAX: usize = 2 << 20;
 
+/// A payload that is kept in its row. A larger one would make whatever reads the row read it too: the row has
+/// a reference, and the payload a place of its own.
+pub const PAYLOAD_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// A part of a payload that is kept out of row: what is written, read and sealed at once.
+pub const PAYLOAD_PART_BYTES: usize = 256 << 10;
+
 /// Nesting of a payload. Postgres' parser recurses, so does nearly every client's.
 pub const JSON_DEPTH_MAX: usize = 128;
 

@@ -24,6 +24,7 @@ use backstitch_core::{
 };
 use uuid::Uuid;
 
+use crate::payloads::Stored;
 pub(crate) use statement::{Appended, execute, read_back};
 
 /// Everything that one step of one run changes, committed together or not at all.
@@ -56,6 +57,8 @@ pub struct Append {
     pub tasks_done: Vec<Op>,
     /// Calls that `run` waits for no more: their tasks are not handed out, and their workers are told.
     pub tasks_given_up: Vec<Op>,
+    /// Payloads that leave their rows. Filled by the writer, which brings all the others into their stored form.
+    pub stored: Vec<Stored>,
 }
 
 impl Append {
@@ -75,6 +78,7 @@ impl Append {
             tasks: Vec::new(),
             tasks_done: Vec::new(),
             tasks_given_up: Vec::new(),
+            stored: Vec::new(),
         }
     }
 
@@ -83,7 +87,7 @@ impl Append {
         Self { new_runs: vec![new_run.clone()], ..Self::new(scope, new_run.run) }
     }
 
-    /// Bytes of text that the append carries.
+    /// Bytes that the append carries.
     pub fn text_bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(Row::text_bytes).sum();
         let starts: usize = self.new_runs.iter().map(|new| new.first.text_bytes()).sum();
@@ -95,7 +99,8 @@ impl Append {
         };
         let memories: usize = self.memories.iter().map(NewMemory::text_bytes).sum();
         let tasks: usize = self.tasks.iter().map(NewTask::text_bytes).sum();
-        rows + starts + items + closing + memories + tasks
+        let stored: usize = self.stored.iter().map(Stored::bytes).sum();
+        rows + starts + items + closing + memories + tasks + stored
     }
 }
 

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection, PgConnection};
 
 use crate::error::Failure;
+use crate::payloads::Payloads;
 
 /// The oldest server whose SQL this crate speaks (SQL-standard function bodies).
 const SERVER_VERSION_MIN: i32 = 140_000;
@@ -28,10 +29,12 @@ pub struct ConnectOptions {
     pub application_name: String,
     /// Bound on any one statement: a dropped future does not cancel what runs on the server.
     pub statement_timeout_ms: u64,
+    /// How payloads are stored.
+    pub payloads: Payloads,
 }
 
 impl ConnectOptions {
-    /// Defaults for `url`: shard 0, 8 connections, 30 s for a statement.
+    /// Defaults for `url`: shard 0, 8 connections, 30 s for a statement, payloads as they are.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
@@ -39,6 +42,7 @@ impl ConnectOptions {
             pool_max: 8,
             application_name: "backstitch".to_owned(),
             statement_timeout_ms: 30_000,
+            payloads: Payloads::default(),
         }
     }
 

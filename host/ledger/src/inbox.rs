@@ -6,11 +6,12 @@
 
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId};
-use sqlx::FromRow;
+use sqlx::{Connection as _, FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::payloads::store::{self, of_run, unopened};
 use crate::time::Timestamp;
 
 /// What became of a message.
@@ -70,36 +71,19 @@ impl Ledger {
         at_ms: u64,
         message: &MessageRow,
     ) -> Result<Posted, LedgerError> {
-        let found: Option<(i16, Option<Uuid>)> = sqlx::query_as(
-            "with target as materialized (
-                 select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
-             ),
-             posted as (
-                 insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-                 select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target where status < 10
-                 on conflict (shard, run_id, item_id) do nothing
-             )
-             select status, owner from target",
-        )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(run.0)
-        .bind(item_id)
-        .bind(message.kind)
-        .bind(message.op.map(|op| op.0.cast_signed()))
-        .bind(message.name.as_deref())
-        .bind(message.payload.as_deref())
-        .bind(message.detail.as_deref())
-        .bind(Timestamp(at_ms))
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some((tag, owner)) = found else { return Ok(Posted::Unknown) };
-        let status = known(RunStatus::from_tag(tag), "run status", tag)?;
-        Ok(if status.is_open() {
-            Posted::Accepted { owner: owner.map(HostId) }
-        } else {
-            Posted::Closed(status)
-        })
+        let (mut message, mut stored) = (message.clone(), Vec::new());
+        self.payloads().seal_message(scope.tenant, run, &mut message, &mut stored);
+        let mut connection = self.pool.acquire().await?;
+        if stored.is_empty() {
+            return post(&mut connection, scope, run, item_id, at_ms, &message).await;
+        }
+        let mut transaction = connection.begin().await?;
+        let posted = post(&mut transaction, scope, run, item_id, at_ms, &message).await?;
+        if matches!(posted, Posted::Accepted { .. }) {
+            store::insert(&mut transaction, scope.shard, &stored).await?;
+        }
+        transaction.commit().await?;
+        Ok(posted)
     }
 
     /// Moves a message to the inbox of another run. False: it is not there any more.
@@ -107,6 +91,9 @@ impl Ledger {
     /// One statement on one row, so of several who try one succeeds; may be repeated. Not fenced, as a
     /// post is not: whoever owns the other run reads it there.
     pub async fn move_item(&self, from: RunId, item_id: Uuid, to: RunId) -> Result<bool, LedgerError> {
+        if self.payloads().is_bound() {
+            return self.reseal_item(from, item_id, to).await;
+        }
         let moved =
             sqlx::query("update inbox set run_id = $4 where shard = $1 and run_id = $2 and item_id = $3")
                 .bind(self.shard.0)
@@ -116,6 +103,43 @@ impl Ledger {
                 .execute(&self.pool)
                 .await?;
         Ok(moved.rows_affected() > 0)
+    }
+
+    /// [`Self::move_item`], where what is sealed is bound to its run. The row is locked in between.
+    async fn reseal_item(&self, from: RunId, item_id: Uuid, to: RunId) -> Result<bool, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let row: Option<ItemRow> = sqlx::query_as(
+            "select tenant, run_id, item_id, kind, op, name, payload::text, detail::text, at, 1::smallint as status
+             from inbox where shard = $1 and run_id = $2 and item_id = $3 for update",
+        )
+        .bind(self.shard.0)
+        .bind(from.0)
+        .bind(item_id)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        let Some(row) = row else { return Ok(false) };
+        let tenant = TenantId(row.tenant);
+        let mut items = self.items(vec![row]).await?;
+        let Some(InboxItem { mut message, .. }) = items.pop() else {
+            return Err(LedgerError::Corrupt(format!("message {item_id} of run {from} cannot be opened")));
+        };
+        let mut stored = Vec::new();
+        self.payloads().seal_message(tenant, to, &mut message, &mut stored);
+        store::insert(&mut transaction, self.shard, &stored).await?;
+        sqlx::query(
+            "update inbox set run_id = $4, payload = $5::json, detail = $6::json
+             where shard = $1 and run_id = $2 and item_id = $3",
+        )
+        .bind(self.shard.0)
+        .bind(from.0)
+        .bind(item_id)
+        .bind(to.0)
+        .bind(message.payload.as_deref())
+        .bind(message.detail.as_deref())
+        .execute(&mut *transaction)
+        .await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Messages for runs that `host` owns, open or closed, oldest first, at most `limit`, without
@@ -139,7 +163,7 @@ impl Ledger {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter().map(|row| self.item(row)).collect()
+        self.items(rows).await
     }
 
     /// Messages for closed runs whose owner is dead: the last thing that a host may have died over.
@@ -158,23 +182,85 @@ impl Ledger {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        rows.into_iter().map(|row| self.item(row)).collect()
+        self.items(rows).await
+    }
+
+    /// Messages as they were sent. One that cannot be opened stays where it is, and is no business of the others.
+    async fn items(&self, mut rows: Vec<ItemRow>) -> Result<Vec<InboxItem>, LedgerError> {
+        let mut columns: Vec<_> = Vec::with_capacity(2 * rows.len());
+        for row in &mut rows {
+            let place = of_run(row.tenant, row.run_id, row.op);
+            columns.push((place, &mut row.payload as &mut dyn store::Column));
+            columns.push((place, &mut row.detail as _));
+        }
+        let failed = self.open_each(&mut columns).await?;
+        let mut unread = Vec::new();
+        for (index, error) in failed {
+            tracing::error!(error = %unopened(&columns[index].0, &error), "a message cannot be read");
+            unread.push(index / 2);
+        }
+        drop(columns);
+        let items = rows.into_iter().enumerate().filter(|(index, _)| !unread.contains(index));
+        items.map(|(_, row)| self.item(row)).collect()
     }
 
     fn item(&self, row: ItemRow) -> Result<InboxItem, LedgerError> {
+        let place = of_run(row.tenant, row.run_id, row.op);
+        let mut message = MessageRow {
+            kind: row.kind,
+            op: row.op.map(|op| Op(op.cast_unsigned())),
+            name: row.name.map(Into::into),
+            payload: row.payload.map(Into::into),
+            detail: row.detail.map(Into::into),
+        };
+        let opened = self.payloads().open_heartbeat(&place, &message);
+        if let Some(detail) = opened.map_err(|error| unopened(&place, &error))? {
+            message.detail = Some(detail.into());
+        }
         Ok(InboxItem {
             scope: self.scope(TenantId(row.tenant)),
             run: RunId(row.run_id),
             item_id: row.item_id,
-            message: MessageRow {
-                kind: row.kind,
-                op: row.op.map(|op| Op(op.cast_unsigned())),
-                name: row.name.map(Into::into),
-                payload: row.payload.map(Into::into),
-                detail: row.detail.map(Into::into),
-            },
+            message,
             at_ms: row.at.0,
             status: known(RunStatus::from_tag(row.status), "run status", row.status)?,
         })
     }
+}
+
+/// See [`Ledger::post`]. The message is in its stored form.
+async fn post(
+    connection: &mut PgConnection,
+    scope: Scope,
+    run: RunId,
+    item_id: Uuid,
+    at_ms: u64,
+    message: &MessageRow,
+) -> Result<Posted, LedgerError> {
+    let found: Option<(i16, Option<Uuid>)> = sqlx::query_as(
+        "with target as materialized (
+             select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
+         ),
+         posted as (
+             insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
+             select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target where status < 10
+             on conflict (shard, run_id, item_id) do nothing
+         )
+         select status, owner from target",
+    )
+    .bind(scope.shard.0)
+    .bind(scope.tenant.0)
+    .bind(run.0)
+    .bind(item_id)
+    .bind(message.kind)
+    .bind(message.op.map(|op| op.0.cast_signed()))
+    .bind(message.name.as_deref())
+    .bind(message.payload.as_deref())
+    .bind(message.detail.as_deref())
+    .bind(Timestamp(at_ms))
+    .fetch_optional(connection)
+    .await?;
+    let Some((tag, owner)) = found else { return Ok(Posted::Unknown) };
+    let status = known(RunStatus::from_tag(tag), "run status", tag)?;
+    Ok(if status.is_open() { Posted::Accepted { owner: owner.map(HostId) } } else { Posted::Closed(status) })
 }

@@ -10,6 +10,7 @@ use sqlx::{Postgres, Transaction};
 use crate::append::{NewItem, NewMemory, NewRun, NewTimer};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
+use crate::payloads::{Payloads, Place, store};
 use crate::time::Timestamp;
 
 /// Rows of one statement.
@@ -40,18 +41,19 @@ impl Ledger {
     /// run.
     pub async fn plant(&self, plant: &Plant) -> Result<bool, LedgerError> {
         let mut transaction = self.pool.begin().await?;
-        if !insert_run(&mut transaction, plant.scope, &plant.run).await? {
+        let payloads = self.payloads();
+        if !insert_run(&mut transaction, plant.scope, payloads, &plant.run).await? {
             return Ok(false);
         }
         for rows in plant.rows.chunks(ROWS_AT_ONCE) {
-            insert_rows(&mut transaction, plant.scope, &plant.run, rows).await?;
+            insert_rows(&mut transaction, plant.scope, payloads, &plant.run, rows).await?;
         }
         for child in &plant.children {
-            insert_run(&mut transaction, plant.scope, child).await?;
+            insert_run(&mut transaction, plant.scope, payloads, child).await?;
         }
         insert_timers(&mut transaction, plant.scope, &plant.timers).await?;
-        insert_memory(&mut transaction, plant.scope, &plant.memory).await?;
-        insert_items(&mut transaction, plant.scope, &plant.inbox).await?;
+        insert_memory(&mut transaction, plant.scope, payloads, &plant.memory).await?;
+        insert_items(&mut transaction, plant.scope, payloads, &plant.inbox).await?;
         transaction.commit().await.map_err(LedgerError::Unknown)?;
         Ok(true)
     }
@@ -60,7 +62,12 @@ impl Ledger {
 pub(crate) type InTransaction<'a> = Transaction<'a, Postgres>;
 
 /// A run without an owner, and its first row. False: its workflow id or run id is taken.
-async fn insert_run(to: &mut InTransaction<'_>, scope: Scope, new: &NewRun) -> Result<bool, sqlx::Error> {
+async fn insert_run(
+    to: &mut InTransaction<'_>,
+    scope: Scope,
+    payloads: &Payloads,
+    new: &NewRun,
+) -> Result<bool, sqlx::Error> {
     let inserted = sqlx::query(
         "insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status,
                            parent_run, parent_op, started_at)
@@ -82,16 +89,20 @@ async fn insert_run(to: &mut InTransaction<'_>, scope: Scope, new: &NewRun) -> R
     if inserted.rows_affected() == 0 {
         return Ok(false);
     }
-    insert_rows(to, scope, new, std::slice::from_ref(&new.first)).await?;
+    insert_rows(to, scope, payloads, new, std::slice::from_ref(&new.first)).await?;
     Ok(true)
 }
 
 async fn insert_rows(
     to: &mut InTransaction<'_>,
     scope: Scope,
+    payloads: &Payloads,
     new: &NewRun,
     rows: &[Row],
 ) -> Result<(), sqlx::Error> {
+    let (mut rows, mut stored) = (rows.to_vec(), Vec::new());
+    rows.iter_mut().for_each(|row| payloads.seal_row(scope.tenant, new.run, row, &mut stored));
+    store::insert(to, scope.shard, &stored).await?;
     sqlx::query(
         "insert into ledger (shard, tenant, run_id, seq, kind, op, name, payload, detail, attempt, at, chain)
          select $1, $2, $3, r.seq, r.kind, r.op, r.name, r.payload::json, r.detail::json, r.attempt, r.at, r.chain
@@ -141,14 +152,17 @@ async fn insert_timers(
 async fn insert_memory(
     to: &mut InTransaction<'_>,
     scope: Scope,
+    payloads: &Payloads,
     memory: &NewMemory,
 ) -> Result<(), sqlx::Error> {
     if let Some(document) = &memory.entity {
+        let place = Place::Run { tenant: scope.tenant, run: memory.run, op: None };
+        let sealed = payloads.seal_inline(&place, document);
         sqlx::query("insert into entities (shard, tenant, run_id, document) values ($1, $2, $3, $4::json)")
             .bind(scope.shard.0)
             .bind(scope.tenant.0)
             .bind(memory.run.0)
-            .bind(&**document)
+            .bind(sealed.as_deref().unwrap_or(document))
             .execute(&mut **to)
             .await?;
     }
@@ -183,8 +197,14 @@ async fn insert_memory(
 pub(crate) async fn insert_items(
     to: &mut InTransaction<'_>,
     scope: Scope,
+    payloads: &Payloads,
     items: &[NewItem],
 ) -> Result<(), sqlx::Error> {
+    let (mut items, mut stored) = (items.to_vec(), Vec::new());
+    for item in &mut items {
+        payloads.seal_message(scope.tenant, item.run, &mut item.message, &mut stored);
+    }
+    store::insert(to, scope.shard, &stored).await?;
     sqlx::query(
         "insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
          select $1, $2, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use crate::claims::{digest, parent};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::payloads::store::{Closed, of_run, unopened};
+use crate::payloads::{Place, Reference, reference};
 use crate::time::Timestamp;
 
 /// How a caller names a run.
@@ -150,7 +152,18 @@ impl Ledger {
         .bind(run.0)
         .fetch_optional(&self.pool)
         .await?;
-        row.map(info).transpose()
+        let Some(mut row) = row else { return Ok(None) };
+        let of = Place::Run { tenant: scope.tenant, run, op: None };
+        let columns: [&mut Option<String>; 6] = [
+            &mut row.input,
+            &mut row.output,
+            &mut row.error,
+            &mut row.fault,
+            &mut row.entity,
+            &mut row.start,
+        ];
+        self.open_all(&mut columns.map(|column| (of, column as _))).await?;
+        info(row).map(Some)
     }
 
     /// The identity of a run of the tenant, which may be known by its workflow id.
@@ -324,8 +337,37 @@ impl Ledger {
 
     /// Ledger rows of a run from `from` on, at most `limit`. The caller checks the chain.
     pub async fn rows(&self, run: RunId, from: Seq, limit: u32) -> Result<Vec<Row>, LedgerError> {
+        let mut rows = self.closed_rows(run, from, limit).await?;
+        self.open_all(&mut columns(&mut rows)).await?;
+        Ok(rows.into_iter().map(|row| row.row).collect())
+    }
+
+    /// The same, to be shown: payloads out of row stay where they are, and what cannot be opened is left out.
+    pub async fn shown_rows(
+        &self,
+        run: RunId,
+        from: Seq,
+        limit: u32,
+    ) -> Result<Vec<(Row, Option<Reference>)>, LedgerError> {
+        let mut rows = self.closed_rows(run, from, limit).await?;
+        let mut references: Vec<Option<Reference>> = Vec::with_capacity(rows.len());
+        for row in &mut rows {
+            let reference = row.row.payload.as_deref().and_then(reference);
+            row.row.payload.take_if(|_| reference.is_some());
+            references.push(reference);
+        }
+        let mut columns = columns(&mut rows);
+        for (index, error) in self.open_each(&mut columns).await? {
+            tracing::error!(error = %unopened(&columns[index].0, &error), "a row is shown without its payload");
+            columns[index].1.remove();
+        }
+        drop(columns);
+        Ok(rows.into_iter().map(|row| row.row).zip(references).collect())
+    }
+
+    async fn closed_rows(&self, run: RunId, from: Seq, limit: u32) -> Result<Vec<ClosedRow>, LedgerError> {
         let rows = sqlx::query(
-            "select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain
+            "select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain, tenant
              from ledger where shard = $1 and run_id = $2 and seq >= $3 order by seq limit $4",
         )
         .bind(self.shard.0)
@@ -334,19 +376,21 @@ impl Ledger {
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(|row| Ok(ledger_row(row)?.1)).collect()
+        Ok(rows.iter().map(ledger_row).collect::<Result<_, _>>()?)
     }
 
     /// The whole ledgers of these runs, each in order, in the order of `runs`. The caller bounds how
     /// many, for it must hold them all. A run without rows has an empty ledger.
+    ///
+    /// A payload that cannot be opened is left in its stored form, which its row's checksum does not fit.
     pub async fn rows_of(&self, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Row>)>, LedgerError> {
         // A join, not `= any (…)`: only so does each run look into its own partition alone.
         let rows = sqlx::query(
             "select l.run_id, l.seq, l.kind, l.op, l.name, l.payload::text, l.detail::text, l.attempt, l.at,
-                    l.chain
+                    l.chain, l.tenant
              from unnest($2::uuid[]) with ordinality as wanted (run_id, place)
              cross join lateral (
-                 select run_id, seq, kind, op, name, payload, detail, attempt, at, chain
+                 select run_id, seq, kind, op, name, payload, detail, attempt, at, chain, tenant
                  from ledger where shard = $1 and ledger.run_id = wanted.run_id order by seq
              ) l
              order by wanted.place, l.seq",
@@ -355,12 +399,18 @@ impl Ledger {
         .bind(runs.iter().map(|run| run.0).bind_iter())
         .fetch_all(&self.pool)
         .await?;
-        let mut rows = rows.iter().map(ledger_row).peekable();
+        let mut rows = rows.iter().map(ledger_row).collect::<Result<Vec<_>, _>>()?;
+        let mut columns = columns(&mut rows);
+        for (index, error) in self.open_each(&mut columns).await? {
+            tracing::error!(error = %unopened(&columns[index].0, &error), "a ledger cannot be read");
+        }
+        drop(columns);
+        let mut rows = rows.into_iter().peekable();
         let mut ledgers = Vec::with_capacity(runs.len());
         for run in runs {
             let mut ledger = Vec::new();
-            while let Some(row) = rows.next_if(|row| !matches!(row, Ok((of, _)) if of != run)) {
-                ledger.push(row?.1);
+            while let Some(row) = rows.next_if(|row| row.run == run.0) {
+                ledger.push(row.row);
             }
             ledgers.push((*run, ledger));
         }
@@ -368,9 +418,26 @@ impl Ledger {
     }
 }
 
-/// A row of `select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain`. The
-/// texts are copied once.
-fn ledger_row(row: &PgRow) -> Result<(RunId, Row), sqlx::Error> {
+/// A ledger row with its payload in the stored form.
+struct ClosedRow {
+    tenant: i32,
+    run: Uuid,
+    row: Row,
+}
+
+/// The texts of these rows that may be in another form than the chain was made of.
+fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
+    let columns = rows.iter_mut().flat_map(|row| {
+        let place = of_run(row.tenant, row.run, row.row.op.map(|op| op.0.cast_signed()));
+        let Row { payload, detail, .. } = &mut row.row;
+        [(place, payload as _), (place, detail as _)]
+    });
+    columns.collect()
+}
+
+/// A row of `select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain, tenant`.
+/// The texts are copied once.
+fn ledger_row(row: &PgRow) -> Result<ClosedRow, sqlx::Error> {
     let text = |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<&str>, _>(index)?.map(Arc::from));
     let number =
         |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i32>, _>(index)?.map(i32::cast_unsigned));
@@ -385,7 +452,7 @@ fn ledger_row(row: &PgRow) -> Result<(RunId, Row), sqlx::Error> {
         at_ms: row.try_get::<Timestamp, _>(8)?.0,
         chain: Chain(row.try_get::<i64, _>(9)?.cast_unsigned()),
     };
-    Ok((RunId(row.try_get(0)?), ledger_row))
+    Ok(ClosedRow { tenant: row.try_get(10)?, run: row.try_get(0)?, row: ledger_row })
 }
 
 pub(crate) fn status_count((tag, count): (i16, i64)) -> Result<(RunStatus, u64), LedgerError> {

@@ -1,12 +1,16 @@
 //! Schedules: what clients ask for and what has become of it, as texts that the host reads. A change is
 //! made to the revision that was read, or not at all: hosts and clients need no lock between them.
 
+use std::borrow::Cow;
+
 use backstitch_core::{RunStatus, Scope, TenantId, limits};
 use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::payloads::Place;
+use crate::payloads::store::Closed;
 use crate::time::Timestamp;
 
 /// A schedule as it is stored.
@@ -70,8 +74,8 @@ impl Ledger {
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
         .bind(name)
-        .bind(spec)
-        .bind(state)
+        .bind(self.sealed(scope, name, spec).as_ref())
+        .bind(self.sealed(scope, name, state).as_ref())
         .bind(due_ms.map(Timestamp))
         .bind(Timestamp(created_ms))
         .execute(&self.pool)
@@ -97,8 +101,8 @@ impl Ledger {
         .bind(scope.tenant.0)
         .bind(name)
         .bind(revision)
-        .bind(change.spec)
-        .bind(change.state)
+        .bind(change.spec.map(|spec| self.sealed(scope, name, spec)).as_deref())
+        .bind(self.sealed(scope, name, change.state).as_ref())
         .bind(change.due_ms.map(Timestamp))
         .execute(&self.pool)
         .await?;
@@ -127,7 +131,7 @@ impl Ledger {
         .bind(name)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.map(|row| self.stored(row)))
+        Ok(self.stored(row.into_iter().collect()).await?.pop())
     }
 
     /// A page of the tenant's schedules by name, those after `after`. Reads only.
@@ -147,7 +151,7 @@ impl Ledger {
         .bind(i64::from(limit.min(limits::PAGE_ROWS_MAX)))
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| self.stored(row)).collect())
+        self.stored(rows).await
     }
 
     /// Schedules of all tenants that are due at `now_ms` or before, the oldest first, at most `limit`.
@@ -162,7 +166,7 @@ impl Ledger {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        Ok(rows.into_iter().map(|row| self.stored(row)).collect())
+        self.stored(rows).await
     }
 
     /// When the next schedule is due. Reads only.
@@ -201,8 +205,13 @@ impl Ledger {
         rows.into_iter().map(status).collect()
     }
 
-    fn stored(&self, row: ScheduleRow) -> Schedule {
-        Schedule {
+    fn sealed<'a>(&self, scope: Scope, name: &str, text: &'a str) -> Cow<'a, str> {
+        let place = Place::Schedule { tenant: scope.tenant, name };
+        self.payloads().seal_inline(&place, text).map_or(Cow::Borrowed(text), Cow::Owned)
+    }
+
+    async fn stored(&self, rows: Vec<ScheduleRow>) -> Result<Vec<Schedule>, LedgerError> {
+        let stored = |row: ScheduleRow| Schedule {
             scope: self.scope(TenantId(row.tenant)),
             name: row.name,
             spec: row.spec,
@@ -210,6 +219,15 @@ impl Ledger {
             revision: row.revision,
             due_ms: row.due_at.map(|at| at.0),
             created_ms: row.created_at.0,
+        };
+        let mut schedules: Vec<Schedule> = rows.into_iter().map(stored).collect();
+        let mut columns: Vec<Closed<'_>> = Vec::with_capacity(2 * schedules.len());
+        for Schedule { scope, name, spec, state, .. } in &mut schedules {
+            let place = Place::Schedule { tenant: scope.tenant, name };
+            columns.push((place, spec));
+            columns.push((place, state));
         }
+        self.open_all(&mut columns).await?;
+        Ok(schedules)
     }
 }

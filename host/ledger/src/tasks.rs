@@ -17,12 +17,14 @@ use backstitch_core::{
 };
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, Postgres};
 use uuid::Uuid;
 
 use crate::append::{NewItem, Taking};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::payloads::Place;
+use crate::payloads::store::{self, Closed, of_run};
 use crate::plant::{InTransaction, insert_items};
 use crate::time::Timestamp;
 
@@ -206,7 +208,7 @@ impl Ledger {
         wanted: Wanted<'_>,
         taking: &Taking,
     ) -> Result<Vec<TakenTask>, LedgerError> {
-        let rows: Vec<TakenRow> = sqlx::query_as(
+        let mut rows: Vec<TakenRow> = sqlx::query_as(
             "with free as materialized (
                  select t.shard, t.run_id, t.op, r.workflow_id, r.owner
                  from tasks t,
@@ -250,6 +252,13 @@ impl Ledger {
         .bind(RunStatus::Running.tag())
         .fetch_all(&self.pool)
         .await?;
+        let mut columns: Vec<Closed<'_>> = Vec::with_capacity(2 * rows.len());
+        for row in &mut rows {
+            let place = of_run(scope.tenant.0, row.run_id, Some(row.op));
+            columns.push((place, &mut row.input));
+            columns.push((place, &mut row.heartbeat));
+        }
+        self.open_all(&mut columns).await?;
         let task = |row: TakenRow| TakenTask {
             token: TaskToken {
                 run: RunId(row.run_id),
@@ -305,7 +314,10 @@ impl Ledger {
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
              returning given_up, least(lease_ms, silence_ms)",
         );
-        let beaten = by_token(beaten, scope, token).bind(details.map(Json::as_str));
+        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op) };
+        let sealed = details.and_then(|details| self.payloads().seal_inline(&place, details.as_str()));
+        let details = sealed.as_deref().or(details.map(Json::as_str));
+        let beaten = by_token(beaten, scope, token).bind(details);
         let row: Option<(bool, Option<i64>)> = beaten.fetch_optional(&self.pool).await?;
         let beat = |(given_up, lease_ms): (bool, Option<i64>)| Beat {
             given_up,
@@ -335,35 +347,19 @@ impl Ledger {
         token: TaskToken,
         item: &NewItem,
     ) -> Result<Settled, LedgerError> {
-        let settled = sqlx::query_as(
-            "with gone as (
-                 delete from tasks
-                 where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
-                 returning given_up, heartbeat
-             ),
-             posted as (
-                 insert into inbox (shard, tenant, run_id, item_id, kind, op, payload, detail, at)
-                 select $1, $2, $3, $7, $8, $4, $9::json,
-                        case when gone.heartbeat is null then $10::json
-                             else json_build_object('attempt', $5::integer, 'heartbeat', gone.heartbeat) end,
-                        $11
-                 from gone where not gone.given_up
-             )
-             select gone.given_up, r.owner
-             from gone left join runs r on r.shard = $1 and r.run_id = $3",
-        );
-        let settled = by_token(settled, scope, token)
-            .bind(item.item_id)
-            .bind(item.message.kind)
-            .bind(item.message.payload.as_deref())
-            .bind(item.message.detail.as_deref())
-            .bind(Timestamp(item.at_ms));
-        let row: Option<(bool, Option<Uuid>)> = settled.fetch_optional(&self.pool).await?;
-        Ok(match row {
-            None => Settled::Stale,
-            Some((true, _)) => Settled::GivenUp,
-            Some((false, owner)) => Settled::Left { owner: owner.map(HostId) },
-        })
+        let (mut item, mut stored) = (item.clone(), Vec::new());
+        self.payloads().seal_message(scope.tenant, token.run, &mut item.message, &mut stored);
+        let mut connection = self.pool.acquire().await?;
+        if stored.is_empty() {
+            return settle(&mut connection, scope, token, &item).await;
+        }
+        let mut transaction = connection.begin().await?;
+        let settled = settle(&mut transaction, scope, token, &item).await?;
+        if matches!(settled, Settled::Left { .. }) {
+            store::insert(&mut transaction, scope.shard, &stored).await?;
+        }
+        transaction.commit().await?;
+        Ok(settled)
     }
 
     /// An operator's word about a call: removes its task, whoever has it, and leaves `message` in its run's
@@ -377,7 +373,7 @@ impl Ledger {
             .bind(op.0.cast_signed())
             .execute(&mut *transaction)
             .await?;
-        insert_items(&mut transaction, scope, std::slice::from_ref(item)).await?;
+        insert_items(&mut transaction, scope, self.payloads(), std::slice::from_ref(item)).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -386,11 +382,12 @@ impl Ledger {
     /// the inbox still, as a message of the kind `message`. Reads only.
     pub async fn outcome_of(
         &self,
+        scope: Scope,
         token: TaskToken,
         kinds: &[Kind],
         message: i16,
     ) -> Result<Option<String>, LedgerError> {
-        let payload = sqlx::query_scalar(
+        let mut payload: Option<String> = sqlx::query_scalar(
             "select l.payload::text from ledger l
              where l.shard = $1 and l.run_id = $2 and l.op = $3 and l.attempt = $4 and l.kind = any ($5)
              union all
@@ -406,8 +403,11 @@ impl Ledger {
         .bind(kinds.iter().map(|kind| kind.tag()).bind_iter())
         .bind(message)
         .fetch_optional(&self.pool)
-        .await?;
-        Ok(payload.flatten())
+        .await?
+        .flatten();
+        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op) };
+        self.open_all(&mut [(place, &mut payload)]).await?;
+        Ok(payload)
     }
 
     /// Which of these runs' calls have a task, or the message of one that is gone. Reads only, and in one
@@ -511,7 +511,7 @@ impl Ledger {
     /// Open tasks in the order of their runs and calls. Reads only.
     pub async fn tasks(&self, scope: Scope, page: TaskPage<'_>) -> Result<Vec<OpenTask>, LedgerError> {
         let (after_run, after_op) = page.after.unzip();
-        let rows: Vec<OpenRow> = sqlx::query_as(
+        let mut rows: Vec<OpenRow> = sqlx::query_as(
             "select t.run_id, t.op, t.attempt, t.task_queue, t.name,
                     (select r.workflow_id from runs r where r.shard = t.shard and r.run_id = t.run_id) as workflow_id,
                     t.lease is not null as is_leased, t.lease_ms is null as is_held, t.given_up, t.worker,
@@ -531,6 +531,11 @@ impl Ledger {
         .bind(i64::from(page.limit))
         .fetch_all(&self.pool)
         .await?;
+        let columns = rows.iter_mut().map(|row| {
+            let place = of_run(scope.tenant.0, row.run_id, Some(row.op));
+            (place, &mut row.heartbeat as _)
+        });
+        self.open_all(&mut columns.collect::<Vec<_>>()).await?;
         let task = |row: OpenRow| OpenTask {
             run: RunId(row.run_id),
             op: Op(row.op.cast_unsigned()),
@@ -570,11 +575,16 @@ impl Ledger {
     async fn leave(
         &self,
         transaction: &mut InTransaction<'_>,
-        gone: Vec<GoneRow>,
+        mut gone: Vec<GoneRow>,
         now_ms: u64,
         message: impl Fn(&GoneRow) -> Result<Message, LedgerError>,
         item_id: impl Fn() -> Uuid,
     ) -> Result<Sweep, LedgerError> {
+        let columns = gone.iter_mut().map(|row| {
+            let place = of_run(row.tenant, row.run_id, Some(row.op));
+            (place, &mut row.heartbeat as _)
+        });
+        self.open_all(&mut columns.collect::<Vec<_>>()).await?;
         let mut sweep = Sweep { tasks: gone.len(), owners: Vec::new() };
         let mut items: BTreeMap<TenantId, Vec<NewItem>> = BTreeMap::new();
         for row in gone.iter().filter(|row| !row.given_up) {
@@ -584,12 +594,50 @@ impl Ledger {
             sweep.owners.extend(row.owner.map(HostId));
         }
         for (tenant, items) in items {
-            insert_items(transaction, self.scope(tenant), &items).await?;
+            insert_items(transaction, self.scope(tenant), self.payloads(), &items).await?;
         }
         sweep.owners.sort_unstable();
         sweep.owners.dedup();
         Ok(sweep)
     }
+}
+
+/// See [`Ledger::settle_task`]. The message is in its stored form.
+async fn settle(
+    connection: &mut PgConnection,
+    scope: Scope,
+    token: TaskToken,
+    item: &NewItem,
+) -> Result<Settled, LedgerError> {
+    let settled = sqlx::query_as(
+        "with gone as (
+             delete from tasks
+             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+             returning given_up, heartbeat
+         ),
+         posted as (
+             insert into inbox (shard, tenant, run_id, item_id, kind, op, payload, detail, at)
+             select $1, $2, $3, $7, $8, $4, $9::json,
+                    case when gone.heartbeat is null then $10::json
+                         else json_build_object('attempt', $5::integer, 'heartbeat', gone.heartbeat) end,
+                    $11
+             from gone where not gone.given_up
+         )
+         select gone.given_up, r.owner
+         from gone left join runs r on r.shard = $1 and r.run_id = $3",
+    );
+    let settled = by_token(settled, scope, token)
+        .bind(item.item_id)
+        .bind(item.message.kind)
+        .bind(item.message.payload.as_deref())
+        .bind(item.message.detail.as_deref())
+        .bind(Timestamp(item.at_ms));
+    let row: Option<(bool, Option<Uuid>)> = settled.fetch_optional(connection).await?;
+    Ok(match row {
+        None => Settled::Stale,
+        Some((true, _)) => Settled::GivenUp,
+        Some((false, owner)) => Settled::Left { owner: owner.map(HostId) },
+    })
 }
 
 /// Removes the tasks that the CTE `over` names by their key, and has locked.

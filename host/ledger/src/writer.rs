@@ -40,6 +40,7 @@ use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
 use crate::connect::ConnectOptions;
 use crate::error::Failure;
 use crate::leases::Lease;
+use crate::payloads::Payloads;
 
 /// Whether the writer gets through to the database.
 #[derive(Clone, Debug)]
@@ -145,6 +146,7 @@ impl Writer {
         let (health_sender, health) = watch::channel(Health::Healthy);
         let state = State {
             session,
+            payloads: options.payloads.clone(),
             scope: Scope { shard: options.shard, tenant: TenantId::DEFAULT },
             lease,
             items,
@@ -162,6 +164,7 @@ impl Writer {
 
 struct State {
     session: Session,
+    payloads: Payloads,
     /// Only the shard of it is used: tenants differ from item to item.
     scope: Scope,
     lease: Lease,
@@ -199,10 +202,11 @@ enum Settled {
 impl State {
     async fn run(mut self) -> Stopped {
         loop {
-            if self.pending.is_empty()
-                && self.items.recv_many(&mut self.pending, self.config.batch_max).await == 0
-            {
-                return Stopped::Finished;
+            if self.pending.is_empty() {
+                if self.items.recv_many(&mut self.pending, self.config.batch_max).await == 0 {
+                    return Stopped::Finished;
+                }
+                self.prepare(0);
             }
             self.linger().await;
             if !self.weed().await {
@@ -240,11 +244,20 @@ impl State {
             // Tokio's own timers are a millisecond coarse.
             tokio::task::spawn_blocking(move || std::thread::sleep(nap)).await.ok();
         }
+        let known = self.pending.len();
         for _ in 0..room(self) {
             match self.items.try_recv() {
                 Ok(item) => self.pending.push(item),
                 Err(_) => break,
             }
+        }
+        self.prepare(known);
+    }
+
+    /// Brings the payloads of what has just been received, from the place `from` on, into their stored form.
+    fn prepare(&mut self, from: usize) {
+        for item in &mut self.pending[from..] {
+            self.payloads.seal_append(&mut item.append);
         }
     }
 

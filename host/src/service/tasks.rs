@@ -234,7 +234,7 @@ impl Service {
         if self.ledger.run_status(scope, token.run).await?.is_none() {
             return Ok(false);
         }
-        let recorded = self.ledger.outcome_of(token, kinds, answer.kind).await?;
+        let recorded = self.ledger.outcome_of(scope, token, kinds, answer.kind).await?;
         Ok(recorded.is_some() && recorded.as_deref() == answer.payload.as_deref())
     }
 

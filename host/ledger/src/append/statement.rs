@@ -2,7 +2,7 @@
 //!
 //! It is made of parts, and a batch sends those that it has something for: each part costs some 30 µs,
 //! used or not. The parameters are the same for all, so that a number means one thing; those from 50 on are
-//! left away where no entity, attribute or task changes, and those from 62 on where no task does.
+//! left away where they say nothing and none behind them does.
 
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
@@ -14,6 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::{Append, Item, StatusChange};
+use crate::payloads::store;
 use crate::time::Timestamp;
 
 /// What the statement reports.
@@ -195,6 +196,26 @@ const GIVEN_UP: &str = "given_up as (
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
 
+/// Payloads that leave their rows, each once.
+const STORED: &str = "stored as (
+    insert into payloads (shard, tenant, digest, part, bytes)
+    select $1, p.tenant, p.digest, p.part, p.bytes
+    from unnest($82::integer[], $83::bytea[], $84::integer[], $85::bytea[], $86::uuid[])
+         as p (tenant, digest, part, bytes, run_id),
+         fence
+    where p.run_id is null{or_payload_started}
+    on conflict (shard, tenant, digest, part) do nothing
+    returning tenant, octet_length(bytes) as bytes
+),
+used as (
+    insert into payload_usage (shard, tenant, bytes)
+    select $1, tenant, sum(bytes) from stored group by tenant order by tenant
+    on conflict (shard, tenant) do update set bytes = payload_usage.bytes + excluded.bytes
+)";
+
+/// A first row that is not there refers to nothing.
+const OR_PAYLOAD_STARTED: &str = " or p.run_id in (select run_id from started)";
+
 /// What is known of a new run is known only if it was started.
 const OR_STARTED: &str = " or run_id in (select run_id from started)";
 
@@ -212,10 +233,11 @@ struct Parts {
     offered: bool,
     settled: bool,
     given_up: bool,
+    stored: bool,
 }
 
 /// How many parts a statement may have or not.
-const PARTS: usize = 11;
+const PARTS: usize = 12;
 
 impl Parts {
     fn of(items: &[Item]) -> Self {
@@ -232,6 +254,7 @@ impl Parts {
             parts.offered |= !append.tasks.is_empty();
             parts.settled |= !append.tasks_done.is_empty();
             parts.given_up |= !append.tasks_given_up.is_empty();
+            parts.stored |= !append.stored.is_empty();
         }
         parts
     }
@@ -249,16 +272,19 @@ impl Parts {
             offered,
             settled,
             given_up,
+            stored,
         } = self;
-        [started, changed, done, timed, sent, consumed, known, found_by, offered, settled, given_up]
+        [started, changed, done, timed, sent, consumed, known, found_by, offered, settled, given_up, stored]
     }
 
-    fn has_tasks(self) -> bool {
-        self.offered || self.settled || self.given_up
+    /// Whether the parameters of tasks are needed, or some behind them.
+    fn reaches_tasks(self) -> bool {
+        self.offered || self.settled || self.given_up || self.stored
     }
 
-    fn has_memories(self) -> bool {
-        self.known || self.found_by
+    /// Whether those of entities and attributes are.
+    fn reaches_memories(self) -> bool {
+        self.known || self.found_by || self.reaches_tasks()
     }
 }
 
@@ -281,11 +307,13 @@ fn text(parts: Parts) -> Arc<str> {
 fn composed(parts: Parts) -> String {
     let appended = if parts.started { APPENDED_IF_STARTED } else { APPENDED_END };
     let optional =
-        [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY, OFFERED, SETTLED, GIVEN_UP];
+        [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY, OFFERED, SETTLED, GIVEN_UP, STORED];
     let present =
         optional.into_iter().zip(parts.flags()).filter_map(|(part, present)| present.then_some(part));
     let all = [FENCE].into_iter().chain(present).collect::<Vec<_>>().join(",\n");
-    let all = all.replace("{or_started}", if parts.started { OR_STARTED } else { "" });
+    let if_started = |text| if parts.started { text } else { "" };
+    let all = all.replace("{or_started}", if_started(OR_STARTED));
+    let all = all.replace("{or_payload_started}", if_started(OR_PAYLOAD_STARTED));
     let started = if parts.started { "array(select run_id from started)" } else { "array[]::uuid[]" };
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
     format!("{all},\n{APPENDED}{appended}\nselect exists (select from fence), {started}, {changed}")
@@ -306,8 +334,9 @@ pub(crate) async fn execute(
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
     // The last ones, which many batches have no use for.
-    let query = if parts.has_memories() || parts.has_tasks() { bind_memories(query, items) } else { query };
-    let query = if parts.has_tasks() { bind_tasks(query, items) } else { query };
+    let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
+    let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
+    let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
     Ok(Appended { fenced: !row.try_get::<bool, _>(0)?, started: row.try_get(1)?, changed: row.try_get(2)? })
 }
@@ -488,6 +517,16 @@ fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(done().map(|(_, op)| op.0.cast_signed()).bind_iter())
         .bind(given_up().map(|(run, _)| run.0).bind_iter())
         .bind(given_up().map(|(_, op)| op.0.cast_signed()).bind_iter())
+}
+
+fn bind_stored<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
+    let parts = store::parts(items.iter().flat_map(|item| &item.append.stored));
+    query
+        .bind(parts.iter().map(|part| part.tenant).bind_iter())
+        .bind(parts.iter().map(|part| part.digest).bind_iter())
+        .bind(parts.iter().map(|part| part.index).bind_iter())
+        .bind(parts.iter().map(|part| part.bytes).bind_iter())
+        .bind(parts.iter().map(|part| part.first_of).bind_iter())
 }
 
 /// Which of these rows are in the ledger just as given: place and chain. Reads only.

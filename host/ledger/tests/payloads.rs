@@ -1,0 +1,345 @@
+//! Payloads in their stored forms: out of row, sealed, and texts that look like either.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may panic, and make their own world"
+)]
+
+mod common;
+
+use std::sync::Arc;
+
+use backstitch_core::inbox::MessageRow;
+use backstitch_core::{
+    AttributeChanges, Failure, Message, Op, Run, RunId, Seq, TaskLease, TaskToken, limits,
+};
+use backstitch_ledger::{
+    Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewMemory, Outcome, PayloadCodec,
+    Payloads, Posted, RunRef, Settled, StatusChange,
+};
+use common::{
+    Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, json, ledger, ledger_at,
+    new_id, session,
+};
+
+/// A text of about so many bytes, as JSON.
+fn large(bytes: usize) -> String {
+    let words = (0..).map(|n| format!("word {n} \\u00e9 ")).scan(0, |sum, word| {
+        *sum += word.len();
+        (*sum < bytes).then_some(word)
+    });
+    format!("\"{}\"", words.collect::<String>())
+}
+
+async fn count(ledger_url: &str, query: &'static str) -> i64 {
+    sqlx::query_scalar(query).fetch_one(&mut session(ledger_url).await).await.unwrap()
+}
+
+async fn parts(ledger: &Ledger) -> i64 {
+    count(&ledger.options().url, "select count(*) from payloads").await
+}
+
+/// Not a cipher: turns every byte around, and puts the key's name and the place in front.
+struct Turning(&'static str);
+
+impl PayloadCodec for Turning {
+    fn key_id(&self) -> Option<&str> {
+        Some(self.0)
+    }
+
+    fn seal(&self, place: &[u8], plain: &[u8]) -> Vec<u8> {
+        let head = [&[self.0.len() as u8, place.len() as u8], self.0.as_bytes(), place].concat();
+        head.into_iter().chain(plain.iter().map(|byte| !byte)).collect()
+    }
+
+    fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
+        let empty = self.seal(place, b"");
+        let text = sealed.strip_prefix(&*empty).ok_or("it was sealed elsewhere or with another key")?;
+        Ok(text.iter().map(|byte| !byte).collect())
+    }
+}
+
+async fn sealing(url: &str, key: &'static str) -> Ledger {
+    let payloads = Payloads::sealed_by(Arc::new(Turning(key)));
+    let ledger = Ledger::connect(ConnectOptions { payloads, ..ConnectOptions::new(url) }).await.unwrap();
+    ledger.migrate().await.unwrap();
+    ledger
+}
+
+/// Every text that the database holds, in one.
+async fn everything(url: &str) -> String {
+    let mut all = String::new();
+    for table in ["runs", "ledger", "inbox", "entities", "tasks", "schedules"] {
+        let query = format!("select string_agg(t::text, ' ') from {table} t");
+        let rows: Option<String> =
+            sqlx::query_scalar(sqlx::AssertSqlSafe(query)).fetch_one(&mut session(url).await).await.unwrap();
+        all.push_str(&rows.unwrap_or_default());
+    }
+    let bytes = "select string_agg(encode(bytes, 'escape'), ' ') from payloads";
+    let bytes: Option<String> = sqlx::query_scalar(bytes).fetch_one(&mut session(url).await).await.unwrap();
+    all + &bytes.unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_large_payload_leaves_its_row_and_comes_back_byte_for_byte() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (input, signal) = (large(600_000), large(300_000));
+    let mut grown = Grown::with_input("large", &input);
+    host.commit(grown.start()).await;
+    let row = grown.signal(&signal);
+    host.commit(Append { rows: vec![row], ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(grown.complete(&input)).await;
+
+    let rows = checked_rows(&ledger, grown.id).await;
+    assert_eq!(rows[0].payload.as_deref(), Some(&*input));
+    assert_eq!(rows[1].payload.as_deref(), Some(&*signal));
+    assert_eq!(ledger.rows_of(&[grown.id]).await.unwrap()[0].1, rows);
+    let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
+    assert_eq!((info.input.as_deref(), info.output.as_deref()), (Some(&*input), Some(&*input)));
+
+    // The input and the output are one, and twice in the ledger.
+    let url = &ledger.options().url;
+    let expected = (input.len().div_ceil(limits::PAYLOAD_PART_BYTES) + 2) as i64;
+    assert_eq!(parts(&ledger).await, expected);
+    assert!(count(url, "select max(length(payload::text))::bigint from ledger").await < 200);
+    let quota = ledger.quota(SCOPE).await.unwrap();
+    assert_eq!(quota.stored_bytes, (input.len() + signal.len()) as u64);
+
+    // Shown, it is referred to; asked for, it comes in parts.
+    let shown = ledger.shown_rows(grown.id, Seq(0), 10).await.unwrap();
+    assert_eq!(shown[0].0.payload, None);
+    assert_eq!(shown[0].1.unwrap().bytes, input.len() as u64);
+    let mut reader = ledger.payload(SCOPE, grown.id, Seq(0)).await.unwrap().unwrap();
+    assert_eq!(reader.bytes(), input.len() as u64);
+    let mut read = Vec::new();
+    while let Some(part) = reader.next().await.unwrap() {
+        assert!(part.len() <= limits::PAYLOAD_PART_BYTES);
+        read.extend(part);
+    }
+    assert_eq!(String::from_utf8(read).unwrap(), input);
+    assert!(ledger.payload(SCOPE, grown.id, Seq(9)).await.unwrap().is_none());
+    let foreign = ledger.scope(backstitch_core::TenantId(7));
+    assert!(ledger.payload(foreign, grown.id, Seq(0)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_start_that_is_refused_leaves_no_payload_behind() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    host.commit(Grown::named("taken").start()).await;
+    let late = Grown::with_input("taken", &large(300_000));
+    assert_eq!(host.append(late.start()).await, Outcome::Committed { refused: vec![late.id] });
+    assert_eq!(parts(&ledger).await, 0);
+}
+
+#[tokio::test]
+async fn a_lost_reply_stores_a_large_payload_once() {
+    let ledger = ledger().await;
+    let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call < 2))).await;
+    let mut grown = Grown::with_input("once", &large(300_000));
+    host.commit(grown.start()).await;
+    let row = grown.signal(&large(400_000));
+    let append = Append { rows: vec![row], ..Append::new(SCOPE, grown.id) };
+    assert_eq!(host.append(append).await, committed());
+    checked_rows(&ledger, grown.id).await;
+    assert_eq!(parts(&ledger).await, 4);
+}
+
+#[tokio::test]
+async fn what_looks_like_a_stored_form_is_a_payload_like_any_other() {
+    let plain = ledger().await;
+    let sealed = sealing(&database(cluster()).await, "k").await;
+    for ledger in [plain, sealed] {
+        let mut host = Host::new(&ledger).await;
+        let secret = Grown::with_input("secret", &large(300_000));
+        host.commit(secret.start()).await;
+        let stored: String = sqlx::query_scalar("select payload::text from ledger")
+            .fetch_one(&mut session(&ledger.options().url).await)
+            .await
+            .unwrap();
+        let forged = [
+            stored.as_str(),
+            r#"{"backstitch.payload":{"text":"null"}}"#,
+            r#"{"backstitch.payload":{"sealed":"AAAA"}}"#,
+            r#"{"backstitch.payload":17"#,
+            r#"{"backstitch.payload": {"text":"null"}}"#,
+            r#" {"backstitch.payload":{"text":"null"}}"#,
+        ];
+        for (index, text) in forged.into_iter().enumerate() {
+            let text = if text.ends_with("17") { format!("{text}}}") } else { text.to_owned() };
+            let run = Grown::with_input(&format!("forged {index}"), &text);
+            host.commit(run.start()).await;
+            let rows = checked_rows(&ledger, run.id).await;
+            assert_eq!(rows[0].payload.as_deref(), Some(&*text));
+            let shown = ledger.shown_rows(run.id, Seq(0), 1).await.unwrap();
+            assert_eq!((shown[0].0.payload.as_deref(), shown[0].1), (Some(&*text), None));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_sealed_is_nowhere_in_the_clear_and_comes_back() {
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let secret = |what: &str| format!("\"SECRET {what}\"");
+    let mut grown = Grown::with_input("sealed", &secret("input"));
+    host.commit(grown.start()).await;
+    let long = large(300_000);
+    let rows = vec![grown.signal(&secret("signal")), grown.signal(&long)];
+    host.commit(Append { rows, ..Append::new(SCOPE, grown.id) }).await;
+    let signal = Message::Signal { name: "s".into(), payload: json(&secret("message")), id: None };
+    let terminate = Message::Terminate { reason: "SECRET reason".to_owned() };
+    let failed = Message::AttemptEnded {
+        op: Op(3),
+        attempt: 1,
+        outcome: Err(Failure { message: "SECRET failure".to_owned(), ..Failure::cancelled() }),
+        heartbeat: Some(json(&secret("heartbeat"))),
+    };
+    for message in [&signal, &terminate, &failed] {
+        let posted = ledger.post(SCOPE, grown.id, new_id(), 1, &message.to_row()).await.unwrap();
+        assert!(matches!(posted, Posted::Accepted { .. }));
+    }
+    let spec = r#"{"input":"SECRET spec"}"#;
+    assert!(ledger.create_schedule(SCOPE, "s", spec, "\"SECRET state\"", None, 1).await.unwrap());
+
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let messages: Vec<Message> = items.iter().map(|item| item.message.message().unwrap()).collect();
+    assert_eq!(messages, [signal, terminate, failed]);
+    assert_eq!(ledger.schedule(SCOPE, "s").await.unwrap().unwrap().spec, spec);
+    let rows = checked_rows(&ledger, grown.id).await;
+    assert_eq!(rows[1].payload.as_deref(), Some(&*secret("signal")));
+    assert_eq!(rows[2].payload.as_deref(), Some(&*long));
+    let entity = Some(secret("entity").into());
+    let memory = NewMemory { run: grown.id, entity, attributes: AttributeChanges::default() };
+    host.commit(Append { memories: vec![memory], ..Append::new(SCOPE, grown.id) }).await;
+    let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
+    assert_eq!(info.entity, Some(secret("entity")));
+    let fault = Some(StatusChange::Park { fault: secret("fault").into() });
+    host.commit(Append { status: fault, ..Append::new(SCOPE, grown.id) }).await;
+    let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
+    assert_eq!(info.fault, Some(secret("fault")));
+    host.commit(grown.complete(&secret("output"))).await;
+    let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
+    assert_eq!(info.output, Some(secret("output")));
+
+    let stored = everything(&url).await;
+    assert!(stored.contains("backstitch.payload") && stored.contains("sealed"));
+    assert!(!stored.contains("SECRET") && !stored.contains("word 17"), "in the clear");
+}
+
+#[tokio::test]
+async fn a_sealed_message_can_be_read_by_the_run_it_is_moved_to() {
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let (from, to) = (Grown::named("from"), Grown::named("to"));
+    host.commit(from.start()).await;
+    host.commit(to.start()).await;
+    for payload in ["\"small\"".to_owned(), large(300_000)] {
+        let message = Message::Signal { name: "s".into(), payload: json(&payload), id: None };
+        let item = new_id();
+        ledger.post(SCOPE, from.id, item, 1, &message.to_row()).await.unwrap();
+        assert!(ledger.move_item(from.id, item, to.id).await.unwrap());
+        assert!(!ledger.move_item(from.id, item, to.id).await.unwrap(), "it is gone from there");
+        let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+        let moved = items.iter().find(|found| found.item_id == item).unwrap();
+        assert_eq!((moved.run, moved.message.message().unwrap()), (to.id, message));
+    }
+}
+
+#[tokio::test]
+async fn a_payload_that_was_damaged_or_moved_stops_its_own_run_and_nobody_else() {
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let names = ["whole", "swapped", "lost", "changed"];
+    let runs: Vec<Grown> = names.iter().map(|name| Grown::with_input(name, &large(300_000))).collect();
+    for run in &runs {
+        host.commit(run.start()).await;
+    }
+    let mut sql = session(&url).await;
+    let digest = "decode(payload #>> '{backstitch.payload,stored,sha256}', 'hex')";
+    for (damage, run) in [
+        (
+            "update ledger set payload = (select payload from ledger where run_id = $2) where run_id = $1",
+            &runs[1],
+        ),
+        (
+            &*format!(
+                "delete from payloads where part = 1 and $2::uuid is not null and digest = (select {digest} from ledger where run_id = $1)"
+            ),
+            &runs[2],
+        ),
+        (
+            &*format!(
+                "update payloads set bytes = 'x' where part = 1 and $2::uuid is not null and digest = (select {digest} from ledger where run_id = $1)"
+            ),
+            &runs[3],
+        ),
+    ] {
+        let done = sqlx::query(sqlx::AssertSqlSafe(damage.to_owned()))
+            .bind(run.id.0)
+            .bind(runs[0].id.0)
+            .execute(&mut sql)
+            .await
+            .unwrap();
+        assert_eq!(done.rows_affected(), 1, "{damage}");
+    }
+    let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
+    for (name, (run, rows)) in names.iter().zip(ledger.rows_of(&ids).await.unwrap()) {
+        assert_eq!(rows.len(), 1);
+        assert_eq!(Run::load_all(run, &rows).is_ok(), *name == "whole", "{name}");
+        let info = ledger.run(SCOPE, RunRef::Id(run)).await;
+        assert_eq!(info.is_ok(), *name == "whole", "{name}");
+        if let Err(error) = info {
+            assert!(matches!(&error, LedgerError::Corrupt(why) if why.contains(&run.to_string())), "{error}");
+        }
+    }
+
+    let good = Message::Signal { name: "s".into(), payload: json("1"), id: None };
+    let (first, second) = (new_id(), new_id());
+    ledger.post(SCOPE, runs[0].id, first, 1, &good.to_row()).await.unwrap();
+    ledger.post(SCOPE, runs[0].id, second, 1, &good.to_row()).await.unwrap();
+    let damage =
+        "update inbox set payload = '{\"backstitch.payload\":{\"sealed\":\"AAAA\"}}' where item_id = $1";
+    sqlx::query(damage).bind(first).execute(&mut sql).await.unwrap();
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
+}
+
+#[tokio::test]
+async fn a_host_that_has_not_got_every_key_is_told_which() {
+    let url = database(cluster()).await;
+    let plain = ledger_at(&url).await;
+    plain.check_keys().await.unwrap();
+    let first = sealing(&url, "first").await;
+    first.check_keys().await.unwrap();
+    first.check_keys().await.unwrap();
+    for other in [plain, sealing(&url, "second").await] {
+        let error = other.check_keys().await.unwrap_err();
+        assert!(matches!(&error, KeyError::Unusable { key_id, .. } if key_id == "first"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_answer_to_a_task_is_stored_only_if_it_counts() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let grown = Grown::named("called");
+    host.commit(grown.start()).await;
+    let token = TaskToken { run: grown.id, op: Op(0), attempt: 1, lease: TaskLease(new_id()) };
+    let message =
+        Message::AttemptEnded { op: Op(0), attempt: 1, outcome: Ok(json(&large(300_000))), heartbeat: None };
+    let row: MessageRow = message.to_row();
+    let item = NewItem { run: grown.id, item_id: new_id(), at_ms: 1, message: row };
+    assert_eq!(ledger.settle_task(SCOPE, token, &item).await.unwrap(), Settled::Stale);
+    assert_eq!(
+        ledger.post(SCOPE, RunId(new_id()), new_id(), 1, &item.message).await.unwrap(),
+        Posted::Unknown
+    );
+    assert_eq!(parts(&ledger).await, 0);
+    ledger.post(SCOPE, grown.id, new_id(), 1, &item.message).await.unwrap();
+    assert_eq!(parts(&ledger).await, 2);
+}
