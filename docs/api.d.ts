@@ -338,6 +338,14 @@ export type LedgerView = {
   rows: RowView[];
 };
 
+/** What a tenant may store from now on: all of it. */
+export type LimitTenant = {
+  /** The largest payload that is taken from clients, workers and activities; absent: 2 MiB, as for everybody. */
+  payload_bytes_max?: number | null;
+  /** Bytes of payloads out of row from which on no payload above 256 KiB is taken; absent: no bound. */
+  stored_bytes_max?: number | null;
+};
+
 /** A name that a component serves. */
 export type NameView = {
   /** Workflow or activity. */
@@ -498,6 +506,8 @@ export type RowView = {
   payload?: unknown;
   /** Its place. */
   seq: number;
+  /** Where the payload is, if it is larger than 256 KiB: it has a route of its own. */
+  stored?: null | StoredView;
 };
 
 /** How many runs stand how. */
@@ -705,6 +715,16 @@ export type StatusCountView = {
   status: RunStatus;
 };
 
+/** A payload that is kept out of its row. */
+export type StoredView = {
+  /** How long the payload is. */
+  bytes: number;
+  /** Whether it is stored sealed. */
+  sealed: boolean;
+  /** SHA-256 of what is stored: of the payload itself, unless it is sealed. */
+  sha256: Digest;
+};
+
 /** Why an attempt failed. */
 export type TaskFailure = {
   /** Stable, for the workflow to match on. */
@@ -753,6 +773,16 @@ export type TaskView = {
 export type TasksView = {
   /** None, if there were none in time. */
   tasks: TaskView[];
+};
+
+/** What a tenant may store, and has stored. */
+export type TenantView = {
+  /** The largest payload that is taken from clients, workers and activities; absent: 2 MiB, as for everybody. */
+  payload_bytes_max?: number | null;
+  /** Bytes of payloads out of row. */
+  stored_bytes: number;
+  /** Bytes of payloads out of row from which on no payload above 256 KiB is taken; absent: no bound. */
+  stored_bytes_max?: number | null;
 };
 
 /** The terms of each start. */
@@ -1044,6 +1074,14 @@ export interface Operations {
     header: { "last-event-id"?: string; "backstitch-tenant"?: string };
     answers: { 200: LedgerView | string };
   };
+  /** The payload of a ledger's row, byte for byte as it was given. */
+  read_payload: {
+    method: "GET";
+    route: "/v1/runs/{id}/ledger/{seq}/payload";
+    path: { id: string; seq: number };
+    header: { "backstitch-tenant"?: string };
+    answers: { 200: unknown };
+  };
   /** Holds a run until it is resumed. */
   pause_run: {
     method: "POST";
@@ -1211,5 +1249,20 @@ export interface Operations {
     header: { "backstitch-tenant"?: string };
     body: TriggerSchedule;
     answers: { 202: TriggeredView };
+  };
+  /** What the tenant may store, and has stored. */
+  show_tenant: {
+    method: "GET";
+    route: "/v1/tenant";
+    header: { "backstitch-tenant"?: string };
+    answers: { 200: TenantView };
+  };
+  /** Says what the tenant may store from now on: what is left out has no bound of its own any more. */
+  limit_tenant: {
+    method: "PUT";
+    route: "/v1/tenant";
+    header: { "backstitch-tenant"?: string };
+    body: LimitTenant;
+    answers: { 200: TenantView };
   };
 }

@@ -17,6 +17,8 @@ mod guests;
 mod input;
 #[path = "hostile/outage.rs"]
 mod outage;
+#[path = "hostile/payloads.rs"]
+mod payloads;
 #[path = "hostile/program.rs"]
 mod program;
 #[path = "hostile/query.rs"]

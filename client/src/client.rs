@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Part;
 use crate::problem::ProblemDocument;
-use crate::requests::{CountRuns, ForkRun, ListRuns, ResetRun, SendUpdate, StartRun};
+use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendUpdate, StartRun};
 use crate::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
-    RunListView, RunView, StartedView, UpdateView, WaitView,
+    RunListView, RunView, StartedView, TenantView, UpdateView, WaitView,
 };
 use crate::wire::{
     DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX,
@@ -188,6 +188,22 @@ impl Client {
         self.give(self.get(&["runs", id, "ledger"]).query(&query)).await
     }
 
+    /// The payload of a row, whatever its size. Refused with `no-such-payload` if the row has none.
+    pub async fn payload(&self, id: &str, seq: Seq) -> Result<Json, ClientError> {
+        let seq = seq.to_string();
+        self.give(self.get(&["runs", id, "ledger", &seq, "payload"])).await
+    }
+
+    /// What the tenant may store and has stored.
+    pub async fn tenant(&self) -> Result<TenantView, ClientError> {
+        self.give(self.get(&["tenant"])).await
+    }
+
+    /// Says what the tenant may store. Refused with `invalid-quota` if it is out of bounds.
+    pub async fn limit_tenant(&self, limit: LimitTenant) -> Result<TenantView, ClientError> {
+        self.give(self.put(&["tenant"]).json(&limit)).await
+    }
+
     /// The run as soon as it has closed or is parked, or as it is after `wait`, at most a minute.
     pub async fn result(&self, id: &str, wait: Duration) -> Result<RunView, ClientError> {
         let wait_ms = wait_ms(wait);
@@ -296,6 +312,10 @@ impl Client {
 
     pub(crate) fn post(&self, path: &[&str]) -> RequestBuilder {
         self.request(Method::POST, path)
+    }
+
+    fn put(&self, path: &[&str]) -> RequestBuilder {
+        self.request(Method::PUT, path)
     }
 
     pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {

@@ -31,6 +31,19 @@ pub struct StartRun {
     pub options: StartTerms,
 }
 
+/// What a tenant may store from now on: all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitTenant {
+    /// The largest payload that is taken from clients, workers and activities; absent: 2 MiB, as for everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_bytes_max: Option<u64>,
+    /// Bytes of payloads out of row from which on no payload above 256 KiB is taken; absent: no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_bytes_max: Option<u64>,
+}
+
 /// On which terms a run is started. A start that is repeated keeps those of the first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

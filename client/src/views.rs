@@ -154,6 +154,9 @@ pub struct RowView {
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub payload: Option<Json>,
+    /// Where the payload is, if it is larger than 256 KiB: it has a route of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<StoredView>,
     /// Options and the like.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
@@ -163,6 +166,33 @@ pub struct RowView {
     pub attempt: Option<u32>,
     /// When it was recorded, RFC 3339 with milliseconds, UTC.
     pub at: String,
+}
+
+/// A payload that is kept out of its row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct StoredView {
+    /// SHA-256 of what is stored: of the payload itself, unless it is sealed.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::schema::Digest))]
+    pub sha256: Digest,
+    /// How long the payload is.
+    pub bytes: u64,
+    /// Whether it is stored sealed.
+    pub sealed: bool,
+}
+
+/// What a tenant may store, and has stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TenantView {
+    /// The largest payload that is taken from clients, workers and activities; absent: 2 MiB, as for everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_bytes_max: Option<u64>,
+    /// Bytes of payloads out of row from which on no payload above 256 KiB is taken; absent: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_bytes_max: Option<u64>,
+    /// Bytes of payloads out of row.
+    pub stored_bytes: u64,
 }
 
 /// One page of a ledger.

@@ -204,7 +204,7 @@ impl AtOnce {
             if let Some(outcome) = program.try_at_once(&call) {
                 attempt::log(&call);
                 crash::point("activity-done");
-                outcomes.push((*op, outcome.map_err(Failure::clipped)));
+                outcomes.push((*op, self.programs.kept(facts.scope, outcome)));
             }
         }
         outcomes

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use backstitch_core::limits;
 use backstitch_core::{HostId, RunId};
-use backstitch_ledger::{ConnectOptions, Health, Ledger, Wake, Writer, WriterConfig};
+use backstitch_ledger::{ConnectOptions, Health, Ledger, Payloads, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, EgressConfig, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,6 +22,7 @@ use crate::desk::{Desk, Queue};
 use crate::embed::Workers;
 use crate::guests::AtOnce;
 use crate::programs::Programs;
+use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::scheduler::{self, Counters, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
@@ -59,6 +60,8 @@ pub struct HostConfig {
     pub batch_max: usize,
     /// What activities may reach, and with which secrets.
     pub egress: EgressConfig,
+    /// How payloads are stored: as they are, or sealed.
+    pub payloads: Payloads,
     /// A host that is known to be dead, whose runs need not wait for its lease to run out.
     pub predecessor: Option<HostId>,
     /// Debug builds: go over every activation twice more and compare.
@@ -79,6 +82,7 @@ impl HostConfig {
             at_once_ms: limits::CALLS_AT_ONCE_MS,
             batch_max: limits::BATCH_APPENDS_MAX,
             egress: EgressConfig::default(),
+            payloads: Payloads::default(),
             predecessor: None,
             check_activations: false,
         }
@@ -97,6 +101,9 @@ pub enum HostError {
     /// The database, later.
     #[error(transparent)]
     Ledger(#[from] backstitch_ledger::LedgerError),
+    /// The keys of its payloads.
+    #[error(transparent)]
+    Keys(#[from] backstitch_ledger::KeyError),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] backstitch_sandbox::SandboxError),
@@ -157,8 +164,11 @@ struct Fixed {
 impl Host {
     /// Connects, brings the schema up to date, and starts to work. Fails rather than waits.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
-        let ledger = Ledger::connect(ConnectOptions::new(&config.database_url)).await?;
+        let payloads = config.payloads.clone();
+        let options = ConnectOptions { payloads, ..ConnectOptions::new(&config.database_url) };
+        let ledger = Ledger::connect(options).await?;
         ledger.migrate().await?;
+        ledger.check_keys().await?;
         ledger.ensure_partitions(ambient::now_ms()).await?;
         if let Some(dead) = config.predecessor {
             ledger.declare_dead(dead).await?;
@@ -171,7 +181,9 @@ impl Host {
             activities_max: config.activities_max,
             egress: config.egress.clone(),
         })?;
-        let programs = Programs::new(ledger.clone(), sandbox);
+        let quotas = Quotas::default();
+        quotas.refresh(&ledger).await?;
+        let programs = Programs::new(ledger.clone(), sandbox, quotas.clone());
         programs.refresh().await?;
 
         let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
@@ -192,6 +204,7 @@ impl Host {
         let service = Service::new(
             ledger.clone(),
             programs.clone(),
+            quotas,
             current_seen.clone(),
             closed.clone(),
             Arc::clone(&counters),
@@ -330,7 +343,7 @@ impl Fixed {
         loops.spawn(watcher.clone().chores());
         loops.spawn(watcher.clone().tasks());
         loops.spawn(watcher.clone().backlog());
-        loops.spawn(watcher.clone().directory(self.programs.clone()));
+        loops.spawn(watcher.clone().directory(self.programs.clone(), self.service.quotas().clone()));
         loops.spawn(self.service.clone().keep_schedules());
         loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint), self.service.desk().clone()));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);

@@ -18,6 +18,7 @@ use backstitch_sandbox::{
     ActivityCall, ActivityProgram, ComponentKind, LoadError, Manifest, Program, Sandbox, WorkflowProgram,
 };
 
+use crate::quota::{OverQuota, Quotas};
 use crate::scheduler::{Facts, Loaded, LoadedRun};
 use crate::{crash, retry};
 
@@ -47,15 +48,16 @@ pub(crate) struct Programs {
 struct Inner {
     ledger: Ledger,
     sandbox: Sandbox,
+    quotas: Quotas,
     directory: RwLock<Arc<Directory>>,
     loaded: Mutex<lru::LruCache<Digest, Program>>,
 }
 
 impl Programs {
     /// Components of the ledger, run in the sandbox. Knows no names before [`Self::refresh`].
-    pub(crate) fn new(ledger: Ledger, sandbox: Sandbox) -> Self {
+    pub(crate) fn new(ledger: Ledger, sandbox: Sandbox, quotas: Quotas) -> Self {
         let loaded = Mutex::new(lru::LruCache::new(PROGRAMS_LOADED_MAX));
-        Self { inner: Arc::new(Inner { ledger, sandbox, directory: RwLock::default(), loaded }) }
+        Self { inner: Arc::new(Inner { ledger, sandbox, quotas, directory: RwLock::default(), loaded }) }
     }
 
     /// The sandbox they run in.
@@ -223,9 +225,17 @@ impl Programs {
             self.load_activity(scope, digest).await.map_err(|error| unloadable(error.to_string()))?;
         crash::point("activity-during");
         match self.inner.sandbox.invoke(&program, call).await {
-            Ok(outcome) => outcome.map_err(Failure::clipped),
+            Ok(outcome) => self.kept(scope, outcome),
             Err(fault) => Err(unloadable(fault.to_string())),
         }
+    }
+
+    /// What an attempt gave, as far as its tenant may store it.
+    pub(crate) fn kept(&self, scope: Scope, outcome: Result<Json, Failure>) -> Result<Json, Failure> {
+        let output = outcome.map_err(Failure::clipped)?;
+        let over = |over: OverQuota| Failure::fatal(FailureKind::Application, over.code(), over.to_string());
+        self.inner.quotas.check(scope, &output).map_err(over)?;
+        Ok(output)
     }
 
     /// Reads a run that this host may own, however long the database takes to answer.

@@ -5,6 +5,7 @@ mod error;
 mod export;
 mod follow;
 mod fork;
+mod payloads;
 mod query;
 mod schedules;
 mod start;
@@ -20,14 +21,14 @@ use std::time::Duration;
 
 use backstitch_client::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
-    RunDetailView, RunListView, RunView, StatusCountView, WaitView,
+    RunDetailView, RunListView, RunView, StatusCountView, StoredView, WaitView,
 };
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
 use backstitch_core::{Digest, Filter, Json, Kind, Row, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::{
-    ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, RunFilter, RunInfo, RunRef,
-    RunSummary,
+    ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, Reference, RunFilter, RunInfo,
+    RunRef, RunSummary,
 };
 use backstitch_sandbox::{ComponentKind, Described, Manifest, Program, WorkflowProgram};
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
@@ -39,6 +40,7 @@ use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::host::Term;
 use crate::programs::Programs;
+use crate::quota::Quotas;
 use crate::retrace::Recorded;
 use crate::scheduler::Counters;
 use crate::{ambient, retrace, time};
@@ -53,6 +55,7 @@ pub struct Service {
     counters: Arc<Counters>,
     desk: Desk,
     crier: Crier,
+    quotas: Quotas,
     /// Turns to hold a whole ledger for a client.
     readings: Arc<Semaphore>,
     /// Somebody has changed a schedule.
@@ -68,6 +71,7 @@ impl Service {
     pub(crate) fn new(
         ledger: Ledger,
         programs: Programs,
+        quotas: Quotas,
         term: watch::Receiver<Option<Term>>,
         closed: broadcast::Sender<RunId>,
         counters: Arc<Counters>,
@@ -76,7 +80,7 @@ impl Service {
         let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone()));
         let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
         let schedule_hint = Arc::new(Notify::new());
-        Self { ledger, programs, term, closed, counters, desk, crier, readings, schedule_hint }
+        Self { ledger, programs, term, closed, counters, desk, crier, quotas, readings, schedule_hint }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities
@@ -250,9 +254,9 @@ impl Service {
     ) -> Result<LedgerView, ServiceError> {
         let run = self.find_id(scope, id).await?;
         let limit = page_limit(limit, limits::PAGE_ROWS_MAX)?;
-        let rows = self.ledger.rows(run, from, limit).await?;
+        let rows = self.ledger.shown_rows(run, from, limit).await?;
         let full = rows.len() == limit as usize;
-        let next_seq = rows.last().filter(|_| full).map(|row| Seq(row.seq.0 + 1));
+        let next_seq = rows.last().filter(|_| full).map(|(row, _)| Seq(row.seq.0 + 1));
         let rows = rows.iter().map(row_view).collect();
         Ok(LedgerView { rows, next_seq })
     }
@@ -465,8 +469,13 @@ fn summary_view(run: &RunSummary) -> Result<RunView, ServiceError> {
     })
 }
 
-fn row_view(row: &Row) -> RowView {
+fn row_view((row, stored): &(Row, Option<Reference>)) -> RowView {
     RowView {
+        stored: stored.map(|Reference { digest, bytes, sealed }| StoredView {
+            sha256: digest,
+            bytes,
+            sealed,
+        }),
         seq: row.seq,
         kind: Kind::from_tag(row.kind)
             .map_or_else(|| format!("kind-{}", row.kind), |kind| kind.as_str().into()),

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::crier::Crier;
 use crate::desk::{Desk, Queue};
 use crate::programs::Programs;
+use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
 use crate::{ambient, crash};
@@ -192,8 +193,8 @@ impl Watcher {
         }
     }
 
-    /// Keeps the names fresh.
-    pub(crate) async fn directory(self, programs: Programs) {
+    /// Keeps the names fresh, and what tenants may store.
+    pub(crate) async fn directory(self, programs: Programs, quotas: Quotas) {
         let mut ticks = tokio::time::interval(Duration::from_millis(DIRECTORY_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut first = true;
@@ -203,6 +204,7 @@ impl Watcher {
                 () = self.crier.until_deployed() => true,
             };
             let changed = until_answered("reading deployments", || programs.refresh()).await;
+            until_answered("reading quotas", || quotas.refresh(&self.ledger)).await;
             // The first time too: whoever deployed last may have died before it came to this.
             if changed || deployed || first {
                 first = false;

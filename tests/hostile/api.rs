@@ -29,7 +29,8 @@ async fn the_document_and_the_router_have_the_same_routes() {
     .unwrap();
     assert_eq!(&served, openapi::document());
     for (path, item) in served["paths"].as_object().unwrap() {
-        let filled = path.replace("{id}", "nobody").replace("{name}", "x").replace("{op}", "1");
+        let filled =
+            path.replace("{id}", "nobody").replace("{name}", "x").replace("{op}", "1").replace("{seq}", "0");
         for method in ["get", "put", "post", "delete", "patch"] {
             let request = http()
                 .request(method.to_uppercase().parse::<Method>().unwrap(), format!("{}{filled}", host.url));

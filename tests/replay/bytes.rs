@@ -4,7 +4,7 @@
 //! compares each with the ledger. Between its first two activities and the signal, the host is killed.
 
 use backstitch_client::history::{History, Part};
-use backstitch_core::{Json, Run, RunStatus};
+use backstitch_core::{Json, Run, RunStatus, limits};
 use sqlx::PgConnection;
 
 use crate::support::{HostOptions, TestHost, check_ledgers, connect, database, eventually};
@@ -154,12 +154,20 @@ async fn shown_everywhere(host: &TestHost, connection: &mut PgConnection, id: &s
     // Input, two calls with their outcomes, the signal, a third call with its outcome, the result; the
     // wait for the signal carries none.
     assert_eq!(kept.iter().filter(|payload| payload.is_some()).count(), 9, "{id}");
+    let leaves_its_row = text.len() > limits::PAYLOAD_INLINE_BYTES_MAX;
     for payload in kept.iter().flatten() {
-        same(id, payload, text);
+        if leaves_its_row {
+            assert!(payload.starts_with(r#"{"backstitch.payload":{"stored":"#), "{id}");
+        } else {
+            same(id, payload, text);
+        }
     }
     for row in host.rows(id).await {
-        if let Some(payload) = row.payload {
+        assert_eq!(row.stored.is_some(), leaves_its_row && kept[row.seq.0 as usize].is_some(), "{id}");
+        if row.stored.is_some() || row.payload.is_some() {
+            let payload = host.client.payload(id, row.seq).await.unwrap();
             same(id, payload.as_str(), text);
+            assert!(row.payload.is_none_or(|shown| shown == payload), "{id}");
         }
     }
     exported(host, id, text).await;
@@ -171,7 +179,10 @@ async fn shown_everywhere(host: &TestHost, connection: &mut PgConnection, id: &s
     let said = host.cli(&["--json", "run", "result", id]).await;
     assert!(said.stdout.contains(&format!("\"output\": {text}")), "{id}");
     let said = host.cli(&["--json", "run", "ledger", id]).await;
-    assert_eq!(said.stdout.matches(&format!("\"payload\": {text}")).count(), 9, "{id}");
+    let shown = if leaves_its_row { "\"stored\":".to_owned() } else { format!("\"payload\": {text}") };
+    assert_eq!(said.stdout.matches(&shown).count(), 9, "{id}");
+    let said = host.cli(&["run", "payload", id, "0"]).await;
+    same(id, &said.stdout, text);
     let replayed = host.cli(&["replay", id]).await;
     assert_eq!(replayed.code, 0, "{id}: {replayed:?}");
     let body = reqwest::get(format!("{}/v1/runs/{id}", host.url)).await.unwrap().text().await.unwrap();

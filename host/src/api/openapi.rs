@@ -34,12 +34,13 @@ use super::{Api, within};
 pub(super) const HOST: &str = "host";
 
 /// What the tags of the document are about.
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("activities", "Calls that workers outside carry out"),
     ("deployments", "Components, and what serves which name"),
     (HOST, "The host itself"),
     ("runs", "Workflows under way, and closed ones"),
     ("schedules", "Starts by the calendar"),
+    ("tenants", "What a tenant may store"),
 ];
 
 /// The answers that are problem documents: status, name in the document, and what they mean.
@@ -246,6 +247,7 @@ fn segment(path: &str, name: &str) -> Parameter {
     let (what, kind) = match name {
         "id" => ("A run id, or a workflow id: then its latest run.", Type::String),
         "op" => ("The number of the call in its run.", Type::Integer),
+        "seq" => ("The place of the row in its ledger.", Type::Integer),
         "name" if path.starts_with("/v1/schedules/") => ("The schedule.", Type::String),
         "name" => ("Which of those that the workflow knows.", Type::String),
         _ => unreachable!("{path} has a segment that nobody describes"),

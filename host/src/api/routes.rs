@@ -9,26 +9,30 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::history::History;
 use backstitch_client::views::{
     DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
-    RunView, StartedView, UpdateView,
+    RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
     DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
     UpdateQuery,
 };
-use backstitch_client::{CountRuns, ForkRun, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun};
+use backstitch_client::{
+    CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun,
+};
 use backstitch_core::Seq;
+use futures::{StreamExt, stream};
 
 use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params, Payload, Segments, Tenant};
 use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
-use super::{Api, etag, stream};
-use crate::service::Service;
+use super::{Api, etag, stream as events};
+use crate::service::{Service, ServiceError};
 
 /// Requests that touch the database and nothing else.
 const QUICK: Duration = Duration::from_secs(30);
@@ -49,6 +53,9 @@ pub(super) fn routes() -> Routes {
         .with(__path_count, count)
         .with(__path_show, show)
         .with(__path_ledger, ledger)
+        .with(__path_payload, payload)
+        .with(__path_tenant, tenant)
+        .with(__path_limit_tenant, limit_tenant)
         .with(__path_signal, signal)
         .with(__path_cancel, cancel)
         .with(__path_terminate, terminate)
@@ -233,10 +240,69 @@ async fn ledger(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let from = Seq(query.from_seq);
-    if stream::is_wanted(&headers) {
-        return stream::ledger(api, scope, &id, &headers, from).await;
+    if events::is_wanted(&headers) {
+        return events::ledger(api, scope, &id, &headers, from).await;
     }
     Ok(axum::Json(api.service.ledger(scope, &id, from, query.limit).await?).into_response())
+}
+
+/// The payload of a ledger's row, byte for byte as it was given.
+///
+/// One that is kept out of its row comes part by part. What cannot be read to its end breaks off.
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/ledger/{seq}/payload", tag = "runs", operation_id = "read_payload",
+    responses(
+        (status = 200, body = serde_json::Value, description = "Input, output, signal or failure."),
+    ),
+)]
+async fn payload(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments((id, seq)): Segments<(String, u32)>,
+    _: NoParams,
+) -> Result<Response, Problem> {
+    let mut reader = service.payload(scope, &id, Seq(seq)).await?;
+    let length = reader.bytes();
+    // The first part before the answer: what is missing or sealed is told by a problem.
+    let first = reader.next().await.map_err(ServiceError::from)?;
+    let rest = stream::unfold(reader, async |mut reader| {
+        let part = reader.next().await.transpose()?;
+        Some((part.inspect_err(|error| tracing::error!(%error, "a payload breaks off")), reader))
+    });
+    let body = Body::from_stream(stream::iter(first.map(Ok)).chain(rest));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CONTENT_LENGTH, length.into()),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// What the tenant may store, and has stored.
+#[utoipa::path(
+    get, path = "/v1/tenant", tag = "tenants", operation_id = "show_tenant",
+    responses(
+        (status = 200, body = TenantView, description = "Its bounds and its usage."),
+    ),
+)]
+async fn tenant(State(service): State<Service>, Tenant(scope): Tenant, _: NoParams) -> Answer<TenantView> {
+    Ok(axum::Json(service.tenant(scope).await?))
+}
+
+/// Says what the tenant may store from now on: what is left out has no bound of its own any more.
+#[utoipa::path(
+    put, path = "/v1/tenant", tag = "tenants", operation_id = "limit_tenant",
+    request_body = LimitTenant,
+    responses(
+        (status = 200, body = TenantView, description = "Its bounds and its usage."),
+    ),
+)]
+async fn limit_tenant(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    _: NoParams,
+    Document(limit): Document<LimitTenant>,
+) -> Answer<TenantView> {
+    Ok(axum::Json(service.limit_tenant(scope, limit).await?))
 }
 
 /// The run as soon as it has closed or is parked, or as it is when the wait is over.

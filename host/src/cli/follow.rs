@@ -106,8 +106,7 @@ fn line(row: &RowView) -> String {
     const PAYLOAD_BYTES_MAX: usize = 100;
     let op = row.op.map(|op| format!("op {op}")).unwrap_or_default();
     let name = row.name.as_deref().unwrap_or_default();
-    let payload = row.payload.as_ref().or(row.detail.as_ref()).map_or("", |json| json.as_str());
-    let mut payload = payload.replace(['\n', '\t'], " ");
+    let mut payload = super::run::said(row).replace(['\n', '\t'], " ");
     backstitch_core::fault::cut(&mut payload, PAYLOAD_BYTES_MAX);
     let words = format!("{:>4}  {}  {:<23}  {op:<6}  {name} {payload}", row.seq.0, row.at, row.kind);
     printable(words.trim_end()).into_owned()
@@ -135,6 +134,7 @@ mod tests {
             kind: "activity-scheduled".into(),
             op: Some(Op(3)),
             name: Some("pay".into()),
+            stored: None,
             payload: Some(Json::new("[\n1,\u{20}\"\u{9b}\"]").unwrap()),
             detail: None,
             attempt: None,

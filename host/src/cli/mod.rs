@@ -23,6 +23,7 @@ mod run;
 mod schedule;
 mod serve;
 mod start;
+mod tenant;
 mod test;
 mod tree;
 mod worker;
@@ -95,6 +96,9 @@ enum Command {
     /// Carry out activities on this machine
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// Look at what a tenant may store, and bound it
+    #[command(subcommand)]
+    Tenant(tenant::TenantCommand),
     /// Lead a component along a run's ledger and say where they disagree
     Replay(replay::ReplayArgs),
     /// Check that this machine and the host can do their work
@@ -190,6 +194,7 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Schedule(command) => schedule::schedule(command, &Context { client: client()?, out }).await,
         Command::Activity(command) => activity::activity(command, &Context { client: client()?, out }).await,
         Command::Worker(command) => worker::worker(command, &Context { client: client()?, out }).await,
+        Command::Tenant(command) => tenant::tenant(command, &Context { client: client()?, out }).await,
         Command::Replay(replay::ReplayArgs { run: Some(run), component, .. }) => {
             replay::replay(&run, component.as_deref(), &Context { client: client()?, out }).await
         }
@@ -273,6 +278,8 @@ mod tests {
             "replay x --history f.json --component f.wasm",
             "run export x --allow everything",
             "dev --listen nowhere",
+            "serve --payload-keys f --payload-keys-command c",
+            "tenant limit --payload-bytes lots",
             "schedule create s w --overlap sometimes",
             "schedule create s w --every 1week",
             "schedule create s w --start-at tomorrow",

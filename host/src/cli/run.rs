@@ -1,5 +1,6 @@
 //! `backstitch run …`: inspect and steer runs. RUN is a run id or a workflow id.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use backstitch_client::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView, WaitView};
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
-use super::export::{self, ExportArgs};
+use super::export::{self, ExportArgs, PayloadArgs};
 use super::follow;
 use super::fork::{self, ForkArgs, ResetArgs};
 use super::input;
@@ -33,6 +34,8 @@ pub(super) enum RunCommand {
     Show { run: String },
     /// Show a run's ledger
     Ledger(LedgerArgs),
+    /// Print the payload of a ledger's row, whatever its size
+    Payload(PayloadArgs),
     /// Wait for a run to close and print its result
     Result(ResultArgs),
     /// Send a signal to a run
@@ -174,6 +177,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
         RunCommand::Count(search) => count(search, context).await,
         RunCommand::Show { run } => show(&run, context).await,
         RunCommand::Ledger(args) => ledger(&args, context).await,
+        RunCommand::Payload(args) => export::payload(&args, context).await,
         RunCommand::Result(args) => {
             let run = follow::wait(&args.run, args.timeout, context).await?;
             follow::conclude(&run, context.out)
@@ -380,10 +384,21 @@ fn ledger_table(rows: &[RowView], out: Output) -> String {
             optional(row.op),
             optional(row.attempt),
             foreign(row.name.as_deref().unwrap_or("-")),
-            foreign(row.payload.as_ref().or(row.detail.as_ref()).map_or("-", |json| json.as_str())),
+            foreign(&said(row)),
         ]
     };
     out.table(["SEQ", "AT", "KIND", "OP", "ATTEMPT", "NAME", "PAYLOAD"], rows.iter().map(row).collect())
+}
+
+/// What there is to show of a row on one line.
+pub(super) fn said(row: &RowView) -> Cow<'_, str> {
+    match (row.stored, row.payload.as_ref().or(row.detail.as_ref())) {
+        (Some(stored), _) => {
+            format!("({} bytes: backstitch run payload RUN {})", stored.bytes, row.seq).into()
+        }
+        (None, Some(json)) => json.as_str().into(),
+        (None, None) => "-".into(),
+    }
 }
 
 fn parse_status(text: &str) -> Result<RunStatus, String> {
@@ -466,6 +481,7 @@ mod tests {
             kind: "activity-completed".into(),
             op: Some(Op(0)),
             name: None,
+            stored: None,
             payload: Some(Json::new("{\"a\":\n1}").unwrap()),
             detail: None,
             attempt: Some(2),

@@ -7,9 +7,10 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use backstitch_core::{HostId, limits};
-use backstitch_ledger::{Cluster, ClusterOptions};
+use backstitch_ledger::{Cluster, ClusterOptions, KeyError, Payloads};
 use backstitch_sandbox::{Compiler, EgressConfig, Network};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,6 +25,7 @@ use crate::config::{self, DataDir};
 use crate::embed::{BuildError, HostBuilder};
 use crate::host::{Host, HostConfig, HostError};
 use crate::push::{PushKeys, PushTarget};
+use crate::seal::PayloadKeys;
 use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `dev`.
@@ -87,6 +89,18 @@ struct HostArgs {
     /// What pushed tasks are signed with: a file with `whsec_` and the base64 of 24 to 64 random bytes on each line
     #[arg(long, env = "BACKSTITCH_PUSH_KEYS", value_name = "FILE")]
     push_keys: Option<PathBuf>,
+    /// Seal payloads in the database: a file with a name and the base64 of 32 random bytes on each line. The first
+    /// key seals, all open
+    #[arg(
+        long,
+        env = "BACKSTITCH_PAYLOAD_KEYS",
+        value_name = "FILE",
+        conflicts_with = "payload_keys_command"
+    )]
+    payload_keys: Option<PathBuf>,
+    /// The same, where a shell command prints the keys
+    #[arg(long, env = "BACKSTITCH_PAYLOAD_KEYS_COMMAND", value_name = "COMMAND")]
+    payload_keys_command: Option<String>,
     /// How long the calls of one activation may be carried out on its thread, in ms
     #[arg(long, hide = true, default_value_t = limits::CALLS_AT_ONCE_MS)]
     at_once_ms: u64,
@@ -143,8 +157,24 @@ impl HostArgs {
                 secrets_dir: self.secrets_dir.clone(),
                 ca_file: self.ca_file.clone(),
             },
+            payloads: self.payloads()?,
             ..HostConfig::new(database_url, compiler)
         })
+    }
+
+    /// How payloads are stored.
+    fn payloads(&self) -> CliResult<Payloads> {
+        let (keys, from) = match (&self.payload_keys, &self.payload_keys_command) {
+            (Some(file), _) => (PayloadKeys::read(file), file.display().to_string()),
+            (None, Some(command)) => (PayloadKeys::ask(command), format!("`{command}`")),
+            (None, None) => return Ok(Payloads::default()),
+        };
+        let keys = keys.map_err(|error| {
+            CliError::new(Exit::Invalid, "payload-keys", "payloads cannot be sealed")
+                .because(format!("{from}: {error}"))
+                .hint("for a key, write a name, a space and what `openssl rand -base64 32` says")
+        })?;
+        Ok(Payloads::sealed_by(Arc::new(keys)))
     }
 
     /// The host, and whatever carries out activities beside its sandbox.
@@ -290,6 +320,7 @@ async fn live(
 fn not_started(error: BuildError) -> CliError {
     let exit = match error {
         BuildError::Host(HostError::Connect(_) | HostError::Ledger(_)) => Exit::Unavailable,
+        BuildError::Host(HostError::Keys(KeyError::Unusable { .. })) => Exit::Invalid,
         _ => Exit::Internal,
     };
     CliError::new(exit, "host", "the host cannot start").because(error.to_string())

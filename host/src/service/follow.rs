@@ -58,8 +58,8 @@ impl Follow {
             // First the status, then the rows: a run that is seen closed has all its rows.
             let ledger = &self.service.ledger;
             let status = ledger.run_status(self.scope, self.run).await?;
-            let rows = ledger.rows(self.run, self.from, LOOK_ROWS).await?;
-            if let Some(last) = rows.last() {
+            let rows = ledger.shown_rows(self.run, self.from, LOOK_ROWS).await?;
+            if let Some((last, _)) = rows.last() {
                 self.from = Seq(last.seq.0 + 1);
                 self.looked_up.extend(rows.iter().map(row_view));
                 self.wait = LOOK_MIN;

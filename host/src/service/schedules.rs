@@ -198,6 +198,7 @@ impl Service {
             };
             invalid(code, error.to_string())
         })?;
+        self.admit(scope, &spec.what.input)?;
         Calendar::new(&spec.when).map_err(|error| {
             let code = match &error {
                 CalendarError::Zone(_) => "unknown-time-zone",

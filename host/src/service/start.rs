@@ -117,6 +117,7 @@ impl Service {
     ) -> Result<StartedView, ServiceError> {
         let named = |problem| invalid("invalid-name", problem);
         check_name("workflow", &start.workflow).map_err(named)?;
+        self.admit(scope, &start.input)?;
         let run = ambient::new_run_id();
         let workflow_id = workflow_id(start.workflow_id.as_deref(), run)?;
         let generation = match self.next_generation(scope, &start).await? {

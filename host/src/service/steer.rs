@@ -16,6 +16,7 @@ impl Service {
         let named = |problem| invalid("invalid-name", problem);
         check_name("signal", &name).map_err(named)?;
         signal_id.as_deref().map_or(Ok(()), |id| check_name("signal id", id)).map_err(named)?;
+        self.admit(scope, &payload)?;
         let message = Message::Signal { name: name.into(), payload, id: signal_id.map(Into::into) };
         self.post(scope, id, &message).await
     }

@@ -127,6 +127,9 @@ impl Service {
                 return Err(invalid("invalid-body", message));
             }
         };
+        if let Ok(output) = &outcome {
+            self.admit(scope, output)?;
+        }
         if let Ok(output) = &outcome
             && self.settle_here(token, output).await
         {
@@ -270,6 +273,9 @@ impl Service {
             Ok(output) => Ok(output),
             Err(failure) => Err(failed(failure)?),
         };
+        if let Ok(output) = &outcome {
+            self.admit(scope, output)?;
+        }
         let (run, attempt, owner) = self.open_call(scope, id, op).await?;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
         self.ledger.overrule_task(scope, op, &note(run, &message)).await?;

@@ -54,8 +54,10 @@ impl Service {
                 serde_json::to_string(&view.update_id).map_err(|error| internal(&error))?,
                 input.as_str()
             );
-            let payload =
-                Json::new(payload).map_err(|error| invalid("payload-too-large", error.to_string()))?;
+            let payload = Json::new(payload).map_err(|error| ServiceError::TooLarge {
+                code: "payload-too-large",
+                message: error.to_string(),
+            })?;
             let id = Some(format!("{PREFIX}{}", view.update_id));
             let signal = SendSignal { name: format!("{PREFIX}{name}"), payload, id };
             self.signal(scope, &run.to_string(), signal).await?;

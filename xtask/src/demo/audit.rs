@@ -134,6 +134,7 @@ mod tests {
             kind: kind.into(),
             op: op.map(Op),
             name: None,
+            stored: None,
             payload: None,
             detail: None,
             attempt: op.map(|_| 1),
