@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use backstitch_ledger::PayloadCodec;
+pub use backstitch_ledger::{PayloadCodec, Payloads};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ring::{aead, hkdf, hmac};

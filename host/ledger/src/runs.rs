@@ -356,12 +356,7 @@ impl Ledger {
             row.row.payload.take_if(|_| reference.is_some());
             references.push(reference);
         }
-        let mut columns = columns(&mut rows);
-        for (index, error) in self.open_each(&mut columns).await? {
-            tracing::error!(error = %unopened(&columns[index].0, &error), "a row is shown without its payload");
-            columns[index].1.remove();
-        }
-        drop(columns);
+        self.open_some(&mut columns(&mut rows)).await?;
         Ok(rows.into_iter().map(|row| row.row).zip(references).collect())
     }
 

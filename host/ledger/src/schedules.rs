@@ -10,7 +10,7 @@ use sqlx::postgres::PgBindIterExt;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::Place;
-use crate::payloads::store::Closed;
+use crate::payloads::store::{Closed, unopened};
 use crate::time::Timestamp;
 
 /// A schedule as it is stored.
@@ -210,6 +210,7 @@ impl Ledger {
         self.payloads().seal_inline(&place, text).map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
+    /// Schedules as they were given. One that cannot be opened is as good as none.
     async fn stored(&self, rows: Vec<ScheduleRow>) -> Result<Vec<Schedule>, LedgerError> {
         let stored = |row: ScheduleRow| Schedule {
             scope: self.scope(TenantId(row.tenant)),
@@ -227,7 +228,14 @@ impl Ledger {
             columns.push((place, spec));
             columns.push((place, state));
         }
-        self.open_all(&mut columns).await?;
-        Ok(schedules)
+        let unread = self.open_each(&mut columns).await?;
+        let unread = unread.into_iter().map(|(index, error)| {
+            tracing::error!(error = %unopened(&columns[index].0, &error), "a schedule cannot be read");
+            index / 2
+        });
+        let unread: Vec<usize> = unread.collect();
+        drop(columns);
+        let read = schedules.into_iter().enumerate().filter(|(index, _)| !unread.contains(index));
+        Ok(read.map(|(_, schedule)| schedule).collect())
     }
 }

@@ -155,7 +155,7 @@ struct TakenRow {
     workflow_id: String,
     owner: Option<Uuid>,
     name: String,
-    input: String,
+    input: Option<String>,
     lease_ms: i64,
     deadline: Option<Timestamp>,
     heartbeat: Option<String>,
@@ -258,23 +258,26 @@ impl Ledger {
             columns.push((place, &mut row.input));
             columns.push((place, &mut row.heartbeat));
         }
-        self.open_all(&mut columns).await?;
-        let task = |row: TakenRow| TakenTask {
-            token: TaskToken {
-                run: RunId(row.run_id),
-                op: Op(row.op.cast_unsigned()),
-                attempt: row.attempt.cast_unsigned(),
-                lease: taking.lease,
-            },
-            workflow_id: row.workflow_id,
-            owner: row.owner.map(HostId),
-            name: row.name,
-            input: row.input,
-            lease_ms: row.lease_ms.cast_unsigned(),
-            deadline_ms: row.deadline.map(|deadline| deadline.0),
-            heartbeat: row.heartbeat,
+        self.open_some(&mut columns).await?;
+        // One whose input is lost is not made: its lease ends, and its attempt with it.
+        let task = |row: TakenRow| {
+            Some(TakenTask {
+                input: row.input?,
+                token: TaskToken {
+                    run: RunId(row.run_id),
+                    op: Op(row.op.cast_unsigned()),
+                    attempt: row.attempt.cast_unsigned(),
+                    lease: taking.lease,
+                },
+                workflow_id: row.workflow_id,
+                owner: row.owner.map(HostId),
+                name: row.name,
+                lease_ms: row.lease_ms.cast_unsigned(),
+                deadline_ms: row.deadline.map(|deadline| deadline.0),
+                heartbeat: row.heartbeat,
+            })
         };
-        Ok(rows.into_iter().map(task).collect())
+        Ok(rows.into_iter().filter_map(task).collect())
     }
 
     /// Those of `queues` on which tasks wait for a worker. Reads only.
@@ -535,7 +538,7 @@ impl Ledger {
             let place = of_run(scope.tenant.0, row.run_id, Some(row.op));
             (place, &mut row.heartbeat as _)
         });
-        self.open_all(&mut columns.collect::<Vec<_>>()).await?;
+        self.open_some(&mut columns.collect::<Vec<_>>()).await?;
         let task = |row: OpenRow| OpenTask {
             run: RunId(row.run_id),
             op: Op(row.op.cast_unsigned()),
@@ -584,7 +587,7 @@ impl Ledger {
             let place = of_run(row.tenant, row.run_id, Some(row.op));
             (place, &mut row.heartbeat as _)
         });
-        self.open_all(&mut columns.collect::<Vec<_>>()).await?;
+        self.open_some(&mut columns.collect::<Vec<_>>()).await?;
         let mut sweep = Sweep { tasks: gone.len(), owners: Vec::new() };
         let mut items: BTreeMap<TenantId, Vec<NewItem>> = BTreeMap::new();
         for row in gone.iter().filter(|row| !row.given_up) {

@@ -310,6 +310,27 @@ async fn a_payload_that_was_damaged_or_moved_stops_its_own_run_and_nobody_else()
 }
 
 #[tokio::test]
+async fn a_payload_that_was_changed_is_not_given_out_whatever_reads_it() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let grown = Grown::with_input("changed", &large(600_000));
+    host.commit(grown.start()).await;
+    let damage = "update payloads set bytes = overlay(bytes placing 'x' from 7) where part = 1";
+    sqlx::query(damage).execute(&mut session(&ledger.options().url).await).await.unwrap();
+    let error = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap_err();
+    assert!(error.to_string().contains("is not what was stored"), "{error}");
+    let mut reader = ledger.payload(SCOPE, grown.id, Seq(0)).await.unwrap().unwrap();
+    let mut parts = 0;
+    let error = loop {
+        match reader.next().await {
+            Ok(part) => parts += u32::from(part.is_some()),
+            Err(error) => break error,
+        }
+    };
+    assert!(parts == 2 && error.to_string().contains("is not what was stored"), "{parts} {error}");
+}
+
+#[tokio::test]
 async fn a_host_that_has_not_got_every_key_is_told_which() {
     let url = database(cluster()).await;
     let plain = ledger_at(&url).await;

@@ -265,3 +265,28 @@ async fn a_task_that_was_given_up_goes_without_a_word_when_its_worker_does() {
     assert_eq!(end, Settled::GivenUp);
     assert_eq!((messages(&ledger, &host).await, open(&ledger).await), (vec![], vec![]));
 }
+
+#[tokio::test]
+async fn a_task_whose_input_cannot_be_read_keeps_nobody_from_the_others() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let lost = offered(&mut host, &["a"], |task| task.heartbeat = Some("1".into())).await;
+    offered(&mut host, &["b"], |_| {}).await;
+    let mut sql = session(&ledger.options().url).await;
+    let unreadable = r#"{"backstitch.payload":{"sealed":"AAAA"}}"#;
+    for damage in [
+        "update ledger set payload = $2::json where run_id = $1 and kind = 2",
+        "update tasks set heartbeat = $2::json where run_id = $1",
+    ] {
+        sqlx::query(damage).bind(lost.id.0).bind(unreadable).execute(&mut sql).await.unwrap();
+    }
+    let short = Taking { lease_ms: 1, ..taking() };
+    let taken = ledger.take_tasks(SCOPE, wanted(10), &short).await.unwrap();
+    assert_eq!(taken.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["b"]);
+    // Both leases end, and both runs hear of it.
+    let mut ended = 0;
+    while ended < 2 {
+        ended += ledger.sweep_tasks(now_ms(), 10, new_id).await.unwrap().tasks;
+    }
+    assert_eq!(messages(&ledger, &host).await.len(), 2);
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use backstitch_core::{Digest, Op, RunId, Scope, Seq, Shard, TenantId};
+use sha2::{Digest as _, Sha256};
 use sqlx::PgConnection;
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
@@ -179,6 +180,16 @@ impl Ledger {
         }
     }
 
+    /// The same, where nobody else is to have the trouble: one that cannot be opened is left out, and logged.
+    pub(crate) async fn open_some(&self, columns: &mut [Closed<'_>]) -> Result<(), LedgerError> {
+        for (index, error) in self.open_each(columns).await? {
+            let (place, column) = &mut columns[index];
+            tracing::error!(error = %unopened(place, &error), "a payload is left out");
+            column.remove();
+        }
+        Ok(())
+    }
+
     async fn find(&self, wanted: &BTreeSet<(TenantId, Digest)>) -> Result<Found, LedgerError> {
         let rows: Vec<(i32, Vec<u8>, Vec<u8>)> = sqlx::query_as(
             "select p.tenant, p.digest, p.bytes
@@ -225,7 +236,7 @@ impl Ledger {
         let place = Place::Run { tenant: scope.tenant, run, op };
         let rest = match Form::parse(&column).map_err(|error| unopened(&place, &error))? {
             Some(Form::Stored { sha256: digest, bytes, sealed }) => {
-                Rest::Parts(Reference { digest, bytes, sealed }, 0)
+                Rest::Parts(Reference { digest, bytes, sealed }, 0, Sha256::new())
             }
             _ => {
                 let opened = self.payloads().open(&place, &column, &Found::new());
@@ -250,8 +261,8 @@ pub struct PayloadReader {
 #[derive(Debug)]
 enum Rest {
     Text(String),
-    /// From this part on.
-    Parts(Reference, u32),
+    /// From this part on; with what those before it amount to.
+    Parts(Reference, u32, Sha256),
     Nothing,
 }
 
@@ -260,27 +271,28 @@ impl PayloadReader {
     pub fn bytes(&self) -> u64 {
         match &self.rest {
             Rest::Text(text) => text.len() as u64,
-            Rest::Parts(reference, _) => reference.bytes,
+            Rest::Parts(reference, ..) => reference.bytes,
             Rest::Nothing => 0,
         }
     }
 
-    /// The next bytes of it; none: that was all. Reads only.
+    /// The next bytes of it; none: that was all. The last ones come only if all of them are what was stored. Reads
+    /// only.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, LedgerError> {
         match std::mem::replace(&mut self.rest, Rest::Nothing) {
             Rest::Nothing => Ok(None),
             Rest::Text(text) => Ok(Some(text.into_bytes())),
-            Rest::Parts(reference, index) => {
-                let part = self.part(reference, index).await?;
+            Rest::Parts(reference, index, mut read) => {
+                let part = self.part(reference, index, &mut read).await?;
                 if index + 1 < parts_of(reference.bytes) {
-                    self.rest = Rest::Parts(reference, index + 1);
+                    self.rest = Rest::Parts(reference, index + 1, read);
                 }
                 Ok(Some(part))
             }
         }
     }
 
-    async fn part(&self, of: Reference, index: u32) -> Result<Vec<u8>, LedgerError> {
+    async fn part(&self, of: Reference, index: u32, read: &mut Sha256) -> Result<Vec<u8>, LedgerError> {
         let Self { ledger, scope, run, op, .. } = self;
         let place = Place::Run { tenant: scope.tenant, run: *run, op: *op };
         let part: Option<Vec<u8>> = sqlx::query_scalar(
@@ -292,9 +304,14 @@ impl PayloadReader {
         .bind(index.cast_signed())
         .fetch_optional(&ledger.pool)
         .await?;
-        let opened = part
-            .ok_or(Unopened::Missing(of.digest))
-            .and_then(|part| ledger.payloads().open_part(&place, of, index, &part));
+        let opened = part.ok_or(Unopened::Missing(of.digest)).and_then(|part| {
+            read.update(&part);
+            let is_last = index + 1 == parts_of(of.bytes);
+            if is_last && Digest(read.clone().finalize().into()) != of.digest {
+                return Err(Unopened::Changed(of.digest));
+            }
+            ledger.payloads().open_part(&place, of, index, &part)
+        });
         opened.map_err(|error| unopened(&place, &error))
     }
 }
