@@ -4,6 +4,13 @@
 //! call, and handed over when it is committed: no commit of its own, and no look into the database. Every
 //! other call waits in the database until a worker that comes, or is woken, takes it there.
 //!
+//! A worker that has got tasks and has room for more polls again at once. Its seat is kept for it meanwhile, and
+//! calls are promised to it as if it were there: most calls of a busy queue would otherwise be recorded while the
+//! poll is on its way, and each wave of them would cost a claim. Only who came back in time before is expected;
+//! what was promised waits for [`RETURN_WAIT`] at most, and goes to the next worker if nobody comes. While a poll
+//! looks into the database for what waits there, its seat takes promises for a part of its room, so that one wave
+//! that had to be claimed does not make the next one be claimed, too.
+//!
 //! Called by the scheduler, which has calls, and by the service, which has workers. Nothing here is
 //! needed for a task to be carried out, only for it to be soon: a desk may be dropped at any time.
 
@@ -26,6 +33,12 @@ use crate::ambient;
 /// committed.
 const PROMISED_WAIT: Duration = Duration::from_millis(100);
 
+/// How long a seat is kept: a round trip within one data centre, with something to spare.
+const RETURN_WAIT: Duration = Duration::from_millis(10);
+
+/// Workers of which it is remembered when they left.
+const DEPARTURES_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("not zero");
+
 /// Counters of offers; queues share them, and a needless look is all that comes of it.
 const COUNTERS: usize = 256;
 
@@ -45,7 +58,7 @@ pub(crate) struct Queue {
 type Names = Option<Arc<BTreeSet<String>>>;
 
 /// What a worker that waits wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wish {
     /// Of these activities; none: of all.
     pub(crate) names: Names,
@@ -60,6 +73,11 @@ pub(crate) struct Wish {
 impl Wish {
     fn takes(&self, name: &str) -> bool {
         self.names.as_ref().is_none_or(|names| names.contains(name))
+    }
+
+    /// Whether the next poll of the same worker would say this.
+    fn is_of_the_worker(&self, other: &Self) -> bool {
+        *self == Self { max: self.max, ..other.clone() }
     }
 
     /// The terms of one handing-out.
@@ -82,11 +100,23 @@ struct Inner {
     offers: [AtomicU64; COUNTERS],
     /// How many offers there were when a look into the database found nothing.
     looks: Mutex<lru::LruCache<(Queue, Names), u64>>,
+    /// How workers left.
+    departures: Mutex<lru::LruCache<(Queue, Arc<str>), Departure>>,
+    return_wait: Duration,
     hasher: RandomState,
     give_back: GiveBack,
 }
 
-/// A worker that waits.
+/// The last time that a worker left.
+#[derive(Clone, Copy)]
+struct Departure {
+    /// If it had room for more and has not come back.
+    at: Option<Instant>,
+    /// It was back in time when it had room for more.
+    returns: bool,
+}
+
+/// A worker that waits, or is expected.
 struct Chair {
     queue: Queue,
     wish: Wish,
@@ -96,6 +126,8 @@ struct Chair {
 
 #[derive(Default)]
 struct State {
+    /// Tasks that the worker takes at once.
+    max: u32,
     /// Tasks that may still be promised.
     room: u32,
     /// Promised and not there yet.
@@ -105,16 +137,34 @@ struct State {
     look: bool,
     /// The worker is gone.
     left: bool,
+    /// The worker is on its way back.
+    expected: bool,
+    /// Counts the times that it left and was expected.
+    departures: u64,
+}
+
+impl State {
+    /// Tasks that the worker takes besides those that it has or was promised.
+    fn free(&self) -> u32 {
+        let owed = self.promised.saturating_add(u32::try_from(self.tasks.len()).unwrap_or(u32::MAX));
+        self.max.saturating_sub(owed)
+    }
 }
 
 impl Desk {
     /// An empty desk. `give_back` gets what was handed to a worker that had just left.
     pub(crate) fn new(give_back: GiveBack) -> Self {
+        Self::expecting(RETURN_WAIT, give_back)
+    }
+
+    fn expecting(return_wait: Duration, give_back: GiveBack) -> Self {
         let offers = [const { AtomicU64::new(0) }; COUNTERS];
         let inner = Inner {
             waiting: Mutex::default(),
             offers,
             looks: Mutex::new(lru::LruCache::new(LOOKS_MAX)),
+            departures: Mutex::new(lru::LruCache::new(DEPARTURES_MAX)),
+            return_wait,
             hasher: RandomState::new(),
             give_back,
         };
@@ -138,7 +188,18 @@ impl Desk {
         looks.get(&(queue.clone(), wish.names.clone())).is_some_and(|looked| *looked == offers)
     }
 
-    /// A look into the database found nothing; `seen` offers had been made before.
+    /// Whether a worker may find less in the database than it asks for: the last one of its kind did.
+    fn is_drained(&self, chair: &Chair) -> bool {
+        locked(&self.inner.looks).contains(&(chair.queue.clone(), chair.wish.names.clone()))
+    }
+
+    /// A look into the database found as many as it asked for: there may be more, for others too.
+    pub(crate) fn found_more(&self, queue: &Queue, wish: &Wish) {
+        locked(&self.inner.looks).pop(&(queue.clone(), wish.names.clone()));
+        self.look(queue);
+    }
+
+    /// A look into the database left nothing there; `seen` offers had been made before.
     pub(crate) fn found_nothing(&self, queue: &Queue, wish: &Wish, seen: u64) {
         locked(&self.inner.looks).put((queue.clone(), wish.names.clone()), seen);
     }
@@ -148,20 +209,39 @@ impl Desk {
         Handed { desk: self.clone(), tenant, tasks }
     }
 
-    /// Waits at the desk, unless there were more offers than `seen`: then the database has to be looked at.
-    pub(crate) fn sit(&self, queue: &Queue, wish: Wish, seen: u64) -> Option<Seat> {
-        let state = Mutex::new(State { room: wish.max, ..State::default() });
-        let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed: Notify::new() });
-        let mut waiting = locked(&self.inner.waiting);
-        // Under the lock that an offer takes to find whom to wake, after it has counted itself.
-        if self.offers(queue) != seen {
-            return None;
+    /// A seat for a worker that polls: the one that was kept for it, or a new one. Nothing is promised to a new one
+    /// before its worker looks or waits.
+    pub(crate) fn sit(&self, queue: &Queue, wish: Wish) -> Seat {
+        let worker = (queue.clone(), Arc::clone(&wish.worker));
+        if let Some(departure) = locked(&self.inner.departures).get_mut(&worker)
+            && let Some(at) = departure.at.take()
+        {
+            departure.returns = at.elapsed() <= self.inner.return_wait;
         }
-        waiting.entry(queue.clone()).or_default().push_back(Arc::clone(&chair));
-        Some(Seat { desk: self.clone(), chair })
+        let mut waiting = locked(&self.inner.waiting);
+        let line = waiting.entry(queue.clone()).or_default();
+        let kept = line.iter().find(|chair| chair.wish.is_of_the_worker(&wish) && chair.take_again(wish.max));
+        let chair = kept.map(Arc::clone).unwrap_or_else(|| {
+            let state = Mutex::new(State { max: wish.max, ..State::default() });
+            let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed: Notify::new() });
+            line.push_back(Arc::clone(&chair));
+            chair
+        });
+        Seat { desk: self.clone(), chair, is_kept: false }
     }
 
-    /// A worker for a call that is about to be recorded, if one waits.
+    /// Whether a worker is one that comes back.
+    fn returns(&self, chair: &Chair) -> bool {
+        let worker = (chair.queue.clone(), Arc::clone(&chair.wish.worker));
+        locked(&self.inner.departures).get(&worker).is_some_and(|departure| departure.returns)
+    }
+
+    fn departs(&self, chair: &Chair, departure: Departure) {
+        let worker = (chair.queue.clone(), Arc::clone(&chair.wish.worker));
+        locked(&self.inner.departures).put(worker, departure);
+    }
+
+    /// A worker for a call that is about to be recorded, if one waits or is expected.
     pub(crate) fn promise(&self, queue: &Queue, name: &str) -> Option<Promise> {
         let mut waiting = locked(&self.inner.waiting);
         let line = waiting.get_mut(queue)?;
@@ -217,11 +297,21 @@ impl Chair {
         has_room
     }
 
+    /// The worker is back, and wants so many. False: it is somebody else's chair, or the worker's time is over.
+    fn take_again(&self, max: u32) -> bool {
+        let mut state = locked(&self.state);
+        let is_kept = std::mem::take(&mut state.expected);
+        if is_kept {
+            (state.max, state.room) = (max, 0);
+        }
+        is_kept
+    }
+
     /// Tells the worker to look into the database, unless it has been told.
     fn wake(&self) -> bool {
         let mut state = locked(&self.state);
-        // One that has tasks already is about to leave.
-        let is_free = !state.look && state.tasks.is_empty() && state.room > 0;
+        // One that has tasks already is about to leave; one that is expected looks when it comes.
+        let is_free = !state.look && !state.expected && state.tasks.is_empty() && state.room > 0;
         if is_free {
             state.look = true;
             self.changed.notify_one();
@@ -288,30 +378,87 @@ impl Drop for Handed {
 
 /// What a worker that waited has.
 pub(crate) enum Woken {
-    /// Tasks, committed as its own.
-    Tasks(Vec<TaskView>),
+    /// Tasks were handed over: it may leave with them.
+    Tasks,
     /// There may be some in the database.
     Look,
     /// Nothing in time.
     Over,
 }
 
-/// A place at the desk. What was handed over and not taken goes back when it is dropped.
+/// A worker's place at the desk. What was handed over and not taken goes back when it is dropped.
 pub(crate) struct Seat {
     desk: Desk,
     chair: Arc<Chair>,
+    /// Its worker left and comes back to it.
+    is_kept: bool,
 }
 
 impl Seat {
-    /// Waits for something to do.
-    pub(crate) async fn wait(&self, until: Instant) -> Woken {
+    /// How many tasks its worker may look for in the database. The others it takes may be promised meanwhile.
+    pub(crate) fn look(&self) -> u32 {
+        let shares = self.desk.returns(&self.chair) && self.desk.is_drained(&self.chair);
+        let mut state = locked(&self.chair.state);
+        let free = state.free();
+        state.room = if shares { free / 2 } else { 0 };
+        // Whoever offers from now on is counted behind what the caller has seen.
+        state.look = false;
+        free - state.room
+    }
+
+    /// Its worker leaves with these tasks and those that were handed over. If it has room for more and is one that
+    /// comes back, its seat is kept.
+    pub(crate) fn leave(mut self, mut tasks: Vec<TaskView>) -> Vec<TaskView> {
+        let returns = self.desk.returns(&self.chair);
+        let mut state = locked(&self.chair.state);
+        let more = (state.max as usize).saturating_sub(tasks.len()).min(state.tasks.len());
+        tasks.extend(state.tasks.drain(..more));
+        state.max = state.max.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
+        state.room = state.free();
+        let has_room = state.max > 0;
+        if has_room && returns && !state.look {
+            self.is_kept = true;
+            state.expected = true;
+            state.departures += 1;
+            self.end_unless_back(state.departures);
+        }
+        drop(state);
+        self.desk.departs(&self.chair, Departure { at: has_room.then(Instant::now), returns });
+        tasks
+    }
+
+    /// Ends the time for which it is kept.
+    fn end_unless_back(&self, departure: u64) {
+        let (desk, chair) = (self.desk.clone(), Arc::clone(&self.chair));
+        tokio::spawn(async move {
+            tokio::time::sleep(desk.inner.return_wait).await;
+            let mut state = locked(&chair.state);
+            let is_over = state.expected && state.departures == departure;
+            state.expected &= !is_over;
+            drop(state);
+            if is_over {
+                drop(Seat { desk, chair, is_kept: false });
+            }
+        });
+    }
+
+    /// Waits for something to do; `seen` offers had been made when there was nothing in the database.
+    pub(crate) async fn wait(&self, until: Instant, seen: u64) -> Woken {
         let mut until = until;
+        {
+            let mut state = locked(&self.chair.state);
+            state.room = state.free();
+        }
+        // An offer counts itself before it looks for somebody to wake, who has room.
+        if self.desk.offers(&self.chair.queue) != seen {
+            return Woken::Look;
+        }
         loop {
             {
                 let mut state = locked(&self.chair.state);
                 if state.promised == 0 || Instant::now() >= until {
                     if !state.tasks.is_empty() {
-                        return Woken::Tasks(std::mem::take(&mut state.tasks));
+                        return Woken::Tasks;
                     }
                     if std::mem::take(&mut state.look) {
                         return Woken::Look;
@@ -332,6 +479,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         {
             let mut waiting = locked(&self.desk.inner.waiting);
             if let Some(line) = waiting.get_mut(&self.chair.queue) {
@@ -363,6 +513,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
     fn queue() -> Queue {
         Queue { tenant: TenantId::DEFAULT, name: "q".into() }
     }
@@ -392,45 +544,60 @@ mod tests {
 
     /// A desk, and the tokens of what it has given back.
     fn desk() -> (Desk, Arc<Mutex<Vec<String>>>) {
+        desk_expecting(DAY)
+    }
+
+    fn desk_expecting(return_wait: Duration) -> (Desk, Arc<Mutex<Vec<String>>>) {
         let returned = Arc::new(Mutex::new(Vec::new()));
         let tokens = Arc::clone(&returned);
         let give_back = Arc::new(move |_, tasks: Vec<TaskView>| {
             tokens.lock().unwrap().extend(tasks.into_iter().map(|task| task.token));
         });
-        (Desk::new(give_back), returned)
+        (Desk::expecting(return_wait, give_back), returned)
     }
 
-    fn sit(desk: &Desk, names: Option<&[&str]>, max: u32) -> Seat {
-        desk.sit(&queue(), wish(names, max), desk.offers(&queue())).unwrap()
+    /// A worker that waits.
+    async fn sit(desk: &Desk, names: Option<&[&str]>, max: u32) -> Seat {
+        let seat = desk.sit(&queue(), wish(names, max));
+        assert_eq!(got(&seat).await, None);
+        seat
     }
 
-    /// What a worker has that waits no longer than it must.
+    /// What a worker has that waits no longer than it must: none is nothing, the empty one is to look.
     async fn got(seat: &Seat) -> Option<Vec<String>> {
-        match seat.wait(Instant::now()).await {
-            Woken::Tasks(tasks) => Some(tasks.into_iter().map(|task| task.token).collect()),
+        match seat.wait(Instant::now(), seat.desk.offers(&queue())).await {
+            Woken::Tasks => {
+                let tasks = &locked(&seat.chair.state).tasks;
+                Some(tasks.iter().map(|task| task.token.clone()).collect())
+            }
             Woken::Look => Some(Vec::new()),
             Woken::Over => None,
         }
     }
 
+    fn tokens(tasks: Vec<TaskView>) -> Vec<String> {
+        tasks.into_iter().map(|task| task.token).collect()
+    }
+
     #[tokio::test]
     async fn promises_go_to_workers_in_turns_and_only_to_those_that_want_them() {
         let (desk, _) = desk();
-        let (any, only) = (sit(&desk, None, 2), sit(&desk, Some(&["b"]), 1));
+        let (any, only) = (sit(&desk, None, 2).await, sit(&desk, Some(&["b"]), 1).await);
         desk.promise(&queue(), "a").unwrap().keep(task("1"));
         desk.promise(&queue(), "b").unwrap().keep(task("2"));
         desk.promise(&queue(), "b").unwrap().keep(task("3"));
         assert!(desk.promise(&queue(), "b").is_none(), "nobody wants more");
         assert_eq!(got(&any).await.unwrap(), ["1", "3"]);
         assert_eq!(got(&only).await.unwrap(), ["2"]);
-        drop((any, only));
+        assert_eq!(tokens(any.leave(Vec::new())), ["1", "3"]);
+        assert_eq!(tokens(only.leave(Vec::new())), ["2"]);
         assert!(desk.promise(&queue(), "a").is_none() && desk.queues().is_empty());
     }
 
     #[tokio::test]
     async fn a_promise_that_is_not_kept_is_no_loss() {
         let (desk, returned) = desk();
-        let seat = sit(&desk, None, 1);
+        let seat = sit(&desk, None, 1).await;
         drop(desk.promise(&queue(), "a").unwrap());
         desk.promise(&queue(), "a").unwrap().keep(task("1"));
         assert_eq!(got(&seat).await.unwrap(), ["1"]);
@@ -440,7 +607,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_worker_left_behind_goes_back_and_so_does_what_comes_after_it() {
         let (desk, returned) = desk();
-        let seat = sit(&desk, None, 2);
+        let seat = sit(&desk, None, 2).await;
         desk.promise(&queue(), "a").unwrap().keep(task("1"));
         let late = desk.promise(&queue(), "a").unwrap();
         drop(seat);
@@ -448,14 +615,93 @@ mod tests {
         assert_eq!(*returned.lock().unwrap(), ["1", "2"]);
     }
 
+    /// A worker that takes two, leaves with one, and came back the last time.
+    async fn gone(desk: &Desk) {
+        let returns = Departure { at: None, returns: true };
+        locked(&desk.inner.departures).put((queue(), "w".into()), returns);
+        assert_eq!(tokens(sit(desk, None, 2).await.leave(vec![task("0")])), ["0"]);
+    }
+
     #[tokio::test]
-    async fn no_offer_falls_between_a_look_and_a_seat() {
+    async fn a_worker_that_comes_back_gets_what_was_promised_meanwhile() {
+        let (desk, returned) = desk();
+        gone(&desk).await;
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        assert!(desk.promise(&queue(), "a").is_none(), "it has no room for more");
+        let other = desk.sit(&queue(), Wish { worker: "other".into(), ..wish(None, 2) });
+        assert_eq!(got(&other).await, None, "it is another's");
+        drop(other);
+        let seat = desk.sit(&queue(), wish(None, 3));
+        assert_eq!(seat.look(), 2, "what it has is its own");
+        assert_eq!(got(&seat).await.unwrap(), ["1"]);
+        desk.promise(&queue(), "a").unwrap().keep(task("2"));
+        let late = desk.promise(&queue(), "a").unwrap();
+        assert_eq!(tokens(seat.leave(Vec::new())), ["1", "2"]);
+        late.keep(task("3"));
+        assert_eq!(tokens(desk.sit(&queue(), wish(None, 3)).leave(Vec::new())), ["3"]);
+        assert!(returned.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_worker_is_expected_when_it_was_back_in_time() {
+        let (desk, _) = desk();
+        drop(tokens(sit(&desk, None, 2).await.leave(vec![task("0")])));
+        assert!(desk.promise(&queue(), "a").is_none(), "nobody knows yet whether it comes back");
+        drop(tokens(sit(&desk, None, 1).await.leave(vec![task("1")])));
+        assert!(desk.promise(&queue(), "a").is_none(), "it has as many as it takes");
+        drop(tokens(sit(&desk, None, 2).await.leave(vec![task("2")])));
+        assert!(desk.promise(&queue(), "a").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_comes_back_for_less_gets_no_more_than_it_wants() {
+        let (desk, returned) = desk();
+        gone(&desk).await;
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        let none = desk.sit(&queue(), wish(None, 0));
+        assert!(none.leave(Vec::new()).is_empty());
+        assert_eq!(*returned.lock().unwrap(), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_promised_to_a_worker_that_does_not_come_goes_to_the_next() {
+        let (desk, returned) = desk_expecting(Duration::from_millis(1));
+        gone(&desk).await;
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        while returned.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*returned.lock().unwrap(), ["1"]);
+        assert!(desk.promise(&queue(), "a").is_none() && desk.queues().is_empty());
+        drop(tokens(sit(&desk, None, 2).await.leave(vec![task("2")])));
+        assert!(desk.promise(&queue(), "a").is_none(), "it was too late: it is not expected again");
+    }
+
+    #[tokio::test]
+    async fn while_a_worker_looks_a_part_of_its_room_is_for_promises_if_there_was_little_the_last_time() {
+        let (desk, _) = desk();
+        gone(&desk).await;
+        let seat = desk.sit(&queue(), wish(None, 9));
+        assert_eq!(seat.look(), 9, "there may be much");
+        assert!(desk.promise(&queue(), "a").is_none());
+        desk.found_nothing(&queue(), &wish(None, 9), desk.offers(&queue()));
+        assert_eq!(seat.look(), 5);
+        desk.promise(&queue(), "a").unwrap().keep(task("1"));
+        desk.found_more(&queue(), &wish(None, 9));
+        assert_eq!(seat.look(), 8);
+        assert_eq!(tokens(seat.leave(vec![task("2")])), ["2", "1"]);
+    }
+
+    #[tokio::test]
+    async fn no_offer_falls_between_a_look_and_a_wait() {
         let (desk, _) = desk();
         let seen = desk.offers(&queue());
+        let seat = desk.sit(&queue(), wish(None, 1));
         desk.offered(&queue(), "a");
-        assert!(desk.sit(&queue(), wish(None, 1), seen).is_none());
-        let (deaf, first) = (sit(&desk, Some(&["b"]), 1), sit(&desk, None, 1));
-        let second = sit(&desk, None, 1);
+        assert!(matches!(seat.wait(Instant::now(), seen).await, Woken::Look));
+        drop(seat);
+        let (deaf, first) = (sit(&desk, Some(&["b"]), 1).await, sit(&desk, None, 1).await);
+        let second = sit(&desk, None, 1).await;
         desk.offered(&queue(), "a");
         assert_eq!((got(&second).await, got(&deaf).await), (None, None), "one is told, who takes it");
         // It leaves without having looked: one of each kind is told, for nobody knows any more what it was.

@@ -32,27 +32,42 @@ impl Service {
         let wait = Duration::from_millis(poll.wait_ms);
         let (queue, wish) = wish(scope, poll)?;
         let until = Instant::now() + wait;
+        let seat = self.desk.sit(&queue, wish.clone());
         loop {
             let seen = self.desk.offers(&queue);
             // One that does not wait wants to know for sure.
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
-                let tasks = self.take_tasks_safely(scope, &queue, wish.clone()).await?;
-                if tasks.len() == wish.max as usize {
-                    // There may be more, for others.
-                    self.desk.look(&queue);
-                }
+                let max = seat.look();
+                let tasks = self.look_for_tasks(scope, &queue, Wish { max, ..wish.clone() }, seen).await?;
                 if !tasks.is_empty() || Instant::now() >= until {
-                    return Ok(tasks);
+                    return Ok(seat.leave(tasks));
                 }
-                self.desk.found_nothing(&queue, &wish, seen);
             }
-            let Some(seat) = self.desk.sit(&queue, wish.clone(), seen) else { continue };
-            match seat.wait(until).await {
-                Woken::Tasks(tasks) => return Ok(tasks),
+            match seat.wait(until, seen).await {
+                Woken::Tasks | Woken::Over => return Ok(seat.leave(Vec::new())),
                 Woken::Look => {}
-                Woken::Over => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// Tasks that wait in the database; the desk is told what that says of it.
+    async fn look_for_tasks(
+        &self,
+        scope: Scope,
+        queue: &Queue,
+        wish: Wish,
+        seen: u64,
+    ) -> Result<Vec<TaskView>, ServiceError> {
+        if wish.max == 0 {
+            return Ok(Vec::new());
+        }
+        let tasks = self.take_tasks_safely(scope, queue, wish.clone()).await?;
+        if tasks.len() < wish.max as usize {
+            self.desk.found_nothing(queue, &wish, seen);
+        } else {
+            self.desk.found_more(queue, &wish);
+        }
+        Ok(tasks)
     }
 
     /// As [`take_tasks`](Self::take_tasks), for a worker that may hang up at any moment: what is committed as its
