@@ -82,7 +82,11 @@ impl Wish {
 
     /// The terms of one handing-out.
     pub(crate) fn taking(&self) -> Taking {
-        Taking { lease: ambient::new_task_lease(), lease_ms: self.lease_ms, worker: Arc::clone(&self.worker) }
+        Taking {
+            lease: ambient::new_task_lease(),
+            lease_ms: Some(self.lease_ms),
+            worker: Arc::clone(&self.worker),
+        }
     }
 }
 

@@ -1,7 +1,10 @@
-//! Tasks: calls that no component of a host serves, offered to workers outside.
+//! Tasks: calls that no component of a host serves, offered to workers outside, and those that a component has
+//! left to be answered later.
 //!
 //! | a task | becomes | by |
 //! |---|---|---|
+//! | | offered | its call, if no component serves it |
+//! | | held | the attempt of a component, which leaves the answer to whoever it gives the token |
 //! | offered | leased | a worker's poll: nobody else gets it while the lease lives |
 //! | leased | leased for longer | a heartbeat |
 //! | leased | held | a worker that will answer later: no lease, only the call's own bounds |
@@ -10,7 +13,7 @@
 //! | offered, leased | gone, to be offered again | a component that serves it now, a worker that gives it back |
 //!
 //! A task that goes leaves a [`crate::Message`] in the run's inbox, in the same statement; or it goes with
-//! the row of its outcome. Only the run's owner offers one. So there is never a moment at which a
+//! the row of its outcome. Only the run's owner makes one. So there is never a moment at which a
 //! call has neither task, message nor outcome, and never one at which it has two leases.
 
 use std::fmt;
@@ -78,14 +81,17 @@ pub enum Lapse {
     ScheduleToClose,
 }
 
-/// What becomes of an attempt whose worker did not answer in time.
+/// What becomes of an attempt whose worker did not answer in time; without a name it is whoever had the token.
 pub fn lapsed(lapse: Lapse, name: &str, worker: &str) -> Failure {
     let (code, what) = match lapse {
         Lapse::Silence => ("heartbeat", "neither extended its lease nor answered; it may have died"),
         Lapse::StartToClose => ("start-to-close", "took longer than an attempt may"),
         Lapse::ScheduleToClose => ("schedule-to-close", "did not answer within the bound of the whole call"),
     };
-    let message = format!("the worker {worker:?} that had {name:?} {what}");
+    let message = match worker {
+        "" => format!("whoever had the token of {name:?} {what}"),
+        _ => format!("the worker {worker:?} that had {name:?} {what}"),
+    };
     Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, code, message) }
 }
 

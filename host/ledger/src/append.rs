@@ -222,13 +222,14 @@ pub struct NewTask {
     pub start_by_ms: Option<u64>,
     /// When the call fails whatever its worker does, in milliseconds since the epoch.
     pub close_by_ms: Option<u64>,
-    /// Bound on one attempt, in milliseconds.
+    /// Bound on one attempt, in milliseconds; of one that somebody has already, on what is left of it.
     pub attempt_ms: Option<u64>,
     /// Longest silence of its worker, in milliseconds.
     pub silence_ms: Option<u64>,
     /// What the last heartbeat of the attempts before said, as JSON text.
     pub heartbeat: Option<Arc<str>>,
-    /// The worker that waits for it already; none: it waits for one.
+    /// Who has it already: a worker that waits for it, or whoever gets its token from the attempt that holds
+    /// it. None: it waits for a worker.
     pub taken: Option<Taking>,
 }
 
@@ -238,14 +239,15 @@ impl NewTask {
     }
 }
 
-/// On which terms a worker takes tasks.
+/// On which terms somebody takes tasks.
 #[derive(Clone, Debug)]
 pub struct Taking {
     /// The handing-out.
     pub lease: TaskLease,
-    /// How long the worker may be silent, in milliseconds.
-    pub lease_ms: u64,
-    /// What it calls itself.
+    /// How long the worker may be silent, in milliseconds. None: the task is held from the first, and nothing
+    /// but its bounds ends it.
+    pub lease_ms: Option<u64>,
+    /// What the worker calls itself.
     pub worker: Arc<str>,
 }
 

@@ -247,7 +247,7 @@ impl Ledger {
         .bind(wanted.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
         .bind(i64::from(wanted.limit))
         .bind(taking.lease.0)
-        .bind(span(taking.lease_ms))
+        .bind(taking.lease_ms.map(span))
         .bind(&*taking.worker)
         .bind(RunStatus::Running.tag())
         .fetch_all(&self.pool)

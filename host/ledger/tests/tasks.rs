@@ -19,7 +19,7 @@ use common::*;
 use sqlx::types::Uuid;
 
 fn taking() -> Taking {
-    Taking { lease: TaskLease(Uuid::new_v4()), lease_ms: 60_000, worker: "w".into() }
+    Taking { lease: TaskLease(Uuid::new_v4()), lease_ms: Some(60_000), worker: "w".into() }
 }
 
 fn wanted(limit: u32) -> Wanted<'static> {
@@ -280,7 +280,7 @@ async fn a_task_whose_input_cannot_be_read_keeps_nobody_from_the_others() {
     ] {
         sqlx::query(damage).bind(lost.id.0).bind(unreadable).execute(&mut sql).await.unwrap();
     }
-    let short = Taking { lease_ms: 1, ..taking() };
+    let short = Taking { lease_ms: Some(1), ..taking() };
     let taken = ledger.take_tasks(SCOPE, wanted(10), &short).await.unwrap();
     assert_eq!(taken.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["b"]);
     // Both leases end, and both runs hear of it.
@@ -289,4 +289,59 @@ async fn a_task_whose_input_cannot_be_read_keeps_nobody_from_the_others() {
         ended += ledger.sweep_tasks(now_ms(), 10, new_id).await.unwrap().tasks;
     }
     assert_eq!(messages(&ledger, &host).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_task_that_is_held_from_the_first_has_no_lease_but_the_bounds_of_its_call() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let lease = TaskLease(Uuid::new_v4());
+    let held = |task: &mut NewTask| task.taken = Some(Taking { lease, lease_ms: None, worker: "".into() });
+    let run = offered(&mut host, &["a"], held).await;
+    assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Held)]);
+    let token = TaskToken { run: run.id, op: Op(0), attempt: 1, lease };
+    let beat = ledger.beat_task(SCOPE, token, None).await.unwrap().unwrap();
+    assert_eq!((beat.given_up, beat.lease_ms), (false, None));
+    let served = [("q".to_owned(), "a".to_owned())];
+    assert_eq!(ledger.free_tasks(SCOPE, &served, now_ms(), 100, new_id).await.unwrap().tasks, 0);
+    assert_eq!(ledger.take_tasks(SCOPE, wanted(9), &taking()).await.unwrap().len(), 0);
+    assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 0);
+    let end = ledger.settle_task(SCOPE, token, &completion(token, "1")).await.unwrap();
+    assert_eq!(end, Settled::Left { owner: Some(host.id) });
+
+    let late = offered(&mut host, &["late"], |task| {
+        held(task);
+        task.attempt_ms = Some(1);
+    })
+    .await;
+    let failure = eventually("its bound has passed", || async {
+        ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap();
+        messages(&ledger, &host).await.into_iter().find_map(|(run, message)| match message {
+            Message::AttemptEnded { outcome: Err(failure), .. } if run == late.id => Some(failure),
+            _ => None,
+        })
+    })
+    .await;
+    assert_eq!(failure.code, "start-to-close");
+    assert!(failure.message.starts_with("whoever had the token of \"late\""), "{failure}");
+}
+
+#[tokio::test]
+async fn who_holds_a_task_takes_the_place_of_the_same_one_on_offer_and_of_no_other() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let run = offered(&mut host, &["a"], |_| {}).await;
+    let holding = |lease| {
+        let (_, append) = calling(&["a"], |task| {
+            task.taken = Some(Taking { lease, lease_ms: None, worker: "".into() });
+        });
+        Append { rows: Vec::new(), run: run.id, ..append }
+    };
+    let [first, second] = [TaskLease(Uuid::new_v4()), TaskLease(Uuid::new_v4())];
+    host.commit(holding(first)).await;
+    assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Held)]);
+    host.commit(holding(second)).await;
+    let token = |lease| TaskToken { run: run.id, op: Op(0), attempt: 1, lease };
+    assert!(ledger.beat_task(SCOPE, token(first), None).await.unwrap().is_some());
+    assert!(ledger.beat_task(SCOPE, token(second), None).await.unwrap().is_none());
 }

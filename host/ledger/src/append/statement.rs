@@ -150,8 +150,8 @@ const FOUND_BY: &str = "found_by as (
         do update set text = excluded.text, number = excluded.number, flag = excluded.flag, time = excluded.time
 )";
 
-/// Tasks to offer. An older attempt of the call may still have its row, if a statement of unknown fate was
-/// repeated: its lease is worth nothing any more.
+/// Tasks to offer, or to hold. An older attempt of the call may still have its row, if a statement of unknown fate was
+/// repeated: its lease is worth nothing any more. One that nobody has makes room for whoever has it.
 const OFFERED: &str = "offered as (
     insert into tasks (shard, tenant, run_id, op, seq, attempt, task_queue, name, priority, offered_at,
                        start_by, close_by, attempt_ms, silence_ms, heartbeat, lease, lease_ms, worker,
@@ -176,6 +176,7 @@ const OFFERED: &str = "offered as (
             lease_ms = excluded.lease_ms, worker = excluded.worker, deadline = excluded.deadline,
             leased_until = excluded.leased_until, given_up = false
         where tasks.attempt < excluded.attempt
+           or tasks.attempt = excluded.attempt and tasks.lease is null and excluded.lease is not null
 )";
 
 /// Tasks whose attempt has ended.
@@ -511,7 +512,7 @@ fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(all().map(|(_, task)| span(task.silence_ms)).bind_iter())
         .bind(all().map(|(_, task)| task.heartbeat.as_deref()).bind_iter())
         .bind(taken().map(|taken| taken.map(|taken| taken.lease.0)).bind_iter())
-        .bind(taken().map(|taken| span(taken.map(|taken| taken.lease_ms))).bind_iter())
+        .bind(taken().map(|taken| span(taken.and_then(|taken| taken.lease_ms))).bind_iter())
         .bind(taken().map(|taken| taken.map(|taken| &*taken.worker)).bind_iter())
         .bind(done().map(|(run, _)| run.0).bind_iter())
         .bind(done().map(|(_, op)| op.0.cast_signed()).bind_iter())
