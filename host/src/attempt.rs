@@ -63,6 +63,8 @@ impl Due {
             },
             timeout: Duration::from_millis(self.deadline_ms.saturating_sub(now_ms)),
             pulse: Arc::new(Pulse::new(self.silence_ms.map(Duration::from_millis), heartbeat.cloned())),
+            // Known to whoever makes the attempt.
+            defer: None,
             // Known to whoever looks the component up.
             reach: None,
         }

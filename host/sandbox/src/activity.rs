@@ -37,7 +37,7 @@ use crate::describe::{self, Described};
 use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
-use crate::pulse::{self, Pulse};
+use crate::pulse::{self, Defer, Pulse};
 use crate::stdio::{SharedStdio, Stream};
 use crate::world;
 use crate::world::activity::{Activity, ActivityPre, Context};
@@ -46,7 +46,7 @@ use crate::world::activity::{Activity, ActivityPre, Context};
 #[derive(Clone)]
 pub struct ActivityProgram {
     pre: ActivityPre<Guest>,
-    /// Whether it has heartbeats.
+    /// Whether it has heartbeats, or defers.
     beats: bool,
     /// If it links against nothing.
     secluded: Option<Arc<Secluded>>,
@@ -86,6 +86,8 @@ pub struct ActivityCall {
     pub timeout: Duration,
     /// What it and whoever waits for it tell each other.
     pub pulse: Arc<Pulse>,
+    /// Who takes the call over if it is to be answered later; none: nobody, and asking for it is a trap.
+    pub defer: Option<Arc<dyn Defer>>,
     /// What it may reach by HTTP; none: nothing.
     pub reach: Option<Arc<Manifest>>,
 }
@@ -208,6 +210,7 @@ struct Guest {
     table: ResourceTable,
     budget: Budget,
     pulse: Arc<Pulse>,
+    defer: Option<Arc<dyn Defer>>,
 }
 
 impl WasiView for Guest {
@@ -258,7 +261,7 @@ impl ActivityProgram {
     pub(crate) fn link(component: &Component, egress: Arc<Egress>) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
-        pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse)?;
+        pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse, |guest| guest.defer.clone())?;
         let pre = ActivityPre::new(linker.instantiate_pre(component)?)?;
         let beats = component
             .component_type()
@@ -298,7 +301,7 @@ impl ActivityProgram {
         let described = patience
             .with(async {
                 let reach = Reach { egress: Arc::clone(&self.egress), manifest: None, caller: None };
-                let (mut store, instance) = self.instantiate(&stdio, &patience, reach).await?;
+                let (mut store, instance) = self.instantiate(&stdio, &patience, reach, None).await?;
                 instance.call_describe(&mut store).await
             })
             .await;
@@ -343,7 +346,7 @@ impl ActivityProgram {
             manifest: call.reach.clone(),
             caller: Some(call.caller()),
         };
-        let (mut store, instance) = self.instantiate(stdio, patience, reach).await?;
+        let (mut store, instance) = self.instantiate(stdio, patience, reach, call.defer.clone()).await?;
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
@@ -352,12 +355,14 @@ impl ActivityProgram {
         stdio: &SharedStdio,
         patience: &Patience,
         reach: Reach,
+        defer: Option<Arc<dyn Defer>>,
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
         let pulse = Arc::clone(&patience.pulse);
-        let guest = Guest { wasi: None, http: None, reach, stdio: stdio.clone(), table, budget, pulse };
+        let guest =
+            Guest { wasi: None, http: None, reach, stdio: stdio.clone(), table, budget, pulse, defer };
         let mut store = bounded(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         store.set_epoch_deadline(1);

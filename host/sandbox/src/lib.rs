@@ -43,6 +43,6 @@ pub use compile::{CompileError, Compiler, compile_child_main};
 pub use describe::Described;
 pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork, tls};
 pub use host::RunInfo;
-pub use pulse::Pulse;
+pub use pulse::{Defer, Pulse};
 pub use sandbox::{LoadError, Program, Sandbox, SandboxConfig, SandboxError};
 pub use workflow::{Activation, Reader, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};

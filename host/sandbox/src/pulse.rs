@@ -3,12 +3,17 @@
 //! The attempt beats: it is alive, and so far it has come. Whoever waits says when they do no longer.
 //! Only beats are kept here, and only the last one; that a silence is too long is found by the attempt's
 //! own clock in `activity`, because a guest that spins cannot be trusted to look at one.
+//!
+//! An attempt may also say that its call is answered later, by somebody else. Who that is, and where it is
+//! written down, is the affair of whoever waits: see [`Defer`].
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backstitch_core::replay::Refusal;
-use backstitch_core::{Json, limits};
+use backstitch_core::{Json, TaskToken, limits};
 use tokio::time::Instant;
 use wasmtime::StoreContextMut;
 use wasmtime::component::Linker;
@@ -19,7 +24,14 @@ use crate::world;
 pub(crate) const INTERFACE: &str = "backstitch:workflow/attempt@0.1.0";
 
 /// The interface's functions.
-pub(crate) const FUNCTIONS: [&str; 1] = ["heartbeat"];
+pub(crate) const FUNCTIONS: [&str; 2] = ["heartbeat", "defer"];
+
+/// How an attempt leaves its call to whoever will answer it later.
+pub trait Defer: Debug + Send + Sync {
+    /// Holds the call. The token is durable when it comes, and the same each time. None: nobody waits for an
+    /// outcome any more. The attempt's own bounds stand while it waits for this.
+    fn defer(&self) -> Pin<Box<dyn Future<Output = Option<TaskToken>> + Send + '_>>;
+}
 
 /// The pulse of one attempt.
 #[derive(Debug)]
@@ -61,6 +73,12 @@ impl Pulse {
         state.forsaken
     }
 
+    /// Somebody else has given the outcome. The attempt hears of it at its next heartbeat, and may end by itself:
+    /// its own bounds stand.
+    pub fn relieve(&self) {
+        self.state().forsaken = true;
+    }
+
     /// The attempt begins. `listens` says whether its component has heartbeats.
     pub(crate) fn begin(&self, listens: bool) {
         let mut state = self.state();
@@ -90,15 +108,24 @@ impl Pulse {
     }
 }
 
-/// Offers the interface to a component whose store knows its pulse.
-pub(crate) fn add_to_linker<T: 'static>(
+/// Offers the interface to a component whose store knows its pulse, and who takes its call over.
+pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     pulse: impl Fn(&T) -> &Pulse + Send + Sync + 'static,
+    defer: impl Fn(&T) -> Option<Arc<dyn Defer>> + Send + Sync + 'static,
 ) -> wasmtime::Result<()> {
     let mut attempt = linker.instance(INTERFACE)?;
     attempt.func_wrap("heartbeat", move |cx: StoreContextMut<'_, T>, (details,): (Option<String>,)| {
         let details = details.map(checked).transpose()?;
         Ok((pulse(cx.data()).beat(details),))
+    })?;
+    attempt.func_wrap_async("defer", move |cx: StoreContextMut<'_, T>, (): ()| {
+        let defer = defer(cx.data());
+        Box::new(async move {
+            let defer =
+                defer.ok_or_else(|| Refusal::Protocol("there is no call to be deferred".to_owned()))?;
+            Ok((defer.defer().await.map(|token| token.to_string()),))
+        })
     })
 }
 

@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Failure, FailureKind, Json, Op, limits};
-use backstitch_sandbox::{ActivityCall, ActivityContext, ActivityProgram, Program, Pulse, Sandbox};
+use backstitch_core::{Failure, FailureKind, Json, Op, TaskLease, TaskToken, limits};
+use backstitch_sandbox::{ActivityCall, ActivityContext, ActivityProgram, Defer, Program, Pulse, Sandbox};
 use support::*;
+use uuid::Uuid;
 
 async fn program(sandbox: &Sandbox, functions: &str, invoke: &str) -> ActivityProgram {
     match load(sandbox, activity(functions, invoke)).await {
@@ -32,6 +34,7 @@ fn call(timeout_ms: u64) -> ActivityCall {
         },
         timeout: Duration::from_millis(timeout_ms),
         pulse: Arc::new(Pulse::new(None, None)),
+        defer: None,
         reach: None,
     }
 }
@@ -312,6 +315,60 @@ async fn an_attempt_that_would_not_hear_is_better_stopped() {
         };
         assert_eq!(outcome.unwrap_err().code, "start-to-close");
     }
+}
+
+/// Whoever takes calls over, with what it answers; none: it never does.
+#[derive(Debug)]
+struct Office(Option<Option<TaskToken>>);
+
+impl Defer for Office {
+    fn defer(&self) -> Pin<Box<dyn Future<Output = Option<TaskToken>> + Send + '_>> {
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            match self.0 {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// Defers, and gives the token as its output; without one, its input.
+const GIVES_ITS_TOKEN: &str = "(call $defer (i32.const 16))
+    (if (i32.eqz (i32.load8_u (i32.const 16)))
+      (then (return (call $ok (local.get $input) (local.get $input-length)))))
+    (i32.store8 (i32.sub (i32.load (i32.const 20)) (i32.const 1)) (i32.const 34))
+    (i32.store8 (i32.add (i32.load (i32.const 20)) (i32.load (i32.const 24))) (i32.const 34))
+    (call $ok (i32.sub (i32.load (i32.const 20)) (i32.const 1)) (i32.add (i32.load (i32.const 24)) (i32.const 2)))";
+
+#[tokio::test]
+async fn an_attempt_gets_the_token_of_its_call_or_hears_that_there_is_none() {
+    let sandbox = sandbox();
+    let Program::Activity(program) = load(&sandbox, deferring_activity(GIVES_ITS_TOKEN)).await else {
+        panic!()
+    };
+    // It can be seen from outside.
+    assert_eq!(program.try_at_once(&call(5_000)), None);
+    let token = TaskToken { run: RUN, op: Op(3), attempt: 1, lease: TaskLease(Uuid::from_u128(7)) };
+    let with = |office: Office| ActivityCall { defer: Some(Arc::new(office)), ..call(5_000) };
+    let outcome = sandbox.invoke(&program, with(Office(Some(Some(token))))).await.unwrap();
+    assert_eq!(outcome, Ok(Json::new(format!("\"{token}\"")).unwrap()));
+    let outcome = sandbox.invoke(&program, with(Office(Some(None)))).await.unwrap();
+    assert_eq!(outcome, Ok(call(1).input), "nobody waits");
+    let failure = sandbox.invoke(&program, call(5_000)).await.unwrap().unwrap_err();
+    assert_eq!(failure.code, "trap");
+    assert!(failure.message.contains("there is no call to be deferred"), "{failure}");
+}
+
+#[tokio::test]
+async fn an_attempt_that_waits_to_defer_ends_on_time() {
+    let sandbox = sandbox();
+    let Program::Activity(program) = load(&sandbox, deferring_activity(GIVES_ITS_TOKEN)).await else {
+        panic!()
+    };
+    let waits = ActivityCall { defer: Some(Arc::new(Office(None))), ..call(100) };
+    let failure = sandbox.invoke(&program, waits).await.unwrap().unwrap_err();
+    assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Timeout, "start-to-close"));
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ fn every_unknown_import_is_named_at_once_and_in_order() {
 #[test]
 fn heartbeats_are_offered_to_activities_and_to_nobody_else() {
     assert_eq!(admit(&beating_activity("(unreachable)")), Ok(ComponentKind::Activity));
+    assert_eq!(admit(&deferring_activity("(unreachable)")), Ok(ComponentKind::Activity));
     let attempt = |function: &str| {
         format!(
             r#"(component (import "backstitch:workflow/attempt@0.1.0" (instance

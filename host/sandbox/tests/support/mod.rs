@@ -81,6 +81,18 @@ pub fn beating_activity(invoke: &str) -> Vec<u8> {
     importing(include_str!("attempt.wat"), core_imports, with, sleep, invoke)
 }
 
+/// An activity component with `$defer` and nothing else: it leaves whether there is a token, and its address and
+/// length, where it is told to.
+pub fn deferring_activity(invoke: &str) -> Vec<u8> {
+    let imports = r#"
+        (import "backstitch:workflow/attempt@0.1.0" (instance $attempt
+          (export "defer" (func (result (option string))))))
+        (core func $defer (canon lower (func $attempt "defer") (memory $memory) (realloc $realloc)))
+        (core instance $host (export "defer" (func $defer)))"#;
+    let core_imports = r#"(import "host" "defer" (func $defer (param i32)))"#;
+    importing(imports, core_imports, r#"(with "host" (instance $host))"#, "", invoke)
+}
+
 fn importing(imports: &str, core_imports: &str, with: &str, functions: &str, invoke: &str) -> Vec<u8> {
     let text = include_str!("activity.wat")
         .replace("{{imports}}", imports)
