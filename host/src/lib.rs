@@ -11,6 +11,7 @@ pub mod componentize;
 pub mod config;
 pub mod crash;
 mod crier;
+mod deferral;
 mod desk;
 pub mod doctor;
 pub mod embed;

@@ -613,8 +613,7 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
 /// Open calls that may have a task: of a run that was parked, this host has forgotten which do.
 fn calls_outside(slot: &super::slot::Slot) -> Vec<Op> {
     let calls = slot.run.open_ops().filter(|(op, open)| {
-        matches!(open, OpenOp::Activity { .. })
-            && matches!(slot.attempts.get(op), None | Some(Attempt::Offered { .. }))
+        matches!(open, OpenOp::Activity { .. }) && slot.attempts.get(op).is_none_or(Attempt::has_task)
     });
     calls.map(|(op, _)| op).collect()
 }

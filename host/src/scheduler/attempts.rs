@@ -2,7 +2,7 @@
 //!
 //! A call that no component serves is offered to workers outside: its task is a row beside the ledger, in the
 //! append of the call. What a worker answers comes back as a message, or, if this host knows of its lease,
-//! at once.
+//! at once. An attempt on this host may leave its call to be answered in the same way: `crate::deferral`.
 //!
 //! An attempt on this host starts as soon as its call is on its way to the ledger: the row with its outcome goes
 //! after the call's row, so a guest never sees an outcome whose call is not durable. A host that dies
@@ -17,13 +17,14 @@ use std::sync::Arc;
 use backstitch_client::tasks::TaskView;
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Event, Failure, Json, Op, RunId, StartOptions, TaskToken};
-use backstitch_ledger::{Append, NewTask, NewTimer};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use backstitch_core::{Event, Failure, Json, Op, Run, RunId, StartOptions, TaskLease, TaskToken};
+use backstitch_ledger::{Append, NewTask, NewTimer, Taking};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use super::slot::{Attempt, Purpose, Running};
-use super::{Guard, Input, Pending, Scheduler, Settle};
+use super::{AttemptEnd, Deferring, Guard, Input, Pending, Scheduler, Settle};
+use crate::deferral::Deferral;
 use crate::desk::{Promise, Queue};
 use crate::{ambient, attempt, crash};
 
@@ -77,45 +78,18 @@ impl Scheduler {
             // Its turn comes when the run is resumed.
             return None;
         }
-        let Some(OpenOp::Activity {
-            name,
-            input,
-            options,
-            seq,
-            scheduled_at_ms,
-            attempts,
-            heartbeat: said,
-            ..
-        }) = slot.run.open_op(op)
-        else {
-            return None;
-        };
-        let queue = Queue { tenant: slot.facts.scope.tenant, name: options.queue().into() };
-        let promise = self.tools.desk.promise(&queue, name);
+        let Some(OpenOp::Activity { input, heartbeat: said, .. }) = slot.run.open_op(op) else { return None };
         let heartbeat = heartbeat.or(said.as_ref()).cloned();
-        let bound = |ms: Option<u64>| ms.map(|ms| scheduled_at_ms.saturating_add(ms));
-        let close_by_ms = bound(options.schedule_to_close_ms);
-        let start_by_ms = bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min();
-        let task = NewTask {
-            op,
-            seq: *seq,
-            attempt: attempts + 1,
-            task_queue: Arc::clone(&queue.name),
-            name: Arc::clone(name),
-            priority: slot.run.start().priority(),
-            start_by_ms,
-            close_by_ms,
-            attempt_ms: options.start_to_close_ms,
-            silence_ms: options.heartbeat_ms,
-            heartbeat: heartbeat.as_ref().map(Json::text),
-            taken: promise.as_ref().map(|promise| promise.taking.clone()),
-        };
+        let mut task = task(&slot.run, op, heartbeat.as_ref())?;
+        let queue = Queue { tenant: slot.facts.scope.tenant, name: Arc::clone(&task.task_queue) };
+        let name = Arc::clone(&task.name);
+        let promise = self.tools.desk.promise(&queue, &name);
+        task.taken = promise.as_ref().map(|promise| promise.taking.clone());
         let lease = promise.as_ref().map(|promise| promise.taking.lease);
         let view = lease.map(|lease| {
             let token = TaskToken { run: id, op, attempt: task.attempt, lease };
             attempt::outside(&slot.facts, token, &task, input.clone(), heartbeat, ambient::now_ms())
         });
-        let name = Arc::clone(name);
         append.tasks.push(task);
         slot.attempts.insert(op, Attempt::Offered { lease });
         Some(Offer { run: id, op, queue, name, handing: promise.zip(view) })
@@ -136,6 +110,51 @@ impl Scheduler {
         }
         self.tools.desk.offered(&queue, &name);
         self.tools.crier.offered(&queue);
+    }
+
+    /// An attempt leaves its call to whoever it gives the token. It gets none if nobody waits for an outcome.
+    pub(super) fn defer(&mut self, deferring: Deferring) {
+        let Deferring { run: id, op, attempt, until_ms, heartbeat, reply } = deferring;
+        let known = self.slots.get_mut(&id).filter(|slot| slot.run.is_open() && !slot.stale);
+        let Some(slot) = known.filter(|slot| slot.awaits_attempt(op, attempt)) else { return };
+        let Some(Attempt::Running(running)) = slot.attempts.get_mut(&op) else { return };
+        if running.number != attempt || running.lease.is_some() {
+            return;
+        }
+        let Some(task) = task(&slot.run, op, heartbeat.as_ref()) else { return };
+        let lease = ambient::new_task_lease();
+        running.lease = Some(lease);
+        let task = NewTask {
+            // It has been taken, whoever answers it.
+            start_by_ms: None,
+            attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(ambient::now_ms())),
+            // The attempt's own silence is its sandbox's affair, and nobody else's is bounded.
+            silence_ms: None,
+            taken: Some(Taking { lease, lease_ms: None, worker: "".into() }),
+            ..task
+        };
+        let token = TaskToken { run: id, op, attempt, lease };
+        let append = Append { tasks: vec![task], ..Append::new(slot.facts.scope, id) };
+        self.send(id, append, |pending| pending.held = Some(Held { token, reply }));
+    }
+
+    /// A call is held: its attempt may give the token away.
+    pub(super) fn held(&mut self, id: RunId, held: Held) {
+        let Held { token, reply } = held;
+        let op = token.op;
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| !slot.stale) else { return };
+        match slot.attempts.get(&op) {
+            Some(attempt) if attempt.holds(token.lease) => {
+                let _ = reply.send(token);
+            }
+            // A later attempt has made it its own.
+            Some(attempt) if attempt.has_task() => {}
+            // The attempt was stopped meanwhile: nobody will ever show this token.
+            _ => {
+                let append = Append { tasks_done: vec![op], ..Append::new(slot.facts.scope, id) };
+                self.send(id, append, |_| {});
+            }
+        }
     }
 
     /// Workers have tasks of runs of this host.
@@ -178,8 +197,8 @@ impl Scheduler {
             tracing::info!(run = %id, %op, attempt, "an attempt ended outside that nobody waited for");
             return self.consume(id, item);
         };
-        if let Some(slot) = self.slots.get_mut(&id) {
-            slot.attempts.remove(&op);
+        if let Some(attempt) = self.slots.get_mut(&id).and_then(|slot| slot.attempts.remove(&op)) {
+            attempt.answered();
         }
         self.outcome(id, event, guard, |append| {
             append.inbox_done.push((id, item));
@@ -243,35 +262,66 @@ impl Scheduler {
             return self.enqueue_attempts(id, vec![op]);
         };
         let this = attempt::Attempt { op, name, input, number, heartbeat: heartbeat.as_ref() };
-        let call = due.call(&slot.facts, this, now_ms);
+        let mut call = due.call(&slot.facts, this, now_ms);
         attempt::log(&call);
         let pulse = Arc::clone(&call.pulse);
-        let (programs, scope, sender) = (self.tools.programs.clone(), slot.facts.scope, self.sender.clone());
+        let deferral = Arc::new(Deferral {
+            run: id,
+            op,
+            attempt: number,
+            until_ms: options.start_to_close_ms.map(|_| due.deadline_ms),
+            pulse: Arc::clone(&pulse),
+            inputs: self.sender.clone(),
+            handed: OnceCell::new(),
+        });
+        call.defer = Some(Arc::clone(&deferral) as _);
+        let (programs, scope) = (self.tools.programs.clone(), slot.facts.scope);
+        let (ledger, crier, sender) =
+            (self.tools.ledger.clone(), self.tools.crier.clone(), self.sender.clone());
         let task = tokio::spawn(async move {
             let outcome = programs.invoke(scope, digest, call).await;
             crash::point("activity-done");
+            let end = deferral.end(outcome, scope, &ledger, &crier).await;
             drop(turn);
             // The scheduler is gone only when nobody needs the outcome any more.
-            let _ = sender.send(Input::Attempted { run: id, op, attempt: number, outcome }).await;
+            let _ = sender.send(Input::Attempted { run: id, op, attempt: number, end }).await;
         });
-        slot.attempts.insert(op, Attempt::Running(Running::new(task.abort_handle(), pulse)));
+        slot.attempts.insert(op, Attempt::Running(Running::new(number, task.abort_handle(), pulse)));
         let started = &self.tools.counters.activities_started;
         started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// An attempt ended.
-    pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, outcome: Result<Json, Failure>) {
-        let mut heartbeat = None;
+    pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, end: AttemptEnd) {
+        let outcome = match end {
+            AttemptEnd::Outcome(outcome) => outcome,
+            AttemptEnd::Held(lease) => return self.left(id, op, lease),
+        };
+        let (mut heartbeat, mut has_task) = (None, false);
         if let Some(slot) = self.slots.get_mut(&id)
             && let Some(Attempt::Running(running)) = slot.attempts.get(&op)
+            && running.number == attempt
         {
-            heartbeat = running.details();
+            (heartbeat, has_task) = (running.details(), running.lease.is_some());
             slot.attempts.remove(&op);
         }
         let code = outcome.as_ref().err().map(|failure| failure.code.clone());
         match self.judge(id, op, attempt, outcome, heartbeat) {
-            Some((event, timer)) => self.outcome(id, event, None, |append| append.timers.extend(timer)),
+            Some((event, timer)) => self.outcome(id, event, None, |append| {
+                append.timers.extend(timer);
+                // It ended before it heard that its call is held: nobody has the token.
+                append.tasks_done.extend(has_task.then_some(op));
+            }),
             None => tracing::info!(run = %id, %op, attempt, code, "an attempt ended that nobody waited for"),
+        }
+    }
+
+    /// An attempt ended whose call is somebody else's to answer: from now on all of it is in the database.
+    fn left(&mut self, id: RunId, op: Op, lease: TaskLease) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.attempts.get(&op).is_some_and(|attempt| attempt.holds(lease)) {
+            // Whether the call is answered is for the task's row to say, so the lease is not used as a short cut.
+            slot.attempts.insert(op, Attempt::Offered { lease: None });
         }
     }
 
@@ -307,6 +357,36 @@ impl Scheduler {
             Verdict::Final => (Event::ActivityClosed { op, attempt, outcome: Err(failure) }, None),
         })
     }
+}
+
+/// The next attempt of an open call, as a task that nobody has. `heartbeat`: what the attempts have said.
+fn task(run: &Run, op: Op, heartbeat: Option<&Json>) -> Option<NewTask> {
+    let OpenOp::Activity { name, options, seq, scheduled_at_ms, attempts, .. } = run.open_op(op)? else {
+        return None;
+    };
+    let bound = |ms: Option<u64>| ms.map(|ms| scheduled_at_ms.saturating_add(ms));
+    let close_by_ms = bound(options.schedule_to_close_ms);
+    Some(NewTask {
+        op,
+        seq: *seq,
+        attempt: attempts + 1,
+        task_queue: options.queue().into(),
+        name: Arc::clone(name),
+        priority: run.start().priority(),
+        start_by_ms: bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min(),
+        close_by_ms,
+        attempt_ms: options.start_to_close_ms,
+        silence_ms: options.heartbeat_ms,
+        heartbeat: heartbeat.map(Json::text),
+        taken: None,
+    })
+}
+
+/// A call that an attempt leaves to others, on its way to the database.
+pub(super) struct Held {
+    token: TaskToken,
+    /// The attempt.
+    reply: oneshot::Sender<TaskToken>,
 }
 
 /// A call that was offered to workers outside, on its way to the ledger.

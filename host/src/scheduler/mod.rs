@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq, StartOptions,
-    TaskToken,
+    TaskLease, TaskToken,
 };
 use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
@@ -45,7 +45,7 @@ use crate::guests::{Activated, Ahead, Job};
 use crate::programs::Programs;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
-use attempts::Offer;
+use attempts::{Held, Offer};
 pub(crate) use slot::Facts;
 use slot::Purpose;
 
@@ -77,8 +77,10 @@ pub(crate) enum Input {
         /// Which attempt.
         attempt: u32,
         /// How it ended.
-        outcome: Result<Json, Failure>,
+        end: AttemptEnd,
     },
+    /// An attempt of an in-host activity leaves its call to be answered later.
+    Defer(Deferring),
     /// A worker outside has carried out a task.
     Settle(Settle),
     /// Workers have tasks of runs of this host, which they took from the database.
@@ -135,6 +137,30 @@ pub(crate) struct Settle {
     pub(crate) reply: oneshot::Sender<bool>,
 }
 
+/// How an attempt on this host ended.
+pub(crate) enum AttemptEnd {
+    /// With an outcome.
+    Outcome(Result<Json, Failure>),
+    /// Its call is held under this lease, and whatever came of the attempt is with the task, in the database.
+    Held(TaskLease),
+}
+
+/// A call that is to be held.
+pub(crate) struct Deferring {
+    /// The run.
+    pub(crate) run: RunId,
+    /// The call.
+    pub(crate) op: Op,
+    /// Which attempt asks for it.
+    pub(crate) attempt: u32,
+    /// When that attempt is over by the word of the call itself, in milliseconds since the epoch.
+    pub(crate) until_ms: Option<u64>,
+    /// What its last heartbeat has said.
+    pub(crate) heartbeat: Option<Json>,
+    /// The token, once it is valid. Dropped: nobody waits for an outcome.
+    pub(crate) reply: oneshot::Sender<TaskToken>,
+}
+
 /// Answer to a [`Start`]; the error is a mistake of ours.
 pub(crate) type Started = Result<Option<u64>, String>;
 
@@ -188,6 +214,8 @@ struct Pending {
     offers: Vec<Offer>,
     /// The worker that waits until its task is settled.
     settled: Option<oneshot::Sender<bool>>,
+    /// The attempt that waits until its call is held.
+    held: Option<Held>,
     /// The batch that the append is part of.
     guard: Option<Guard>,
     /// The run is closed or parked by the append: who waits for its result is told.
@@ -359,7 +387,8 @@ impl Scheduler {
         match input {
             Input::Start(start) => self.start(start),
             Input::Activated(activated) => self.activated(activated),
-            Input::Attempted { run, op, attempt, outcome } => self.attempted(run, op, attempt, outcome),
+            Input::Attempted { run, op, attempt, end } => self.attempted(run, op, attempt, end),
+            Input::Defer(deferring) => self.defer(deferring),
             Input::Settle(settle) => self.settle(settle),
             Input::Leased(tokens) => self.leased(&tokens),
             Input::Delivered { run, op, outcome } => self.delivered(run, op, outcome),
@@ -482,6 +511,7 @@ impl Scheduler {
             reply: None,
             offers: Vec::new(),
             settled: None,
+            held: None,
             guard: None,
             closes: false,
             then_load: false,
@@ -517,6 +547,7 @@ impl Scheduler {
             reply,
             offers,
             settled,
+            held,
             guard,
             closes,
             then_load,
@@ -551,6 +582,9 @@ impl Scheduler {
         }
         if let Some(settled) = settled {
             let _ = settled.send(true);
+        }
+        if let Some(held) = held {
+            self.held(id, held);
         }
         for offer in offers {
             self.offered(offer);

@@ -102,7 +102,7 @@ pub(super) enum Attempt {
     Queued,
     /// Runs on this host.
     Running(Running),
-    /// It has a task, in the database: a worker outside may take it, or has it.
+    /// It has a task, in the database: a worker outside may take it or has it, or it is held.
     Offered {
         /// The worker's lease, if this host has heard of it. Only this host's appends can end a lease that it
         /// knows, or messages that it has yet to read.
@@ -112,6 +112,10 @@ pub(super) enum Attempt {
 
 /// An attempt that runs. Dropping it ends it: an outcome that nobody will read is not worth waiting for.
 pub(super) struct Running {
+    /// Which, 1 for the first.
+    pub(super) number: u32,
+    /// It has deferred its call: the task is held under this lease, or is about to be.
+    pub(super) lease: Option<TaskLease>,
     task: AbortHandle,
     pulse: Arc<Pulse>,
     /// It has been told that nobody waits for it, and comes to its end by itself.
@@ -119,8 +123,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(task: AbortHandle, pulse: Arc<Pulse>) -> Self {
-        Self { task, pulse, told: false }
+    pub(super) fn new(number: u32, task: AbortHandle, pulse: Arc<Pulse>) -> Self {
+        Self { number, lease: None, task, pulse, told: false }
     }
 
     /// What its last heartbeat said.
@@ -143,6 +147,31 @@ impl Attempt {
     fn give_up(mut self) {
         if let Self::Running(running) = &mut self {
             running.told = running.pulse.forsake();
+        }
+    }
+
+    /// Its call was answered. An attempt that had left it to others may have something to put away: what it does
+    /// must not depend on how soon they answer. Any other ends here and now.
+    pub(super) fn answered(mut self) {
+        if let Self::Running(running) = &mut self
+            && running.lease.is_some()
+        {
+            running.pulse.relieve();
+            running.told = true;
+        }
+    }
+
+    /// Whether it runs, and has left its call to whoever shows a token of this lease.
+    pub(super) fn holds(&self, lease: TaskLease) -> bool {
+        matches!(self, Self::Running(running) if running.lease == Some(lease))
+    }
+
+    /// Whether its call has a task.
+    pub(super) fn has_task(&self) -> bool {
+        match self {
+            Self::Queued => false,
+            Self::Running(running) => running.lease.is_some(),
+            Self::Offered { .. } => true,
         }
     }
 
@@ -189,14 +218,14 @@ impl Slot {
     #[must_use]
     pub(super) fn give_up_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) -> Vec<Op> {
         let run = &self.run;
-        let mut offered = Vec::new();
+        let mut outside = Vec::new();
         for (op, attempt) in self.attempts.extract_if(|op, _| which(run, *op)) {
-            if attempt.is_offered() {
-                offered.push(op);
+            if attempt.has_task() {
+                outside.push(op);
             }
             attempt.give_up();
         }
-        offered
+        outside
     }
 
     /// Whether this attempt of the call is the next one, or under way.
