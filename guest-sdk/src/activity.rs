@@ -160,16 +160,99 @@ fn beat(details: String) -> bool {
 fn beat(details: String) -> bool {
     WATCH.with_borrow_mut(|watch| {
         watch.heartbeats.push(details);
-        watch.given_up_at.is_some_and(|at| watch.heartbeats.len() >= at)
+        watch.is_given_up()
     })
 }
 
-/// The other end of the heartbeats of a native test.
+/// A call that somebody else will answer. See [`defer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "end the attempt with `.later()`"]
+pub struct Deferred {
+    token: String,
+}
+
+impl Deferred {
+    /// What whoever answers the call has to show, in `POST /v1/activities:complete`, `:fail` or `:heartbeat`
+    /// of any host: all there is to it, so treat it as a secret.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// Ends the attempt and leaves the call open. Return what this gives.
+    pub fn later<T>(self) -> Result<T> {
+        Err(Error::deferred())
+    }
+}
+
+/// Leaves the outcome of this call to whoever gets the token: a person, a webhook, another program.
+///
+/// When this returns, the call is held in the database, and the token is valid on every host: send it
+/// away after that. Then end with [`later`](Deferred::later); an output is dropped. An error ends the attempt as
+/// always, so that a token which could not be sent is followed by another: the first is worth nothing
+/// from then on. If the call was answered before, the error changes nothing. A second call in the same attempt
+/// gives the same token.
+///
+/// The answer is waited for as long as the call's own bounds allow, across hosts. Set
+/// [`start_to_close`](ActivityOptions::start_to_close): it also ends a call whose host died before the token was
+/// sent, of which no attempt hears. The 60 seconds that it is for others do not count here.
+///
+/// ```
+/// use backstitch_sdk::http::Request;
+/// use backstitch_sdk::{Result, activity};
+///
+/// async fn sign(document: String) -> Result<String> {
+///     let call = activity::defer()?;
+///     let asked = [document.as_str(), call.token()];
+///     Request::post("https://sign.example.com/requests").json(&asked).send()?.error_for_status()?;
+///     call.later()
+/// }
+/// # use backstitch_sdk::{http::Response, testing};
+/// # let service = |_: &Request| Ok(Response::new(202));
+/// # let asked = testing::with_http(service, || testing::run_activity(testing::context(), sign("a lease".into())));
+/// # assert!(asked.unwrap_err().is_deferred());
+/// ```
+///
+/// # Errors
+/// `cancelled` if nobody waits for the outcome any more.
+///
+/// # Panics
+/// Outside of an activity: a workflow has no attempt.
+pub fn defer() -> Result<Deferred> {
+    assert!(CONTEXT.with_borrow(Option::is_some), "`activity::defer()` is for the body of an activity");
+    let token = hold().ok_or_else(|| Error::cancelled("nobody waits for this call any more"))?;
+    Ok(Deferred { token })
+}
+
+#[cfg(target_family = "wasm")]
+fn hold() -> Option<String> {
+    crate::bindings::activity::backstitch::workflow::attempt::defer()
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn hold() -> Option<String> {
+    let Context { run_id, op, attempt, .. } = context();
+    WATCH.with_borrow_mut(|watch| {
+        let token = format!("{run_id}.{op}.{attempt}.test");
+        watch.deferred = (!watch.is_given_up()).then_some(token);
+        watch.deferred.clone()
+    })
+}
+
+/// The other end of what the attempts of a native test say.
 #[cfg(not(target_family = "wasm"))]
 #[derive(Default)]
-struct Watch {
-    heartbeats: Vec<String>,
+pub(crate) struct Watch {
+    pub(crate) heartbeats: Vec<String>,
+    /// The token, if the call was deferred.
+    pub(crate) deferred: Option<String>,
     given_up_at: Option<usize>,
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl Watch {
+    fn is_given_up(&self) -> bool {
+        self.given_up_at.is_some_and(|at| self.heartbeats.len() >= at)
+    }
 }
 
 #[cfg(not(target_family = "wasm"))]
@@ -177,13 +260,13 @@ thread_local! {
     static WATCH: RefCell<Watch> = RefCell::default();
 }
 
-/// Runs `f` and gives the heartbeats in it, too. From the one of this number on, counted from 1, they
-/// hear that nobody waits.
+/// Runs `f` and gives what was said in it, too. From the heartbeat of this number on, counted from 1, it
+/// hears that nobody waits.
 #[cfg(not(target_family = "wasm"))]
-pub(crate) fn watched<R>(given_up_at: Option<usize>, f: impl FnOnce() -> R) -> (R, Vec<String>) {
-    let outer = WATCH.replace(Watch { heartbeats: Vec::new(), given_up_at });
+pub(crate) fn watched<R>(given_up_at: Option<usize>, f: impl FnOnce() -> R) -> (R, Watch) {
+    let outer = WATCH.replace(Watch { given_up_at, ..Watch::default() });
     let result = f();
-    (result, WATCH.replace(outer).heartbeats)
+    (result, WATCH.replace(outer))
 }
 
 /// Runs `f` as the attempt that `context` describes.
@@ -235,7 +318,11 @@ pub fn invoke(
     input: &str,
     context: WitContext,
 ) -> Result<String, Failure> {
-    attempt(tables, name, input, context.into()).map_err(Error::into_failure)
+    match attempt(tables, name, input, context.into()) {
+        // The host knows that the call is deferred: any output says no more than that this is the end.
+        Err(error) if error.is_deferred() => Ok("null".to_owned()),
+        outcome => outcome.map_err(Error::into_failure),
+    }
 }
 
 /// One attempt at the activity `name` of `tables`.

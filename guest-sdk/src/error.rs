@@ -53,9 +53,16 @@ pub struct Error(Box<Repr>);
 #[derive(Clone)]
 struct Repr {
     failure: Failure,
-    /// Set by [`continue_as_new`](crate::continue_as_new): not a failure at all but an early return
-    /// that travels the same way.
-    continue_with: Option<String>,
+    /// Not a failure at all, but an early return that travels the same way.
+    early: Option<Early>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Early {
+    /// Set by [`continue_as_new`](crate::continue_as_new): the input of the next run.
+    ContinueWith(String),
+    /// Set by [`Deferred::later`](crate::activity::Deferred::later).
+    Deferred,
 }
 
 impl Error {
@@ -122,7 +129,13 @@ impl Error {
     /// Whether it is no failure at all but a [`continue_as_new`](crate::continue_as_new) on its way to
     /// the end of the run: what an [`Interceptor`](crate::Interceptor) has to let pass.
     pub fn is_continue_as_new(&self) -> bool {
-        self.0.continue_with.is_some()
+        matches!(self.0.early, Some(Early::ContinueWith(_)))
+    }
+
+    /// Whether it is no failure at all but [`Deferred::later`](crate::activity::Deferred::later) on its way to the
+    /// end of the attempt: what a test of an activity looks for.
+    pub fn is_deferred(&self) -> bool {
+        matches!(self.0.early, Some(Early::Deferred))
     }
 
     /// The stable name for programs.
@@ -189,12 +202,18 @@ impl Error {
 
     pub(crate) fn continue_with(input: String) -> Self {
         let mut error = Self::application("continue-as-new", "the run goes on as a new one");
-        error.0.continue_with = Some(input);
+        error.0.early = Some(Early::ContinueWith(input));
+        error
+    }
+
+    pub(crate) fn deferred() -> Self {
+        let mut error = Self::application("deferred", "the call is answered later, by whoever has its token");
+        error.0.early = Some(Early::Deferred);
         error
     }
 
     pub(crate) fn from_failure(failure: Failure) -> Self {
-        Self(Box::new(Repr { failure, continue_with: None }))
+        Self(Box::new(Repr { failure, early: None }))
     }
 
     pub(crate) fn into_failure(self) -> Failure {
@@ -203,9 +222,9 @@ impl Error {
 
     /// How an activation that ends with this error ends.
     pub(crate) fn into_status(self) -> types::Status {
-        match self.0.continue_with {
-            Some(input) => types::Status::ContinueAsNew(input),
-            None => types::Status::Failed(self.0.failure),
+        match self.0.early {
+            Some(Early::ContinueWith(input)) => types::Status::ContinueAsNew(input),
+            Some(Early::Deferred) | None => types::Status::Failed(self.0.failure),
         }
     }
 }
@@ -237,7 +256,7 @@ impl PartialEq for Error {
             && self.message() == other.message()
             && self.details_json() == other.details_json()
             && self.is_retryable() == other.is_retryable()
-            && self.0.continue_with == other.0.continue_with
+            && self.0.early == other.0.early
     }
 }
 

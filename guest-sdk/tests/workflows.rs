@@ -3,7 +3,7 @@
 
 use backstitch_sdk::futures::StreamExt;
 use backstitch_sdk::futures::stream::FuturesUnordered;
-use backstitch_sdk::testing::{Command, Ending, TestRun};
+use backstitch_sdk::testing::{self, Command, Ending, TestRun};
 use backstitch_sdk::{
     ActivityOptions, ChildOptions, Error, ErrorKind, Level, Pending, Result, RetryPolicy, activities,
     activity, activity_table, call_activity, continue_as_new, duration, entity, exec_child, info, join,
@@ -696,4 +696,55 @@ fn an_attempt_is_told_what_the_last_heartbeat_before_it_said() {
         Err(Error::application("broken", "the line is dead"))
     });
     assert_eq!(run.run(()).output().unwrap(), 20);
+}
+
+#[activities]
+trait Clerk {
+    async fn sign(document: String) -> String;
+}
+
+struct Office;
+
+impl Clerk for Office {
+    /// The post takes no letter on the first day.
+    async fn sign(document: String) -> Result<String> {
+        let call = activity::defer()?;
+        assert_eq!(activity::defer()?, call, "one token for each attempt");
+        if activity::context().attempt == 1 {
+            return Err(Error::application("unsent", document));
+        }
+        call.later()
+    }
+}
+
+#[workflow]
+async fn signature(document: String) -> Result<String> {
+    let policy = RetryPolicy::default().initial_interval("1 minute").maximum_attempts(3);
+    proxy_activities::<dyn Clerk>(ActivityOptions::default().retry(policy)).sign(document).await
+}
+
+#[test]
+fn a_deferred_call_is_answered_later_or_stays_open() {
+    let office = || TestRun::<signature>::new().activities(activity_table!(Office as Clerk));
+    let run = office().deferred("sign", "2 days", |token| Ok(token.to_owned())).run("a lease");
+    let token = run.output().unwrap();
+    assert!(token.ends_with(".0.2.test"), "of the second attempt: {token}");
+    assert_eq!(run.elapsed(), duration!("2 days 1 minute"));
+
+    let run = office().run("a lease");
+    assert!(matches!(run.ending(), Ending::Blocked(open) if open.len() == 1), "{:?}", run.ending());
+
+    let refused = |_: &str| Err::<(), _>(Error::application("refused", "not like this").non_retryable());
+    let error = office().deferred("sign", "1 hour", refused).run("a lease").output().unwrap_err();
+    assert_eq!((error.code(), error.attempts()), ("refused", 2));
+}
+
+#[test]
+fn an_attempt_that_nobody_waits_for_cannot_defer() {
+    let (ended, _) = testing::watch_activity(testing::context(), Some(0), Office::sign("a lease".to_owned()));
+    assert!(ended.unwrap_err().is_cancelled());
+    let mut second = testing::context();
+    second.attempt = 2;
+    let ended = testing::run_activity(second, Office::sign("a lease".to_owned()));
+    assert!(ended.unwrap_err().is_deferred());
 }

@@ -111,6 +111,19 @@ impl<W: Workflow> TestRun<W> {
         self
     }
 
+    /// Answers the calls of this activity that it has [deferred](activity::defer), so long after each attempt. The
+    /// closure gets the token. Without it such calls stay open; retry policies are followed here, too.
+    pub fn deferred<T: Serialize>(
+        mut self,
+        name: &str,
+        after: impl IntoDuration,
+        mut answer: impl FnMut(&str) -> Result<T> + 'static,
+    ) -> Self {
+        let answer = Box::new(move |token: &str| answer(token).map(|output| write(&output)));
+        self.script.answers.insert(name.to_owned(), (millis(after), answer));
+        self
+    }
+
     /// Answers children of this workflow. The closure gets the child's input.
     pub fn child<T: Serialize>(
         mut self,
@@ -247,7 +260,7 @@ pub fn run_activity<T>(context: activity::Context, body: impl Future<Output = Re
 }
 
 /// The same with an eye on its heartbeats: gives what each said, beside the outcome. From the one of
-/// number `given_up_at` on, counted from 1, [`activity::heartbeat`] returns true.
+/// number `given_up_at` on, counted from 1, [`activity::heartbeat`] returns true, and [`activity::defer`] an error.
 ///
 /// ```
 /// use backstitch_sdk::{Result, activity, testing};
@@ -264,8 +277,8 @@ pub fn watch_activity<T>(
     given_up_at: Option<usize>,
     body: impl Future<Output = Result<T>>,
 ) -> (Result<T>, Vec<Value>) {
-    let (result, heartbeats) = activity::watched(given_up_at, || run_activity(context, body));
-    (result, heartbeats.iter().map(|details| parse(details)).collect())
+    let (result, watch) = activity::watched(given_up_at, || run_activity(context, body));
+    (result, watch.heartbeats.iter().map(|details| parse(details)).collect())
 }
 
 /// Runs `body` with `service` in the place of everything that [`http`](crate::http) could reach.

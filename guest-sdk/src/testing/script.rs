@@ -15,6 +15,8 @@ pub(super) struct Script {
     pub(super) tables: Vec<ActivityTable>,
     pub(super) children: BTreeMap<String, Body>,
     pub(super) takes_ms: BTreeMap<String, u64>,
+    /// What calls are answered with that their attempts have deferred, and how much later.
+    pub(super) answers: BTreeMap<String, (u64, Body)>,
     pub(super) later: Vec<(u64, Delayed)>,
     pub(super) unpatched: BTreeSet<String>,
 }
@@ -31,32 +33,41 @@ pub(super) struct Called {
 }
 
 impl Script {
-    /// All attempts at one call, as the retry policy has it.
+    /// All attempts at one call, as the retry policy has it. None: it was deferred, and nobody answers.
     pub(super) fn call(
         &mut self,
         name: &str,
         input: &str,
         retry: Option<&RetryPolicy>,
         mut context: Context,
-    ) -> Called {
+    ) -> Option<Called> {
         let attempt_ms = self.takes_ms.get(name).copied().unwrap_or(0);
         let mut after_ms = 0_u64;
         loop {
             after_ms = after_ms.saturating_add(attempt_ms);
-            let (outcome, mut heartbeats) =
-                activity::watched(None, || self.attempt(name, input, context.clone()));
+            let (outcome, mut watch) = activity::watched(None, || self.attempt(name, input, context.clone()));
+            let is_left_open = outcome.as_ref().err().is_none_or(Error::is_deferred);
+            let outcome = match watch.deferred.filter(|_| is_left_open) {
+                Some(token) => {
+                    let (later_ms, answer) = self.answers.get_mut(name)?;
+                    after_ms = after_ms.saturating_add(*later_ms);
+                    answer(&token)
+                }
+                None => outcome,
+            };
             let error = match outcome {
-                Ok(output) => return Called { outcome: Ok(output), after_ms },
+                Ok(output) => return Some(Called { outcome: Ok(output), after_ms }),
                 Err(error) => error,
             };
             match retry_delay_ms(retry, context.attempt, &error) {
                 Some(delay_ms) => after_ms = after_ms.saturating_add(delay_ms),
                 None => {
-                    return Called { outcome: Err(error.after(context.attempt).into_failure()), after_ms };
+                    let outcome = Err(error.after(context.attempt).into_failure());
+                    return Some(Called { outcome, after_ms });
                 }
             }
             context.attempt += 1;
-            context.heartbeat = heartbeats.pop().or(context.heartbeat);
+            context.heartbeat = watch.heartbeats.pop().or(context.heartbeat);
         }
     }
 

@@ -230,9 +230,10 @@ impl Host for Sim {
         if !self.replaying {
             let mut context = Context { op, ..super::context() };
             context.idempotency_key = format!("{RUN_ID}:{op}");
-            let Called { outcome, after_ms } =
-                self.script.borrow_mut().call(name, input, options.retry.as_ref(), context);
-            self.state.borrow_mut().put(after_ms, Due::Outcome(op, outcome));
+            let called = self.script.borrow_mut().call(name, input, options.retry.as_ref(), context);
+            if let Some(Called { outcome, after_ms }) = called {
+                self.state.borrow_mut().put(after_ms, Due::Outcome(op, outcome));
+            }
         }
         op
     }
