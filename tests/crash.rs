@@ -7,11 +7,14 @@
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
 //! runs only wait; `tasks` is about workers outside, who die as hosts do, `workers` about those that are shipped,
-//! `push` about endpoints that are workers, `embedding` about a host in another program.
+//! `push` about endpoints that are workers, `embedding` about a host in another program, `deferrals` about activities that leave the
+//! answer to others.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 #[path = "crash/authors.rs"]
 mod authors;
+#[path = "crash/deferrals.rs"]
+mod deferrals;
 #[path = "crash/dev.rs"]
 mod dev;
 #[path = "crash/embedding.rs"]

@@ -1,4 +1,4 @@
-//! `backstitch activity …`: calls that workers outside may take, or have. RUN is a run id or a workflow id.
+//! `backstitch activity …`: calls that are answered from outside. RUN is a run id or a workflow id.
 
 use backstitch_client::ClientError;
 use backstitch_client::tasks::{ActivityView, ListActivities, TaskFailure};
@@ -14,7 +14,7 @@ use super::pages::pages;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ActivityCommand {
-    /// List calls that wait for a worker or that one has
+    /// List calls that wait for a worker, that one has, or that are answered later
     List(ListArgs),
     /// Give a call its outcome, whoever is at it: the word of a person, or of whoever knows better
     Complete {

@@ -1,4 +1,5 @@
-//! Activities with heartbeats: each is what an attempt can do with them, or leave undone.
+//! Activities with heartbeats, and such as leave the answer to others: each is what an attempt can do with
+//! either, or leave undone.
 
 use backstitch_sdk::{Error, Result, activities, activity, export_activities};
 use std::hint::black_box;
@@ -12,6 +13,15 @@ pub trait Long {
     async fn until_told();
     /// Fails, and asks for two seconds of patience each time.
     async fn asks_for_patience();
+    /// Leaves the answer to others. Its heartbeat says under which token.
+    async fn leaves() -> String;
+    /// Does so, stays until it hears that nobody waits for it, and fails with the code `late`.
+    async fn lingers() -> String;
+    /// Its first attempt says under which token it has left the answer to others, and fails with the code `unsent`.
+    /// The next one returns what it was told.
+    async fn leaves_and_fails() -> String;
+    /// The same, but for a trap.
+    async fn leaves_and_breaks() -> String;
 }
 
 /// Does them all.
@@ -40,6 +50,34 @@ impl Long for Worker {
 
     async fn asks_for_patience() -> Result<()> {
         Err(Error::application("busy", "not now").retry_after("2 seconds"))
+    }
+
+    async fn leaves() -> Result<String> {
+        let call = activity::defer()?;
+        activity::heartbeat(call.token());
+        call.later()
+    }
+
+    async fn lingers() -> Result<String> {
+        let call = activity::defer()?;
+        while !activity::heartbeat(call.token()) {}
+        Err(Error::application("late", "nobody waits any more"))
+    }
+
+    async fn leaves_and_fails() -> Result<String> {
+        if let Some(told) = activity::context().heartbeat_details() {
+            return Ok(told);
+        }
+        activity::heartbeat(activity::defer()?.token());
+        Err(Error::application("unsent", "the token was not sent"))
+    }
+
+    async fn leaves_and_breaks() -> Result<String> {
+        if let Some(told) = activity::context().heartbeat_details() {
+            return Ok(told);
+        }
+        activity::heartbeat(activity::defer()?.token());
+        panic!("after the call was deferred");
     }
 }
 

@@ -245,6 +245,17 @@ async fn patient(activity: String) -> Result<String> {
     }
 }
 
+/// Calls an activity whose attempts may take so long, if that is said, and makes two of them at most.
+#[workflow]
+async fn deferred((activity, bound): (String, Option<String>)) -> Result<String> {
+    let policy = RetryPolicy::default().initial_interval("10 ms").maximum_attempts(2);
+    let mut options = ActivityOptions::default().task_queue("long-tasks").retry(policy);
+    if let Some(bound) = bound {
+        options = options.start_to_close(bound);
+    }
+    call_activity(&activity, &[(); 0], &options).await
+}
+
 /// Calls `work` so many times at once, in attempts without end, and returns the sum of what came back.
 #[workflow]
 async fn outside(calls: u64) -> Result<u64> {
@@ -267,5 +278,5 @@ async fn tagged(customer: String) -> Result<()> {
 
 export_workflows!(
     collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved, notebook,
-    deliberate, birth, descend, queues, awaits, borrows, changed, patient, outside, tagged,
+    deliberate, birth, descend, queues, awaits, borrows, changed, patient, deferred, outside, tagged,
 );
