@@ -78,6 +78,11 @@ impl ClientError {
         }
     }
 
+    /// Whether the host has refused and would say the same again. Another error is worth another try.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Problem { status, .. } if *status < 500 && !matches!(status, 408 | 429))
+    }
+
     /// Whether the host refused with this HTTP status.
     pub fn has_status(&self, wanted: u16) -> bool {
         matches!(self, Self::Problem { status, .. } if *status == wanted)

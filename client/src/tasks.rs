@@ -158,9 +158,10 @@ impl AnswerTask {
 }
 
 /// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, thiserror::Error)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
+#[error("{code}: {message}")]
 pub struct TaskFailure {
     /// Stable, for the workflow to match on.
     pub code: String,
@@ -186,6 +187,24 @@ impl Default for TaskFailure {
             retry_after_ms: None,
             details: None,
         }
+    }
+}
+
+impl TaskFailure {
+    /// Another attempt may succeed.
+    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: code.into(), message: message.into(), ..Self::default() }
+    }
+
+    /// No other attempt can succeed.
+    pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { retryable: false, ..Self::retryable(code, message) }
+    }
+
+    /// The next attempt is made no sooner than this, whatever the call's policy says.
+    pub fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after_ms = Some(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+        self
     }
 }
 
@@ -218,6 +237,19 @@ pub struct SettledTask {
     /// If it is not 200: for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+impl SettledTask {
+    /// As a request with this answer alone would have ended.
+    pub fn into_result(self) -> Result<(), ClientError> {
+        match self {
+            Self { status: 200, .. } => Ok(()),
+            Self { status, code, detail } => {
+                let (code, detail) = (code.unwrap_or_default(), detail.unwrap_or_default());
+                Err(ClientError::Problem { status, code, detail })
+            }
+        }
+    }
 }
 
 /// Names a task and says nothing else.

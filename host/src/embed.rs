@@ -46,7 +46,7 @@ type SetUp = Box<dyn FnOnce(LocalWorker) -> LocalWorker + Send>;
 ///     .worker(|worker| {
 ///         worker.task_queue("mail-tasks").activity("send_mail", async |context, (to, text): (String, String)| {
 ///             println!("{} gets {} bytes", to, text.len());
-///             Ok::<_, Failure>(context.idempotency_key().to_owned())
+///             Ok::<_, Failure>(context.task.idempotency_key.clone())
 ///         })
 ///     })
 ///     .start()

@@ -178,7 +178,7 @@ pub(crate) fn http(ca_file: Option<&Path>) -> Result<Http, EgressError> {
 }
 
 async fn push(http: &Http, url: Uri, keys: &PushKeys, context: &Context) -> Ending {
-    let task = context.task();
+    let task = &*context.task;
     let body = match serde_json::to_vec(task) {
         Ok(body) => body,
         Err(error) => return Ending::Failed(Failure::fatal("bad-task", error.to_string())),

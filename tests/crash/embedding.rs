@@ -26,7 +26,7 @@ async fn a_program_serves_the_activities_of_its_own_host() {
         .component(workflows)
         .worker(|worker| {
             worker.task_queue("outside").concurrency(8).activity("work", async |context, (n,): (u64,)| {
-                if context.attempt() == 1 && n == 3 {
+                if context.task.attempt == 1 && n == 3 {
                     return Err(Failure::retryable("busy", "try again"));
                 }
                 Ok(n * n)

@@ -1,87 +1,68 @@
 //! Answers on their way to a host: those that are ready together go together.
 
-use std::pin::Pin;
-
 use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, SettledTask};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use crate::port::Port;
 
-/// Answers of one request: few enough that the host's bound on a body holds for usual outputs.
+/// Answers of one request. No more wait for the next.
 const AT_ONCE_MAX: usize = 100;
-/// Bytes of outputs in one request.
-const BYTES_MAX: usize = 1 << 20;
-/// Answers that wait for a request.
-const WAITING_MAX: usize = 1_000;
+/// Bytes of an answer that goes with others: the host's bound on a body holds for all of them.
+const SHORT_BYTES_MAX: usize = 10 << 10;
+
+/// An answer, and who waits to hear what became of it.
+type Waiting = (AnswerTask, oneshot::Sender<SettledTask>);
 
 /// Where attempts leave what they gave. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Answers {
-    waiting: mpsc::Sender<Answer>,
-}
-
-struct Answer {
-    answer: AnswerTask,
-    reply: oneshot::Sender<Option<SettledTask>>,
-}
+pub(crate) struct Answers(mpsc::Sender<Waiting>);
 
 impl Answers {
     /// Starts the task that sends them. It ends when all clones are gone.
-    pub(crate) fn start(port: impl Port) -> (Self, JoinHandle<()>) {
-        let (waiting, mut ready) = mpsc::channel::<Answer>(WAITING_MAX);
-        let task = tokio::spawn(async move {
+    pub(crate) fn start(port: impl Port) -> Self {
+        let (waiting, mut ready) = mpsc::channel(AT_ONCE_MAX);
+        tokio::spawn(async move {
             let mut batch = Vec::new();
             while ready.recv_many(&mut batch, AT_ONCE_MAX).await > 0 {
-                while !batch.is_empty() {
-                    let mut bytes = 0;
-                    let fits = batch.iter().take_while(|one| {
-                        bytes += one.answer.output.as_ref().map_or(0, |output| output.as_str().len());
-                        bytes <= BYTES_MAX
-                    });
-                    let count = fits.count().max(1);
-                    tokio::spawn(send(port.clone(), batch.drain(..count).collect()));
-                }
+                tokio::spawn(send(port.clone(), std::mem::take(&mut batch)));
                 // What is being sent now is company for what comes in the meantime.
                 tokio::task::yield_now().await;
             }
         });
-        (Self { waiting }, task)
+        Self(waiting)
     }
 
-    /// Sends an answer once. None: it is not known whether a host took it.
-    pub(crate) async fn send(&self, answer: AnswerTask) -> Option<SettledTask> {
-        let (reply, answered) = oneshot::channel();
-        self.waiting.send(Answer { answer, reply }).await.ok()?;
-        answered.await.ok().flatten()
+    /// Sends an answer once. A request that is refused as a whole tells nothing of its answers: what is said
+    /// again goes alone, and so does what is long.
+    pub(crate) async fn send(
+        &self,
+        port: &impl Port,
+        answer: AnswerTask,
+        again: bool,
+    ) -> Result<(), ClientError> {
+        let told = if again || bytes(&answer) > SHORT_BYTES_MAX {
+            port.settle(vec![answer]).await?.pop()
+        } else {
+            let (reply, told) = oneshot::channel();
+            // Whoever sends them lives as long as this.
+            let _ = self.0.send((answer, reply)).await;
+            told.await.ok()
+        };
+        let unknown = || ClientError::Protocol("whether a host took the answer is not known".to_owned());
+        told.ok_or_else(unknown)?.into_result()
     }
 }
 
-/// A request that is refused as a whole tells nothing of its answers: each then goes alone.
-async fn send(port: impl Port, batch: Vec<Answer>) {
-    let answers = batch.iter().map(|one| one.answer.clone()).collect();
+async fn send(port: impl Port, batch: Vec<Waiting>) {
+    let (answers, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
     match port.settle(answers).await {
-        Ok(results) => {
-            for (one, result) in batch.into_iter().zip(results) {
-                let _ = one.reply.send(Some(result));
-            }
-        }
-        Err(ClientError::Problem { status, code, detail }) if crate::is_final(status) => {
-            let alone = batch.len() == 1;
-            for one in batch {
-                if alone {
-                    let (code, detail) = (Some(code.clone()), Some(detail.clone()));
-                    let _ = one.reply.send(Some(SettledTask { status, code, detail }));
-                } else {
-                    tokio::spawn(send_alone(port.clone(), one));
-                }
-            }
-        }
+        Ok(results) => replies.into_iter().zip(results).for_each(|(reply, result)| drop(reply.send(result))),
         Err(error) => tracing::warn!(%error, "answers were not taken; each is told again"),
     }
 }
 
-fn send_alone(port: impl Port, one: Answer) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-    Box::pin(send(port, vec![one]))
+fn bytes(answer: &AnswerTask) -> usize {
+    let details = answer.failure.as_ref().and_then(|failure| failure.details.as_ref());
+    answer.output.iter().chain(details).map(|json| json.as_str().len()).sum()
 }

@@ -4,56 +4,30 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::ClientError;
-use backstitch_client::tasks::{AnswerTask, HeartbeatTask, TaskFailure, TaskView};
+use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, TaskView};
 use backstitch_core::Json;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::answers::Answers;
 use crate::port::Port;
-use crate::{Activity, Ending, Failure, Pace, is_final};
+use crate::{Activity, Ending, Failure, pause};
 
 /// What an attempt is told, and can say while it runs. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    task: Arc<TaskView>,
+    /// Everything that the host says of the task: which attempt it is, its idempotency key, what the attempts
+    /// before this one said last.
+    pub task: Arc<TaskView>,
     details: Arc<watch::Sender<Option<Json>>>,
-    cancelled: watch::Receiver<bool>,
+    cancelled: CancellationToken,
 }
 
 impl Context {
-    /// The call's arguments: a JSON array.
-    pub fn input(&self) -> &Json {
-        &self.task.input
-    }
-
-    /// Everything that the host says of the task.
-    pub fn task(&self) -> &TaskView {
-        &self.task
-    }
-
-    /// The same for every attempt of one call, and for no other call.
-    pub fn idempotency_key(&self) -> &str {
-        &self.task.idempotency_key
-    }
-
-    /// Which attempt, 1 for the first.
-    pub fn attempt(&self) -> u32 {
-        self.task.attempt
-    }
-
-    /// What whoever answers later has to show.
-    pub fn token(&self) -> &str {
-        &self.task.token
-    }
-
-    /// What the attempts before this one said last.
-    pub fn heartbeat_details(&self) -> Option<&Json> {
-        self.task.heartbeat_details.as_ref()
-    }
-
     /// Tells how far it is: the next attempt hears of it if this one fails or is lost. Goes with the next
     /// heartbeat, at most a third of the lease from now, and before a failure. Something that is no JSON is not
     /// told.
@@ -65,65 +39,46 @@ impl Context {
 
     /// Waits until nobody waits for the outcome any more.
     pub async fn cancelled(&self) {
-        let mut cancelled = self.cancelled.clone();
-        if cancelled.wait_for(|cancelled| *cancelled).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.cancelled.cancelled().await;
     }
 
     /// Whether nobody waits for the outcome any more.
     pub fn is_cancelled(&self) -> bool {
-        *self.cancelled.borrow()
+        self.cancelled.is_cancelled()
     }
 }
 
+/// An attempt, and the host that is told of it.
+struct Attempt<P> {
+    port: P,
+    context: Context,
+}
+
 /// Carries a task out, from its begin to its answer.
-pub(crate) async fn run(
-    port: impl Port,
+pub(crate) async fn run<P: Port>(
+    port: P,
     task: TaskView,
-    activity: Option<Activity>,
+    activity: Activity,
     answers: Answers,
-    mut stopping: watch::Receiver<bool>,
+    stopping: CancellationToken,
 ) {
     let taken = Instant::now();
-    let Some(activity) = activity else {
-        // A host that gives what was not asked for; another worker may know it.
-        release(&port, &task).await;
-        return;
-    };
-    let (details, said) = watch::channel(None);
-    let last = said.clone();
-    let (cancel, cancelled) = watch::channel(false);
-    let task = Arc::new(task);
-    let context = Context { task: Arc::clone(&task), details: Arc::new(details), cancelled };
+    let details = Arc::new(watch::Sender::new(None));
+    let context = Context { task: Arc::new(task), details, cancelled: CancellationToken::new() };
     // It ends with whoever waits for it here: an outcome that nobody tells is worth nothing.
-    let attempt = AbortOnDropHandle::new(tokio::spawn(activity(context)));
+    let ending = AbortOnDropHandle::new(tokio::spawn(activity(context.clone())));
+    let attempt = Attempt { port, context };
     let told = async {
-        let ending = match attempt.await {
-            Ok(ending) => ending,
-            Err(error) => Ending::Failed(Failure::retryable("panic", error.to_string())),
-        };
-        let (took_ms, attempt) = (taken.elapsed().as_millis(), task.attempt);
-        let (run, op, name) = (&task.run_id, task.op, &*task.name);
-        match &ending {
-            Ending::Failed(Failure(failure)) => {
-                let (code, message) = (&*failure.code, &*failure.message);
-                tracing::warn!(%run, %op, attempt, name, took_ms, code, message, "an attempt has failed");
-                pass_on(&port, &task, &last).await;
-            }
-            Ending::Completed(_) => tracing::debug!(%run, %op, attempt, name, took_ms, "carried out"),
-            Ending::Later => tracing::info!(%run, %op, attempt, name, took_ms, "to be answered later"),
-        }
-        tell(&port, &task, &answers, ending).await;
+        let panicked = |error: JoinError| Ending::Failed(Failure::retryable("panic", error.to_string()));
+        attempt.tell(&answers, ending.await.unwrap_or_else(panicked), taken).await;
     };
+    let TaskView { run_id: run, op, .. } = &*attempt.context.task;
     tokio::select! {
         () = told => {}
-        () = beats(&port, &task, taken, said, &cancel) => {
-            tracing::warn!(run = %task.run_id, op = %task.op, "the lease is lost; the attempt is dropped");
-        }
-        () = stop(&mut stopping) => {
-            pass_on(&port, &task, &last).await;
-            release(&port, &task).await;
+        () = attempt.beats(taken) => tracing::warn!(%run, %op, "the lease is lost; the attempt is dropped"),
+        () = stopping.cancelled() => {
+            attempt.pass_on().await;
+            release(&attempt.port, &attempt.context.task).await;
         }
     }
 }
@@ -135,112 +90,102 @@ pub(crate) async fn release(port: &impl Port, task: &TaskView) {
     }
 }
 
-/// Has the next attempt know what this one said last, if a host is there to hear it now.
-async fn pass_on(port: &impl Port, task: &TaskView, said: &watch::Receiver<Option<Json>>) {
-    let Some(details) = said.borrow().clone() else { return };
-    let beat = HeartbeatTask { token: task.token.clone(), details: Some(details) };
-    if let Err(error) = port.heartbeat(beat).await {
-        tracing::warn!(run = %task.run_id, op = %task.op, %error, "what an attempt said last is not known");
+impl<P: Port> Attempt<P> {
+    async fn beat(&self, details: Option<Json>) -> Result<HeartbeatView, ClientError> {
+        self.port.heartbeat(HeartbeatTask { token: self.context.task.token.clone(), details }).await
     }
-}
 
-/// Waits until attempts are to stop.
-async fn stop(stopping: &mut watch::Receiver<bool>) {
-    drop(stopping.wait_for(|stopping| *stopping).await);
-}
-
-/// Extends the lease until it is lost.
-async fn beats(
-    port: &impl Port,
-    task: &TaskView,
-    taken: Instant,
-    said: watch::Receiver<Option<Json>>,
-    cancel: &watch::Sender<bool>,
-) {
-    let mut lease = Duration::from_millis(task.lease_ms);
-    let mut lives_until = taken + lease;
-    let mut heard = None;
-    loop {
-        tokio::time::sleep(lease / 3).await;
-        let asked = Instant::now();
-        let details = said.borrow().clone();
-        let news = details.clone().filter(|_| details != heard);
-        let beat = HeartbeatTask { token: task.token.clone(), details: news };
-        match tokio::time::timeout_at(lives_until, port.heartbeat(beat)).await {
-            Ok(Ok(view)) => {
-                heard = details;
-                if view.cancel {
-                    cancel.send_replace(true);
-                }
-                match view.lease_ms {
-                    Some(ms) => lease = Duration::from_millis(ms),
-                    // It is to be answered later: nothing is lost by silence.
-                    None => std::future::pending().await,
-                }
-                lives_until = asked + lease;
-            }
-            Ok(Err(ClientError::Problem { status: 409, .. })) => return,
-            Ok(Err(error)) if Instant::now() < lives_until => {
-                tracing::warn!(%error, "a heartbeat did not get through");
-                if let ClientError::Problem { status, .. } = error
-                    && is_final(status)
-                {
-                    // Its details are too long. The next one is without them, and keeps the lease.
-                    heard = details;
-                }
-            }
-            Ok(Err(_)) | Err(_) => return,
+    /// Has the next attempt know what this one said last, if a host is there to hear it now.
+    async fn pass_on(&self) {
+        let details = self.context.details.borrow().clone();
+        if details.is_some()
+            && let Err(error) = self.beat(details).await
+        {
+            let TaskView { run_id: run, op, .. } = &*self.context.task;
+            tracing::warn!(%run, %op, %error, "what an attempt said last is not known");
         }
     }
-}
 
-/// Tells what an attempt gave, until a host takes it or refuses it. Whoever calls ends it with the lease.
-async fn tell(port: &impl Port, task: &TaskView, answers: &Answers, ending: Ending) {
-    let mut answer = match ending {
-        Ending::Completed(output) => AnswerTask::completed(&*task.token, output),
-        Ending::Failed(Failure(failure)) => AnswerTask::failed(&*task.token, failure),
-        Ending::Later => return defer(port, task).await,
-    };
-    let mut pace = Pace::new();
-    loop {
-        match answers.send(answer.clone()).await {
-            Some(told) if told.status == 200 => return,
-            Some(told) if is_final(told.status) => {
-                let (code, detail) = (told.code.unwrap_or_default(), told.detail.unwrap_or_default());
-                tracing::warn!(run = %task.run_id, op = %task.op, code, detail, "an answer was refused");
-                match plain(answer, told.status, detail) {
-                    Some(plain) => answer = plain,
-                    None => return,
+    /// Extends the lease until it is lost.
+    async fn beats(&self, taken: Instant) {
+        let mut lease = Duration::from_millis(self.context.task.lease_ms);
+        let mut lives_until = taken + lease;
+        let mut heard = None;
+        loop {
+            tokio::time::sleep_until(lives_until.min(Instant::now() + lease / 3)).await;
+            let asked = Instant::now();
+            let details = self.context.details.borrow().clone();
+            let news = details.clone().filter(|_| details != heard);
+            let beat = tokio::time::timeout_at(lives_until, self.beat(news));
+            let Ok(beaten) = beat.await else { return };
+            match beaten {
+                Ok(HeartbeatView { cancel, lease_ms }) => {
+                    if cancel {
+                        self.context.cancelled.cancel();
+                    }
+                    // It is to be answered later: nothing is lost by silence.
+                    let Some(lease_ms) = lease_ms else { return std::future::pending().await };
+                    lease = Duration::from_millis(lease_ms);
+                    lives_until = asked + lease;
+                    heard = details;
+                }
+                Err(error) if error.has_status(409) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a heartbeat did not get through");
+                    if error.is_final() {
+                        // Its details are too long. The next one is without them, and keeps the lease.
+                        heard = details;
+                    }
                 }
             }
-            _ => {
-                pace.wait().await;
+        }
+    }
+
+    /// Tells what an attempt gave, until a host takes it or refuses it. Whoever calls ends it with the lease.
+    async fn tell(&self, answers: &Answers, mut ending: Ending, taken: Instant) {
+        let TaskView { token, run_id: run, op, attempt, name, .. } = &*self.context.task;
+        let took_ms = taken.elapsed().as_millis();
+        match &ending {
+            Ending::Failed(Failure { code, message, .. }) => {
+                tracing::warn!(%run, %op, attempt, name, took_ms, code, message, "an attempt has failed");
+                self.pass_on().await;
+            }
+            Ending::Completed(_) => tracing::debug!(%run, %op, attempt, name, took_ms, "carried out"),
+            Ending::Later => tracing::info!(%run, %op, attempt, name, took_ms, "to be answered later"),
+        }
+        for tries in 0.. {
+            let (port, again) = (&self.port, tries > 0);
+            let told = match ending.clone() {
+                Ending::Completed(output) => {
+                    answers.send(port, AnswerTask::completed(token, output), again).await
+                }
+                Ending::Failed(failure) => {
+                    answers.send(port, AnswerTask::failed(token, failure), again).await
+                }
+                Ending::Later => port.defer(token.clone()).await,
+            };
+            match told {
+                Ok(()) => return,
+                Err(error) if error.is_final() => {
+                    tracing::warn!(%run, %op, %error, "an answer was refused");
+                    let Some(plainer) = plainer(ending, &error) else { return };
+                    ending = plainer;
+                }
+                Err(_) => pause(tries).await,
             }
         }
     }
 }
 
 /// What any host takes instead of an answer that one has refused. None if there is nothing left to say.
-fn plain(refused: AnswerTask, status: u16, detail: String) -> Option<AnswerTask> {
-    let AnswerTask { token, output, failure } = refused;
-    match (status, output, failure) {
-        (409, ..) => None,
+fn plainer(refused: Ending, error: &ClientError) -> Option<Ending> {
+    match refused {
+        _ if error.has_status(409) => None,
         // The workflow would otherwise wait for attempts without end, each with the same output.
-        (_, Some(_), _) => Some(AnswerTask::failed(token, Failure::fatal("bad-output", detail).0)),
-        (_, _, Some(failure)) if failure.details.is_some() => {
-            Some(AnswerTask::failed(token, TaskFailure { details: None, ..failure }))
+        Ending::Completed(_) => Some(Ending::Failed(Failure::fatal("bad-output", error.to_string()))),
+        Ending::Failed(failure) if failure.details.is_some() => {
+            Some(Ending::Failed(Failure { details: None, ..failure }))
         }
-        _ => None,
-    }
-}
-
-async fn defer(port: &impl Port, task: &TaskView) {
-    let mut pace = Pace::new();
-    while let Err(error) = port.defer(task.token.clone()).await {
-        if error.has_status(409) {
-            tracing::warn!(run = %task.run_id, op = %task.op, %error, "nobody waits for the answer");
-            return;
-        }
-        pace.wait().await;
+        Ending::Failed(_) | Ending::Later => None,
     }
 }

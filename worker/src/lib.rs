@@ -10,7 +10,7 @@
 //!   go back to be done elsewhere, without counting as an attempt.
 //!
 //! What it refuses: exactly-once. A worker that dies may have had its effect; the same call is then made
-//! again under the same [`Context::idempotency_key`].
+//! again under the same [idempotency key](Context::task).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,7 +22,7 @@
 //!         if !to.contains('@') {
 //!             return Err(Failure::fatal("bad-address", format!("{to:?} is no address")));
 //!         }
-//!         Ok(format!("sent {} bytes under {}", text.len(), context.idempotency_key()))
+//!         Ok(format!("sent {} bytes under {}", text.len(), context.task.idempotency_key))
 //!     });
 //! worker.run(async { tokio::signal::ctrl_c().await.unwrap_or(()) }).await?;
 //! # Ok(())
@@ -34,54 +34,31 @@ mod attempt;
 mod port;
 
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use backstitch_client::tasks::{PollTasks, TaskFailure, TaskView};
+use backstitch_client::tasks::PollTasks;
+pub use backstitch_client::tasks::TaskFailure as Failure;
 use backstitch_client::{Client, ClientError};
 use backstitch_core::Json;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use answers::Answers;
 pub use attempt::Context;
 pub use port::Port;
 
-/// How an attempt fails.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{}: {}", .0.code, .0.message)]
-pub struct Failure(pub TaskFailure);
-
-impl Failure {
-    /// Another attempt may succeed.
-    pub fn retryable(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(TaskFailure { code: code.into(), message: message.into(), ..TaskFailure::default() })
-    }
-
-    /// No other attempt can succeed.
-    pub fn fatal(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(TaskFailure { retryable: false, ..Self::retryable(code, message).0 })
-    }
-
-    /// The next attempt is made no sooner than this, whatever the call's policy says.
-    pub fn retry_after(mut self, delay: Duration) -> Self {
-        self.0.retry_after_ms = Some(millis(delay));
-        self
-    }
-}
-
 /// How an attempt ends.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Ending {
     /// The workflow gets this.
     Completed(Json),
     /// The attempt has failed.
     Failed(Failure),
-    /// Somebody else will answer, who has the token: [`Context::token`].
+    /// Somebody else will answer, who has the token of the task.
     Later,
 }
 
@@ -91,28 +68,13 @@ type Activity = Arc<dyn Fn(Context) -> Attempting + Send + Sync>;
 /// How long a worker that is stopped waits for the poll under way: if there are tasks, they are on the way, and
 /// who does not hear of them has them until their lease is over.
 const LAST_POLL: Duration = Duration::from_millis(200);
-/// Pauses between questions that no host answers: from 100 ms on each twice as long, up to 5 s.
-pub(crate) struct Pace(Duration);
-
-impl Pace {
-    pub(crate) fn new() -> Self {
-        Self(Duration::from_millis(100))
-    }
-
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Duration::from_secs(5));
-    }
-}
 
 /// A worker that is being set up, or runs.
 #[derive(Clone)]
 pub struct Worker<P = Client> {
     port: P,
-    task_queue: String,
-    name: String,
-    concurrency: u32,
-    lease: Duration,
+    /// What it asks for, with room for all of its attempts.
+    poll: PollTasks,
     grace: Duration,
     activities: HashMap<String, Activity>,
     any: Option<Activity>,
@@ -133,39 +95,37 @@ impl Worker {
 impl<P: Port> Worker<P> {
     /// A worker of the host behind `port`, with the settings of [`Worker::connect`].
     pub fn new(port: P) -> Self {
-        Self {
-            port,
-            task_queue: backstitch_core::command::DEFAULT_TASK_QUEUE.to_owned(),
-            name: format!("rust-{}", std::process::id()),
-            concurrency: 16,
-            lease: Duration::from_secs(30),
-            grace: Duration::from_secs(10),
-            activities: HashMap::new(),
-            any: None,
-        }
+        let poll = PollTasks {
+            max: 16,
+            wait_ms: 30_000,
+            lease_ms: Some(30_000),
+            worker: format!("rust-{}", std::process::id()),
+            ..PollTasks::new(backstitch_core::command::DEFAULT_TASK_QUEUE)
+        };
+        Self { port, poll, grace: Duration::from_secs(10), activities: HashMap::new(), any: None }
     }
 
     /// Which queue it takes tasks from.
     pub fn task_queue(mut self, task_queue: impl Into<String>) -> Self {
-        self.task_queue = task_queue.into();
+        self.poll.task_queue = task_queue.into();
         self
     }
 
     /// What it calls itself, for people.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = name.into();
+        self.poll.worker = name.into();
         self
     }
 
     /// Attempts at a time, 1 to 1,000.
     pub fn concurrency(mut self, attempts: u32) -> Self {
-        self.concurrency = attempts.clamp(1, 1_000);
+        self.poll.max = attempts.clamp(1, 1_000);
         self
     }
 
     /// How long it may be silent about a task before others get it.
     pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
+        self.poll.lease_ms = Some(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
         self
     }
 
@@ -179,21 +139,18 @@ impl<P: Port> Worker<P> {
     /// that is none fails the attempt for good, as `bad-input`.
     pub fn activity<I, O, F, R>(self, name: impl Into<String>, run: F) -> Self
     where
+        F: Fn(Context, I) -> R + Send + Sync + 'static,
         I: DeserializeOwned + Send + 'static,
         O: Serialize,
-        F: Fn(Context, I) -> R + Send + Sync + 'static,
         R: Future<Output = Result<O, Failure>> + Send + 'static,
     {
+        let bad = |code: &str, error: &dyn std::error::Error| Failure::fatal(code, error.to_string());
         self.raw_activity(name, move |context| {
-            let attempt = serde_json::from_str(context.input().as_str()).map(|input| run(context, input));
+            let input = serde_json::from_str(context.task.input.as_str());
+            let attempt = input.map(|input| run(context, input)).map_err(|error| bad("bad-input", &error));
             async move {
-                match attempt {
-                    Err(error) => Ending::Failed(Failure::fatal("bad-input", error.to_string())),
-                    Ok(attempt) => match attempt.await {
-                        Ok(output) => completed(&output),
-                        Err(failure) => Ending::Failed(failure),
-                    },
-                }
+                let output = async { Json::of(&attempt?.await?).map_err(|error| bad("bad-output", &error)) };
+                output.await.map_or_else(Ending::Failed, Ending::Completed)
             }
         })
     }
@@ -225,112 +182,73 @@ impl<P: Port> Worker<P> {
     ///
     /// What a host refuses about the polls themselves, such as a name that is none. A host that is away is
     /// waited for.
-    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ClientError> {
-        let room = Arc::new(Semaphore::new(self.concurrency as usize));
-        let (answers, answering) = Answers::start(self.port.clone());
-        let (stopping, stopped) = watch::channel(false);
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ClientError> {
+        self.poll.names = self.any.is_none().then(|| self.activities.keys().cloned().collect());
+        let (over, stopping) = (CancellationToken::new(), CancellationToken::new());
         let mut attempts = JoinSet::new();
-        let worker = Arc::new(self);
-        let over = AtomicBool::new(false);
-        let polls = async {
-            let mut pace = Pace::new();
-            loop {
-                // Not one task more than can be begun at once: a lease must not be spent waiting.
-                let first = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
-                let free = u32::try_from(room.available_permits()).unwrap_or(u32::MAX).saturating_add(1);
-                drop(first);
-                if over.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                match worker.port.poll(worker.poll(free)).await {
-                    Ok(tasks) if over.load(Ordering::Relaxed) => {
-                        for task in tasks {
-                            let port = worker.port.clone();
-                            attempts.spawn(async move { attempt::release(&port, &task).await });
-                        }
-                        return Ok(());
-                    }
-                    Ok(tasks) => {
-                        pace = Pace::new();
-                        for task in tasks {
-                            let place = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
-                            let run = worker.begin(task, answers.clone(), stopped.clone());
-                            attempts.spawn(async move {
-                                run.await;
-                                drop(place);
-                            });
-                        }
-                        while attempts.try_join_next().is_some() {}
-                    }
-                    Err(ClientError::Problem { status, .. }) if is_final(status) => {
-                        // It will say the same again.
-                        return worker.port.poll(worker.poll(free)).await.map(drop);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "no tasks can be had; asking again");
-                        pace.wait().await;
-                    }
-                }
-            }
+        let stopped = async {
+            stop.await;
+            over.cancel();
+            tokio::time::sleep(LAST_POLL).await;
         };
-        let refused = {
-            tokio::pin!(polls);
-            tokio::select! {
-                refused = &mut polls => refused,
-                () = stop => {
-                    over.store(true, Ordering::Relaxed);
-                    tokio::time::timeout(LAST_POLL, polls).await.unwrap_or(Ok(()))
-                }
-            }
+        let ended = tokio::select! {
+            biased;
+            ended = self.take(&mut attempts, &over, &stopping) => ended,
+            () = stopped => Ok(()),
         };
-        if tokio::time::timeout(worker.grace, async { while attempts.join_next().await.is_some() {} })
-            .await
-            .is_err()
-        {
-            let _ = stopping.send(true);
-            while attempts.join_next().await.is_some() {}
+        let mut rest = pin!(async { while attempts.join_next().await.is_some() {} });
+        if tokio::time::timeout(self.grace, &mut rest).await.is_err() {
+            stopping.cancel();
+            rest.await;
         }
-        drop(answers);
-        let _ = answering.await;
-        refused
+        ended
     }
 
-    fn poll(&self, max: u32) -> PollTasks {
-        let names = self.any.is_none().then(|| self.activities.keys().cloned().collect());
-        PollTasks {
-            names,
-            max,
-            wait_ms: 30_000,
-            lease_ms: Some(millis(self.lease)),
-            worker: self.name.clone(),
-            ..PollTasks::new(self.task_queue.clone())
-        }
-    }
-
-    /// One attempt, from its task to its answer.
-    fn begin(
+    /// Takes tasks and begins attempts at them, until it is `over`.
+    async fn take(
         &self,
-        task: TaskView,
-        answers: Answers,
-        stopping: watch::Receiver<bool>,
-    ) -> impl Future<Output = ()> + Send + use<P> {
-        let activity = self.activities.get(&task.name).or(self.any.as_ref()).cloned();
-        attempt::run(self.port.clone(), task, activity, answers, stopping)
+        attempts: &mut JoinSet<()>,
+        over: &CancellationToken,
+        stopping: &CancellationToken,
+    ) -> Result<(), ClientError> {
+        let answers = Answers::start(self.port.clone());
+        let mut tries = 0;
+        while !over.is_cancelled() {
+            // Not one task more than can be begun at once: a lease must not be spent waiting.
+            let max = self.poll.max - attempts.len() as u32;
+            let tasks = match self.port.poll(PollTasks { max, ..self.poll.clone() }).await {
+                Ok(tasks) => tasks,
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "no tasks can be had; asking again");
+                    pause(tries).await;
+                    tries += 1;
+                    continue;
+                }
+            };
+            tries = 0;
+            for task in tasks {
+                let port = self.port.clone();
+                match self.activities.get(&task.name).or(self.any.as_ref()) {
+                    Some(activity) if !over.is_cancelled() => {
+                        let (activity, answers) = (Arc::clone(activity), answers.clone());
+                        attempts.spawn(attempt::run(port, task, activity, answers, stopping.clone()));
+                    }
+                    // Too late, or what was not asked for: another worker may have it.
+                    _ => drop(attempts.spawn(async move { attempt::release(&port, &task).await })),
+                }
+            }
+            while attempts.len() >= self.poll.max as usize {
+                attempts.join_next().await;
+            }
+            while attempts.try_join_next().is_some() {}
+        }
+        Ok(())
     }
 }
 
-fn completed(output: &impl Serialize) -> Ending {
-    match Json::of(output) {
-        Ok(output) => Ending::Completed(output),
-        Err(error) => Ending::Failed(Failure::fatal("bad-output", error.to_string())),
-    }
-}
-
-/// Whether a host that has refused would say the same again.
-fn is_final(status: u16) -> bool {
-    status < 500 && status != 408 && status != 429
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// What separates questions that no host answers: 100 ms before the second, then each time twice as long, up to
+/// 5 s.
+async fn pause(tries: u32) {
+    tokio::time::sleep(Duration::from_millis(100 << tries.min(6)).min(Duration::from_secs(5))).await;
 }

@@ -139,7 +139,7 @@ impl Program {
     }
 
     fn begin(&self, attempt: &Attempt) -> std::io::Result<Child> {
-        let task = attempt.task();
+        let task = &attempt.task;
         let mut command = Command::new(&self.line[0]);
         command
             .args(&self.line[1..])
@@ -164,9 +164,9 @@ impl Program {
 
     fn input(&self, attempt: &Attempt) -> Vec<u8> {
         let mut line = if self.envelope {
-            serde_json::to_vec(attempt.task()).unwrap_or_default()
+            serde_json::to_vec(&*attempt.task).unwrap_or_default()
         } else {
-            attempt.input().as_str().as_bytes().to_vec()
+            attempt.task.input.as_str().as_bytes().to_vec()
         };
         line.push(b'\n');
         line
