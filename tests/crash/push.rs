@@ -1,6 +1,7 @@
 //! Tasks that a host pushes to an endpoint, which says all that an endpoint can say.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -9,11 +10,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::serve::Listener;
 use backstitch_client::tasks::{AnswerTask, TaskView};
 use backstitch_core::{Json, RunStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ring::hmac;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{TlsAcceptor, rustls};
 
 use crate::load::{deployed_database, options};
 use crate::support::{TestHost, check_ledgers, eventually};
@@ -50,16 +56,73 @@ async fn endpoint(State(seen): State<Seen>, headers: HeaderMap, body: Bytes) -> 
     }
 }
 
+fn router(seen: &Seen) -> Router {
+    Router::new().route("/tasks", post(endpoint)).with_state(Arc::clone(seen))
+}
+
+/// A file with the key.
+fn keys() -> tempfile::NamedTempFile {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), format!("whsec_{}\n", BASE64.encode(KEY))).unwrap();
+    keys
+}
+
+/// Connections with a certificate for `localhost`.
+struct TlsListener {
+    tcp: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl TlsListener {
+    /// The listener, and a file with the authority that its certificate is of.
+    async fn new() -> (Self, tempfile::NamedTempFile) {
+        let mut authority = CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = certificate.signed_by(&key, &authority).unwrap();
+        let ring = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(ring)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.into())
+            .unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), authority.pem()).unwrap();
+        (Self { tcp, acceptor: TlsAcceptor::from(Arc::new(config)) }, file)
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (stream, address) = self.tcp.accept().await.unwrap();
+            // A client that does not trust the certificate hangs up.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_completes_fails_and_defers_what_is_pushed_to_it() {
     let database = deployed_database().await;
     let seen = Seen::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("outside=http://{}/tasks", listener.local_addr().unwrap());
-    let router = Router::new().route("/tasks", post(endpoint)).with_state(Arc::clone(&seen));
-    let serving = tokio::spawn(axum::serve(listener, router).into_future());
-    let keys = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(keys.path(), format!("whsec_{}\n", BASE64.encode(KEY))).unwrap();
+    let serving = tokio::spawn(axum::serve(listener, router(&seen)).into_future());
+    let keys = keys();
     let options = options(&database).arg("--push").arg(&target);
     let host = TestHost::start(options.arg("--push-keys").arg(keys.path().to_str().unwrap())).await;
 
@@ -92,6 +155,40 @@ async fn an_endpoint_completes_fails_and_defers_what_is_pushed_to_it() {
     assert!(!host.log().contains(&BASE64.encode(KEY)), "the key is in the log");
     serving.abort();
     check_ledgers(&database).await;
+}
+
+/// The operator names the authority; the certificate is for the name in the URL.
+#[tokio::test]
+async fn tasks_go_to_the_endpoint_of_the_url_and_to_nobody_else() {
+    let seen = Seen::default();
+    let (listener, authority) = TlsListener::new().await;
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(axum::serve(listener, router(&seen)).into_future());
+    let (keys, authority) = (keys(), authority.path().to_str().unwrap());
+    let pushing = async |name: &str, ca_file: Option<&str>| {
+        let database = deployed_database().await;
+        let options = options(&database).arg("--push").arg(format!("outside=https://{name}:{port}/tasks"));
+        let options = options.arg("--push-keys").arg(keys.path().to_str().unwrap());
+        let options = ca_file.into_iter().fold(options, |options, file| options.arg("--ca-file").arg(file));
+        let host = TestHost::start(options).await;
+        host.start_run("outside", "secret", "1").await;
+        host
+    };
+    for (name, ca_file) in [("localhost", None), ("127.0.0.1", Some(authority))] {
+        let host = pushing(name, ca_file).await;
+        let failure = eventually("the first attempt has failed", async || {
+            let rows = host.rows("secret").await;
+            let failed = rows.into_iter().find(|row| row.kind == "activity-attempt-failed")?;
+            Some(failed.payload.unwrap().as_str().to_owned())
+        })
+        .await;
+        assert!(failure.contains("push-unreachable") && failure.contains("certificate"), "{failure}");
+        assert!(seen.lock().unwrap().is_empty(), "{name} was sent a task");
+    }
+    let host = pushing("localhost", Some(authority)).await;
+    assert_eq!(host.output("secret").await, "0");
+    assert_eq!(seen.lock().unwrap()[&0].len(), 1);
+    serving.abort();
 }
 
 #[tokio::test]

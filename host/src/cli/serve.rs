@@ -79,7 +79,7 @@ struct HostArgs {
     /// Where the secrets are that activities send: a file NAME each, and NAME.hosts with those who may have it
     #[arg(long, env = "BACKSTITCH_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
-    /// Certificate authorities that activities trust beside Mozilla's, in PEM
+    /// Certificate authorities that activities and pushes trust beside Mozilla's, in PEM
     #[arg(long, env = "BACKSTITCH_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// Push the tasks of a queue to an endpoint instead of waiting for workers, such as
