@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use backstitch::host::Host;
+use backstitch::service::ServiceError;
 use backstitch_client::tasks::{
     AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, TaskFailure, TaskView,
 };
-use backstitch_client::{Client, ClientError};
-use backstitch_core::{Json, Op, RunStatus};
+use backstitch_client::{Client, ClientError, StartRun};
+use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
 use crate::load::{deployed_database, options};
-use crate::support::{TestHost, check_ledgers, eventually};
+use crate::support::{TestHost, check_ledgers, component, database, eventually};
 
 /// A lease that nothing here outlives by accident.
 const LONG_MS: u64 = 120_000;
@@ -225,6 +227,27 @@ async fn an_answer_counts_once_and_a_token_that_is_nobodys_is_refused() {
     let results = heir.client.settle_tasks(vec![answer, none, other]).await.unwrap();
     assert_eq!(results.iter().map(|result| result.status).collect::<Vec<_>>(), [200, 400, 409]);
     check_ledgers(&database).await;
+}
+
+/// No door leads to another tenant yet: the host itself is asked, and the lease is one that it knows.
+#[tokio::test]
+async fn an_answer_counts_in_the_tenant_of_its_run_only() {
+    let host = Host::builder(database().await).component(component("verbs-guest")).start().await.unwrap();
+    let service = host.service();
+    let start = StartRun::new("outside", Some("theirs".to_owned()), json("1"));
+    service.start(Scope::DEFAULT, start).await.unwrap();
+    let task = eventually("there is a task", async || {
+        service.poll_tasks(Scope::DEFAULT, poll("outside", LONG_MS)).await.unwrap().pop()
+    })
+    .await;
+    let answer = |output| AnswerTask::completed(&*task.token, json(output));
+    let foreign = Scope { tenant: TenantId(2), ..Scope::DEFAULT };
+    let refused = service.answer_task(foreign, answer("7")).await.unwrap_err();
+    assert!(matches!(refused, ServiceError::Conflict { code: "stale-token", .. }), "{refused:?}");
+    service.answer_task(Scope::DEFAULT, answer("0")).await.unwrap();
+    let run = service.result(Scope::DEFAULT, "theirs", Duration::from_secs(60)).await.unwrap();
+    assert_eq!(run.output.unwrap().as_str(), "0");
+    host.shutdown().await;
 }
 
 #[tokio::test]

@@ -169,8 +169,9 @@ impl Scheduler {
 
     /// A worker has carried out a task. One whose lease this host knows becomes a row at once.
     pub(super) fn settle(&mut self, settle: Settle) {
-        let Settle { token: TaskToken { run: id, op, attempt, lease }, output, reply } = settle;
+        let Settle { scope, token: TaskToken { run: id, op, attempt, lease }, output, reply } = settle;
         let known = self.slots.get_mut(&id).filter(|slot| slot.run.is_open() && !slot.stale);
+        let known = known.filter(|slot| slot.facts.scope == scope);
         let known = known.filter(|slot| {
             matches!(slot.attempts.get(&op), Some(Attempt::Offered { lease: Some(known) }) if *known == lease)
                 && slot.awaits_attempt(op, attempt)

@@ -129,6 +129,8 @@ pub(crate) struct Start {
 
 /// A task that was carried out.
 pub(crate) struct Settle {
+    /// Whose it is to whoever answers.
+    pub(crate) scope: Scope,
     /// Which.
     pub(crate) token: TaskToken,
     /// What the guest gets.

@@ -146,7 +146,7 @@ impl Service {
             self.admit(scope, output)?;
         }
         if let Ok(output) = &outcome
-            && self.settle_here(token, output).await
+            && self.settle_here(scope, token, output).await
         {
             return Ok(());
         }
@@ -195,10 +195,10 @@ impl Service {
     }
 
     /// By the scheduler of this host, if it has the run and knows of the lease: one commit.
-    async fn settle_here(&self, token: TaskToken, output: &Json) -> bool {
+    async fn settle_here(&self, scope: Scope, token: TaskToken, output: &Json) -> bool {
         let Ok(term) = self.term() else { return false };
         let (reply, settled) = oneshot::channel();
-        let settle = Settle { token, output: output.clone(), reply };
+        let settle = Settle { scope, token, output: output.clone(), reply };
         term.inputs.send(Input::Settle(settle)).await.is_ok() && settled.await.unwrap_or(false)
     }
 
