@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use backstitch::api::openapi;
+use backstitch_client::StartRun;
 use backstitch_client::problem::ProblemDocument;
 use backstitch_client::views::{RowView, StartedView};
-use backstitch_core::RunStatus;
+use backstitch_core::{Json, RunStatus};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -165,13 +166,41 @@ async fn a_start_under_a_key_is_one_start_on_whatever_host() {
     assert_eq!(host.client.count(Default::default()).await.unwrap().runs, 3);
 }
 
+/// The Rust client's word for it, with a key that has to be quoted on its way.
+#[tokio::test]
+async fn a_client_that_starts_once_finds_its_run_on_whatever_host() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["hostile-guest"]).await;
+    let other = TestHost::start(HostOptions::new(&database)).await;
+    let start = |input| StartRun::new("waits_for_ever", None, Json::new(input).unwrap());
+    let key = r#"the "seventh" \ order"#;
+    let (one, two) =
+        tokio::join!(host.client.start_once(key, start("1.0")), other.client.start_once(key, start("1.0")));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert!(one.created != two.created, "{one:?} {two:?}");
+    assert_eq!(one.run.run_id, two.run.run_id);
+    assert_eq!(one.run.workflow_id, format!("idempotency-key:{key}"));
+
+    let code = async |key, input| {
+        let refused = other.client.start_once(key, start(input)).await.unwrap_err();
+        refused.code().map(str::to_owned)
+    };
+    assert_eq!(code(key, "2").await.as_deref(), Some("idempotency-key-reused"));
+    for wrong in ["", "clé", "k\tk"] {
+        assert_eq!(code(wrong, "1.0").await.as_deref(), Some("invalid-idempotency-key"), "{wrong:?}");
+    }
+    let named = StartRun { workflow_id: Some("named".to_owned()), ..start("1.0") };
+    assert_eq!(host.client.start_once(key, named).await.unwrap().run.workflow_id, "named");
+    assert_eq!(host.client.count(Default::default()).await.unwrap().runs, 2);
+}
+
 #[tokio::test]
 async fn a_key_stands_for_the_run_that_was_started_also_when_that_goes_on_as_a_new_one() {
     let database = database().await;
     let host = TestHost::with(&database, &["verbs-guest"]).await;
     let body = json!({ "workflow": "rolling", "input": 0 });
     let first = start(&host, "k", &body).await.unwrap().1.run;
-    let one = backstitch_core::Json::new("1").unwrap();
+    let one = Json::new("1").unwrap();
     eventually("the run goes on as a new one", async || {
         host.client.signal(&first.workflow_id, "add", &one).await.unwrap();
         (host.client.run(&first.workflow_id).await.unwrap().run.generation > 0).then_some(())
