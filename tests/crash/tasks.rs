@@ -1,7 +1,7 @@
 //! Calls that workers outside carry out, while workers and hosts die. The workers here speak the plain
 //! protocol, so that they can misbehave; those of the libraries are in `workers`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use backstitch::service::ServiceError;
 use backstitch_client::tasks::{
     AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, TaskFailure, TaskView,
 };
-use backstitch_client::{Client, ClientError, StartRun};
+use backstitch_client::{Client, ClientError, StartRun, StartTerms};
 use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
 use crate::load::{deployed_database, options};
-use crate::support::{TestHost, check_ledgers, component, database, eventually};
+use crate::support::{TestHost, check_ledgers, component, connect, database, eventually};
 
 /// A lease that nothing here outlives by accident.
 const LONG_MS: u64 = 120_000;
@@ -186,6 +186,39 @@ async fn ten_thousand_tasks_are_done_while_their_workers_and_their_hosts_die() {
     })
     .await;
     check_ledgers(&database).await;
+}
+
+/// The flood is older and more urgent than the other call, and each poll asks once.
+#[tokio::test]
+async fn polls_at_once_on_several_hosts_share_a_flood_and_leave_other_queues_alone() {
+    const POLLS: usize = 12;
+    const SHARE: u32 = 25;
+    const CALLS: usize = POLLS * SHARE as usize;
+    let database = deployed_database().await;
+    let hosts = [TestHost::start(options(&database)).await, TestHost::start(options(&database)).await];
+    let start = StartRun {
+        options: StartTerms { priority: Some(1), ..StartTerms::default() },
+        ..StartRun::new("outside", Some("flood".to_owned()), json(&CALLS.to_string()))
+    };
+    hosts[0].client.start(start).await.unwrap();
+    hosts[0].start_run("queues", "other", r#""x""#).await;
+    let mut connection = connect(&database).await;
+    eventually("all calls are offered", async || {
+        let offered: i64 =
+            sqlx::query_scalar("select count(*) from tasks").fetch_one(&mut connection).await.unwrap();
+        (offered == CALLS as i64 + 1).then_some(())
+    })
+    .await;
+    let at_once = |max, task_queue| PollTasks { max, wait_ms: 0, ..poll(task_queue, LONG_MS) };
+    let tasks = hosts[1].client.poll_tasks(&at_once(SHARE, "default")).await.unwrap();
+    assert_eq!(tasks.iter().map(|task| &*task.workflow_id).collect::<Vec<_>>(), ["other"]);
+
+    let wanted = at_once(SHARE, "outside");
+    let polls = (0..POLLS).map(|n| hosts[n % 2].client.poll_tasks(&wanted));
+    let shares: Vec<_> = futures::future::join_all(polls).await.into_iter().map(Result::unwrap).collect();
+    assert!(shares.iter().all(|share| share.len() == SHARE as usize), "{:?}", shares.iter().map(Vec::len));
+    let calls: HashSet<_> = shares.iter().flatten().map(|task| task.op).collect();
+    assert_eq!(calls.len(), CALLS, "a call was given to two");
 }
 
 #[tokio::test]

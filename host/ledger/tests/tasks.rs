@@ -133,6 +133,35 @@ async fn a_worker_gets_what_it_names_of_its_own_tenant_and_of_running_runs_only(
     assert_eq!(rest.iter().map(|task| task.token.run).collect::<Vec<_>>(), [running.id]);
 }
 
+/// All that waits before it is more urgent and older.
+#[tokio::test]
+async fn a_flood_keeps_nobody_waiting_who_asks_for_something_else() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let flood = ["flood"; 2_000];
+    offered(&mut host, &flood, |task| task.priority = 1).await;
+    for name in ["b", "a", "b"] {
+        offered(&mut host, &[name], |task| task.priority = 5).await;
+    }
+    offered(&mut host, &["c"], |task| (task.priority, task.task_queue) = (5, "other".into())).await;
+    let foreign = ledger.scope(TenantId(2));
+    let (grown, append) = calling(&["d"], |task| task.priority = 5);
+    host.commit(Append { scope: foreign, ..grown.start() }).await;
+    host.commit(Append { scope: foreign, ..append }).await;
+
+    // One poll each, that finds what it asks for.
+    let take = async |scope, wanted| {
+        let taken = ledger.take_tasks(scope, wanted, &taking()).await.unwrap();
+        taken.into_iter().map(|task| task.name).collect::<Vec<_>>()
+    };
+    let other = Wanted { task_queue: "other", ..wanted(2) };
+    assert_eq!(take(SCOPE, other).await, ["c"]);
+    assert_eq!(take(foreign, wanted(2)).await, ["d"]);
+    let names = ["a".to_owned(), "b".to_owned()].into();
+    assert_eq!(take(SCOPE, Wanted { names: Some(&names), ..wanted(2) }).await, ["b", "a"]);
+    assert_eq!(take(SCOPE, wanted(2_001)).await.len(), 2_000 + 1, "the flood was there all the time");
+}
+
 #[tokio::test]
 async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said() {
     let ledger = ledger().await;
