@@ -227,10 +227,15 @@ impl Response {
         serde_json::from_slice(&self.body).map_err(|error| unreadable(&error))
     }
 
-    /// How long the service asks to be left alone: `retry-after` in seconds. A date is not read: an activity
-    /// need not have a clock.
+    /// How long the service asks to be left alone: the seconds of `retry-after`, or from the response's own
+    /// `date` to that one, for an activity need not have a clock. A time that is past asks for nothing.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.header("retry-after")?.trim().parse().ok().map(Duration::from_secs)
+        let after = self.header("retry-after")?.trim();
+        if let Ok(seconds) = after.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let date = |text: &str| httpdate::parse_http_date(text.trim()).ok();
+        date(after)?.duration_since(date(self.header("date")?)?).ok()
     }
 
     /// The response if its status is below 400; else an error with the code `http-STATUS`.
@@ -476,9 +481,19 @@ mod tests {
         }
         assert_eq!(error(404).code(), "http-404");
         assert!(Response::new(302).error_for_status().is_ok(), "a redirect is a response");
-        let asked = |after: &str| Response::new(429).with_header("Retry-After", after).error_for_status();
-        assert_eq!(asked("7").expect_err("busy").retry_after_ms(), Some(7_000));
-        assert_eq!(asked("Fri, 31 Dec 1999 23:59:59 GMT").expect_err("busy").retry_after_ms(), None);
+    }
+
+    #[test]
+    fn a_service_says_in_seconds_or_by_its_own_clock_when_it_may_be_asked_again() {
+        let busy = |after: &str| Response::new(429).with_header("Retry-After", after);
+        let asked = |response: Response| response.error_for_status().expect_err("busy").retry_after_ms();
+        let date = "Fri, 31 Dec 1999 23:59:59 GMT";
+        assert_eq!(asked(busy("7")), Some(7_000));
+        assert_eq!(asked(busy(date)), None, "nothing says what time it is");
+        let at = |now: &str| asked(busy(date).with_header("Date", now));
+        assert_eq!(at("Fri, 31 Dec 1999 23:58:59 GMT"), Some(60_000));
+        assert_eq!(at("Sat, 01 Jan 2000 00:00:00 GMT"), None, "it is past");
+        assert_eq!((at("yesterday"), asked(busy("soon"))), (None, None));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backstitch_core::{Json, fault, limits};
 use backstitch_sandbox::EgressError;
@@ -223,7 +223,8 @@ fn unreachable(error: &(dyn std::error::Error + 'static)) -> Ending {
 /// What an answer makes of the attempt: the table of this module.
 async fn answered(response: Response<Incoming>) -> Ending {
     let status = response.status();
-    let retry_after = retry_after(&response);
+    let retry_after = response.headers().get(header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|after| delay(after.to_str().ok()?.trim(), ambient::now_ms()));
     if status == StatusCode::ACCEPTED {
         return Ending::Later;
     }
@@ -266,10 +267,13 @@ fn output(body: &[u8]) -> Ending {
     }
 }
 
-/// Seconds only: what a date means is the affair of clocks.
-fn retry_after(response: &Response<Incoming>) -> Option<Duration> {
-    let seconds = response.headers().get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// What `retry-after` asks for: seconds, or a time by the host's clock. One that is past asks for nothing.
+fn delay(after: &str, now_ms: u64) -> Option<Duration> {
+    if let Ok(seconds) = after.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(now_ms);
+    httpdate::parse_http_date(after).ok()?.duration_since(now).ok()
 }
 
 /// What an endpoint says of its refusal.
@@ -319,6 +323,18 @@ mod tests {
         assert!(matches!(PushKeys::parse("whsec_c2hvcnQ="), Err(NoKeys::Malformed(1))));
         assert!(matches!(PushKeys::parse("#"), Err(NoKeys::Empty)));
         assert_eq!(format!("{keys:?}"), "2 keys");
+    }
+
+    #[test]
+    fn a_delay_is_seconds_or_ends_at_a_time_to_come() {
+        let date = "Fri, 31 Dec 1999 23:59:59 GMT";
+        let at_ms = 946_684_799_000;
+        assert_eq!(delay("7", at_ms), Some(Duration::from_secs(7)));
+        assert_eq!(delay(date, at_ms - 7_250), Some(Duration::from_millis(7_250)));
+        assert_eq!(delay(date, at_ms + 1), None);
+        for wrong in ["", "-1", "1.5", "soon", "31 Dec 1999"] {
+            assert_eq!(delay(wrong, 0), None, "{wrong:?}");
+        }
     }
 
     #[test]

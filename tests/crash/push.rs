@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -26,8 +27,8 @@ use crate::support::{TestHost, check_ledgers, eventually};
 
 const KEY: [u8; 32] = [42; 32];
 
-/// What the endpoint has been sent, by the number that each task is about.
-type Seen = Arc<Mutex<HashMap<u64, Vec<TaskView>>>>;
+/// What the endpoint has been sent, and the second of it, by the number that each task is about.
+type Seen = Arc<Mutex<HashMap<u64, Vec<(u64, TaskView)>>>>;
 
 /// An endpoint that looks at the signature first, and then answers in one of all ways.
 async fn endpoint(State(seen): State<Seen>, headers: HeaderMap, body: Bytes) -> Response {
@@ -44,13 +45,16 @@ async fn endpoint(State(seen): State<Seen>, headers: HeaderMap, body: Bytes) -> 
     assert_eq!(header("webhook-id"), format!("{}:{}", task.idempotency_key, task.attempt));
     let [n] = serde_json::from_str::<[u64; 1]>(task.input.as_str()).unwrap();
     let attempt = task.attempt;
-    seen.lock().unwrap().entry(n).or_default().push(task);
+    let at_s: u64 = header("webhook-timestamp").parse().unwrap();
+    seen.lock().unwrap().entry(n).or_default().push((at_s, task));
+    let later = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(at_s + 3));
     let refusal = r#"{"code":"no-such-thing","message":"there is none"}"#;
     match (n, attempt) {
         (1, 1) => (StatusCode::SERVICE_UNAVAILABLE, "later").into_response(),
         (2, _) => StatusCode::ACCEPTED.into_response(),
         (3, 1) => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response(),
         (4, 1) => panic!("the connection breaks off"),
+        (5, 1) => (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", later)]).into_response(),
         (7, _) => (StatusCode::UNPROCESSABLE_ENTITY, refusal).into_response(),
         _ => n.to_string().into_response(),
     }
@@ -130,22 +134,28 @@ async fn an_endpoint_completes_fails_and_defers_what_is_pushed_to_it() {
     let deferred = eventually("the endpoint will answer later", async || {
         let list = host.client.activities(&Default::default()).await.ok()?;
         list.activities.iter().any(|activity| activity.state == "held").then_some(())?;
-        seen.lock().unwrap().get(&2).map(|tasks| tasks[0].token.clone())
+        seen.lock().unwrap().get(&2).map(|tasks| tasks[0].1.token.clone())
     })
     .await;
     host.client.answer_task(&AnswerTask::completed(deferred, Json::new("2").unwrap())).await.unwrap();
     assert_eq!(host.output("pushed").await, "15");
     let attempts = |n| seen.lock().unwrap()[&n].len();
-    assert_eq!([0, 1, 2, 3, 4, 5].map(attempts), [1, 2, 1, 2, 2, 1]);
+    assert_eq!([0, 1, 2, 3, 4, 5].map(attempts), [1, 2, 1, 2, 2, 2]);
+    let pause_s = |n| {
+        let seen = seen.lock().unwrap();
+        let [(first, _), (second, _)] = &seen[&n][..] else { panic!("{seen:?}") };
+        second - first
+    };
+    assert!(pause_s(3) >= 1 && pause_s(5) >= 3, "{} s and {} s", pause_s(3), pause_s(5));
     let rows = host.rows("pushed").await;
     let failed = rows.iter().filter(|row| row.kind == "activity-attempt-failed");
     let mut failed: Vec<String> =
         failed.map(|row| row.payload.as_ref().unwrap().as_str().to_owned()).collect();
     failed.sort();
-    let codes = ["http-429", "http-503", "push-unreachable"];
+    let codes = ["http-429", "http-503", "http-503", "push-unreachable"];
     assert_eq!(failed.len(), codes.len(), "{failed:?}");
-    for code in codes {
-        assert!(failed.iter().any(|failure| failure.contains(&format!(r#""code":"{code}""#))), "{failed:?}");
+    for (failure, code) in failed.iter().zip(codes) {
+        assert!(failure.contains(&format!(r#""code":"{code}""#)), "{failed:?}");
     }
 
     host.start_run("outside", "refused", "8").await;
