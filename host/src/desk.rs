@@ -192,12 +192,12 @@ impl Desk {
         looks.get(&(queue.clone(), wish.names.clone())).is_some_and(|looked| *looked == offers)
     }
 
-    /// Whether a worker may find less in the database than it asks for: the last one of its kind did.
+    /// Whether the last look of a worker of this kind left nothing in the database.
     fn is_drained(&self, chair: &Chair) -> bool {
         locked(&self.inner.looks).contains(&(chair.queue.clone(), chair.wish.names.clone()))
     }
 
-    /// A look into the database found as many as it asked for: there may be more, for others too.
+    /// A look into the database left some there: for others too.
     pub(crate) fn found_more(&self, queue: &Queue, wish: &Wish) {
         locked(&self.inner.looks).pop(&(queue.clone(), wish.names.clone()));
         self.look(queue);
@@ -420,13 +420,18 @@ impl Seat {
         state.max = state.max.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
         state.room = state.free();
         let has_room = state.max > 0;
-        if has_room && returns && !state.look {
+        let was_told_to_look = std::mem::take(&mut state.look);
+        if has_room && returns {
             self.is_kept = true;
             state.expected = true;
             state.departures += 1;
             self.end_unless_back(state.departures);
         }
         drop(state);
+        if was_told_to_look {
+            // Somebody else may do so sooner; it does when it comes back.
+            self.desk.look(&self.chair.queue);
+        }
         self.desk.departs(&self.chair, Departure { at: has_room.then(Instant::now), returns });
         tasks
     }
@@ -457,10 +462,11 @@ impl Seat {
         if self.desk.offers(&self.chair.queue) != seen {
             return Woken::Look;
         }
+        let mut enough = usize::MAX;
         loop {
             {
                 let mut state = locked(&self.chair.state);
-                if state.promised == 0 || Instant::now() >= until {
+                if state.promised == 0 || state.tasks.len() >= enough || Instant::now() >= until {
                     if !state.tasks.is_empty() {
                         return Woken::Tasks;
                     }
@@ -470,9 +476,13 @@ impl Seat {
                     if Instant::now() >= until {
                         return Woken::Over;
                     }
-                } else if !state.tasks.is_empty() {
-                    // No more promises; those that were made are being committed.
-                    state.room = 0;
+                } else if !state.tasks.is_empty() && enough == usize::MAX {
+                    // Those that were promised are being committed. What is promised from now on is for the next
+                    // time, if there will be one.
+                    enough = state.tasks.len() + state.promised as usize;
+                    if !self.desk.returns(&self.chair) {
+                        state.room = 0;
+                    }
                     until = until.min(Instant::now() + PROMISED_WAIT);
                 }
             }

@@ -52,7 +52,7 @@ pub use plant::Plant;
 pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
 pub use schedules::{Schedule, ScheduleChange};
 pub use schema::MigrateError;
-pub use tasks::{Beat, OpenTask, Settled, Sweep, TakenTask, TaskPage, TaskState, Wanted};
+pub use tasks::{Beat, OpenTask, Settled, Sweep, Taken, TakenTask, TaskPage, TaskState, Wanted};
 pub use timers::DueTimer;
 pub use wake::{Notifier, Wake, Wakeups};
 pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

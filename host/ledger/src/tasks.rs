@@ -60,6 +60,15 @@ pub struct TakenTask {
     pub heartbeat: Option<String>,
 }
 
+/// What a poll took.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// In the order of their priority and age.
+    pub tasks: Vec<TakenTask>,
+    /// There was at least one more, which somebody else may have been about to take.
+    pub more: bool,
+}
+
 /// What a heartbeat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
@@ -159,6 +168,7 @@ struct TakenRow {
     lease_ms: i64,
     deadline: Option<Timestamp>,
     heartbeat: Option<String>,
+    there_are_more: bool,
 }
 
 #[derive(FromRow)]
@@ -207,7 +217,7 @@ impl Ledger {
         scope: Scope,
         wanted: Wanted<'_>,
         taking: &Taking,
-    ) -> Result<Vec<TakenTask>, LedgerError> {
+    ) -> Result<Taken, LedgerError> {
         let mut rows: Vec<TakenRow> = sqlx::query_as(
             "with free as materialized (
                  select t.shard, t.run_id, t.op, r.workflow_id, r.owner
@@ -221,6 +231,17 @@ impl Ledger {
                    and (t.start_by is null or t.start_by > now())
                  order by t.priority, t.offered_at
                  limit $5 for update of t skip locked
+             ),
+             open as materialized (
+                 select from tasks t,
+                      lateral (select from runs
+                               where runs.shard = t.shard and runs.run_id = t.run_id and runs.status = $9
+                               offset 0) as r
+                 where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
+                   and t.lease is null and not t.given_up
+                   and ($4::text[] is null or t.name = any ($4))
+                   and (t.start_by is null or t.start_by > now())
+                 limit $5 + 1
              ),
              taken as (
                  update tasks t
@@ -237,7 +258,8 @@ impl Ledger {
              select taken.run_id, taken.op, taken.attempt, taken.workflow_id, taken.owner, taken.name,
                     (select l.payload::text from ledger l
                      where l.shard = taken.shard and l.run_id = taken.run_id and l.seq = taken.seq) as input,
-                    taken.lease_ms, taken.deadline, taken.heartbeat::text
+                    taken.lease_ms, taken.deadline, taken.heartbeat::text,
+                    (select count(*) from open) > $5 as there_are_more
              from taken
              order by taken.priority, taken.offered_at",
         )
@@ -277,7 +299,9 @@ impl Ledger {
                 heartbeat: row.heartbeat,
             })
         };
-        Ok(rows.into_iter().filter_map(task).collect())
+        // Of fewer than were asked for, the others are being taken by somebody else.
+        let more = rows.len() == wanted.limit as usize && rows.first().is_some_and(|row| row.there_are_more);
+        Ok(Taken { tasks: rows.into_iter().filter_map(task).collect(), more })
     }
 
     /// Those of `queues` on which tasks wait for a worker. Reads only.

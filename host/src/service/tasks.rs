@@ -15,14 +15,14 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, Scope, TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, OpenTask, Settled, TakenTask, TaskPage, TaskState, Wanted};
+use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskPage, TaskState, Wanted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::crier::Crier;
-use crate::desk::{GiveBack, Handed, Queue, Wish, Woken};
+use crate::desk::{GiveBack, Queue, Wish, Woken};
 use crate::scheduler::{Input, Settle, note};
 use crate::{attempt, time};
 
@@ -61,29 +61,30 @@ impl Service {
         if wish.max == 0 {
             return Ok(Vec::new());
         }
-        let tasks = self.take_tasks_safely(scope, queue, wish.clone()).await?;
-        if tasks.len() < wish.max as usize {
-            self.desk.found_nothing(queue, &wish, seen);
-        } else {
+        let (handed, more) = self.take_tasks_safely(scope, queue, wish.clone()).await?;
+        if more {
             self.desk.found_more(queue, &wish);
+        } else {
+            self.desk.found_nothing(queue, &wish, seen);
         }
-        Ok(tasks)
+        Ok(handed)
     }
 
     /// As [`take_tasks`](Self::take_tasks), for a worker that may hang up at any moment: what is committed as its
-    /// own then goes to the next at once, and not when the lease is over.
+    /// own then goes to the next at once, and not when the lease is over. And whether there are more.
     async fn take_tasks_safely(
         &self,
         scope: Scope,
         queue: &Queue,
         wish: Wish,
-    ) -> Result<Vec<TaskView>, ServiceError> {
+    ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
         let taking = tokio::spawn(async move {
-            let tasks = service.take_tasks(scope, &queue, &wish).await?;
-            Ok(service.desk.hand(scope.tenant, tasks))
+            let (tasks, more) = service.take_tasks(scope, &queue, &wish).await?;
+            Ok::<_, ServiceError>((service.desk.hand(scope.tenant, tasks), more))
         });
-        taking.await.map_err(|error| internal(&error))?.map(Handed::take)
+        let (handed, more) = taking.await.map_err(|error| internal(&error))??;
+        Ok((handed.take(), more))
     }
 
     async fn take_tasks(
@@ -91,12 +92,9 @@ impl Service {
         scope: Scope,
         queue: &Queue,
         wish: &Wish,
-    ) -> Result<Vec<TaskView>, ServiceError> {
+    ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let wanted = Wanted { task_queue: &queue.name, names: wish.names.as_deref(), limit: wish.max };
-        let taken = self.ledger.take_tasks(scope, wanted, &wish.taking()).await?;
-        if taken.is_empty() {
-            return Ok(Vec::new());
-        }
+        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, &wish.taking()).await?;
         self.counters.activities_started.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Ok(term) = self.term() {
             let ours = taken.iter().filter(|task| task.owner == Some(term.host));
@@ -106,7 +104,8 @@ impl Service {
                 let _ = term.inputs.send(Input::Leased(tokens)).await;
             }
         }
-        taken.into_iter().map(|task| view(queue, task)).collect()
+        let tasks = taken.into_iter().map(|task| view(queue, task)).collect::<Result<_, _>>()?;
+        Ok((tasks, more))
     }
 
     /// A worker's sign of life.
