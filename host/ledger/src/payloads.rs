@@ -425,7 +425,7 @@ fn digest_of(parts: &[Vec<u8>]) -> Digest {
 
 /// Whether the detail of a row of this kind says what people and programs have said: memos, heartbeats, reasons.
 /// The others are options, names and numbers, some of which SQL reads.
-fn has_private_detail(kind: i16) -> bool {
+pub(crate) fn has_private_detail(kind: i16) -> bool {
     const PRIVATE: [Kind; 6] = [
         Kind::RunStarted,
         Kind::ActivityAttemptFailed,

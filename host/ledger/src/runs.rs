@@ -11,7 +11,7 @@ use crate::claims::{digest, parent};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::store::{Closed, of_run, unopened};
-use crate::payloads::{Place, Reference, reference};
+use crate::payloads::{Place, Reference, has_private_detail, reference};
 use crate::time::Timestamp;
 
 /// How a caller names a run.
@@ -424,8 +424,10 @@ struct ClosedRow {
 fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
     let columns = rows.iter_mut().flat_map(|row| {
         let place = of_run(row.tenant, row.run, row.row.op.map(|op| op.0.cast_signed()));
-        let Row { payload, detail, .. } = &mut row.row;
-        [(place, payload as _), (place, detail as _)]
+        let Row { kind, payload, detail, .. } = &mut row.row;
+        // The details of other kinds are never in a stored form, and attributes may be called like one.
+        let detail = has_private_detail(*kind).then_some((place, detail as _));
+        std::iter::once((place, payload as _)).chain(detail)
     });
     columns.collect()
 }
