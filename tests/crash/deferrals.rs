@@ -1,24 +1,17 @@
 //! Calls that a component leaves to be answered later, while hosts die, answers come early, and attempts
 //! fail after they have deferred.
 
+use backstitch_client::Client;
 use backstitch_client::tasks::{ActivityView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities};
-use backstitch_client::{Client, ClientError};
 use backstitch_core::{Json, RunStatus, TaskLease, TaskToken};
 use sqlx::Connection;
 use sqlx::types::Uuid;
 
 use crate::load::{attempts, count, deployed_database, options};
-use crate::support::{TestHost, check_ledgers, connect, eventually};
+use crate::support::{TestHost, check_ledgers, connect, eventually, refusal};
 
 fn answer(token: &str, output: &str) -> AnswerTask {
     AnswerTask::completed(token, Json::new(output).unwrap())
-}
-
-fn refusal<T: std::fmt::Debug>(refused: Result<T, ClientError>) -> (u16, String) {
-    match refused.unwrap_err() {
-        ClientError::Problem { status, code, .. } => (status, code),
-        other => panic!("{other:?}"),
-    }
 }
 
 fn stale() -> (u16, String) {

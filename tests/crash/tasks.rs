@@ -15,7 +15,7 @@ use backstitch_client::{Client, ClientError, StartRun, StartTerms};
 use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
 use crate::load::{deployed_database, options};
-use crate::support::{TestHost, check_ledgers, component, connect, database, eventually};
+use crate::support::{TestHost, check_ledgers, component, connect, database, eventually, refusal};
 
 /// A lease that nothing here outlives by accident.
 const LONG_MS: u64 = 120_000;
@@ -41,14 +41,6 @@ async fn take(client: &Client, task_queue: &str, lease_ms: u64) -> TaskView {
         client.poll_tasks(&poll(task_queue, lease_ms)).await.unwrap().pop()
     })
     .await
-}
-
-/// What is refused, and with which code.
-fn refusal<T: std::fmt::Debug>(refused: Result<T, ClientError>) -> (u16, String) {
-    match refused.unwrap_err() {
-        ClientError::Problem { status, code, .. } => (status, code),
-        other => panic!("{other:?}"),
-    }
 }
 
 fn stale() -> (u16, String) {

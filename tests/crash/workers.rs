@@ -224,16 +224,16 @@ async fn survive(kind: Kind) {
     let front = Front::of(&host).await;
     let dir = tempfile::tempdir().unwrap();
     host.start_run("outside", "sum", &CALLS.to_string()).await;
-    let start = async || Worker::start(kind, &front.url, dir.path(), Habit::Quick, SHORT_MS, 10_000).await;
+    let start = async || Worker::start(kind, &front.url, dir.path(), Habit::Patient, SHORT_MS, 10_000).await;
     let mut workers = [start().await, start().await];
     for turn in 0..3 {
         let share = turn * 70 + 20 + random(kind, turn) % 50;
-        let now = eventually("so many calls are done", async || {
-            let now = done(&mut connection).await.len() as u64;
-            (now >= share).then_some(now)
+        // A few more than that may be done: what a worker dies with comes again behind those that wait.
+        (0..share + 20).for_each(|n| open(dir.path(), n));
+        eventually("so many calls are done", async || {
+            (done(&mut connection).await.len() as u64 >= share).then_some(())
         })
         .await;
-        assert!(now < CALLS, "{kind:?} was done before anything could happen");
         if turn == 1 {
             host.kill();
             host = TestHost::start(options(&database)).await;
@@ -244,6 +244,7 @@ async fn survive(kind: Kind) {
             *dead = start().await;
         }
     }
+    (0..CALLS).for_each(|n| open(dir.path(), n));
     assert_eq!(host.output("sum").await, (CALLS * (CALLS - 1) / 2).to_string());
     let rows = host.rows("sum").await;
     let mut ops: Vec<_> =

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use backstitch_client::schedules::CreateSchedule;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, PollTasks, TaskFailure, TaskView};
-use backstitch_client::{ClientError, LimitTenant, SendUpdate, StartRun, StartTerms};
+use backstitch_client::{LimitTenant, SendUpdate, StartRun, StartTerms};
 use backstitch_core::schedule::{Every, Policy, Spec, Terms, What, When};
 use backstitch_core::{Json, Op, RunStatus, Seq, limits};
 use backstitch_ledger::Cluster;
 
-use crate::support::{HostOptions, TestHost, component, connect, database, eventually};
+use crate::support::{HostOptions, TestHost, component, connect, database, eventually, refusal};
 
 const ONE: &str = "one AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 const TWO: &str = "two Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=\n";
@@ -36,13 +36,6 @@ fn large(bytes: usize, word: &str) -> String {
         }
     }
     text + "\""
-}
-
-fn refusal<T: std::fmt::Debug>(refused: Result<T, ClientError>) -> (u16, String) {
-    match refused.unwrap_err() {
-        ClientError::Problem { status, code, .. } => (status, code),
-        other => panic!("{other:?}"),
-    }
 }
 
 /// A schedule that starts nothing for a hundred days.

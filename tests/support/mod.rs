@@ -15,7 +15,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use backstitch_client::views::{RowView, RunView};
-use backstitch_client::{Client, StartRun};
+use backstitch_client::{Client, ClientError, StartRun};
 use backstitch_core::{Json, RunStatus, Seq};
 use backstitch_ledger::Cluster;
 use sqlx::{Connection, PgConnection};
@@ -340,4 +340,12 @@ pub async fn check_ledgers(database: &str) {
         }
     }
     ledger.close().await;
+}
+
+/// What is refused: the status and the code.
+pub(crate) fn refusal<T: std::fmt::Debug>(refused: Result<T, ClientError>) -> (u16, String) {
+    match refused.unwrap_err() {
+        ClientError::Problem { status, code, .. } => (status, code),
+        other => panic!("{other:?}"),
+    }
 }

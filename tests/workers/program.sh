@@ -11,6 +11,8 @@ leave() {
 
 folder=$1 habit=$2
 read -r input
+# Its worker was killed before it could say anything.
+[ -n "$input" ] || exit 1
 n=${input#[}
 n=${n%]}
 if [ "$BACKSTITCH_ACTIVITY" = late ]; then
