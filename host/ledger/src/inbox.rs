@@ -6,7 +6,7 @@
 
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId};
-use sqlx::{Connection as _, FromRow, PgConnection};
+use sqlx::{Connection as _, FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use crate::connect::Ledger;
@@ -119,7 +119,7 @@ impl Ledger {
         .await?;
         let Some(row) = row else { return Ok(false) };
         let tenant = TenantId(row.tenant);
-        let mut items = self.items(vec![row]).await?;
+        let mut items = self.items(&mut *transaction, vec![row]).await?;
         let Some(InboxItem { mut message, .. }) = items.pop() else {
             return Err(LedgerError::Corrupt(format!("message {item_id} of run {from} cannot be opened")));
         };
@@ -163,7 +163,7 @@ impl Ledger {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        self.items(rows).await
+        self.items(&self.pool, rows).await
     }
 
     /// Messages for closed runs whose owner is dead: the last thing that a host may have died over.
@@ -182,18 +182,22 @@ impl Ledger {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        self.items(rows).await
+        self.items(&self.pool, rows).await
     }
 
     /// Messages as they were sent. One that cannot be opened stays where it is, and is no business of the others.
-    async fn items(&self, mut rows: Vec<ItemRow>) -> Result<Vec<InboxItem>, LedgerError> {
+    async fn items(
+        &self,
+        executor: impl PgExecutor<'_>,
+        mut rows: Vec<ItemRow>,
+    ) -> Result<Vec<InboxItem>, LedgerError> {
         let mut columns: Vec<_> = Vec::with_capacity(2 * rows.len());
         for row in &mut rows {
             let place = of_run(row.tenant, row.run_id, row.op);
             columns.push((place, &mut row.payload as &mut dyn store::Column));
             columns.push((place, &mut row.detail as _));
         }
-        let failed = self.open_each(&mut columns).await?;
+        let failed = self.open_each(executor, &mut columns).await?;
         let mut unread = Vec::new();
         for (index, error) in failed {
             tracing::error!(error = %unopened(&columns[index].0, &error), "a message cannot be read");

@@ -396,7 +396,7 @@ impl Ledger {
         .await?;
         let mut rows = rows.iter().map(ledger_row).collect::<Result<Vec<_>, _>>()?;
         let mut columns = columns(&mut rows);
-        for (index, error) in self.open_each(&mut columns).await? {
+        for (index, error) in self.open_each(&self.pool, &mut columns).await? {
             tracing::error!(error = %unopened(&columns[index].0, &error), "a ledger cannot be read");
         }
         drop(columns);

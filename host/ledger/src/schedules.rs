@@ -228,7 +228,7 @@ impl Ledger {
             columns.push((place, spec));
             columns.push((place, state));
         }
-        let unread = self.open_each(&mut columns).await?;
+        let unread = self.open_each(&self.pool, &mut columns).await?;
         let unread = unread.into_iter().map(|(index, error)| {
             tracing::error!(error = %unopened(&columns[index].0, &error), "a schedule cannot be read");
             index / 2

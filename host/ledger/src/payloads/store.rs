@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use backstitch_core::{Digest, Op, RunId, Scope, Seq, Shard, TenantId};
 use sha2::{Digest as _, Sha256};
-use sqlx::PgConnection;
 use sqlx::postgres::PgBindIterExt;
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::{Form, Found, Payloads, Place, Reference, Stored, Unopened, parts_of, reference};
@@ -150,16 +150,19 @@ impl Ledger {
     }
 
     /// Opens columns, each where it stands; those that cannot be opened stay as they are, and are told by their
-    /// index. What is out of row is read in one question. Reads only.
+    /// index. What is out of row is read in one question, by `executor`: whoever is in a transaction must not
+    /// wait for another connection of the pool. Reads only.
     pub(crate) async fn open_each(
         &self,
+        executor: impl PgExecutor<'_>,
         columns: &mut [Closed<'_>],
     ) -> Result<Vec<(usize, Unopened)>, LedgerError> {
         let out_of_row: BTreeSet<(TenantId, Digest)> = columns
             .iter()
             .filter_map(|(place, column)| Some((tenant(place)?, reference(column.text()?)?.digest)))
             .collect();
-        let found = if out_of_row.is_empty() { Found::new() } else { self.find(&out_of_row).await? };
+        let found =
+            if out_of_row.is_empty() { Found::new() } else { self.find(executor, &out_of_row).await? };
         let mut failed = Vec::new();
         for (index, (place, column)) in columns.iter_mut().enumerate() {
             let Some(text) = column.text() else { continue };
@@ -174,7 +177,7 @@ impl Ledger {
 
     /// The same, where one that cannot be opened leaves no answer.
     pub(crate) async fn open_all(&self, columns: &mut [Closed<'_>]) -> Result<(), LedgerError> {
-        match self.open_each(columns).await?.into_iter().next() {
+        match self.open_each(&self.pool, columns).await?.into_iter().next() {
             None => Ok(()),
             Some((index, error)) => Err(unopened(&columns[index].0, &error)),
         }
@@ -182,7 +185,7 @@ impl Ledger {
 
     /// The same, where nobody else is to have the trouble: one that cannot be opened is left out, and logged.
     pub(crate) async fn open_some(&self, columns: &mut [Closed<'_>]) -> Result<(), LedgerError> {
-        for (index, error) in self.open_each(columns).await? {
+        for (index, error) in self.open_each(&self.pool, columns).await? {
             let (place, column) = &mut columns[index];
             tracing::error!(error = %unopened(place, &error), "a payload is left out");
             column.remove();
@@ -190,7 +193,11 @@ impl Ledger {
         Ok(())
     }
 
-    async fn find(&self, wanted: &BTreeSet<(TenantId, Digest)>) -> Result<Found, LedgerError> {
+    async fn find(
+        &self,
+        executor: impl PgExecutor<'_>,
+        wanted: &BTreeSet<(TenantId, Digest)>,
+    ) -> Result<Found, LedgerError> {
         let rows: Vec<(i32, Vec<u8>, Vec<u8>)> = sqlx::query_as(
             "select p.tenant, p.digest, p.bytes
              from unnest($2::integer[], $3::bytea[]) as wanted (tenant, digest)
@@ -204,7 +211,7 @@ impl Ledger {
         .bind(self.shard.0)
         .bind(wanted.iter().map(|(tenant, _)| tenant.0).bind_iter())
         .bind(wanted.iter().map(|(_, digest)| digest.0.as_slice()).bind_iter())
-        .fetch_all(&self.pool)
+        .fetch_all(executor)
         .await?;
         let mut found = Found::new();
         for (tenant, digest, bytes) in rows {
