@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::{
-    AttributeChanges, Failure, Message, Op, Run, RunId, Seq, TaskLease, TaskToken, limits,
+    Attribute, AttributeChanges, Command, Event, Failure, Message, Op, Run, RunId, Seq, TaskLease, TaskToken,
+    limits,
 };
 use backstitch_ledger::{
     Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewMemory, Outcome, PayloadCodec,
@@ -19,7 +20,7 @@ use backstitch_ledger::{
 };
 use common::{
     Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, json, ledger, ledger_at,
-    new_id, session,
+    new_id, now_ms, session,
 };
 
 /// A text of about so many bytes, as JSON.
@@ -175,6 +176,15 @@ async fn what_looks_like_a_stored_form_is_a_payload_like_any_other() {
             let shown = ledger.shown_rows(run.id, Seq(0), 1).await.unwrap();
             assert_eq!((shown[0].0.payload.as_deref(), shown[0].1), (Some(&*text), None));
         }
+        // Names of attributes are the guest's choice as well, and are in a detail.
+        let mut named = Grown::named("named");
+        host.commit(named.start()).await;
+        let changes = [("backstitch.payload".into(), Some(Attribute::Text("x".into())))].into();
+        let command = Command::SetAttributes { changes };
+        let row = named.run.append(now_ms(), &Event::Commanded { op: Op(0), command }).unwrap();
+        assert!(row.detail.as_ref().is_some_and(|detail| detail.starts_with(r#"{"backstitch.payload":"#)));
+        host.commit(Append { rows: vec![row.clone()], ..Append::new(SCOPE, named.id) }).await;
+        assert_eq!(checked_rows(&ledger, named.id).await[1], row);
     }
 }
 
