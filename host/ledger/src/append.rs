@@ -87,6 +87,71 @@ impl Append {
         Self { new_runs: vec![new_run.clone()], ..Self::new(scope, new_run.run) }
     }
 
+    /// Whether it starts this run.
+    pub fn starts(&self, run: RunId) -> bool {
+        self.new_runs.iter().any(|new| new.run == run)
+    }
+
+    /// Whether [`join`](Self::join) may add `next`. What follows a start must be such that nothing of it is written if
+    /// the start is refused: rows, timers to set, tasks to offer, and what is known of the run, if the start says
+    /// nothing of that.
+    pub fn may_join(&self, next: &Self) -> bool {
+        let Self {
+            new_runs,
+            status,
+            timers_done,
+            inbox,
+            inbox_done,
+            memories,
+            tasks_done,
+            tasks_given_up,
+            ..
+        } = next;
+        let is_plain = new_runs.is_empty()
+            && status.is_none()
+            && timers_done.is_empty()
+            && inbox.is_empty()
+            && inbox_done.is_empty()
+            && (memories.is_empty() || self.memories.is_empty())
+            && tasks_done.is_empty()
+            && tasks_given_up.is_empty();
+        is_plain || !self.starts(self.run)
+    }
+
+    /// Adds what follows in the same run, to be committed with it, if it [may](Self::may_join). Neither changes the
+    /// run's status after the other, and neither speaks of a timer, a message or a task that the other speaks of.
+    pub fn join(&mut self, next: Self) {
+        debug_assert!(self.may_join(&next));
+        let Self {
+            scope: _,
+            run: _,
+            rows,
+            new_runs,
+            status,
+            timers,
+            timers_done,
+            inbox,
+            inbox_done,
+            memories,
+            tasks,
+            tasks_done,
+            tasks_given_up,
+            stored,
+        } = next;
+        self.rows.extend(rows);
+        self.new_runs.extend(new_runs);
+        self.status = self.status.take().or(status);
+        self.timers.extend(timers);
+        self.timers_done.extend(timers_done);
+        self.inbox.extend(inbox);
+        self.inbox_done.extend(inbox_done);
+        self.memories.extend(memories);
+        self.tasks.extend(tasks);
+        self.tasks_done.extend(tasks_done);
+        self.tasks_given_up.extend(tasks_given_up);
+        self.stored.extend(stored);
+    }
+
     /// Bytes that the append carries.
     pub fn text_bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(Row::text_bytes).sum();

@@ -130,7 +130,7 @@ pub struct Stored {
     pub(crate) digest: Digest,
     /// In order.
     pub(crate) parts: Vec<Vec<u8>>,
-    /// Only if this run is started, whose first row refers to it.
+    /// Only if this run is started, whose rows refer to it.
     pub(crate) first_of: Option<RunId>,
 }
 
@@ -264,9 +264,12 @@ impl Payloads {
             stored[before..].iter_mut().for_each(|first| first.first_of = Some(new.run));
         }
         let run = append.run;
+        let starts = append.starts(run);
+        let before = stored.len();
         for row in &mut append.rows {
             self.seal_row(tenant, run, row, &mut stored);
         }
+        stored[before..].iter_mut().for_each(|further| further.first_of = starts.then_some(run));
         let of_run = Place::Run { tenant, run, op: None };
         match &mut append.status {
             Some(StatusChange::Close(close)) => {

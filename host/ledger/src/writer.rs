@@ -134,7 +134,8 @@ impl Writer {
     /// Starts the writer of the host that holds `lease`. It connects when the first item arrives.
     ///
     /// The sender of items must not wait for room in `items` while it is also the one who empties `acks`.
-    /// Rows of a new run may be sent only after its start was acknowledged.
+    /// What follows a start may be sent behind it, or with it, before that is acknowledged: if the start is refused,
+    /// nothing of the run is written.
     pub fn spawn(
         options: &ConnectOptions,
         lease: Lease,
@@ -309,10 +310,11 @@ impl State {
     }
 
     async fn committed(&mut self, range: std::ops::Range<usize>, refused: Vec<RunId>) -> bool {
-        for run in &refused {
-            self.broken.start_refused(*run);
+        let items = &self.pending[range];
+        if !refused.is_empty() {
+            self.broken.refused(items, &refused);
         }
-        let tickets = self.pending[range].iter().map(|item| item.ticket).collect();
+        let tickets = items.iter().map(|item| item.ticket).collect();
         self.tell(tickets, Outcome::Committed { refused }).await
     }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use backstitch_core::inbox::{Message, MessageRow};
 use backstitch_core::{Attribute, Chain, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
-    RunRef, StatusChange, Stopped,
+    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTask, NewTimer, Outcome, PoisonKind,
+    Posted, RunRef, StatusChange, Stopped,
 };
 use common::*;
 
@@ -246,6 +246,100 @@ async fn rows_that_follow_their_start_in_the_queue_are_written_after_it() {
     assert_eq!(info.summary.status, RunStatus::Completed);
     assert_eq!(info.head, Some((Seq(3), run.run.chain())));
     assert_eq!((info.input.as_deref(), info.output.as_deref()), (Some("null"), Some("1")));
+}
+
+/// A start together with all that may follow it.
+fn start_and_more(run: &mut Grown) -> Append {
+    let mut append = run.start();
+    let long = format!("\"{}\"", run.id.to_string().repeat(10_000));
+    let rows = vec![run.signal("1"), run.signal(&long)];
+    let timer = NewTimer { run: run.id, op: Op(7), due_ms: 0, purpose: 1 };
+    let task = NewTask {
+        op: Op(8),
+        seq: Seq(1),
+        attempt: 1,
+        task_queue: "q".into(),
+        name: "a".into(),
+        priority: 3,
+        start_by_ms: None,
+        close_by_ms: None,
+        attempt_ms: None,
+        silence_ms: None,
+        heartbeat: None,
+        taken: None,
+    };
+    let attributes = [("who".into(), Some(Attribute::Flag(true)))].into();
+    let memory = NewMemory { run: run.id, entity: Some("{}".into()), attributes };
+    append.join(Append {
+        rows,
+        timers: vec![timer],
+        tasks: vec![task],
+        memories: vec![memory],
+        ..Append::new(SCOPE, run.id)
+    });
+    append
+}
+
+/// How many rows of all kinds there are of a run.
+async fn traces(connection: &mut sqlx::PgConnection, run: RunId) -> Vec<i64> {
+    let mut counts = Vec::new();
+    for table in ["runs", "ledger", "timers", "tasks", "entities", "attributes"] {
+        let count = format!("select count(*) from {table} where run_id = '{run}'");
+        counts
+            .push(sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut *connection).await.unwrap());
+    }
+    counts
+}
+
+#[tokio::test]
+async fn nothing_that_comes_with_a_refused_start_or_follows_it_is_written() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    host.commit(Grown::named("taken").start()).await;
+    let (mut free, mut rival) = (Grown::named("free"), Grown::named("taken"));
+    let appends = vec![
+        start_and_more(&mut free),
+        start_and_more(&mut rival),
+        rival.step(1),
+        Append { status: Some(StatusChange::Pause), ..Append::new(SCOPE, rival.id) },
+    ];
+    let outcomes = host.append_all(appends).await;
+    let started = Outcome::Committed { refused: vec![rival.id] };
+    assert_eq!(outcomes[..2], [started.clone(), started]);
+    for outcome in &outcomes[2..] {
+        assert!(matches!(outcome, Outcome::Poisoned { kind: PoisonKind::Gap, .. }), "{outcome:?}");
+    }
+    assert_eq!(checked_rows(&ledger, free.id).await.len(), 3);
+    let mut connection = session(&ledger.options().url).await;
+    assert_eq!(traces(&mut connection, free.id).await, [1, 3, 1, 1, 1, 1]);
+    assert_eq!(traces(&mut connection, rival.id).await, [0; 6]);
+    let stored: i64 = sqlx::query_scalar("select count(distinct digest) from payloads")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(stored, 1, "the long payload of the run that was started");
+}
+
+#[tokio::test]
+async fn a_start_with_what_follows_it_is_written_once_when_its_reply_is_lost() {
+    for others in [false, true] {
+        let ledger = ledger().await;
+        let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call == 1))).await;
+        let mut old = Grown::named("old");
+        host.commit(old.start()).await;
+        let (mut rival, mut new) = (Grown::named("old"), Grown::named("new"));
+        // The refused one first: that nothing of it is there says nothing about the others.
+        let mut appends = vec![start_and_more(&mut rival), start_and_more(&mut new)];
+        appends.extend(others.then(|| old.step(1)));
+        for outcome in host.append_all(appends).await {
+            assert_eq!(outcome, Outcome::Committed { refused: vec![rival.id] });
+        }
+        let mut connection = session(&ledger.options().url).await;
+        assert_eq!(traces(&mut connection, rival.id).await, [0; 6]);
+        assert_eq!(traces(&mut connection, new.id).await, [1, 3, 1, 1, 1, 1]);
+        assert_eq!(checked_rows(&ledger, old.id).await.len(), 1 + usize::from(others));
+        host.commit(new.step(1)).await;
+    }
 }
 
 #[tokio::test]

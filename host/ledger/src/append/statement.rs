@@ -32,7 +32,7 @@ const FENCE: &str = "with fence as materialized (
     select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for share
 )";
 
-/// New runs. A workflow id or run id that is taken is left alone.
+/// New runs. A workflow id or run id that is taken is left alone, and nothing is written of a run that is not started.
 const STARTED: &str = "started as (
     insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status, owner,
                       parent_run, parent_op, started_at)
@@ -44,6 +44,9 @@ const STARTED: &str = "started as (
          fence
     on conflict do nothing
     returning run_id
+),
+refused as materialized (
+    select run_id from unnest($5::uuid[]) as n (run_id) where run_id not in (select run_id from started)
 )";
 
 /// Ledger rows.
@@ -54,15 +57,8 @@ const APPENDED: &str = "appended as (
     from unnest($13::integer[], $14::uuid[], $15::integer[], $16::smallint[], $17::integer[], $18::text[],
                 $19::text[], $20::text[], $21::integer[], $22::timestamptz[], $23::bigint[])
          as r (tenant, run_id, seq, kind, op, name, payload, detail, attempt, at, chain),
-         fence";
-
-/// The end of [`APPENDED`] in a statement without new runs.
-const APPENDED_END: &str = "
-)";
-
-/// Its end in one with new runs: no first row without its run.
-const APPENDED_IF_STARTED: &str = "
-    where r.seq <> 0 or r.run_id in (select run_id from started)
+         fence
+    where {r is not refused}
 )";
 
 /// What becomes of runs; the timers of those that close.
@@ -104,6 +100,7 @@ const TIMED: &str = "timed as (
     from unnest($32::integer[], $33::uuid[], $34::integer[], $35::timestamptz[], $36::smallint[])
          as t (tenant, run_id, op, due_at, purpose),
          fence
+    where {t is not refused}
     on conflict (shard, run_id, op) do update set due_at = excluded.due_at, purpose = excluded.purpose
 )";
 
@@ -131,9 +128,9 @@ const CONSUMED: &str = "consumed as (
 const KNOWN: &str = "known as (
     insert into entities (shard, tenant, run_id, document)
     select $1, e.tenant, e.run_id, e.document::json
-    from unnest($50::integer[], $51::uuid[], $52::text[], $53::boolean[]) as e (tenant, run_id, document, first),
+    from unnest($50::integer[], $51::uuid[], $52::text[]) as e (tenant, run_id, document),
          fence
-    where not e.first{or_started}
+    where {e is not refused}
     on conflict (shard, run_id) do update set document = excluded.document
 )";
 
@@ -141,11 +138,11 @@ const KNOWN: &str = "known as (
 const FOUND_BY: &str = "found_by as (
     insert into attributes (shard, tenant, run_id, name, text, number, flag, time)
     select $1, a.tenant, a.run_id, a.name, a.text, a.number, a.flag, a.time
-    from unnest($54::integer[], $55::uuid[], $56::text[], $57::text[], $58::double precision[],
-                $59::boolean[], $60::timestamptz[], $61::boolean[])
-         as a (tenant, run_id, name, text, number, flag, time, first),
+    from unnest($53::integer[], $54::uuid[], $55::text[], $56::text[], $57::double precision[],
+                $58::boolean[], $59::timestamptz[])
+         as a (tenant, run_id, name, text, number, flag, time),
          fence
-    where not a.first{or_started}
+    where {a is not refused}
     on conflict (shard, run_id, name)
         do update set text = excluded.text, number = excluded.number, flag = excluded.flag, time = excluded.time
 )";
@@ -162,12 +159,13 @@ const OFFERED: &str = "offered as (
            case when t.lease is not null then
                least(now() + least(t.lease_ms, t.silence_ms, t.attempt_ms) * interval '1 millisecond', t.close_by)
            end
-    from unnest($62::integer[], $63::uuid[], $64::integer[], $65::integer[], $66::integer[], $67::text[],
-                $68::text[], $69::smallint[], $70::timestamptz[], $71::timestamptz[], $72::bigint[],
-                $73::bigint[], $74::text[], $75::uuid[], $76::bigint[], $77::text[])
+    from unnest($60::integer[], $61::uuid[], $62::integer[], $63::integer[], $64::integer[], $65::text[],
+                $66::text[], $67::smallint[], $68::timestamptz[], $69::timestamptz[], $70::bigint[],
+                $71::bigint[], $72::text[], $73::uuid[], $74::bigint[], $75::text[])
          as t (tenant, run_id, op, seq, attempt, task_queue, name, priority, start_by, close_by, attempt_ms,
                silence_ms, heartbeat, lease, lease_ms, worker),
          fence
+    where {t is not refused}
     on conflict (shard, run_id, op) do update
         set seq = excluded.seq, attempt = excluded.attempt, task_queue = excluded.task_queue,
             name = excluded.name, priority = excluded.priority, offered_at = excluded.offered_at,
@@ -183,7 +181,7 @@ const OFFERED: &str = "offered as (
 const SETTLED: &str = "settled as (
     delete from tasks
     using (select $1::smallint as shard, run_id, op
-           from unnest($78::uuid[], $79::integer[]) as keys (run_id, op) offset 0) as d,
+           from unnest($76::uuid[], $77::integer[]) as keys (run_id, op) offset 0) as d,
           fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -192,7 +190,7 @@ const SETTLED: &str = "settled as (
 const GIVEN_UP: &str = "given_up as (
     update tasks set given_up = true
     from (select $1::smallint as shard, run_id, op
-          from unnest($80::uuid[], $81::integer[]) as keys (run_id, op) offset 0) as d,
+          from unnest($78::uuid[], $79::integer[]) as keys (run_id, op) offset 0) as d,
          fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -201,10 +199,10 @@ const GIVEN_UP: &str = "given_up as (
 const STORED: &str = "stored as (
     insert into payloads (shard, tenant, digest, part, bytes)
     select $1, p.tenant, p.digest, p.part, p.bytes
-    from unnest($82::integer[], $83::bytea[], $84::integer[], $85::bytea[], $86::uuid[])
+    from unnest($80::integer[], $81::bytea[], $82::integer[], $83::bytea[], $84::uuid[])
          as p (tenant, digest, part, bytes, run_id),
          fence
-    where p.run_id is null{or_payload_started}
+    where p.run_id is null or {p is not refused}
     on conflict (shard, tenant, digest, part) do nothing
     returning tenant, octet_length(bytes) as bytes
 ),
@@ -214,11 +212,8 @@ used as (
     on conflict (shard, tenant) do update set bytes = payload_usage.bytes + excluded.bytes
 )";
 
-/// A first row that is not there refers to nothing.
-const OR_PAYLOAD_STARTED: &str = " or p.run_id in (select run_id from started)";
-
-/// What is known of a new run is known only if it was started.
-const OR_STARTED: &str = " or run_id in (select run_id from started)";
+/// What the parts are called that have rows of runs which may be refused.
+const MAY_BE_REFUSED: [&str; 5] = ["a", "e", "p", "r", "t"];
 
 /// Which parts a batch has something for.
 #[derive(Clone, Copy, Default)]
@@ -306,18 +301,22 @@ fn text(parts: Parts) -> Arc<str> {
 }
 
 fn composed(parts: Parts) -> String {
-    let appended = if parts.started { APPENDED_IF_STARTED } else { APPENDED_END };
     let optional =
         [STARTED, CHANGED, DONE, TIMED, SENT, CONSUMED, KNOWN, FOUND_BY, OFFERED, SETTLED, GIVEN_UP, STORED];
     let present =
         optional.into_iter().zip(parts.flags()).filter_map(|(part, present)| present.then_some(part));
     let all = [FENCE].into_iter().chain(present).collect::<Vec<_>>().join(",\n");
-    let if_started = |text| if parts.started { text } else { "" };
-    let all = all.replace("{or_started}", if_started(OR_STARTED));
-    let all = all.replace("{or_payload_started}", if_started(OR_PAYLOAD_STARTED));
+    let mut all = format!("{all},\n{APPENDED}");
+    for part in MAY_BE_REFUSED {
+        let condition = match parts.started {
+            true => format!("{part}.run_id <> all (array(select run_id from refused))"),
+            false => "true".to_owned(),
+        };
+        all = all.replace(&format!("{{{part} is not refused}}"), &condition);
+    }
     let started = if parts.started { "array(select run_id from started)" } else { "array[]::uuid[]" };
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
-    format!("{all},\n{APPENDED}{appended}\nselect exists (select from fence), {started}, {changed}")
+    format!("{all}\nselect exists (select from fence), {started}, {changed}")
 }
 
 /// Sends one statement for all of `items`, which [`Batch::fits`] has let through together.
@@ -451,7 +450,6 @@ fn bind_inbox<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
 
 fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
     let all = || items.iter().flat_map(|item| item.append.memories.iter().map(|of| (&item.append, of)));
-    let is_first = |append: &Append, run: RunId| append.new_runs.iter().any(|new| new.run == run);
     let known =
         || all().filter_map(|(append, of)| of.entity.as_deref().map(|entity| (append, of.run, entity)));
     let found = || {
@@ -479,7 +477,6 @@ fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
         .bind(known().map(|(append, ..)| append.scope.tenant.0).bind_iter())
         .bind(known().map(|(_, run, _)| run.0).bind_iter())
         .bind(known().map(|(.., entity)| entity).bind_iter())
-        .bind(known().map(|(append, run, _)| is_first(append, run)).bind_iter())
         .bind(found().map(|(append, ..)| append.scope.tenant.0).bind_iter())
         .bind(found().map(|(_, run, ..)| run.0).bind_iter())
         .bind(found().map(|(_, _, name, _)| &**name).bind_iter())
@@ -487,7 +484,6 @@ fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
         .bind(found().map(|(.., value)| number(value)).bind_iter())
         .bind(found().map(|(.., value)| flag(value)).bind_iter())
         .bind(found().map(|(.., value)| time(value)).bind_iter())
-        .bind(found().map(|(append, run, ..)| is_first(append, run)).bind_iter())
 }
 
 fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {

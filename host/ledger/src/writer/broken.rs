@@ -7,59 +7,70 @@ use backstitch_core::{RunId, Seq, limits};
 use crate::append::Item;
 
 /// Runs whose ledger would get a gap if the items that are still on their way were committed.
-///
-/// For each the place where those go on: an item that begins there was sent before its sender knew.
-/// One that begins elsewhere was sent by someone who has read the run again.
 #[derive(Default)]
 pub(super) struct Broken {
-    next: HashMap<RunId, Seq>,
+    lost: HashMap<RunId, Lost>,
     oldest: VecDeque<RunId>,
+}
+
+/// What of a run was lost.
+#[derive(Clone, Copy)]
+enum Lost {
+    /// Its start: there is no such run, and nothing that is said of it counts.
+    All,
+    /// The rows before this place: an item that begins there was sent before its sender knew. One that begins
+    /// elsewhere was sent by someone who has read the run again.
+    Before(Seq),
 }
 
 impl Broken {
     pub(super) fn is_empty(&self) -> bool {
-        self.next.is_empty()
+        self.lost.is_empty()
     }
 
     pub(super) fn poisoned(&mut self, item: &Item) {
-        if let Some(last) = item.append.rows.last() {
-            self.put(item.append.run, Seq(last.seq.0 + 1));
-        }
-        for new in &item.append.new_runs {
-            self.start_refused(new.run);
+        let run = item.append.run;
+        if item.append.starts(run) {
+            self.put(run, Lost::All);
+        } else if let Some(last) = item.append.rows.last() {
+            self.put(run, Lost::Before(Seq(last.seq.0 + 1)));
         }
     }
 
-    pub(super) fn start_refused(&mut self, run: RunId) {
-        self.put(run, Seq(1));
+    /// These new runs were not started. Of runs that other runs start, nothing is sent before it is known that they are.
+    pub(super) fn refused(&mut self, items: &[Item], refused: &[RunId]) {
+        let own = items.iter().map(|Item { append, .. }| append).filter(|append| append.starts(append.run));
+        for append in own.filter(|append| refused.contains(&append.run)) {
+            self.put(append.run, Lost::All);
+        }
     }
 
-    fn put(&mut self, run: RunId, next: Seq) {
-        if self.next.insert(run, next).is_none() {
+    fn put(&mut self, run: RunId, lost: Lost) {
+        if self.lost.insert(run, lost).is_none() {
             self.oldest.push_back(run);
         }
         if self.oldest.len() > limits::BROKEN_RUNS_MAX
             && let Some(forgotten) = self.oldest.pop_front()
         {
-            self.next.remove(&forgotten);
+            self.lost.remove(&forgotten);
         }
     }
 
     /// Whether `item` goes on where a lost one ended.
     pub(super) fn continues(&mut self, item: &Item) -> bool {
         let append = &item.append;
+        let Some(lost) = self.lost.get_mut(&append.run) else { return false };
+        let next = match lost {
+            Lost::All => return true,
+            Lost::Before(next) => next,
+        };
         let (Some(first), Some(last)) = (append.rows.first(), append.rows.last()) else { return false };
-        match self.next.get_mut(&append.run) {
-            Some(next) if *next == first.seq => {
-                *next = Seq(last.seq.0 + 1);
-                true
-            }
-            Some(_) => {
-                self.next.remove(&append.run);
-                self.oldest.retain(|run| *run != append.run);
-                false
-            }
-            None => false,
+        if *next == first.seq {
+            *next = Seq(last.seq.0 + 1);
+            return true;
         }
+        self.lost.remove(&append.run);
+        self.oldest.retain(|run| *run != append.run);
+        false
     }
 }

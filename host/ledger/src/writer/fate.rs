@@ -53,7 +53,9 @@ pub(super) async fn witness(
     scope: Scope,
     items: &[Item],
 ) -> Result<Option<Settled>, sqlx::Error> {
-    let grown = items.iter().find(|item| !item.append.rows.is_empty());
+    // Not one that is started here: it may have been refused.
+    let grown =
+        items.iter().find(|Item { append, .. }| !append.rows.is_empty() && !append.starts(append.run));
     let Some(append) = grown.map(|item| &item.append) else { return Ok(None) };
     let rows = keys(append.rows.iter().map(|row| (append.run, row)));
     if append::read_back(connection, scope, &rows).await?.is_empty() {
