@@ -7,7 +7,9 @@
 //! A worker that has got tasks and has room for more polls again at once. Its seat is kept for it meanwhile, and
 //! calls are promised to it as if it were there: most calls of a busy queue would otherwise be recorded while the
 //! poll is on its way, and each wave of them would cost a claim. Only who came back in time before is expected;
-//! what was promised waits for [`RETURN_WAIT`] at most, and goes to the next worker if nobody comes. While a poll
+//! what was promised waits for [`RETURN_WAIT`] at most, and goes to the next worker if nobody comes. An answer makes
+//! room for one task more, before the worker can say so: the call that follows upon it is the next one that there
+//! will be for it. While a poll
 //! looks into the database for what waits there, its seat takes promises for a part of its room, so that one wave
 //! that had to be claimed does not make the next one be claimed, too.
 //!
@@ -18,11 +20,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use backstitch_client::tasks::TaskView;
-use backstitch_core::TenantId;
+use backstitch_core::{TaskLease, TenantId};
 use backstitch_ledger::Taking;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -41,6 +43,9 @@ const DEPARTURES_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("not zero")
 
 /// Counters of offers; queues share them, and a needless look is all that comes of it.
 const COUNTERS: usize = 256;
+
+/// Handings-out of which it is remembered to whom.
+const LEASES_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("not zero");
 
 /// Kinds of workers of which it is remembered that there was nothing for them in the database.
 const LOOKS_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("not zero");
@@ -79,15 +84,6 @@ impl Wish {
     fn is_of_the_worker(&self, other: &Self) -> bool {
         *self == Self { max: self.max, ..other.clone() }
     }
-
-    /// The terms of one handing-out.
-    pub(crate) fn taking(&self) -> Taking {
-        Taking {
-            lease: ambient::new_task_lease(),
-            lease_ms: Some(self.lease_ms),
-            worker: Arc::clone(&self.worker),
-        }
-    }
 }
 
 /// What becomes of tasks that were handed to a worker which is not there any more.
@@ -104,6 +100,8 @@ struct Inner {
     offers: [AtomicU64; COUNTERS],
     /// How many offers there were when a look into the database found nothing.
     looks: Mutex<lru::LruCache<(Queue, Names), u64>>,
+    /// Who has what was handed out.
+    leases: Mutex<lru::LruCache<TaskLease, Weak<Chair>>>,
     /// How workers left.
     departures: Mutex<lru::LruCache<(Queue, Arc<str>), Departure>>,
     return_wait: Duration,
@@ -130,10 +128,16 @@ struct Chair {
 
 #[derive(Default)]
 struct State {
-    /// Tasks that the worker takes at once.
+    /// Tasks that this poll takes.
+    asked: u32,
+    /// Tasks that the worker takes, now or with its next poll.
     max: u32,
-    /// Tasks that may still be promised.
-    room: u32,
+    /// Answers that it does not know to have arrived: what it takes next is more by as many than it says.
+    unheard: u32,
+    /// Nothing is promised to it.
+    closed: bool,
+    /// Tasks that it looks for in the database.
+    looks_for: u32,
     /// Promised and not there yet.
     promised: u32,
     tasks: Vec<TaskView>,
@@ -153,6 +157,16 @@ impl State {
         let owed = self.promised.saturating_add(u32::try_from(self.tasks.len()).unwrap_or(u32::MAX));
         self.max.saturating_sub(owed)
     }
+
+    /// Tasks that may be promised to the worker.
+    fn room(&self) -> u32 {
+        if self.closed { 0 } else { self.free().saturating_sub(self.looks_for) }
+    }
+
+    /// Its worker waits, or is expected: all of its room is for promises.
+    fn open(&mut self) {
+        (self.closed, self.looks_for) = (false, 0);
+    }
 }
 
 impl Desk {
@@ -167,6 +181,7 @@ impl Desk {
             waiting: Mutex::default(),
             offers,
             looks: Mutex::new(lru::LruCache::new(LOOKS_MAX)),
+            leases: Mutex::new(lru::LruCache::new(LEASES_MAX)),
             departures: Mutex::new(lru::LruCache::new(DEPARTURES_MAX)),
             return_wait,
             hasher: RandomState::new(),
@@ -226,7 +241,8 @@ impl Desk {
         let line = waiting.entry(queue.clone()).or_default();
         let kept = line.iter().find(|chair| chair.wish.is_of_the_worker(&wish) && chair.take_again(wish.max));
         let chair = kept.map(Arc::clone).unwrap_or_else(|| {
-            let state = Mutex::new(State { max: wish.max, ..State::default() });
+            let state = State { asked: wish.max, max: wish.max, closed: true, ..State::default() };
+            let state = Mutex::new(state);
             let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed: Notify::new() });
             line.push_back(Arc::clone(&chair));
             chair
@@ -257,10 +273,32 @@ impl Desk {
             let chair = line.remove(index)?;
             // In turns: each worker gets as much as the others.
             line.push_back(Arc::clone(&chair));
-            let taking = chair.wish.taking();
+            let taking = self.taking(&chair);
             return Some(Promise { desk: self.clone(), chair: Some(chair), taking });
         }
         None
+    }
+
+    /// The terms of one handing-out to the worker of this chair.
+    fn taking(&self, chair: &Arc<Chair>) -> Taking {
+        let Wish { lease_ms, worker, .. } = &chair.wish;
+        let lease = ambient::new_task_lease();
+        locked(&self.inner.leases).put(lease, Arc::downgrade(chair));
+        Taking { lease, lease_ms: Some(*lease_ms), worker: Arc::clone(worker) }
+    }
+
+    /// A task of this handing-out is answered. To be kept until the worker hears that it is.
+    pub(crate) fn answered(&self, lease: TaskLease) -> Option<Answered> {
+        let chair = locked(&self.inner.leases).get(&lease)?.upgrade()?;
+        {
+            let mut state = locked(&chair.state);
+            if state.left {
+                return None;
+            }
+            state.max = state.max.saturating_add(1);
+            state.unheard += 1;
+        }
+        Some(Answered { chair })
     }
 
     /// A call waits in the database: somebody should look.
@@ -293,11 +331,8 @@ impl Chair {
     /// Promises a task to the worker, if it wants more.
     fn promise(&self) -> bool {
         let mut state = locked(&self.state);
-        let has_room = state.room > 0;
-        if has_room {
-            state.room -= 1;
-            state.promised += 1;
-        }
+        let has_room = state.room() > 0;
+        state.promised += u32::from(has_room);
         has_room
     }
 
@@ -306,7 +341,7 @@ impl Chair {
         let mut state = locked(&self.state);
         let is_kept = std::mem::take(&mut state.expected);
         if is_kept {
-            (state.max, state.room) = (max, 0);
+            (state.asked, state.max, state.closed) = (max, max.saturating_add(state.unheard), true);
         }
         is_kept
     }
@@ -315,12 +350,23 @@ impl Chair {
     fn wake(&self) -> bool {
         let mut state = locked(&self.state);
         // One that has tasks already is about to leave; one that is expected looks when it comes.
-        let is_free = !state.look && !state.expected && state.tasks.is_empty() && state.room > 0;
+        let is_free = !state.look && !state.expected && state.tasks.is_empty() && state.room() > 0;
         if is_free {
             state.look = true;
             self.changed.notify_one();
         }
         is_free
+    }
+}
+
+/// A task that was answered, whose worker does not know that yet.
+pub(crate) struct Answered {
+    chair: Arc<Chair>,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        locked(&self.chair.state).unheard -= 1;
     }
 }
 
@@ -352,7 +398,6 @@ impl Drop for Promise {
         if let Some(chair) = self.chair.take() {
             let mut state = locked(&chair.state);
             state.promised -= 1;
-            state.room += 1;
             chair.changed.notify_one();
         }
     }
@@ -399,15 +444,20 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// The terms of one handing-out to its worker.
+    pub(crate) fn taking(&self) -> Taking {
+        self.desk.taking(&self.chair)
+    }
+
     /// How many tasks its worker may look for in the database. The others it takes may be promised meanwhile.
     pub(crate) fn look(&self) -> u32 {
         let shares = self.desk.returns(&self.chair) && self.desk.is_drained(&self.chair);
         let mut state = locked(&self.chair.state);
-        let free = state.free();
-        state.room = if shares { free / 2 } else { 0 };
+        let free = state.free().min(state.asked);
+        (state.closed, state.looks_for) = (!shares, if shares { free - free / 2 } else { free });
         // Whoever offers from now on is counted behind what the caller has seen.
         state.look = false;
-        free - state.room
+        state.looks_for
     }
 
     /// Its worker leaves with these tasks and those that were handed over. If it has room for more and is one that
@@ -415,10 +465,10 @@ impl Seat {
     pub(crate) fn leave(mut self, mut tasks: Vec<TaskView>) -> Vec<TaskView> {
         let returns = self.desk.returns(&self.chair);
         let mut state = locked(&self.chair.state);
-        let more = (state.max as usize).saturating_sub(tasks.len()).min(state.tasks.len());
+        let more = (state.asked as usize).saturating_sub(tasks.len()).min(state.tasks.len());
         tasks.extend(state.tasks.drain(..more));
         state.max = state.max.saturating_sub(u32::try_from(tasks.len()).unwrap_or(u32::MAX));
-        state.room = state.free();
+        state.open();
         let has_room = state.max > 0;
         let was_told_to_look = std::mem::take(&mut state.look);
         if has_room && returns {
@@ -455,8 +505,7 @@ impl Seat {
     pub(crate) async fn wait(&self, until: Instant, seen: u64) -> Woken {
         let mut until = until;
         {
-            let mut state = locked(&self.chair.state);
-            state.room = state.free();
+            locked(&self.chair.state).open();
         }
         // An offer counts itself before it looks for somebody to wake, who has room.
         if self.desk.offers(&self.chair.queue) != seen {
@@ -466,7 +515,8 @@ impl Seat {
         loop {
             {
                 let mut state = locked(&self.chair.state);
-                if state.promised == 0 || state.tasks.len() >= enough || Instant::now() >= until {
+                let enough_now = enough.min(state.asked as usize);
+                if state.promised == 0 || state.tasks.len() >= enough_now || Instant::now() >= until {
                     if !state.tasks.is_empty() {
                         return Woken::Tasks;
                     }
@@ -481,7 +531,7 @@ impl Seat {
                     // time, if there will be one.
                     enough = state.tasks.len() + state.promised as usize;
                     if !self.desk.returns(&self.chair) {
-                        state.room = 0;
+                        state.closed = true;
                     }
                     until = until.min(Instant::now() + PROMISED_WAIT);
                 }
@@ -665,6 +715,32 @@ mod tests {
         assert!(desk.promise(&queue(), "a").is_none(), "it has as many as it takes");
         drop(tokens(sit(&desk, None, 2).await.leave(vec![task("2")])));
         assert!(desk.promise(&queue(), "a").is_some());
+    }
+
+    #[tokio::test]
+    async fn an_answer_makes_room_for_the_next_call_and_no_poll_gets_more_than_it_asks_for() {
+        let (desk, returned) = desk();
+        gone(&desk).await;
+        let first = desk.promise(&queue(), "a").unwrap();
+        let lease = first.taking.lease;
+        first.keep(task("1"));
+        assert!(desk.promise(&queue(), "a").is_none(), "it has as many as it takes");
+        let answered = desk.answered(lease).unwrap();
+        desk.promise(&queue(), "a").unwrap().keep(task("2"));
+        assert!(desk.promise(&queue(), "a").is_none(), "one answer, one task more");
+        let seat = desk.sit(&queue(), wish(None, 1));
+        assert!(desk.promise(&queue(), "a").is_none(), "it has not looked yet");
+        assert_eq!(seat.look(), 0, "two are promised");
+        assert_eq!(got(&seat).await.unwrap(), ["1", "2"], "it did not know of the answer when it asked");
+        assert_eq!(tokens(seat.leave(Vec::new())), ["1"]);
+        drop(answered);
+        assert_eq!(tokens(desk.sit(&queue(), wish(None, 1)).leave(Vec::new())), ["2"]);
+        assert!(desk.answered(lease).is_none(), "its worker is gone");
+        let seat = desk.sit(&queue(), wish(None, 1));
+        let lease = seat.taking().lease;
+        assert!(desk.answered(lease).is_some());
+        assert_eq!(seat.look(), 1, "the database gives no more than is asked for either");
+        assert!(returned.lock().unwrap().is_empty());
     }
 
     #[tokio::test]

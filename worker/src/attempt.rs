@@ -7,7 +7,7 @@ use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, TaskView};
 use backstitch_core::Json;
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,12 +54,13 @@ struct Attempt<P> {
     context: Context,
 }
 
-/// Carries a task out, from its begin to its answer.
+/// Carries a task out, from its begin to its answer. Its place is another's as soon as it has ended.
 pub(crate) async fn run<P: Port>(
     port: P,
     task: TaskView,
     activity: Activity,
     answers: Answers,
+    place: Option<OwnedSemaphorePermit>,
     stopping: CancellationToken,
 ) {
     let taken = Instant::now();
@@ -70,7 +71,9 @@ pub(crate) async fn run<P: Port>(
     let attempt = Attempt { port, context };
     let told = async {
         let panicked = |error: JoinError| Ending::Failed(Failure::retryable("panic", error.to_string()));
-        attempt.tell(&answers, ending.await.unwrap_or_else(panicked), taken).await;
+        let ending = ending.await.unwrap_or_else(panicked);
+        drop(place);
+        attempt.tell(&answers, ending, taken).await;
     };
     let TaskView { run_id: run, op, .. } = &*attempt.context.task;
     tokio::select! {
@@ -154,15 +157,11 @@ impl<P: Port> Attempt<P> {
             Ending::Later => tracing::info!(%run, %op, attempt, name, took_ms, "to be answered later"),
         }
         for tries in 0.. {
-            let (port, again) = (&self.port, tries > 0);
+            let answer = async |answer| answers.send(&self.port, answer, tries > 0).await;
             let told = match ending.clone() {
-                Ending::Completed(output) => {
-                    answers.send(port, AnswerTask::completed(token, output), again).await
-                }
-                Ending::Failed(failure) => {
-                    answers.send(port, AnswerTask::failed(token, failure), again).await
-                }
-                Ending::Later => port.defer(token.clone()).await,
+                Ending::Completed(output) => answer(AnswerTask::completed(token, output)).await,
+                Ending::Failed(failure) => answer(AnswerTask::failed(token, failure)).await,
+                Ending::Later => self.port.defer(token.clone()).await,
             };
             match told {
                 Ok(()) => return,

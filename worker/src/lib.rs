@@ -212,10 +212,11 @@ impl<P: Port> Worker<P> {
         stopping: &CancellationToken,
     ) -> Result<(), ClientError> {
         let answers = Answers::start(self.port.clone());
+        let places = Arc::new(tokio::sync::Semaphore::new(self.poll.max as usize));
         let mut tries = 0;
         while !over.is_cancelled() {
             // Not one task more than can be begun at once: a lease must not be spent waiting.
-            let max = self.poll.max - attempts.len() as u32;
+            let max = places.available_permits() as u32;
             let tasks = match self.port.poll(PollTasks { max, ..self.poll.clone() }).await {
                 Ok(tasks) => tasks,
                 Err(error) if error.is_final() => return Err(error),
@@ -228,20 +229,22 @@ impl<P: Port> Worker<P> {
             };
             tries = 0;
             for task in tasks {
-                let port = self.port.clone();
-                match self.activities.get(&task.name).or(self.any.as_ref()) {
+                let (port, place) = (self.port.clone(), places.clone().try_acquire_owned().ok());
+                match self.activities.get(&task.name).or(self.any.as_ref()).cloned() {
                     Some(activity) if !over.is_cancelled() => {
-                        let (activity, answers) = (Arc::clone(activity), answers.clone());
-                        attempts.spawn(attempt::run(port, task, activity, answers, stopping.clone()));
+                        let (answers, stopping) = (answers.clone(), stopping.clone());
+                        attempts.spawn(attempt::run(port, task, activity, answers, place, stopping));
                     }
                     // Too late, or what was not asked for: another worker may have it.
                     _ => drop(attempts.spawn(async move { attempt::release(&port, &task).await })),
                 }
             }
-            while attempts.len() >= self.poll.max as usize {
+            // An attempt that has ended keeps no place; but not without end are answers left untold.
+            while attempts.try_join_next().is_some() {}
+            while attempts.len() >= 2 * self.poll.max as usize {
                 attempts.join_next().await;
             }
-            while attempts.try_join_next().is_some() {}
+            let _ = places.acquire().await;
         }
         Ok(())
     }

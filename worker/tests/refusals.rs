@@ -22,6 +22,10 @@ struct Inner {
     tasks: Mutex<Vec<TaskView>>,
     hand_out: Notify,
     polled: Notify,
+    /// How many tasks each poll asked for.
+    wishes: Mutex<Vec<u32>>,
+    /// No answer is taken before there have been so many polls.
+    polls_min: usize,
     refuses: Refuses,
     requests: Mutex<Vec<Vec<AnswerTask>>>,
     taken: Mutex<Vec<AnswerTask>>,
@@ -51,6 +55,8 @@ impl Host {
             tasks: Mutex::new(names.iter().map(task).collect()),
             hand_out: Notify::new(),
             polled: Notify::new(),
+            wishes: Mutex::default(),
+            polls_min: 0,
             refuses,
             requests: Mutex::default(),
             taken: Mutex::default(),
@@ -95,7 +101,8 @@ fn problem(status: u16) -> ClientError {
 }
 
 impl Port for Host {
-    async fn poll(&self, _: PollTasks) -> Result<Vec<TaskView>, ClientError> {
+    async fn poll(&self, poll: PollTasks) -> Result<Vec<TaskView>, ClientError> {
+        self.0.wishes.lock().unwrap().push(poll.max);
         self.0.polled.notify_one();
         self.0.hand_out.notified().await;
         Ok(std::mem::take(&mut *self.0.tasks.lock().unwrap()))
@@ -106,6 +113,9 @@ impl Port for Host {
     }
 
     async fn settle(&self, answers: Vec<AnswerTask>) -> Result<Vec<SettledTask>, ClientError> {
+        while self.0.wishes.lock().unwrap().len() < self.0.polls_min {
+            self.0.polled.notified().await;
+        }
         let refused = (self.0.refuses)(&answers);
         self.0.requests.lock().unwrap().push(answers.clone());
         if let Some(status) = refused {
@@ -187,6 +197,20 @@ async fn what_a_host_refuses_is_told_more_plainly_and_a_lease_that_is_gone_is_le
     let requests = host.0.requests.lock().unwrap();
     let gone = requests.iter().flatten().filter(|answer| answer.token == "gone");
     assert_eq!(gone.count(), 2, "with the others and alone");
+}
+
+#[tokio::test]
+async fn an_attempt_that_has_ended_keeps_no_place_while_its_answer_is_on_its_way() {
+    let mut host = Host::new(&["a"], |_| None);
+    Arc::get_mut(&mut host.0).unwrap().polls_min = 2;
+    let all_told = async {
+        host.0.hand_out.notify_one();
+        host.0.heard.notified().await;
+    };
+    let worker =
+        Worker::new(host.clone()).concurrency(1).any_activity(async |context| done(&context.task.name));
+    in_time(worker.run(all_told)).await.unwrap();
+    assert_eq!(*host.0.wishes.lock().unwrap(), [1, 1]);
 }
 
 #[tokio::test]

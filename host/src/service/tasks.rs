@@ -15,7 +15,7 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, Scope, TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskPage, TaskState, Wanted};
+use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, Taking, TaskPage, TaskState, Wanted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -38,7 +38,8 @@ impl Service {
             // One that does not wait wants to know for sure.
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
                 let max = seat.look();
-                let tasks = self.look_for_tasks(scope, &queue, Wish { max, ..wish.clone() }, seen).await?;
+                let wish = Wish { max, ..wish.clone() };
+                let tasks = self.look_for_tasks(scope, &queue, wish, seat.taking(), seen).await?;
                 if !tasks.is_empty() || Instant::now() >= until {
                     return Ok(seat.leave(tasks));
                 }
@@ -56,12 +57,13 @@ impl Service {
         scope: Scope,
         queue: &Queue,
         wish: Wish,
+        taking: Taking,
         seen: u64,
     ) -> Result<Vec<TaskView>, ServiceError> {
         if wish.max == 0 {
             return Ok(Vec::new());
         }
-        let (handed, more) = self.take_tasks_safely(scope, queue, wish.clone()).await?;
+        let (handed, more) = self.take_tasks_safely(scope, queue, wish.clone(), taking).await?;
         if more {
             self.desk.found_more(queue, &wish);
         } else {
@@ -77,10 +79,11 @@ impl Service {
         scope: Scope,
         queue: &Queue,
         wish: Wish,
+        taking: Taking,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
         let taking = tokio::spawn(async move {
-            let (tasks, more) = service.take_tasks(scope, &queue, &wish).await?;
+            let (tasks, more) = service.take_tasks(scope, &queue, &wish, &taking).await?;
             Ok::<_, ServiceError>((service.desk.hand(scope.tenant, tasks), more))
         });
         let (handed, more) = taking.await.map_err(|error| internal(&error))??;
@@ -92,9 +95,10 @@ impl Service {
         scope: Scope,
         queue: &Queue,
         wish: &Wish,
+        taking: &Taking,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let wanted = Wanted { task_queue: &queue.name, names: wish.names.as_deref(), limit: wish.max };
-        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, &wish.taking()).await?;
+        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, taking).await?;
         self.counters.activities_started.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Ok(term) = self.term() {
             let ours = taken.iter().filter(|task| task.owner == Some(term.host));
@@ -144,6 +148,7 @@ impl Service {
         if let Ok(output) = &outcome {
             self.admit(scope, output)?;
         }
+        let _answered = self.desk.answered(token.lease);
         if let Ok(output) = &outcome
             && self.settle_here(scope, token, output).await
         {

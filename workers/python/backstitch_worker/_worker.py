@@ -119,7 +119,7 @@ class Worker:
             # Not one task more than can be begun at once: a lease must not be spent waiting.
             with self._changed:
                 free = self._concurrency - len(self._attempts)
-                if free == 0:
+                if free <= 0:
                     self._changed.wait(0.1)
                     continue
             poll = to_json({**self._poll, "names": list(self._activities), "max": free})

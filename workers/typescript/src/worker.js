@@ -98,7 +98,7 @@ export class Worker {
     while (!signal.aborted) {
       // Not one task more than can be begun at once: a lease must not be spent waiting.
       const max = this.#concurrency - this.#attempts.size;
-      if (max === 0) {
+      if (max <= 0) {
         await once(this.#ends, "end", { signal }).catch(() => {});
         continue;
       }
