@@ -154,6 +154,12 @@ pub(crate) async fn start(host: &TestHost) -> Started {
     started
 }
 
+/// Starts one run of the load.
+pub(crate) async fn start_one(host: &TestHost, id: &str) {
+    let job = LOAD.iter().find(|job| job.id == id).expect("it is part of the load");
+    answered(launch(host, job).await);
+}
+
 /// None if nobody knows whether the request took effect.
 fn answered<T>(result: Result<T, ClientError>) -> Option<T> {
     match result {

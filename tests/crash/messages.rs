@@ -146,7 +146,7 @@ async fn a_signal_with_an_id_counts_once() {
 async fn an_update_is_refused_or_recorded_and_answered_once() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
-    let mut dead = TestHost::start(options(&database).crash("append-after:8")).await;
+    let mut dead = TestHost::start(options(&database).crash("append-after:3")).await;
     dead.start_run("shop", "shop", "10").await;
     let buy = |count: u32, id: &str| SendUpdate {
         name: "buy".into(),

@@ -110,6 +110,30 @@ async fn check((point, visit, who): (&str, &str, Who)) {
     }
 }
 
+/// A guest may be ahead of its ledger, but nothing outside it is.
+#[tokio::test]
+async fn no_attempt_begins_before_the_start_and_the_outcomes_that_led_to_it_are_committed() {
+    let mut seen = 0;
+    for visit in 1..=6 {
+        let database = deployed_database().await;
+        let crashing = options(&database).crash(format!("append-before:{visit}")).arg("--at-once-ms=0");
+        let mut host = TestHost::start(crashing).await;
+        load::start_one(&host, "undone").await;
+        host.crashed().await;
+        let mut connection = connect(&database).await;
+        let done = load::done(&mut connection).await;
+        let runs = load::count(&mut connection, "select count(*) from runs").await;
+        for load::Attempt { call: (run, op), .. } in load::attempts(&host) {
+            assert_eq!(runs, 1, "an attempt of a run that was never started, at {visit}");
+            // Its calls are made one after the other.
+            let missing: Vec<u64> = (0..op).filter(|op| !done.contains(&(run.clone(), *op))).collect();
+            assert!(missing.is_empty(), "op {op} was begun at {visit} without outcomes of {missing:?}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "there was no attempt at all");
+}
+
 /// Another host finishes what the dead have left.
 async fn finish(database: &str, mut hosts: Vec<(TestHost, BTreeSet<load::Call>)>, started: &Started) {
     let done = load::done(&mut connect(database).await).await;

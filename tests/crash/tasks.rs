@@ -14,7 +14,7 @@ use backstitch_client::tasks::{
 use backstitch_client::{Client, ClientError, StartRun, StartTerms};
 use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
-use crate::load::{deployed_database, options};
+use crate::load::{count, deployed_database, options};
 use crate::support::{TestHost, check_ledgers, component, connect, database, eventually, refusal};
 
 /// A lease that nothing here outlives by accident.
@@ -181,6 +181,36 @@ async fn ten_thousand_tasks_are_done_while_their_workers_and_their_hosts_die() {
 }
 
 /// The flood is older and more urgent than the other call, and each poll asks once.
+/// The guest of a start has made its calls before anybody knows whether its id is taken.
+#[tokio::test]
+async fn a_start_that_is_refused_hands_nothing_out() {
+    let database = deployed_database().await;
+    let host = TestHost::start(options(&database)).await;
+    let wanted = || PollTasks { max: 10, ..poll("outside", LONG_MS) };
+    host.start_run("outside", "first", "2").await;
+    let mut taken = Vec::new();
+    while taken.len() < 2 {
+        taken.extend(host.client.poll_tasks(&wanted()).await.unwrap());
+    }
+    // A worker that waits, to whom calls are promised.
+    let waiting = tokio::spawn({
+        let client = host.client.clone();
+        async move { client.poll_tasks(&wanted()).await.unwrap() }
+    });
+    for _ in 0..5 {
+        let again = StartRun::new("outside", Some("first".to_owned()), json("3"));
+        assert_eq!(refusal(host.client.start(again).await), (409, "workflow-id-taken".to_owned()));
+    }
+    host.start_run("outside", "second", "1").await;
+    let tasks = waiting.await.unwrap();
+    assert_eq!(tasks.iter().map(|task| &*task.workflow_id).collect::<Vec<_>>(), ["second"]);
+    let open = host.client.activities(&ListActivities::default()).await.unwrap().activities;
+    assert_eq!(open.len(), 3, "{open:?}");
+    let mut connection = connect(&database).await;
+    let rows = "select count(distinct run_id) from ledger";
+    assert_eq!(count(&mut connection, rows).await, 2);
+}
+
 #[tokio::test]
 async fn polls_at_once_on_several_hosts_share_a_flood_and_leave_other_queues_alone() {
     const POLLS: usize = 12;

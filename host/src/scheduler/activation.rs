@@ -7,7 +7,7 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::start::Parent;
 use backstitch_core::{
     Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, ParentClose,
-    Run, RunId, RunStatus, StartOptions, Status, UnusedSignal, limits,
+    Run, RunId, RunStatus, Seq, StartOptions, Status, UnusedSignal, limits,
 };
 use backstitch_ledger::{Append, Close, NewItem, NewMemory, NewTimer, StatusChange};
 use backstitch_sandbox::{Stopped, WorkflowInstance};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::arrivals::due_calls;
 use super::slot::{Attempt, Facts, Guest, Purpose};
-use super::{Child, Guard, Scheduler, begin_run, full, memory_at_start, timers_of_start};
+use super::{Child, Guard, Scheduler, Waiting, begin_run, full, memory_at_start, timers_of_start};
 use crate::ambient;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
@@ -25,6 +25,8 @@ struct Effects {
     children: Vec<Child>,
     calls: Vec<Op>,
     messages: Vec<Op>,
+    /// Attempts that nobody waits for any more.
+    given_up: Vec<Attempt>,
     /// Children that could not be started, with the reason.
     stillborn: Vec<(Op, Failure)>,
     /// Messages that the next run gets, because this one closes without having had them.
@@ -75,16 +77,16 @@ impl Scheduler {
         self.dispatch(id);
     }
 
-    /// Gives the guest what is committed, in a job.
-    fn dispatch(&mut self, id: RunId) {
+    /// Gives the guest what it may have now, in a job.
+    pub(super) fn dispatch(&mut self, id: RunId) {
         let check_wanted = self.tools.check_activations;
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let ready = slot.committed_ahead();
+        let ready = slot.ready_ahead();
         // One count for all terms: a job of an earlier term must not pass for one of this.
         let turn = self.tools.counters.activations.load(Ordering::Relaxed) + 1;
         let job = match std::mem::replace(&mut slot.guest, Guest::Busy) {
-            // The start, or what was loaded, is committed: nothing of the ledger may be missing.
-            Guest::Cold(mut rows) if slot.durable.0 > 0 => {
+            // Nothing of the ledger may be missing that is committed or drafted.
+            Guest::Cold(mut rows) if slot.durable.0 > 0 || slot.draft.is_some() => {
                 rows.extend(slot.ahead.drain(..ready));
                 if let Some(history) = &mut slot.history {
                     history.clone_from(&rows);
@@ -109,6 +111,8 @@ impl Scheduler {
                 return;
             }
         };
+        let (Job::Begin { rows, .. } | Job::Resume { rows, .. }) = &job;
+        slot.seen = slot.seen.max(rows.last().map_or(Seq(1), |last| Seq(last.seq.0 + 1)));
         slot.turn = turn;
         self.warm.pop(&id);
         self.give(job);
@@ -191,15 +195,26 @@ impl Scheduler {
                 self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
             }
         }
-        let Effects { children, calls, messages, stillborn, unused: _, next: _ } = effects;
-        if is_empty(&append) {
+        let Effects { children, calls, messages, given_up, stillborn, unused: _, next: _ } = effects;
+        let draft = self
+            .slots
+            .get_mut(&id)
+            .and_then(|slot| slot.draft.take_if(|draft| draft.append.may_join(&append)));
+        if is_empty(&append) && draft.is_none() {
             self.warmed(id);
             return self.advance(id);
+        }
+        let mut waiting = Waiting::default();
+        if let Some(draft) = draft {
+            let commands = std::mem::replace(&mut append, draft.append);
+            append.join(commands);
+            waiting = draft.waiting;
         }
         // What is for workers outside goes with the calls themselves.
         let calls = if is_blocked { calls } else { Vec::new() };
         self.send_with_calls(id, append, calls, None, |pending| {
             (pending.children, pending.messages) = (children, messages);
+            (pending.given_up, pending.waiting) = (given_up, waiting);
         });
         if is_blocked {
             for (op, failure) in stillborn {
@@ -245,7 +260,7 @@ impl Scheduler {
         for (op, command, open) in commands {
             let slot = self.slots.get_mut(&id).expect("the caller has just seen it");
             if let Command::Cancel { target } = &command {
-                give_up(slot, *target, append);
+                effects.given_up.extend(give_up(slot, *target, append));
             }
             let event = Event::Commanded { op, command };
             let row = slot.run.append(now_ms, &event).map_err(|illegal| {
@@ -363,7 +378,7 @@ impl Scheduler {
         let children = slot.run.children_to_cancel();
         let mut timers: Vec<Op> = timers_of(slot);
         timers.retain(|op| !slot.run.is_shielded(*op));
-        let offered = slot.give_up_attempts(|run, op| !run.is_shielded(op));
+        let (given_up, offered) = slot.take_attempts(|run, op| !run.is_shielded(op));
         let reason = request.reason.clone();
         let event = Event::CancelRequested { reason: request.reason };
         self.outcome(id, event, None, |append| {
@@ -374,6 +389,8 @@ impl Scheduler {
                 append.inbox.push(note(child, &Message::Cancel { reason: reason.clone() }));
             }
         });
+        // Whoever has the run next finds the request and does the same.
+        given_up.into_iter().for_each(Attempt::give_up);
     }
 
     /// Closes a run that has taken as long as its start allows.
@@ -421,7 +438,9 @@ impl Scheduler {
         append.inbox_done.extend(item.map(|item| (id, item)));
         let mut effects = Effects::default();
         self.close(id, event, &mut append, &mut effects);
-        self.send(id, append, |pending| pending.guard = guard);
+        self.send(id, append, |pending| {
+            (pending.given_up, pending.waiting) = (effects.given_up, guard.into());
+        });
     }
 
     /// The closing row and all that follows from it, in one append.
@@ -432,7 +451,7 @@ impl Scheduler {
             append.inbox_done.push((id, request.item));
         }
         append.tasks_given_up.extend(calls_outside(slot));
-        let _ = slot.give_up_attempts(|_, _| true);
+        effects.given_up.extend(slot.take_attempts(|_, _| true).0);
         slot.guest = Guest::Evicted;
         slot.ahead.clear();
         let row = match slot.run.append(ambient::now_ms(), event) {
@@ -594,10 +613,11 @@ pub(super) fn taken(workflow_id: &str) -> Failure {
     Failure::fatal(FailureKind::Application, "workflow-id-taken", message)
 }
 
-/// Gives up an op that may be open: its attempt, its timer, its child.
-fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
+/// Gives up an op that may be open: its timer, its child, and its attempt, which is to be told.
+fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) -> Vec<Attempt> {
     let id = slot.facts.run;
-    append.tasks_given_up.extend(slot.give_up_attempts(|_, op| op == target));
+    let (given_up, outside) = slot.take_attempts(|_, op| op == target);
+    append.tasks_given_up.extend(outside);
     match slot.run.open_op(target) {
         Some(OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. }) => {
             append.timers_done.push((id, target));
@@ -608,6 +628,7 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) {
         }
         _ => {}
     }
+    given_up
 }
 
 /// Open calls that may have a task: of a run that was parked, this host has forgotten which do.

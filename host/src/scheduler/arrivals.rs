@@ -168,6 +168,7 @@ impl Scheduler {
         ledger: Result<Run, usize>,
     ) {
         let id = facts.run;
+        self.send_draft(id);
         if let Some(slot) = self.slots.remove(&id) {
             self.release(&slot);
         }
@@ -311,7 +312,7 @@ impl Scheduler {
                 let mut append = Append::new(slot.facts.scope, id);
                 append.timers_done.push((id, op));
                 let call = retries.then_some(op);
-                self.send_with_calls(id, append, call, None, |pending| pending.guard = Some(guard));
+                self.send_with_calls(id, append, call, None, |pending| pending.waiting = Some(guard).into());
             }
         }
     }
@@ -363,7 +364,9 @@ impl Scheduler {
                 let mut append = Append::new(slot.facts.scope, id);
                 append.inbox_done.push((id, item.item_id));
                 let call = is_next.then_some(op);
-                self.send_with_calls(id, append, call, heartbeat.as_ref(), |pending| pending.guard = guard);
+                self.send_with_calls(id, append, call, heartbeat.as_ref(), |pending| {
+                    pending.waiting = guard.into();
+                });
             }
             Message::AttemptWanted { op } => {
                 let waits = matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
@@ -372,7 +375,7 @@ impl Scheduler {
                 append.inbox_done.push((id, item.item_id));
                 append.timers_done.extend(waits.then_some((id, op)));
                 let call = waits.then_some(op);
-                self.send_with_calls(id, append, call, None, |pending| pending.guard = guard);
+                self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
             }
             Message::Retry => self.retry(id, item.item_id),
             Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use super::slot::{Attempt, Purpose, Running};
-use super::{AttemptEnd, Deferring, Guard, Input, Pending, Scheduler, Settle};
+use super::{AttemptEnd, Deferring, Guard, Input, Pending, Scheduler, Settle, Waiting};
 use crate::deferral::Deferral;
 use crate::desk::{Promise, Queue};
 use crate::{ambient, attempt, crash};
@@ -40,11 +40,13 @@ impl Scheduler {
     pub(super) fn enqueue_attempts(&mut self, id: RunId, calls: Vec<Op>) {
         let Some(slot) = self.slots.get(&id).filter(|slot| !slot.run.is_paused()) else { return };
         let append = Append::new(slot.facts.scope, id);
-        if calls.iter().any(|op| !self.is_served(id, *op)) {
+        if !slot.is_sure() || calls.iter().any(|op| !self.is_served(id, *op)) {
             return self.send_with_calls(id, append, calls, None, |_| {});
         }
         for op in calls {
-            self.enqueue_attempt(id, op);
+            if self.awaits_turn(id, op) {
+                self.queue_up(id, op);
+            }
         }
     }
 
@@ -61,12 +63,15 @@ impl Scheduler {
         let (here, outside): (Vec<Op>, Vec<Op>) = calls.into_iter().partition(|op| self.is_served(id, *op));
         let offers: Vec<Offer> =
             outside.into_iter().filter_map(|op| self.offer(id, op, heartbeat, &mut append)).collect();
+        let here: Vec<Op> = here.into_iter().filter(|op| self.awaits_turn(id, *op)).collect();
+        let is_sure = self.slots.get(&id).is_some_and(super::slot::Slot::is_sure);
+        let (at_once, later) = if is_sure { (here, Vec::new()) } else { (Vec::new(), here) };
         self.send(id, append, |pending| {
-            pending.offers = offers;
+            (pending.offers, pending.calls) = (offers, later);
             note(pending);
         });
-        for op in here {
-            self.enqueue_attempt(id, op);
+        for op in at_once {
+            self.queue_up(id, op);
         }
     }
 
@@ -181,13 +186,9 @@ impl Scheduler {
             return;
         };
         slot.attempts.remove(&op);
-        let mut append = Append::new(slot.facts.scope, id);
-        append.tasks_done.push(op);
         let event = Event::ActivityClosed { op, attempt, outcome: Ok(output) };
-        if let Err(full) = self.lay(id, event, &mut append) {
-            return self.park(id, &full);
-        }
-        self.send(id, append, |pending| pending.settled = Some(reply));
+        let waiting = Waiting { settled: Some(reply), ..Waiting::default() };
+        self.outcome(id, event, waiting, |append| append.tasks_done.push(op));
         self.advance(id);
     }
 
@@ -210,19 +211,18 @@ impl Scheduler {
         });
     }
 
-    /// Puts a call in line for its next attempt on this host.
-    pub(super) fn enqueue_attempt(&mut self, id: RunId, op: Op) {
-        if let Some(slot) = self.slots.get_mut(&id)
-            && !slot.run.is_paused()
-            && matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
-        {
+    /// Marks a call as one whose next attempt is made on this host. False: the run waits for no such call, or is held.
+    fn awaits_turn(&mut self, id: RunId, op: Op) -> bool {
+        let Some(slot) = self.slots.get_mut(&id) else { return false };
+        let waits = !slot.run.is_paused() && matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }));
+        if waits {
             slot.attempts.insert(op, Attempt::Queued);
-            self.queue_up(id, op);
         }
+        waits
     }
 
-    /// Behind those of its priority.
-    fn queue_up(&mut self, id: RunId, op: Op) {
+    /// Puts a call in line for its attempt, behind those of its priority.
+    pub(super) fn queue_up(&mut self, id: RunId, op: Op) {
         let priority =
             self.slots.get(&id).map_or(StartOptions::PRIORITY_DEFAULT, |slot| slot.run.start().priority());
         self.attempt_queue[usize::from(priority - 1)].push_back((id, op));

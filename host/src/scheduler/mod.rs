@@ -6,8 +6,10 @@
 //! never waits for any of them, so that no channel can close a circle of waiting.
 //!
 //! What holds at every moment:
-//! * a row is sent to the writer before anything it tells of can be seen outside, and a guest has an
-//!   outcome only after the row with it is committed;
+//! * nothing that a guest decided can be seen outside, or has an effect there, before every outcome that it had is
+//!   committed;
+//! * a guest has at most one outcome that is not: the [`Draft`](slot::Draft), which goes to the writer together with
+//!   what the guest makes of it, or after [`DRAFT_MAX`] without that;
 //! * of one run, at most one job is out;
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
@@ -24,6 +26,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
@@ -32,10 +35,11 @@ use backstitch_core::{
 };
 use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
-    StatusChange,
+    PoisonKind, StatusChange,
 };
 use backstitch_sandbox::WorkflowProgram;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::ambient;
@@ -58,6 +62,9 @@ const INPUTS_WAITING_MAX: usize = 4_096;
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Inputs taken in one go, before acknowledgements are looked at again.
 const INPUTS_PER_TURN: usize = 256;
+/// How long an outcome waits for what its guest makes of it: longer than nearly every activation takes, and
+/// not much longer than a commit.
+const DRAFT_MAX: Duration = Duration::from_millis(1);
 
 /// Held by whoever works on a part of a batch; the batch's source goes on when all are dropped.
 pub(crate) type Guard = mpsc::Sender<()>;
@@ -197,6 +204,23 @@ enum Arrival {
     Message(InboxItem, Option<Guard>),
 }
 
+/// Who waits for the commit of an append.
+#[derive(Default)]
+struct Waiting {
+    /// The batch that it is part of.
+    guard: Option<Guard>,
+    /// The worker whose task it settles.
+    settled: Option<oneshot::Sender<bool>>,
+    /// The client whose run it starts.
+    started: Option<oneshot::Sender<Started>>,
+}
+
+impl From<Option<Guard>> for Waiting {
+    fn from(guard: Option<Guard>) -> Self {
+        Self { guard, ..Self::default() }
+    }
+}
+
 /// What is done when an append is acknowledged.
 struct Pending {
     run: RunId,
@@ -210,16 +234,16 @@ struct Pending {
     messages: Vec<Op>,
     /// Messages that the append consumes.
     consumed: Vec<Uuid>,
-    /// The client that waits for the start.
-    reply: Option<oneshot::Sender<Started>>,
     /// Tasks that the append offers.
     offers: Vec<Offer>,
-    /// The worker that waits until its task is settled.
-    settled: Option<oneshot::Sender<bool>>,
+    /// Calls whose first attempts on this host begin then, for their guest ran ahead of its ledger.
+    calls: Vec<Op>,
+    /// Attempts that are told then that nobody waits for them.
+    given_up: Vec<slot::Attempt>,
     /// The attempt that waits until its call is held.
     held: Option<Held>,
-    /// The batch that the append is part of.
-    guard: Option<Guard>,
+    /// Who else waits.
+    waiting: Waiting,
     /// The run is closed or parked by the append: who waits for its result is told.
     closes: bool,
     /// The run is not in memory; its ledger is read once the append is committed.
@@ -294,6 +318,8 @@ pub(crate) struct Scheduler {
     loading: HashMap<RunId, Vec<Arrival>>,
     warm: lru::LruCache<RunId, ()>,
     outbox: VecDeque<Item>,
+    /// Runs with a draft, and when that goes. Those that have gone before their time are here a little longer.
+    drafts: VecDeque<(RunId, Instant)>,
     pending: HashMap<u64, Pending>,
     next_ticket: u64,
     /// Messages that are being consumed: the watcher may see them once more.
@@ -335,6 +361,7 @@ impl Scheduler {
             loading: HashMap::new(),
             warm: lru::LruCache::unbounded(),
             outbox: VecDeque::new(),
+            drafts: VecDeque::new(),
             pending: HashMap::new(),
             next_ticket: 0,
             consuming: HashSet::new(),
@@ -369,6 +396,7 @@ impl Scheduler {
                     Err(_) => return,
                 },
                 () = self.attempt_ended.notified() => {}
+                () = until(self.drafts.front()) => self.send_old_drafts(),
                 taken = self.inputs.recv_many(&mut inputs, INPUTS_PER_TURN) => {
                     if taken == 0 {
                         return;
@@ -405,6 +433,7 @@ impl Scheduler {
 
     /// Hands as much to the writer as it takes now, and starts what may be started.
     fn flush(&mut self) {
+        self.forget_drafts();
         while let Some(item) = self.outbox.pop_front() {
             if let Err(error) = self.tools.items.try_send(item) {
                 match error {
@@ -433,6 +462,7 @@ impl Scheduler {
         let idle = self.draining.is_some()
             && self.pending.is_empty()
             && self.outbox.is_empty()
+            && self.drafts.is_empty()
             && self.running() == 0
             && !self.slots.values().any(|slot| matches!(slot.guest, slot::Guest::Busy));
         if idle && let Some(done) = self.draining.take() {
@@ -461,7 +491,8 @@ impl Scheduler {
         append.timers = timers_of_start(&run, now_ms);
         append.memories.extend(memory_at_start(&run));
         self.insert(facts, program, run, input);
-        self.send(id, append, |pending| pending.reply = Some(reply));
+        let waiting = Waiting { started: Some(reply), ..Waiting::default() };
+        self.send_or_draft(id, append, waiting);
     }
 
     /// Takes a run into memory whose row 0 is on its way.
@@ -476,7 +507,9 @@ impl Scheduler {
             input,
             guest: slot::Guest::Cold(Vec::new()),
             ahead: VecDeque::new(),
+            draft: None,
             durable: Seq(0),
+            seen: Seq(0),
             unacked: 0,
             attempts: HashMap::new(),
             outgoing: VecDeque::new(),
@@ -490,8 +523,49 @@ impl Scheduler {
         self.slots.insert(id, slot);
     }
 
+    /// Keeps an append until its guest has done with the outcome that it ends with.
+    fn draft(&mut self, id: RunId, append: Append, waiting: Waiting) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let until = Instant::now() + DRAFT_MAX;
+        slot.draft = Some(slot::Draft { append, waiting, until });
+        self.drafts.push_back((id, until));
+        self.dispatch(id);
+    }
+
+    /// Sends what a run's guest is still at work on.
+    fn send_draft(&mut self, id: RunId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(slot::Draft { append, waiting, .. }) = slot.draft.take() else { return };
+        slot.unacked += 1;
+        // The run may have gone on since.
+        let upto = append.rows.last().map_or(Seq(1), |row| Seq(row.seq.0 + 1));
+        self.enqueue(id, append, |pending| (pending.upto, pending.waiting) = (upto, waiting));
+    }
+
+    fn send_old_drafts(&mut self) {
+        let now = Instant::now();
+        while let Some((id, until)) = self.drafts.pop_front_if(|(_, until)| *until <= now) {
+            if self
+                .slots
+                .get(&id)
+                .and_then(|slot| slot.draft.as_ref())
+                .is_some_and(|draft| draft.until <= until)
+            {
+                self.send_draft(id);
+            }
+        }
+    }
+
+    /// Forgets the oldest drafts that have gone.
+    fn forget_drafts(&mut self) {
+        let slots = &self.slots;
+        let is_gone = |(id, _): &mut (RunId, Instant)| slots.get(id).is_none_or(|slot| slot.draft.is_none());
+        while self.drafts.pop_front_if(is_gone).is_some() {}
+    }
+
     /// Sends an append of a run in memory. `note` says what else hangs on it.
     fn send(&mut self, id: RunId, append: Append, note: impl FnOnce(&mut Pending)) {
+        self.send_draft(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.unacked += 1;
         let (upto, closes) = (slot.run.next_seq(), !slot.run.is_open());
@@ -510,11 +584,11 @@ impl Scheduler {
             messages: Vec::new(),
             posted: append.inbox.iter().map(|sent| received(append.scope, sent)).collect(),
             consumed: append.inbox_done.iter().map(|(_, item)| *item).collect(),
-            reply: None,
             offers: Vec::new(),
-            settled: None,
+            calls: Vec::new(),
+            given_up: Vec::new(),
             held: None,
-            guard: None,
+            waiting: Waiting::default(),
             closes: false,
             then_load: false,
             goes_on: matches!(append.status, Some(StatusChange::Run)),
@@ -532,7 +606,7 @@ impl Scheduler {
             let Some(pending) = self.pending.remove(&ticket) else { continue };
             match &acks.outcome {
                 Outcome::Committed { refused } => self.committed(pending, refused),
-                Outcome::Poisoned { message, .. } => self.poisoned(pending, message),
+                Outcome::Poisoned { kind, message } => self.poisoned(pending, *kind, message),
                 Outcome::Fenced => {}
             }
         }
@@ -546,11 +620,11 @@ impl Scheduler {
             posted,
             messages,
             consumed,
-            reply,
             offers,
-            settled,
+            calls,
+            given_up,
             held,
-            guard,
+            waiting: Waiting { guard, settled, started },
             closes,
             then_load,
             goes_on,
@@ -564,6 +638,17 @@ impl Scheduler {
             slot.unacked = slot.unacked.saturating_sub(1);
             slot.durable = slot.durable.max(upto);
         }
+        if let Some(started) = started {
+            if refused.contains(&id) {
+                // Nothing of it was written, whatever its guest has asked for.
+                self.warm.pop(&id);
+                self.slots.remove(&id);
+                let _ = started.send(Ok(None));
+                return;
+            }
+            let started_at_ms = self.slots.get(&id).map(|slot| slot.started_at_ms);
+            let _ = started.send(Ok(started_at_ms));
+        }
         if then_load {
             self.load(id);
         }
@@ -572,15 +657,6 @@ impl Scheduler {
         }
         if let Some(due_ms) = due_ms {
             self.hint_timers(due_ms);
-        }
-        if let Some(reply) = reply {
-            let started = if refused.contains(&id) {
-                self.slots.remove(&id);
-                None
-            } else {
-                self.slots.get(&id).map(|slot| slot.started_at_ms)
-            };
-            let _ = reply.send(Ok(started));
         }
         if let Some(settled) = settled {
             let _ = settled.send(true);
@@ -591,6 +667,10 @@ impl Scheduler {
         for offer in offers {
             self.offered(offer);
         }
+        for op in calls {
+            self.queue_up(id, op);
+        }
+        given_up.into_iter().for_each(slot::Attempt::give_up);
         for child in children {
             self.child_committed(id, child, refused);
         }
@@ -616,27 +696,39 @@ impl Scheduler {
 
     /// Postgres refused what this run wanted to write, and will refuse it again. Nothing of it was
     /// written, so the run stands where its ledger says.
-    fn poisoned(&mut self, pending: Pending, problem: &str) {
-        tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
-        if let Some(reply) = pending.reply {
-            let _ = reply.send(Err(problem.to_owned()));
-            self.slots.remove(&pending.run);
-            return;
-        }
+    fn poisoned(&mut self, pending: Pending, kind: PoisonKind, problem: &str) {
         for item in pending.consumed {
             self.consuming.remove(&item);
         }
-        if let Some(slot) = self.slots.get_mut(&pending.run)
-            && !slot.stale
-        {
-            slot.unacked -= 1;
+        if kind == PoisonKind::Gap && !self.slots.contains_key(&pending.run) {
+            // Of a run whose start was refused.
+            return;
+        }
+        tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
+        if let Some(started) = pending.waiting.started {
+            let _ = started.send(Err(problem.to_owned()));
+            self.warm.pop(&pending.run);
+            self.slots.remove(&pending.run);
+            return;
+        }
+        if let Some(slot) = self.slots.get_mut(&pending.run) {
+            slot.unacked = slot.unacked.saturating_sub(1);
+            if slot.stale {
+                return self.advance(pending.run);
+            }
             let message = format!("Postgres refused this run's rows: {problem}");
             self.park(pending.run, &Fault::new(FaultKind::Corrupt, message));
         }
     }
 
     /// Appends one outcome to a run and lays it ahead of the guest. `fill` adds what goes with it.
-    fn outcome(&mut self, id: RunId, event: Event, guard: Option<Guard>, fill: impl FnOnce(&mut Append)) {
+    fn outcome(
+        &mut self,
+        id: RunId,
+        event: Event,
+        waiting: impl Into<Waiting>,
+        fill: impl FnOnce(&mut Append),
+    ) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.stale {
             return;
@@ -649,7 +741,15 @@ impl Scheduler {
             }
             return self.park(id, &full);
         }
-        self.send(id, append, |pending| pending.guard = guard);
+        self.send_or_draft(id, append, waiting.into());
+    }
+
+    /// Sends an append, or lets its guest go to work on what it ends with before that.
+    fn send_or_draft(&mut self, id: RunId, append: Append, waiting: Waiting) {
+        if self.slots.get(&id).is_some_and(|slot| slot.may_draft(&append, ambient::now_ms())) {
+            return self.draft(id, append, waiting);
+        }
+        self.send(id, append, |pending| pending.waiting = waiting);
     }
 
     /// Adds one outcome to an append, and lays it ahead of the guest. Fails if the run must be parked.
@@ -670,6 +770,14 @@ impl Scheduler {
             Err(illegal) => tracing::error!(run = %id, %illegal, "an event was not recorded"),
         }
         Ok(())
+    }
+}
+
+/// Ends when the first draft has waited for long enough.
+async fn until(draft: Option<&(RunId, Instant)>) {
+    match draft {
+        Some((_, until)) => tokio::time::sleep_until(*until).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -17,10 +17,12 @@ use std::sync::Arc;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq, TaskLease};
+use backstitch_ledger::Append;
 use backstitch_sandbox::{Pulse, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
-use super::Guard;
+use super::{Guard, Waiting};
 use crate::guests::{Ahead, Origin};
 
 /// What does not change about a run.
@@ -64,6 +66,16 @@ pub(super) struct Request {
     pub(super) reason: String,
     /// The inbox item to consume with it.
     pub(super) item: uuid::Uuid,
+}
+
+/// A start or an outcome that its guest has already, on its way to the ledger together with what the guest makes of it.
+pub(super) struct Draft {
+    /// The start, or what ends with the outcome.
+    pub(super) append: Append,
+    /// Who waits for its commit.
+    pub(super) waiting: Waiting,
+    /// When it goes without the guest.
+    pub(super) until: Instant,
 }
 
 /// What a row of the timers table is for. Persisted: append-only.
@@ -144,7 +156,7 @@ impl Drop for Running {
 impl Attempt {
     /// Its call was given up. One that has heartbeats is told by the next of them, so that it can put away
     /// what it has in hand; any other ends here and now.
-    fn give_up(mut self) {
+    pub(super) fn give_up(mut self) {
         if let Self::Running(running) = &mut self {
             running.told = running.pulse.forsake();
         }
@@ -191,8 +203,12 @@ pub(super) struct Slot {
     pub(super) guest: Guest,
     /// Outcomes that the guest has not had, in ledger order; committed ones first.
     pub(super) ahead: VecDeque<Ahead>,
+    /// What is not sent yet, because its guest is at work on it. Everything before it is committed.
+    pub(super) draft: Option<Draft>,
     /// Rows below are committed.
     pub(super) durable: Seq,
+    /// The guest has had no outcome from here on.
+    pub(super) seen: Seq,
     /// Appends that are not acknowledged.
     pub(super) unacked: u32,
     /// Calls that want an attempt now, or have one under way. Calls that wait for a retry's time are
@@ -214,18 +230,17 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// Gives up the attempts of these calls; those that have a task, whose workers are to be told.
+    /// The attempts of these calls, which are to be [given up](Attempt::give_up) as soon as that is committed, and
+    /// those of the calls that have a task, whose workers are to be told.
     #[must_use]
-    pub(super) fn give_up_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) -> Vec<Op> {
+    pub(super) fn take_attempts(&mut self, which: impl Fn(&Run, Op) -> bool) -> (Vec<Attempt>, Vec<Op>) {
         let run = &self.run;
-        let mut outside = Vec::new();
+        let (mut taken, mut outside) = (Vec::new(), Vec::new());
         for (op, attempt) in self.attempts.extract_if(|op, _| which(run, *op)) {
-            if attempt.has_task() {
-                outside.push(op);
-            }
-            attempt.give_up();
+            outside.extend(attempt.has_task().then_some(op));
+            taken.push(attempt);
         }
-        outside
+        (taken, outside)
     }
 
     /// Whether this attempt of the call is the next one, or under way.
@@ -238,9 +253,33 @@ impl Slot {
         self.attempts.values().all(Attempt::is_offered)
     }
 
-    /// How many outcomes may be laid before the guest now.
-    pub(super) fn committed_ahead(&self) -> usize {
-        self.ahead.iter().take_while(|row| row.seq < self.durable).count()
+    /// How many outcomes may be laid before the guest now: those that are committed, and the draft.
+    pub(super) fn ready_ahead(&self) -> usize {
+        match self.draft {
+            Some(_) => self.ahead.len(),
+            None => self.ahead.iter().take_while(|row| row.seq < self.durable).count(),
+        }
+    }
+
+    /// Whether `append` may wait for what the guest makes of it: it is the run's start or ends with an outcome, the
+    /// guest can have that at once, and has nothing else that is not committed.
+    pub(super) fn may_draft(&self, append: &Append, now_ms: u64) -> bool {
+        let last = append.rows.last().map(|row| row.seq);
+        let ends_with_an_outcome = last.is_some() && self.ahead.back().map(|row| row.seq) == last;
+        (ends_with_an_outcome || append.starts(self.facts.run))
+            && matches!(self.guest, Guest::Idle(_) | Guest::Cold(_))
+            && self.unacked == 0
+            && self.draft.is_none()
+            && append.status.is_none()
+            && !self.stale
+            && self.terminate.is_none()
+            && self.overdue.is_none()
+            && !self.is_held(now_ms)
+    }
+
+    /// Whether everything that the guest has decided upon is committed.
+    pub(super) fn is_sure(&self) -> bool {
+        self.seen <= self.durable
     }
 
     /// Whether the guest has had everything and waits.
