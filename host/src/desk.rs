@@ -35,8 +35,8 @@ use crate::ambient;
 /// committed.
 const PROMISED_WAIT: Duration = Duration::from_millis(100);
 
-/// How long a seat is kept: a round trip within one data centre, with something to spare.
-const RETURN_WAIT: Duration = Duration::from_millis(10);
+/// How long a seat is kept: a round trip within one data centre, to a worker that has a thousand tasks to begin first.
+const RETURN_WAIT: Duration = Duration::from_millis(50);
 
 /// Workers of which it is remembered when they left.
 const DEPARTURES_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("not zero");
