@@ -208,6 +208,20 @@ struct OpenRow {
     heartbeat: Option<String>,
 }
 
+/// Tasks `t` that a poll may take, with their runs `r`. The parameters are those of [`Ledger::take_tasks`].
+macro_rules! from_waiting_tasks {
+    () => {
+        "from tasks t,
+              lateral (select workflow_id, owner from runs
+                       where runs.shard = t.shard and runs.run_id = t.run_id and runs.status = $9
+                       offset 0) as r
+         where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
+           and t.lease is null and not t.given_up
+           and ($4::text[] is null or t.name = any ($4))
+           and (t.start_by is null or t.start_by > now())"
+    };
+}
+
 impl Ledger {
     /// Hands out tasks of running runs, by priority and age. Nobody else gets one: rows that another poll
     /// has locked are skipped. Not idempotent: what a lost reply has handed out comes back when its lease is
@@ -219,30 +233,12 @@ impl Ledger {
         taking: &Taking,
     ) -> Result<Taken, LedgerError> {
         let mut rows: Vec<TakenRow> = sqlx::query_as(
-            "with free as materialized (
-                 select t.shard, t.run_id, t.op, r.workflow_id, r.owner
-                 from tasks t,
-                      lateral (select workflow_id, owner from runs
-                               where runs.shard = t.shard and runs.run_id = t.run_id and runs.status = $9
-                               offset 0) as r
-                 where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
-                   and t.lease is null and not t.given_up
-                   and ($4::text[] is null or t.name = any ($4))
-                   and (t.start_by is null or t.start_by > now())
+            concat!("with free as materialized (
+                 select t.shard, t.run_id, t.op, r.workflow_id, r.owner ", from_waiting_tasks!(), "
                  order by t.priority, t.offered_at
                  limit $5 for update of t skip locked
              ),
-             open as materialized (
-                 select from tasks t,
-                      lateral (select from runs
-                               where runs.shard = t.shard and runs.run_id = t.run_id and runs.status = $9
-                               offset 0) as r
-                 where t.shard = $1 and t.tenant = $2 and t.task_queue = $3
-                   and t.lease is null and not t.given_up
-                   and ($4::text[] is null or t.name = any ($4))
-                   and (t.start_by is null or t.start_by > now())
-                 limit $5 + 1
-             ),
+             open as materialized (select ", from_waiting_tasks!(), " limit $5 + 1),
              taken as (
                  update tasks t
                  set lease = $6, lease_ms = $7, worker = $8,
@@ -261,7 +257,7 @@ impl Ledger {
                     taken.lease_ms, taken.deadline, taken.heartbeat::text,
                     (select count(*) from open) > $5 as there_are_more
              from taken
-             order by taken.priority, taken.offered_at",
+             order by taken.priority, taken.offered_at"),
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
