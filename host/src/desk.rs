@@ -7,11 +7,12 @@
 //! A worker that has got tasks and has room for more polls again at once. Its seat is kept for it meanwhile, and
 //! calls are promised to it as if it were there: most calls of a busy queue would otherwise be recorded while the
 //! poll is on its way, and each wave of them would cost a claim. Only who came back in time before is expected;
-//! what was promised waits for [`RETURN_WAIT`] at most, and goes to the next worker if nobody comes. An answer makes
-//! room for one task more, before the worker can say so: the call that follows upon it is the next one that there
-//! will be for it. While a poll
+//! what was promised waits for [`RETURN_WAIT`] at most, and goes to the next worker if nobody comes. While a poll
 //! looks into the database for what waits there, its seat takes promises for a part of its room, so that one wave
 //! that had to be claimed does not make the next one be claimed, too.
+//!
+//! An answer makes room for one task more before the worker can say so, for the call that follows upon it is about
+//! to be recorded. That is more than some workers have places for; no poll is given more than it asks for.
 //!
 //! Called by the scheduler, which has calls, and by the service, which has workers. Nothing here is
 //! needed for a task to be carried out, only for it to be soon: a desk may be dropped at any time.
@@ -196,8 +197,8 @@ impl Desk {
         let kept = line.iter().find(|chair| chair.wish.is_of_the_worker(&wish) && chair.take_again(wish.max));
         let chair = kept.map(Arc::clone).unwrap_or_else(|| {
             let state = State { asked: wish.max, max: wish.max, closed: true, ..State::default() };
-            let state = Mutex::new(state);
-            let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed: Notify::new() });
+            let (state, changed) = (Mutex::new(state), Notify::new());
+            let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed });
             line.push_back(Arc::clone(&chair));
             chair
         });

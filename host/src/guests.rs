@@ -26,7 +26,7 @@ pub(crate) struct AtOnce {
     pub(crate) bound: Duration,
 }
 
-/// A committed row that lies ahead of a guest.
+/// A row that lies ahead of a guest: committed, or its run's draft.
 #[derive(Clone, Debug)]
 pub(crate) struct Ahead {
     /// The row's place.

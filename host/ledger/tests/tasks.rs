@@ -36,20 +36,7 @@ fn calling(names: &[&str], change: impl Fn(&mut NewTask)) -> (Grown, Append) {
         let input = json(&format!("[{op}]"));
         let command = Command::ScheduleActivity { name: Arc::clone(&name), input, options };
         let row = grown.run.append(now_ms(), &Event::Commanded { op: Op(op as u32), command }).unwrap();
-        let mut task = NewTask {
-            op: Op(op as u32),
-            seq: row.seq,
-            attempt: 1,
-            task_queue: "q".into(),
-            name,
-            priority: 3,
-            start_by_ms: None,
-            close_by_ms: None,
-            attempt_ms: None,
-            silence_ms: None,
-            heartbeat: None,
-            taken: None,
-        };
+        let mut task = task(Op(op as u32), row.seq, &name);
         change(&mut task);
         append.rows.push(row);
         append.tasks.push(task);

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use backstitch_core::inbox::{Message, MessageRow};
 use backstitch_core::{Attribute, Chain, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTask, NewTimer, Outcome, PoisonKind,
-    Posted, RunRef, StatusChange, Stopped,
+    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
+    RunRef, StatusChange, Stopped,
 };
 use common::*;
 
@@ -254,26 +254,12 @@ fn start_and_more(run: &mut Grown) -> Append {
     let long = format!("\"{}\"", run.id.to_string().repeat(10_000));
     let rows = vec![run.signal("1"), run.signal(&long)];
     let timer = NewTimer { run: run.id, op: Op(7), due_ms: 0, purpose: 1 };
-    let task = NewTask {
-        op: Op(8),
-        seq: Seq(1),
-        attempt: 1,
-        task_queue: "q".into(),
-        name: "a".into(),
-        priority: 3,
-        start_by_ms: None,
-        close_by_ms: None,
-        attempt_ms: None,
-        silence_ms: None,
-        heartbeat: None,
-        taken: None,
-    };
     let attributes = [("who".into(), Some(Attribute::Flag(true)))].into();
     let memory = NewMemory { run: run.id, entity: Some("{}".into()), attributes };
     append.join(Append {
         rows,
         timers: vec![timer],
-        tasks: vec![task],
+        tasks: vec![task(Op(8), Seq(1), "a")],
         memories: vec![memory],
         ..Append::new(SCOPE, run.id)
     });

@@ -88,9 +88,7 @@ impl Seat {
     /// Waits for something to do; `seen` offers had been made when there was nothing in the database.
     pub(crate) async fn wait(&self, until: Instant, seen: u64) -> Woken {
         let mut until = until;
-        {
-            locked(&self.chair.state).open();
-        }
+        locked(&self.chair.state).open();
         // An offer counts itself before it looks for somebody to wake, who has room.
         if self.desk.offers(&self.chair.queue) != seen {
             return Woken::Look;

@@ -4,9 +4,9 @@
 //! append of the call. What a worker answers comes back as a message, or, if this host knows of its lease,
 //! at once. An attempt on this host may leave its call to be answered in the same way: `crate::deferral`.
 //!
-//! An attempt on this host starts as soon as its call is on its way to the ledger: the row with its outcome goes
-//! after the call's row, so a guest never sees an outcome whose call is not durable. A host that dies
-//! in between leaves an attempt that nobody recorded; the next owner makes it again under the same
+//! An attempt on this host starts as soon as its call is on its way to the ledger, or, if its guest is ahead of that,
+//! when the call is committed. The row with its outcome goes after the call's row, so no outcome is durable
+//! without its call. A host that dies in between leaves an attempt that nobody recorded; the next owner makes it again under the same
 //! idempotency key. An attempt whose call was given up while it ran, and that hears of it by its heartbeat,
 //! keeps its place among those that run until it ends; what it ends with is logged and nothing else.
 //! Attempts that nobody outside can notice are made by the guest threads instead, ahead

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::crier::Crier;
-use crate::desk::{GiveBack, Queue, Wish, Woken};
+use crate::desk::{GiveBack, Queue, Seat, Wish, Woken};
 use crate::scheduler::{Input, Settle, note};
 use crate::{attempt, time};
 
@@ -37,9 +37,7 @@ impl Service {
             let seen = self.desk.offers(&queue);
             // One that does not wait wants to know for sure.
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
-                let max = seat.look();
-                let wish = Wish { max, ..wish.clone() };
-                let tasks = self.look_for_tasks(scope, &queue, wish, seat.taking(), seen).await?;
+                let tasks = self.look_for_tasks(scope, &queue, &seat, &wish, seen).await?;
                 if !tasks.is_empty() || Instant::now() >= until {
                     return Ok(seat.leave(tasks));
                 }
@@ -56,18 +54,20 @@ impl Service {
         &self,
         scope: Scope,
         queue: &Queue,
-        wish: Wish,
-        taking: Taking,
+        seat: &Seat,
+        wish: &Wish,
         seen: u64,
     ) -> Result<Vec<TaskView>, ServiceError> {
-        if wish.max == 0 {
+        let max = seat.look();
+        if max == 0 {
             return Ok(Vec::new());
         }
-        let (handed, more) = self.take_tasks_safely(scope, queue, wish.clone(), taking).await?;
+        let part = Wish { max, ..wish.clone() };
+        let (handed, more) = self.take_tasks_safely(scope, queue, part, seat.taking()).await?;
         if more {
-            self.desk.found_more(queue, &wish);
+            self.desk.found_more(queue, wish);
         } else {
-            self.desk.found_nothing(queue, &wish, seen);
+            self.desk.found_nothing(queue, wish, seen);
         }
         Ok(handed)
     }

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Digest, Event, HostId, Json, Row, Run, RunId, Scope};
+use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
-    Acks, Append, Close, Cluster, ConnectOptions, Health, Hook, HookFn, Item, Lease, Ledger, NewRun, Outcome,
-    StatusChange, Writer, WriterConfig,
+    Acks, Append, Close, Cluster, ConnectOptions, Health, Hook, HookFn, Item, Lease, Ledger, NewRun, NewTask,
+    Outcome, StatusChange, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -127,6 +127,24 @@ impl Grown {
             chain: row.chain,
         };
         Append { rows: vec![row], status: Some(StatusChange::Close(close)), ..Append::new(SCOPE, self.id) }
+    }
+}
+
+/// A first attempt of a call, on the queue `q`, that nobody has and nothing bounds.
+pub(crate) fn task(op: Op, seq: Seq, name: &str) -> NewTask {
+    NewTask {
+        op,
+        seq,
+        attempt: 1,
+        task_queue: "q".into(),
+        name: name.into(),
+        priority: 3,
+        start_by_ms: None,
+        close_by_ms: None,
+        attempt_ms: None,
+        silence_ms: None,
+        heartbeat: None,
+        taken: None,
     }
 }
 
