@@ -9,16 +9,17 @@
 //! * nothing that a guest decided can be seen outside, or has an effect there, before every outcome that it had is
 //!   committed;
 //! * a guest has at most one outcome that is not: the [`Draft`](slot::Draft), which goes to the writer together with
-//!   what the guest makes of it, or after [`DRAFT_MAX`] without that;
+//!   what the guest makes of it, or after [`DRAFT_MAX`](drafts::DRAFT_MAX) without that;
 //! * of one run, at most one job is out;
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
-//! `activation`: guests and what they ask for. `attempts`: activities, here and outside. `messages`: what one run
-//! says to another. `arrivals`: what comes from the database.
+//! `activation`: guests and what they ask for. `drafts`: what they have before it is committed. `attempts`: activities,
+//! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database.
 
 mod activation;
 mod arrivals;
 mod attempts;
+mod drafts;
 mod messages;
 mod slot;
 
@@ -26,7 +27,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
@@ -62,9 +62,6 @@ const INPUTS_WAITING_MAX: usize = 4_096;
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Inputs taken in one go, before acknowledgements are looked at again.
 const INPUTS_PER_TURN: usize = 256;
-/// How long an outcome waits for what its guest makes of it: longer than nearly every activation takes, and
-/// not much longer than a commit.
-const DRAFT_MAX: Duration = Duration::from_millis(1);
 
 /// Held by whoever works on a part of a batch; the batch's source goes on when all are dropped.
 pub(crate) type Guard = mpsc::Sender<()>;
@@ -396,7 +393,7 @@ impl Scheduler {
                     Err(_) => return,
                 },
                 () = self.attempt_ended.notified() => {}
-                () = until(self.drafts.front()) => self.send_old_drafts(),
+                () = drafts::until(self.drafts.front()) => self.send_old_drafts(),
                 taken = self.inputs.recv_many(&mut inputs, INPUTS_PER_TURN) => {
                     if taken == 0 {
                         return;
@@ -521,46 +518,6 @@ impl Scheduler {
             history,
         };
         self.slots.insert(id, slot);
-    }
-
-    /// Keeps an append until its guest has done with the outcome that it ends with.
-    fn draft(&mut self, id: RunId, append: Append, waiting: Waiting) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let until = Instant::now() + DRAFT_MAX;
-        slot.draft = Some(slot::Draft { append, waiting, until });
-        self.drafts.push_back((id, until));
-        self.dispatch(id);
-    }
-
-    /// Sends what a run's guest is still at work on.
-    fn send_draft(&mut self, id: RunId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(slot::Draft { append, waiting, .. }) = slot.draft.take() else { return };
-        slot.unacked += 1;
-        // The run may have gone on since.
-        let upto = append.rows.last().map_or(Seq(1), |row| Seq(row.seq.0 + 1));
-        self.enqueue(id, append, |pending| (pending.upto, pending.waiting) = (upto, waiting));
-    }
-
-    fn send_old_drafts(&mut self) {
-        let now = Instant::now();
-        while let Some((id, until)) = self.drafts.pop_front_if(|(_, until)| *until <= now) {
-            if self
-                .slots
-                .get(&id)
-                .and_then(|slot| slot.draft.as_ref())
-                .is_some_and(|draft| draft.until <= until)
-            {
-                self.send_draft(id);
-            }
-        }
-    }
-
-    /// Forgets the oldest drafts that have gone.
-    fn forget_drafts(&mut self) {
-        let slots = &self.slots;
-        let is_gone = |(id, _): &mut (RunId, Instant)| slots.get(id).is_none_or(|slot| slot.draft.is_none());
-        while self.drafts.pop_front_if(is_gone).is_some() {}
     }
 
     /// Sends an append of a run in memory. `note` says what else hangs on it.
@@ -744,14 +701,6 @@ impl Scheduler {
         self.send_or_draft(id, append, waiting.into());
     }
 
-    /// Sends an append, or lets its guest go to work on what it ends with before that.
-    fn send_or_draft(&mut self, id: RunId, append: Append, waiting: Waiting) {
-        if self.slots.get(&id).is_some_and(|slot| slot.may_draft(&append, ambient::now_ms())) {
-            return self.draft(id, append, waiting);
-        }
-        self.send(id, append, |pending| pending.waiting = waiting);
-    }
-
     /// Adds one outcome to an append, and lays it ahead of the guest. Fails if the run must be parked.
     fn lay(&mut self, id: RunId, event: Event, append: &mut Append) -> Result<(), Fault> {
         let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
@@ -770,14 +719,6 @@ impl Scheduler {
             Err(illegal) => tracing::error!(run = %id, %illegal, "an event was not recorded"),
         }
         Ok(())
-    }
-}
-
-/// Ends when the first draft has waited for long enough.
-async fn until(draft: Option<&(RunId, Instant)>) {
-    match draft {
-        Some((_, until)) => tokio::time::sleep_until(*until).await,
-        None => std::future::pending().await,
     }
 }
 
