@@ -213,6 +213,8 @@ export type HealthView = {
   host_id: string;
   /** Runs this host has in memory, and of those with a live guest. */
   runs_loaded: number;
+  /** Runs of which the database has lost rows that were committed, since this host started. */
+  runs_rewound: number;
   /** Runs taken over from other hosts since this host started. */
   runs_taken_over: number;
   /** Guests kept warm. */
@@ -439,6 +441,24 @@ export type RecentStartView = {
   started_at: string;
   /** What the run is called. */
   workflow_id: string;
+};
+
+/** A run whose ledger is damaged, to go on from its sound rows. */
+export type RepairRun = {
+  /** On the component that serves the workflow now, instead of the one that the run is pinned to. */
+  deployed?: boolean;
+  /** Forget the signals that came after the row, instead of sending them to the new run. */
+  drop_signals?: boolean;
+  /** Who asks and why; kept with the run that is stopped. */
+  reason?: string;
+  /** The last row that is kept; none: the last one before the damage. */
+  to_seq?: number | null;
+};
+
+/** Answer to the wish that all open runs be repaired. */
+export type RepairsView = {
+  /** Open runs that were asked to make anew what follows from their ledgers. */
+  runs: number;
 };
 
 /** Body of `PUT /v1/schedules/{name}`. */
@@ -972,6 +992,12 @@ export interface Operations {
     header: { "if-none-match"?: string };
     answers: { 200: string; 304: undefined };
   };
+  /** Has all that follows from the ledgers of open runs made anew: timers, tasks, messages of children, entities, attributes. */
+  repair_all: {
+    method: "POST";
+    route: "/v1/repairs";
+    answers: { 202: RepairsView };
+  };
   /** How many runs there are, by status. */
   count_runs: {
     method: "GET";
@@ -1099,6 +1125,15 @@ export interface Operations {
     header: { "backstitch-tenant"?: string };
     body: unknown;
     answers: { 200: QueryView };
+  };
+  /** Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged. */
+  repair_run: {
+    method: "POST";
+    route: "/v1/runs/{id}/repair";
+    path: { id: string };
+    header: { "backstitch-tenant"?: string };
+    body: RepairRun;
+    answers: { 200: StartedView; 201: StartedView };
   };
   /** Leads a component along a run's ledger, and says where they disagree. Writes nothing. */
   replay_run: {

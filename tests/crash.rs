@@ -1,7 +1,8 @@
 //! Hosts that die, stop and come back: nothing is lost, nothing done is done again.
 //!
 //! Everything here happens to real processes on a real Postgres. `points` has a host die at every named
-//! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away,
+//! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away, `losses` what it
+//! had committed,
 //! `dev` does the same to the private one. `messages` is about what runs hear, `heartbeats` about what
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
@@ -27,6 +28,8 @@ mod hosts;
 mod interleavings;
 #[path = "crash/load.rs"]
 mod load;
+#[path = "crash/losses.rs"]
+mod losses;
 #[path = "crash/memory.rs"]
 mod memory;
 #[path = "crash/messages.rs"]

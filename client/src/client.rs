@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::history::Part;
 use crate::problem::ProblemDocument;
-use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendUpdate, StartRun};
+use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendUpdate, StartRun};
 use crate::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView,
-    RunListView, RunView, StartedView, TenantView, UpdateView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, RepairsView, ReplayView, RunCountView,
+    RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView, WaitView,
 };
 use crate::wire::{
     DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX,
@@ -130,6 +130,12 @@ impl Client {
     /// How the host is.
     pub async fn health(&self) -> Result<HealthView, ClientError> {
         self.give(self.get(&["health"])).await
+    }
+
+    /// Has all that follows from the ledgers of open runs, and stands beside them, made anew: timers, tasks, what children
+    /// have told, entities and attributes. Their hosts do it soon after.
+    pub async fn repair_all(&self) -> Result<RepairsView, ClientError> {
+        self.give(self.post(&["repairs"]).timeout(SLOW_TIMEOUT)).await
     }
 
     /// Deploys a component. Refused with status 422 if it is none, or not one that this host runs.
@@ -270,6 +276,13 @@ impl Client {
     /// Refused as [`fork`](Self::fork) is.
     pub async fn reset(&self, id: &str, reset: &ResetRun) -> Result<StartedView, ClientError> {
         let request = self.post(&["runs", id, "reset"]).timeout(SLOW_TIMEOUT).json(reset);
+        self.decode(request, decode_started).await
+    }
+
+    /// Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged. Refused if it is not
+    /// damaged, and as [`reset`](Self::reset) is.
+    pub async fn repair(&self, id: &str, repair: &RepairRun) -> Result<StartedView, ClientError> {
+        let request = self.post(&["runs", id, "repair"]).timeout(SLOW_TIMEOUT).json(repair);
         self.decode(request, decode_started).await
     }
 

@@ -129,6 +129,26 @@ pub struct ResetRun {
     pub drop_signals: bool,
 }
 
+/// A run whose ledger is damaged, to go on from its sound rows.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct RepairRun {
+    /// The last row that is kept; none: the last one before the damage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
+    pub to_seq: Option<Seq>,
+    /// Who asks and why; kept with the run that is stopped.
+    #[serde(default)]
+    pub reason: String,
+    /// On the component that serves the workflow now, instead of the one that the run is pinned to.
+    #[serde(default)]
+    pub deployed: bool,
+    /// Forget the signals that came after the row, instead of sending them to the new run.
+    #[serde(default)]
+    pub drop_signals: bool,
+}
+
 impl StartRun {
     /// A start that refuses a workflow id which another start has taken.
     pub fn new(workflow: impl Into<String>, workflow_id: Option<String>, input: Json) -> Self {

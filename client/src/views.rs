@@ -218,6 +218,14 @@ pub struct StartedView {
     pub created: bool,
 }
 
+/// Answer to the wish that all open runs be repaired.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RepairsView {
+    /// Open runs that were asked to make anew what follows from their ledgers.
+    pub runs: u64,
+}
+
 /// Answer to a deploy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -374,6 +382,8 @@ pub struct HealthView {
     pub activations: u64,
     /// Runs taken over from other hosts since this host started.
     pub runs_taken_over: u64,
+    /// Runs of which the database has lost rows that were committed, since this host started.
+    pub runs_rewound: u64,
 }
 
 /// JSON that is `null` is not the same as none.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use backstitch_client::{Client, ClientError};
 use backstitch_core::limits;
-use backstitch_ledger::{Cluster, ClusterOptions, ConnectOptions, Ledger, blocked_by};
+use backstitch_ledger::{Cluster, ClusterOptions, ConnectOptions, Ledger, Loss, blocked_by};
 use serde::Serialize;
 
 use crate::componentize::{self, TARGET};
@@ -94,9 +94,29 @@ async fn database(url: &str) -> Check {
     const NAME: &str = "database";
     let shown = config::without_password(url);
     match Ledger::connect(ConnectOptions::new(url)).await {
-        Ok(_) => Check::ok(NAME, format!("{shown} takes writes")),
+        Ok(ledger) => match ledger.losses().await {
+            // A database without our schema has lost nothing.
+            Err(_) => Check::ok(NAME, format!("{shown} takes writes")),
+            Ok(losses) => lost(&losses).unwrap_or_else(|| Check::ok(NAME, format!("{shown} takes writes"))),
+        },
         Err(error) => Check::failed(NAME, error.to_string(), "mend DATABASE_URL or the server it names"),
     }
+}
+
+/// What hosts have noted down that the database had committed and has lost.
+fn lost(losses: &[Loss]) -> Option<Check> {
+    let first = losses.first()?;
+    let Loss { workflow_id, run, kept, committed, .. } = first;
+    Some(Check::warning(
+        "database",
+        format!(
+            "it has lost committed rows of {} runs, in a failover or a restore; of {workflow_id:?} (run {run}) it kept {kept} \
+             of {committed}",
+            losses.len()
+        ),
+        "look at these runs (select * from losses): what clients were told of the rows that are gone does not hold; then \
+         delete from losses",
+    ))
 }
 
 /// A private Postgres that really starts, in a directory that goes with it, and then whether its user

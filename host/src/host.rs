@@ -313,6 +313,7 @@ impl Fixed {
             programs: self.programs.clone(),
             jobs: self.jobs.clone(),
             items,
+            connections: writer.connections.clone(),
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint: timer_hint.clone(),
             desk: self.service.desk().clone(),
@@ -343,6 +344,7 @@ impl Fixed {
         loops.spawn(watcher.clone().chores());
         loops.spawn(watcher.clone().tasks());
         loops.spawn(watcher.clone().backlog());
+        loops.spawn(watcher.clone().lacking());
         loops.spawn(watcher.clone().directory(self.programs.clone(), self.service.quotas().clone()));
         loops.spawn(self.service.clone().keep_schedules());
         loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint), self.service.desk().clone()));

@@ -12,6 +12,7 @@ pub mod config;
 pub mod crash;
 mod crier;
 mod deferral;
+mod derived;
 mod desk;
 pub mod doctor;
 pub mod embed;

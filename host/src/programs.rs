@@ -9,15 +9,13 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use backstitch_core::run::OpenOp;
-use backstitch_core::{
-    Digest, Failure, FailureKind, HostId, Json, Kind, Op, Run, RunId, RunStatus, Scope, TenantId,
-};
+use backstitch_core::{Digest, Failure, FailureKind, HostId, Json, RunId, RunStatus, Scope, TenantId};
 use backstitch_ledger::{ClaimedRun, ComponentKind as Offers, Ledger, LedgerError};
 use backstitch_sandbox::{
     ActivityCall, ActivityProgram, ComponentKind, LoadError, Manifest, Program, Sandbox, WorkflowProgram,
 };
 
+use crate::derived::{self, Derived};
 use crate::quota::{OverQuota, Quotas};
 use crate::scheduler::{Facts, Loaded, LoadedRun};
 use crate::{crash, retry};
@@ -250,20 +248,11 @@ impl Programs {
     pub(crate) async fn read_claimed(&self, ledger: &Ledger, claimed: Vec<ClaimedRun>) -> Vec<Loaded> {
         let ids: Vec<RunId> = claimed.iter().map(|claimed| claimed.run).collect();
         let ledgers = retry::until_answered("reading ledgers", || ledger.rows_of(&ids)).await;
-        let calling: Vec<RunId> =
-            ledgers.iter().filter(|(_, rows)| may_wait_for_calls(rows)).map(|(run, _)| *run).collect();
-        let mut offered: HashMap<RunId, Vec<Op>> = HashMap::new();
-        if !calling.is_empty() {
-            let tasks = retry::until_answered("reading tasks", || ledger.tasks_of(&calling)).await;
-            for (run, op) in tasks {
-                offered.entry(run).or_default().push(op);
-            }
-        }
+        let mut derived = derived::read(ledger, &ledgers).await;
         let mut loaded = Vec::with_capacity(claimed.len());
         for (claimed, (run, rows)) in claimed.into_iter().zip(ledgers) {
-            let unborn = unborn(ledger, run, &rows).await;
-            let offered = offered.remove(&run).unwrap_or_default();
-            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, unborn, offered).await) });
+            let derived = derived.remove(&run).unwrap_or_default();
+            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, derived).await) });
         }
         loaded
     }
@@ -272,8 +261,7 @@ impl Programs {
         &self,
         claimed: ClaimedRun,
         rows: Vec<backstitch_core::Row>,
-        unborn: Vec<Op>,
-        offered: Vec<Op>,
+        derived: Derived,
     ) -> LoadedRun {
         let program = self.workflow_for_good(claimed.scope, claimed.digest).await;
         LoadedRun {
@@ -289,8 +277,7 @@ impl Programs {
             program,
             parked: claimed.status == RunStatus::Parked,
             rows,
-            unborn,
-            offered,
+            derived,
         }
     }
 
@@ -312,32 +299,6 @@ impl Programs {
             }
         }
     }
-}
-
-/// Whether calls of the run may be open: one that was given up counts as open here.
-fn may_wait_for_calls(rows: &[backstitch_core::Row]) -> bool {
-    let count =
-        |kinds: &[Kind]| rows.iter().filter(|row| kinds.iter().any(|kind| kind.tag() == row.kind)).count();
-    count(&[Kind::ActivityScheduled]) > count(&[Kind::ActivityCompleted, Kind::ActivityFailed])
-}
-
-/// Children that a run waits for and that do not exist: refused, by a host that died before it recorded
-/// the refusal. A damaged ledger has none: it is refused itself.
-async fn unborn(ledger: &Ledger, run: RunId, rows: &[backstitch_core::Row]) -> Vec<Op> {
-    if rows.iter().all(|row| row.kind != Kind::ChildStarted.tag()) {
-        return Vec::new();
-    }
-    let Ok((run, _)) = Run::load_all(run, rows) else { return Vec::new() };
-    let children = run.open_ops().filter_map(|(op, open)| match open {
-        OpenOp::Child { run, .. } => Some((*run, op)),
-        _ => None,
-    });
-    let children: HashMap<RunId, Op> = children.collect();
-    let ids: Vec<RunId> = children.keys().copied().collect();
-    let missing = retry::until_answered("looking for children", || ledger.missing(&ids)).await;
-    let mut unborn: Vec<Op> = missing.iter().filter_map(|id| children.get(id).copied()).collect();
-    unborn.sort_unstable();
-    unborn
 }
 
 /// The bytes of a component could not be had.

@@ -341,6 +341,7 @@ impl Service {
             activities_started: count(&self.counters.activities_started),
             activations: count(&self.counters.activations),
             runs_taken_over: count(&self.counters.runs_taken_over),
+            runs_rewound: count(&self.counters.runs_rewound),
         }
     }
 

@@ -9,11 +9,9 @@
 
 use std::sync::Arc;
 
-use crate::attribute::{self, Attributes};
-use crate::command::Command;
-use crate::entity::Entity;
 use crate::event::Event;
 use crate::ids::{Chain, RunId, Seq};
+use crate::projection::Projection;
 use crate::row::Row;
 use crate::run::{Corrupt, Run};
 use crate::start::{Forked, StartOptions};
@@ -25,10 +23,8 @@ pub struct Fork {
     pub run: Run,
     /// Its ledger.
     pub rows: Vec<Row>,
-    /// Its entity.
-    pub entity: Entity,
-    /// Its attributes.
-    pub attributes: Attributes,
+    /// What it has said about itself.
+    pub projection: Projection,
 }
 
 /// Why there is no such fork. The operator's to mend.
@@ -71,22 +67,17 @@ pub fn fork(
     let mut forked = Fork {
         run: Run::new(into),
         rows: Vec::with_capacity(events.len()),
-        entity: Entity::default(),
-        attributes: Attributes::new(),
+        projection: Projection::default(),
     };
     for (event, row) in events.into_iter().zip(rows) {
         let event = match event {
             event if event.is_operators() => continue,
             Event::RunStarted { workflow, input, options } => {
-                let options = Arc::new(descended(&options, from, at));
-                forked.entity =
-                    options.entity.as_ref().and_then(|json| Entity::new(json).ok()).unwrap_or_default();
-                forked.attributes.clone_from(&options.attributes);
-                Event::RunStarted { workflow, input, options }
+                Event::RunStarted { workflow, input, options: Arc::new(descended(&options, from, at)) }
             }
             other => other,
         };
-        forked.remember(&event);
+        forked.projection.apply(&event);
         let sealed = forked.run.append(row.at_ms, &event);
         let illegal = |illegal| Corrupt::Illegal { seq: row.seq, illegal };
         forked.rows.push(sealed.map_err(illegal)?);
@@ -102,22 +93,5 @@ fn descended(options: &StartOptions, from: RunId, at: Seq) -> StartOptions {
         run_timeout_ms: None,
         execution_deadline_ms: None,
         ..options.clone()
-    }
-}
-
-impl Fork {
-    fn remember(&mut self, event: &Event) {
-        match event {
-            Event::Commanded { command: Command::EditEntity { path, edit }, .. } => {
-                // It could be done when it was recorded.
-                if let Ok(edited) = self.entity.edited(path, edit) {
-                    self.entity = edited;
-                }
-            }
-            Event::Commanded { command: Command::SetAttributes { changes }, .. } => {
-                attribute::apply(&mut self.attributes, changes).ok();
-            }
-            _ => {}
-        }
     }
 }

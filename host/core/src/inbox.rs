@@ -5,7 +5,7 @@
 //! |---|---|---|---|---|
 //! | signal | | signal | payload | `{"id"}`, if the sender gave one |
 //! | cancel, terminate | | | | `{"reason"}` |
-//! | retry | | | | |
+//! | retry, repair | | | | |
 //! | pause, resume | | | | `{"reason"}` |
 //! | child-completed, child-failed | of the start | | output, failure | |
 //! | attempt-completed, attempt-failed | of the call | | output, failure | `{"attempt", "heartbeat"}` |
@@ -44,6 +44,8 @@ pub enum Message {
     },
     /// A parked run may go on.
     Retry,
+    /// What follows from the run's ledger, and stands beside it, is to be made anew.
+    Repair,
     /// Hold the run until it is resumed.
     Pause {
         /// Who and why.
@@ -137,6 +139,7 @@ const ATTEMPT_COMPLETED: i16 = 9;
 const ATTEMPT_FAILED: i16 = 10;
 const ATTEMPT_FREED: i16 = 11;
 const ATTEMPT_WANTED: i16 = 12;
+const REPAIR: i16 = 13;
 
 /// Kinds of the messages that a task leaves when it goes. Until the run's owner has read one, its call is
 /// not offered.
@@ -161,6 +164,7 @@ impl Message {
             Self::Pause { reason } => reasoned(PAUSE, reason),
             Self::Resume { reason } => reasoned(RESUME, reason),
             Self::Retry => MessageRow { kind: RETRY, ..MessageRow::default() },
+            Self::Repair => MessageRow { kind: REPAIR, ..MessageRow::default() },
             Self::ChildClosed { op, outcome: Ok(output) } => MessageRow {
                 kind: CHILD_COMPLETED,
                 op: Some(*op),
@@ -206,6 +210,7 @@ impl MessageRow {
             CANCEL => Ok(Message::Cancel { reason: self.reason()? }),
             TERMINATE => Ok(Message::Terminate { reason: self.reason()? }),
             RETRY => Ok(Message::Retry),
+            REPAIR => Ok(Message::Repair),
             PAUSE => Ok(Message::Pause { reason: self.reason()? }),
             RESUME => Ok(Message::Resume { reason: self.reason()? }),
             CHILD_COMPLETED => Ok(Message::ChildClosed { op: self.op()?, outcome: Ok(self.json()?) }),
@@ -284,6 +289,7 @@ mod tests {
             Message::Cancel { reason: "why \"so\"".into() },
             Message::Terminate { reason: String::new() },
             Message::Retry,
+            Message::Repair,
             Message::Pause { reason: "x".into() },
             Message::Resume { reason: "y".into() },
             Message::ChildClosed { op: Op(4), outcome: Ok(Json::null()) },

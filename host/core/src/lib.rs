@@ -10,6 +10,7 @@
 //! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
 //!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
 //! * [`fork`]: a new run from the first rows of another.
+//! * [`projection`]: what a run's commands say about it, for searches.
 //! * [`filter`]: the conditions by which runs are searched.
 //! * [`retry`]: whether and when a failed activity is tried again.
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
@@ -31,6 +32,7 @@ pub mod ids;
 pub mod inbox;
 pub mod json;
 pub mod limits;
+pub mod projection;
 mod random;
 pub mod replay;
 pub mod retry;
@@ -52,6 +54,7 @@ pub use filter::{Filter, FilterError};
 pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TaskLease, TenantId};
 pub use inbox::Message;
 pub use json::Json;
+pub use projection::Projection;
 pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
 pub use row::Row;

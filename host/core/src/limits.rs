@@ -222,6 +222,9 @@ pub const BATCH_APPENDS_MAX: usize = 1_000;
 pub const BATCH_BYTES_MAX: usize = 32 << 20;
 /// Longest wait of the writer for company, in microseconds: a fraction of any commit.
 pub const LINGER_US_MAX: u64 = 300;
+/// How long a writer is idle before it looks after its connection, in milliseconds: a database that came back without
+/// its last commits is noticed within it, also by a host that has nothing to write.
+pub const WRITER_IDLE_MS: u64 = 1_000;
 /// Runs whose lost appends the writer remembers: more than can be on their way to it, twice over.
 pub const BROKEN_RUNS_MAX: usize = 10_000;
 /// Appends that wait for the writer; a full queue slows the host down instead of growing.

@@ -76,8 +76,8 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
     assert_eq!((*child, input.as_str()), (RunId::derived(INTO, Op(1), 300), "7"));
 
     // What is known is what was known at the cut, and what a guest is led to knows the same.
-    assert_eq!(fork.entity.to_json().as_str(), r#"{"n":2}"#);
-    assert_eq!(fork.attributes, [("kept".into(), Attribute::Flag(true))].into());
+    assert_eq!(fork.projection.entity.to_json().as_str(), r#"{"n":2}"#);
+    assert_eq!(fork.projection.attributes, [("kept".into(), Attribute::Flag(true))].into());
     let mut replay = Replay::new(INTO, 100, start);
     let mut original = Replay::new(FROM, 100, &StartOptions::default());
     for (row, event) in fork.rows.iter().zip(events) {
@@ -87,7 +87,7 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
     original.begin();
     assert_eq!(replay.random_u64(), original.random_u64());
     assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
-    assert_eq!(*replay.entity(), fork.entity);
+    assert_eq!(*replay.entity(), fork.projection.entity);
     assert_eq!(replay.take_memory(), Default::default(), "nothing of it is new");
 }
 
@@ -98,7 +98,7 @@ fn a_fork_of_a_fork_draws_from_the_first() {
     assert_eq!(twice.run.start().original(AGAIN), FROM);
     let forked = twice.run.start().forked.clone().unwrap();
     assert_eq!((forked.run, forked.rows), (INTO, Seq(1)));
-    assert_eq!((once.attributes.len(), once.rows.len()), (2, 5));
+    assert_eq!((once.projection.attributes.len(), once.rows.len()), (2, 5));
 }
 
 #[test]

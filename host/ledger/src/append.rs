@@ -9,13 +9,18 @@
 //! is dead. A living lease therefore means that this host still owns every run that it has claimed. The
 //! primary key (shard, run, seq) is the second line: two rows can never have one place.
 //!
+//! **Why there is no gap.** A database may lose its last commits: a replica that was promoted lagged, a backup was
+//! restored, `synchronous_commit` was off. Then this host knows of rows that are not there any more. So each append
+//! says which row it [follows](Append::after), place and checksum, and the statement looks for it. If it is not there,
+//! nothing is written ([`PoisonKind::Behind`]), and the run has to be read again.
+//!
 //! All parts of one statement see the same snapshot: none sees what another has written. So a batch holds
 //! at most one statement about each key ([`fits`](Batch::fits)); what would be the second begins the
 //! next batch.
 
 mod statement;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backstitch_core::inbox::MessageRow;
@@ -27,6 +32,22 @@ use uuid::Uuid;
 use crate::payloads::Stored;
 pub(crate) use statement::{Appended, execute, read_back};
 
+/// Where a ledger ends: its last row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The row's place.
+    pub seq: Seq,
+    /// The row's checksum.
+    pub chain: Chain,
+}
+
+impl Head {
+    /// The end of a ledger whose last row is this one.
+    pub fn at(row: &Row) -> Self {
+        Self { seq: row.seq, chain: row.chain }
+    }
+}
+
 /// Everything that one step of one run changes, committed together or not at all.
 #[derive(Clone, Debug)]
 pub struct Append {
@@ -34,6 +55,9 @@ pub struct Append {
     pub scope: Scope,
     /// The run.
     pub run: RunId,
+    /// Where the ledger of `run` ends, as far as the sender knows: nothing is written if that row is not there. None:
+    /// the append starts the run, or has no rows and changes nothing that depends on them.
+    pub after: Option<Head>,
     /// New ledger rows of the run, in order.
     pub rows: Vec<Row>,
     /// Runs that start: children, the next generation, or, for a start from outside, `run` itself.
@@ -67,6 +91,7 @@ impl Append {
         Self {
             scope,
             run,
+            after: None,
             rows: Vec::new(),
             new_runs: Vec::new(),
             status: None,
@@ -90,6 +115,22 @@ impl Append {
     /// Whether it starts this run.
     pub fn starts(&self, run: RunId) -> bool {
         self.new_runs.iter().any(|new| new.run == run)
+    }
+
+    /// Where the ledger of `run` ends with this append; none if the append does not say.
+    pub fn head(&self) -> Option<Head> {
+        let start = self.new_runs.iter().find(|new| new.run == self.run).map(|new| &new.first);
+        self.rows.last().or(start).map(Head::at).or(self.after)
+    }
+
+    /// Whether its rows follow a row that it names, or the start that it brings. One that is not linked could leave a
+    /// gap: the writer refuses it.
+    pub fn is_linked(&self) -> bool {
+        let Some(first) = self.rows.first() else { return true };
+        match self.after {
+            Some(head) => first.seq.0 == head.seq.0 + 1,
+            None => self.starts(self.run) && first.seq == Seq(1),
+        }
     }
 
     /// Whether [`join`](Self::join) may add `next`. What follows a start must be such that nothing of it is written if
@@ -125,6 +166,8 @@ impl Append {
         let Self {
             scope: _,
             run: _,
+            // What `self` ends with.
+            after: _,
             rows,
             new_runs,
             status,
@@ -377,6 +420,8 @@ pub enum PoisonKind {
     BadData,
     /// An earlier append of the run was poisoned, or its start refused: this one would leave a gap.
     Gap,
+    /// The row that it follows is not in the ledger: the database has lost commits, or someone else writes this run.
+    Behind,
 }
 
 /// The keys that a batch has spoken about.
@@ -389,6 +434,8 @@ pub(crate) struct Batch {
     items: HashSet<Uuid>,
     memories: HashSet<RunId>,
     tasks: HashSet<(RunId, Op)>,
+    /// Where the ledgers end that the batch goes on from, or adds to.
+    heads: HashMap<RunId, Head>,
     bytes: usize,
 }
 
@@ -402,6 +449,7 @@ impl Batch {
         self.items.clear();
         self.memories.clear();
         self.tasks.clear();
+        self.heads.clear();
         self.bytes = 0;
     }
 
@@ -412,10 +460,12 @@ impl Batch {
     pub(crate) fn fits(&mut self, append: &Append, bytes_max: usize) -> bool {
         let bytes = self.bytes + append.text_bytes();
         let full = self.bytes > 0 && bytes > bytes_max;
-        if full || self.collides(append) {
+        if full || self.collides(append) || !self.is_followed_by(append) {
             return false;
         }
         self.bytes = bytes;
+        self.heads.extend(append.new_runs.iter().map(|new| (new.run, Head::at(&new.first))));
+        self.heads.extend(append.head().map(|head| (append.run, head)));
         self.new_runs.extend(append.new_runs.iter().map(|new| new.run));
         if append.status.is_some() {
             self.statuses.insert(append.run);
@@ -427,6 +477,15 @@ impl Batch {
         self.memories.extend(append.memories.iter().map(|memory| memory.run));
         self.tasks.extend(tasks_of(append));
         true
+    }
+
+    /// Whether `append` goes on where the batch ends, if the batch has something of its run. Only the database knows
+    /// whether one that goes on from elsewhere can be written.
+    fn is_followed_by(&self, append: &Append) -> bool {
+        match (self.heads.get(&append.run), append.after) {
+            (Some(end), Some(after)) => *end == after,
+            (None, _) | (_, None) => true,
+        }
     }
 
     fn collides(&self, append: &Append) -> bool {

@@ -31,6 +31,8 @@ pub struct ConnectOptions {
     pub statement_timeout_ms: u64,
     /// How payloads are stored.
     pub payloads: Payloads,
+    /// When a commit counts as done, as Postgres' setting of this name says it. None: [`Ledger::connect`] finds it out.
+    pub synchronous_commit: Option<String>,
 }
 
 impl ConnectOptions {
@@ -43,6 +45,7 @@ impl ConnectOptions {
             application_name: "backstitch".to_owned(),
             statement_timeout_ms: 30_000,
             payloads: Payloads::default(),
+            synchronous_commit: None,
         }
     }
 
@@ -51,10 +54,14 @@ impl ConnectOptions {
     /// JIT is off because the cost of a plan with such an override looks huge, and would trigger it.
     pub(crate) fn session(&self, role: &str) -> Result<PgConnectOptions, sqlx::Error> {
         let timeout = self.statement_timeout_ms.to_string();
-        Ok(PgConnectOptions::from_str(&self.url)?
+        let options = PgConnectOptions::from_str(&self.url)?
             .application_name(&format!("{} {role}", self.application_name))
             .options([("statement_timeout", timeout.as_str()), ("enable_seqscan", "off"), ("jit", "off")])
-            .disable_statement_logging())
+            .disable_statement_logging();
+        Ok(match &self.synchronous_commit {
+            Some(chosen) => options.options([("synchronous_commit", chosen)]),
+            None => options,
+        })
     }
 
     /// The options of a session that may take its time: migrations.
@@ -144,12 +151,19 @@ pub struct Ledger {
 
 impl Ledger {
     /// Connects once, to learn whether the database will do, and prepares the pool.
-    pub async fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
+    pub async fn connect(mut options: ConnectOptions) -> Result<Self, ConnectError> {
         let session = options.session("pool").map_err(ConnectError::Url)?;
         let server = address(&session);
         let mut connection =
             PgConnection::connect_with(&session).await.map_err(|error| refused(server.clone(), error))?;
-        check(&mut connection, server).await?;
+        check(&mut connection, server.clone()).await?;
+        if options.synchronous_commit.is_none() {
+            let chosen = synchronous_commit(&mut connection)
+                .await
+                .map_err(|source| ConnectError::Other { server, source })?;
+            options.synchronous_commit = Some(chosen);
+        }
+        let session = options.session("pool").map_err(ConnectError::Url)?;
         // Only a courtesy to the server: what we came for is known.
         connection.close().await.ok();
         let pool = PgPoolOptions::new()
@@ -212,6 +226,23 @@ async fn check(connection: &mut PgConnection, server: String) -> Result<(), Conn
     } else {
         Ok(())
     }
+}
+
+/// When commits of ours count as done. What the URL asks for is the operator's choice, and so is more than `on`. Less is
+/// often the default of a server that other programs use too: here it would lose steps that were told of.
+async fn synchronous_commit(connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+    let (setting, source): (String, String) =
+        sqlx::query_as("select setting, source from pg_settings where name = 'synchronous_commit'")
+            .fetch_one(connection)
+            .await?;
+    let is_weak = matches!(setting.as_str(), "off" | "local");
+    if is_weak && source == "client" {
+        tracing::warn!(
+            synchronous_commit = setting,
+            "the database URL allows commits to be lost in a crash or a failover; runs then go on from what is left"
+        );
+    }
+    Ok(if is_weak && source != "client" { "on".to_owned() } else { setting })
 }
 
 fn address(session: &PgConnectOptions) -> String {

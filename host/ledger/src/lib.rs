@@ -20,9 +20,11 @@ mod claims;
 mod cluster;
 mod components;
 mod connect;
+mod derived;
 mod error;
 mod inbox;
 mod leases;
+mod losses;
 mod payloads;
 mod plant;
 mod runs;
@@ -36,16 +38,18 @@ mod wake;
 mod writer;
 
 pub use append::{
-    Acks, Append, Close, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
+    Acks, Append, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
     StatusChange, Taking,
 };
 pub use claims::ClaimedRun;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};
 pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
 pub use connect::{ConnectError, ConnectOptions, Ledger};
+pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
 pub use inbox::{InboxItem, Posted};
 pub use leases::{Lease, Pulse};
+pub use losses::Loss;
 pub use payloads::store::{KeyError, PayloadReader, Quota};
 pub use payloads::{PayloadCodec, Payloads, Reference, Stored};
 pub use plant::Plant;

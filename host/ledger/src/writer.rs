@@ -10,6 +10,7 @@
 //! | a lost race (40001, 40P01, a timeout) | repeats it |
 //! | out of space, memory, connections; read-only | keeps the batch, waits, repeats; [`Health`] says why |
 //! | an error of the data, a place that is taken | commits the items one by one, and poisons the guilty ones |
+//! | the row that an item follows is not there | poisons the items of that run ([`PoisonKind::Behind`]), and sends the others again |
 //!
 //! **The unknown outcome.** A backend may go on with a statement whose client is gone. So the writer first
 //! ends that backend and waits until it has left `pg_stat_activity`: from then on its transaction has
@@ -17,6 +18,14 @@
 //! committed. A batch without such a row (starts, parking, timers, consumed messages) may simply be
 //! repeated: a start is refused if it exists (and recognised by its row 0), and the rest sets or
 //! removes what no one else writes.
+//!
+//! **Found is not yet safe.** Ending a backend may cut short its wait for a synchronous standby: its rows are there, and
+//! the next failover may lose them. So what was found after a lost reply is told only when one more write, which comes
+//! after it in the log, has been committed and waited for.
+//!
+//! **A lost connection may mean a database that has lost commits.** The writer looks after its connection also when it
+//! has nothing to write, and counts the connections that it has made ([`Writer::connections`]): whoever keeps runs in
+//! memory compares them with the database when that number changes.
 //!
 //! It refuses to give up: while the database is away it keeps the batch and the queue fills, which
 //! slows the host down. Whoever wants it to end aborts the task.
@@ -33,6 +42,7 @@ use backstitch_core::{RunId, Scope, TenantId, limits};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use self::broken::Broken;
 use self::session::Session;
@@ -128,10 +138,12 @@ pub struct Writer {
     pub task: JoinHandle<Stopped>,
     /// Whether it gets through.
     pub health: watch::Receiver<Health>,
+    /// How many connections it has made. One more: what was committed before may be gone.
+    pub connections: watch::Receiver<u64>,
 }
 
 impl Writer {
-    /// Starts the writer of the host that holds `lease`. It connects when the first item arrives.
+    /// Starts the writer of the host that holds `lease`. It connects at once, and keeps its connection.
     ///
     /// The sender of items must not wait for room in `items` while it is also the one who empties `acks`.
     /// What follows a start may be sent behind it, or with it, before that is acknowledged: if the start is refused,
@@ -143,7 +155,7 @@ impl Writer {
         acks: mpsc::Sender<Acks>,
         config: WriterConfig,
     ) -> Result<Self, sqlx::Error> {
-        let session = Session::new(options)?;
+        let (session, connections) = Session::new(options)?;
         let (health_sender, health) = watch::channel(Health::Healthy);
         let state = State {
             session,
@@ -159,7 +171,7 @@ impl Writer {
             broken: Broken::default(),
             last: Last::default(),
         };
-        Ok(Self { task: tokio::spawn(state.run()), health })
+        Ok(Self { task: tokio::spawn(state.run()), health, connections })
     }
 }
 
@@ -193,6 +205,10 @@ enum Settled {
         refused: Vec<RunId>,
     },
     Fenced,
+    /// Nothing was written, for the ledgers of these runs do not go as far as their items say.
+    Behind {
+        runs: Vec<Uuid>,
+    },
     /// The data is at fault. If the statement had several items, it is not known whose.
     Guilty {
         kind: PoisonKind,
@@ -202,12 +218,18 @@ enum Settled {
 
 impl State {
     async fn run(mut self) -> Stopped {
+        self.look_after_connection().await;
         loop {
             if self.pending.is_empty() {
-                if self.items.recv_many(&mut self.pending, self.config.batch_max).await == 0 {
-                    return Stopped::Finished;
+                let received = self.items.recv_many(&mut self.pending, self.config.batch_max);
+                match tokio::time::timeout(IDLE, received).await {
+                    Ok(0) => return Stopped::Finished,
+                    Ok(_) => self.prepare(0),
+                    Err(_) => {
+                        self.look_after_connection().await;
+                        continue;
+                    }
                 }
-                self.prepare(0);
             }
             self.linger().await;
             if !self.weed().await {
@@ -221,6 +243,12 @@ impl State {
             let heard = match self.settle(0..count).await {
                 Settled::Committed { refused } => self.committed(0..count, refused).await,
                 Settled::Fenced => return self.fenced().await,
+                Settled::Behind { runs } => {
+                    if !self.leave_behind(count, &runs).await {
+                        return Stopped::Unheard;
+                    }
+                    continue;
+                }
                 Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
                 Settled::Guilty { .. } => match self.isolate(count).await {
                     Some(heard) => heard,
@@ -270,15 +298,24 @@ impl State {
         fitting.count().min(config.batch_max)
     }
 
+    /// Keeps the connection alive, and notices when it is gone. What it cannot mend now is tried again.
+    async fn look_after_connection(&mut self) {
+        let bound = self.session.statement_ms_max;
+        match within(bound, self.session.ping()).await {
+            Ok(()) => self.report_healthy(),
+            Err(error) => {
+                self.session.drop_connection();
+                self.report_down(&error);
+            }
+        }
+    }
+
     /// Refuses pending items that would leave a gap. False: nobody listens.
     async fn weed(&mut self) -> bool {
-        if self.broken.is_empty() {
-            return true;
-        }
         let broken = &mut self.broken;
         let mut gaps = Vec::new();
         self.pending.retain(|item| {
-            let gap = broken.continues(item);
+            let gap = broken.continues(item) || !item.append.is_linked();
             if gap {
                 gaps.push(item.ticket);
             }
@@ -296,6 +333,7 @@ impl State {
                 match self.settle(index..index + 1).await {
                     Settled::Committed { refused } => self.committed(index..index + 1, refused).await,
                     Settled::Guilty { kind, message } => self.poison(index, kind, message).await,
+                    Settled::Behind { .. } => self.poison(index, PoisonKind::Behind, behind()).await,
                     Settled::Fenced => {
                         self.pending.drain(..index);
                         return None;
@@ -307,6 +345,22 @@ impl State {
             }
         }
         Some(true)
+    }
+
+    /// Poisons those of the first `count` items whose runs are behind; the others stay. False: nobody listens.
+    async fn leave_behind(&mut self, count: usize, runs: &[Uuid]) -> bool {
+        let mut index = 0;
+        for _ in 0..count {
+            if !runs.contains(&self.pending[index].append.run.0) {
+                index += 1;
+                continue;
+            }
+            if !self.poison(index, PoisonKind::Behind, behind()).await {
+                return false;
+            }
+            self.pending.remove(index);
+        }
+        true
     }
 
     async fn committed(&mut self, range: std::ops::Range<usize>, refused: Vec<RunId>) -> bool {
@@ -383,9 +437,14 @@ impl State {
         let items = &self.pending[range];
         let connection = self.session.connection().await.map_err(classed)?;
         if *unknown {
-            if let Some(settled) =
-                within(bound, fate::witness(connection, self.scope, items)).await.map_err(classed)?
-            {
+            let found = async {
+                let settled = fate::witness(connection, self.scope, items).await?;
+                if settled.is_some() {
+                    fate::confirm(connection).await?;
+                }
+                Ok(settled)
+            };
+            if let Some(settled) = within(bound, found).await.map_err(classed)? {
                 return Ok(settled);
             }
             (*unknown, *repeated) = (false, true);
@@ -399,6 +458,7 @@ impl State {
         }
         match result {
             Ok(appended) if appended.fenced => Ok(Settled::Fenced),
+            Ok(appended) if !appended.behind.is_empty() => Ok(Settled::Behind { runs: appended.behind }),
             Ok(appended) => {
                 fate::check_changes(items, &appended);
                 let mut refused = fate::refused(items, &appended);
@@ -448,6 +508,9 @@ impl State {
     }
 }
 
+/// How long the writer is idle before it looks whether its connection is still there.
+const IDLE: Duration = Duration::from_millis(limits::WRITER_IDLE_MS);
+
 /// Repetitions after lost races before the operator should hear of it.
 const CONTENDED_TRIES: u32 = 10;
 
@@ -459,6 +522,10 @@ fn back_off(failure: Failure, tries: u32) -> Duration {
 fn gap() -> Outcome {
     let message = "an earlier append of this run was not committed".to_owned();
     Outcome::Poisoned { kind: PoisonKind::Gap, message }
+}
+
+fn behind() -> String {
+    "the ledger does not hold the row that this append follows".to_owned()
 }
 
 fn lost(what: &str) -> sqlx::Error {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use backstitch_core::inbox::Message;
 use backstitch_core::{Digest, Event, HostId, Kind, Op, RunId, RunStatus, Seq, TenantId};
 use backstitch_ledger::{
-    Append, ComponentKind, ConnectError, ConnectOptions, Ledger, LedgerError, NewComponent, NewTimer,
+    Append, ComponentKind, ConnectError, ConnectOptions, Head, Ledger, LedgerError, NewComponent, NewTimer,
     Notifier, Page, Posted, Pulse, RunFilter, StatusChange, Wake,
 };
 use common::*;
@@ -82,9 +82,10 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
     let ids: Vec<RunId> = claimed.iter().map(|run| run.run).collect();
     for (id, rows) in ledger.rows_of(&ids).await.unwrap() {
         let (mut run, _) = backstitch_core::Run::load_all(id, &rows).unwrap();
+        let after = rows.last().map(Head::at);
         let event = Event::SignalReceived { name: "s".into(), payload: json("1"), id: None };
         let row = run.append(now_ms(), &event).unwrap();
-        taker.commit(Append { rows: vec![row], ..Append::new(SCOPE, id) }).await;
+        taker.commit(Append { after, rows: vec![row], ..Append::new(SCOPE, id) }).await;
         assert_eq!(checked_rows(&ledger, id).await.len(), 4);
     }
     let unknown = RunId(new_id());
@@ -327,9 +328,10 @@ async fn the_history_view_tells_what_a_run_waits_for() {
         commanded.map(|(op, command)| Event::Commanded { op: Op(op as u32), command }).collect();
     events.push(Event::ActivityClosed { op: Op(0), attempt: 1, outcome: Ok(json("2")) });
     events.push(Event::SignalReceived { name: "s".into(), payload: json("3"), id: None });
-    let rows = events.iter().map(|event| grown.run.append(now_ms(), event).unwrap()).collect();
+    let append = grown
+        .grown_by(|grown| events.iter().map(|event| grown.run.append(now_ms(), event).unwrap()).collect());
     let timers = vec![NewTimer { run: grown.id, op: Op(2), due_ms: 77, purpose: 1 }];
-    host.commit(Append { rows, timers, ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(Append { timers, ..append }).await;
     let message = Message::Cancel { reason: "r".into() }.to_row();
     ledger.post(SCOPE, grown.id, new_id(), 1, &message).await.unwrap();
 
@@ -353,8 +355,7 @@ async fn the_history_view_tells_what_a_run_waits_for() {
     ];
     assert_eq!(waiting().await, expected);
     let cancelled = Event::CancelRequested { reason: "r".into() };
-    let row = grown.run.append(now_ms(), &cancelled).unwrap();
-    host.commit(Append { rows: vec![row], ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(grown.event(&cancelled)).await;
     assert_eq!(waiting().await, expected[3..]);
     host.commit(grown.complete("1")).await;
     assert!(waiting().await.is_empty());

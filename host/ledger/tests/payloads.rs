@@ -20,7 +20,7 @@ use backstitch_ledger::{
 };
 use common::{
     Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, json, ledger, ledger_at,
-    new_id, now_ms, session,
+    new_id, session,
 };
 
 /// A text of about so many bytes, as JSON.
@@ -88,8 +88,7 @@ async fn a_large_payload_leaves_its_row_and_comes_back_byte_for_byte() {
     let (input, signal) = (large(600_000), large(300_000));
     let mut grown = Grown::with_input("large", &input);
     host.commit(grown.start()).await;
-    let row = grown.signal(&signal);
-    host.commit(Append { rows: vec![row], ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(grown.grown_by(|grown| vec![grown.signal(&signal)])).await;
     host.commit(grown.complete(&input)).await;
 
     let rows = checked_rows(&ledger, grown.id).await;
@@ -140,8 +139,7 @@ async fn a_lost_reply_stores_a_large_payload_once() {
     let mut host = Host::with_hook(&ledger, Some(drop_reply(|call| call < 2))).await;
     let mut grown = Grown::with_input("once", &large(300_000));
     host.commit(grown.start()).await;
-    let row = grown.signal(&large(400_000));
-    let append = Append { rows: vec![row], ..Append::new(SCOPE, grown.id) };
+    let append = grown.grown_by(|grown| vec![grown.signal(&large(400_000))]);
     assert_eq!(host.append(append).await, committed());
     checked_rows(&ledger, grown.id).await;
     assert_eq!(parts(&ledger).await, 4);
@@ -181,9 +179,10 @@ async fn what_looks_like_a_stored_form_is_a_payload_like_any_other() {
         host.commit(named.start()).await;
         let changes = [("backstitch.payload".into(), Some(Attribute::Text("x".into())))].into();
         let command = Command::SetAttributes { changes };
-        let row = named.run.append(now_ms(), &Event::Commanded { op: Op(0), command }).unwrap();
+        let append = named.event(&Event::Commanded { op: Op(0), command });
+        let row = append.rows[0].clone();
         assert!(row.detail.as_ref().is_some_and(|detail| detail.starts_with(r#"{"backstitch.payload":"#)));
-        host.commit(Append { rows: vec![row.clone()], ..Append::new(SCOPE, named.id) }).await;
+        host.commit(append).await;
         assert_eq!(checked_rows(&ledger, named.id).await[1], row);
     }
 }
@@ -197,8 +196,7 @@ async fn what_is_sealed_is_nowhere_in_the_clear_and_comes_back() {
     let mut grown = Grown::with_input("sealed", &secret("input"));
     host.commit(grown.start()).await;
     let long = large(300_000);
-    let rows = vec![grown.signal(&secret("signal")), grown.signal(&long)];
-    host.commit(Append { rows, ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(grown.grown_by(|grown| vec![grown.signal(&secret("signal")), grown.signal(&long)])).await;
     let signal = Message::Signal { name: "s".into(), payload: json(&secret("message")), id: None };
     let terminate = Message::Terminate { reason: "SECRET reason".to_owned() };
     let failed = Message::AttemptEnded {

@@ -10,9 +10,9 @@ mod common;
 use std::sync::Arc;
 
 use backstitch_core::{
-    Attribute, AttributeChanges, Event, Filter, Op, Run, RunId, RunStatus, Scope, TenantId, limits,
+    Attribute, AttributeChanges, Event, Filter, Op, Run, RunId, RunStatus, Scope, Seq, TenantId, limits,
 };
-use backstitch_ledger::{Append, Close, Ledger, NewMemory, NewRun, Page, RunFilter, StatusChange};
+use backstitch_ledger::{Append, Close, Head, Ledger, NewMemory, NewRun, Page, RunFilter, StatusChange};
 use common::*;
 
 /// A run under the name of a letter.
@@ -252,7 +252,8 @@ async fn tell(host: &mut Host, told: &Told, before: &[RunId]) -> RunId {
     host.commit(Append { memories, ..Append::start(SCOPE, new) }).await;
     let gone = told.attributes.iter().filter(|(_, said)| matches!(said, Removed));
     let gone: AttributeChanges = gone.map(|(name, _)| ((*name).into(), None)).collect();
-    let mut last = Append { memories: vec![memory(gone)], ..Append::new(SCOPE, id) };
+    let after = Some(Head { seq: Seq(0), chain: run.chain() });
+    let mut last = Append { after, memories: vec![memory(gone)], ..Append::new(SCOPE, id) };
     if let Some(closed_ms) = told.closed_ms {
         let row = run.append(closed_ms, &Event::RunCompleted { output: json("null") }).unwrap();
         last.status = Some(StatusChange::Close(Close {

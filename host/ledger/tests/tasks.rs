@@ -29,7 +29,7 @@ fn wanted(limit: u32) -> Wanted<'static> {
 /// A run that calls `names` at once, and offers what it calls.
 fn calling(names: &[&str], change: impl Fn(&mut NewTask)) -> (Grown, Append) {
     let mut grown = Grown::named(&new_id().to_string());
-    let mut append = Append::new(SCOPE, grown.id);
+    let mut append = Append { after: Some(grown.head()), ..Append::new(SCOPE, grown.id) };
     for (op, name) in names.iter().enumerate() {
         let name: Arc<str> = (*name).into();
         let options = ActivityOptions { task_queue: Some("q".into()), ..ActivityOptions::default() };
@@ -228,7 +228,7 @@ async fn an_older_attempt_makes_room_for_the_next_and_a_newer_one_does_not() {
     let token = ledger.take_tasks(SCOPE, wanted(1), &taking()).await.unwrap().tasks.remove(0).token;
     let again = |attempt| {
         let (_, append) = calling(&["a"], |task| task.attempt = attempt);
-        Append { rows: Vec::new(), run: run.id, ..append }
+        Append { after: None, rows: Vec::new(), run: run.id, ..append }
     };
     // The same once more, as after a commit whose reply was lost: it changes nothing.
     host.commit(again(1)).await;
@@ -351,7 +351,7 @@ async fn who_holds_a_task_takes_the_place_of_the_same_one_on_offer_and_of_no_oth
         let (_, append) = calling(&["a"], |task| {
             task.taken = Some(Taking { lease, lease_ms: None, worker: "".into() });
         });
-        Append { rows: Vec::new(), run: run.id, ..append }
+        Append { after: None, rows: Vec::new(), run: run.id, ..append }
     };
     let [first, second] = [TaskLease(Uuid::new_v4()), TaskLease(Uuid::new_v4())];
     host.commit(holding(first)).await;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use backstitch_core::inbox::{Message, MessageRow};
 use backstitch_core::{Attribute, Chain, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
+    Append, Cluster, ClusterOptions, Head, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
     RunRef, StatusChange, Stopped,
 };
 use common::*;
@@ -154,14 +154,19 @@ async fn a_taken_place_poisons_only_the_guilty_run() {
     let (mut good, mut bad) = (Grown::named("good"), Grown::named("bad"));
     host.append_all(vec![good.start(), bad.start()]).await;
     // Someone else writes row 1 of `bad`.
-    let mut twin = Append::new(SCOPE, bad.id);
-    twin.rows = vec![Row { chain: Chain(1), ..bad.signal("1") }];
+    let twin = bad.grown_by(|bad| vec![Row { chain: Chain(1), ..bad.signal("1") }]);
     host.commit(twin).await;
 
-    let mut stale = Append::new(SCOPE, bad.id);
-    stale.rows = vec![Row { seq: Seq(1), ..bad.signal("2") }];
-    let mut behind = Append::new(SCOPE, bad.id);
-    behind.rows = vec![Row { seq: Seq(2), ..bad.signal("3") }];
+    let stale = Append {
+        after: Some(Head::at(&bad.new.first)),
+        rows: vec![Row { seq: Seq(1), ..bad.signal("2") }],
+        ..Append::new(SCOPE, bad.id)
+    };
+    let behind = Append {
+        after: stale.head(),
+        rows: vec![Row { seq: Seq(2), ..bad.signal("3") }],
+        ..Append::new(SCOPE, bad.id)
+    };
     let outcomes = host.append_all(vec![good.step(1), stale, behind, good.step(1)]).await;
     assert_eq!([&outcomes[0], &outcomes[3]], [&committed(), &committed()]);
     assert!(
@@ -185,17 +190,14 @@ async fn data_that_the_database_refuses_poisons_only_its_own_append() {
             Row { at_ms: u64::MAX, ..row }
         }];
     for (round, break_row) in broken.iter().enumerate() {
-        let row = bad.signal("0");
-        let mut guilty = Append::new(SCOPE, bad.id);
-        guilty.rows = vec![break_row(row.clone())];
+        let mended = bad.grown_by(|bad| vec![bad.signal("0")]);
+        let guilty = Append { rows: vec![break_row(mended.rows[0].clone())], ..mended.clone() };
         let pipelined = bad.step(1);
         let outcomes = host.append_all(vec![good.step(1), guilty, pipelined.clone(), good.step(1)]).await;
         assert_eq!([&outcomes[0], &outcomes[3]], [&committed(), &committed()], "round {round}");
         assert!(matches!(outcomes[1], Outcome::Poisoned { kind: PoisonKind::BadData, .. }), "{outcomes:?}");
         assert!(matches!(outcomes[2], Outcome::Poisoned { kind: PoisonKind::Gap, .. }), "{outcomes:?}");
         // The run goes on from where its ledger ends.
-        let mut mended = Append::new(SCOPE, bad.id);
-        mended.rows = vec![row];
         host.commit(mended).await;
         host.commit(pipelined).await;
     }
@@ -346,8 +348,7 @@ async fn json_comes_back_byte_for_byte() {
     for (n, text) in texts.iter().enumerate() {
         let mut run = Grown::with_input(&n.to_string(), text);
         host.commit(run.start()).await;
-        let row = run.signal(text);
-        host.commit(Append { rows: vec![row], ..Append::new(SCOPE, run.id) }).await;
+        host.commit(run.grown_by(|run| vec![run.signal(text)])).await;
         host.commit(run.complete(text)).await;
         let rows = checked_rows(&ledger, run.id).await;
         for row in &rows {
@@ -375,7 +376,8 @@ async fn every_column_of_a_row_comes_back() {
         at_ms: 4_102_444_799_999,
         chain: Chain(u64::MAX),
     };
-    host.commit(Append { rows: vec![row.clone()], ..Append::new(SCOPE, run.id) }).await;
+    let after = Some(run.head());
+    host.commit(Append { after, rows: vec![row.clone()], ..Append::new(SCOPE, run.id) }).await;
     assert_eq!(ledger.rows(run.id, Seq(1), 10).await.unwrap(), [row]);
 }
 

@@ -43,7 +43,11 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("invalid-times", "Mend the schedule's times: `detail` says what is wrong with them."),
     ("invalid-token", "Show the token as the poll gave it."),
     ("later-run-open", "Reset the latest run of the workflow id, or fork this one."),
-    ("ledger-damaged", "The ledger is not what was written: `backstitch run show` says where."),
+    (
+        "ledger-damaged",
+        "The ledger is not what was written: `detail` says where. `backstitch run repair` goes on before that.",
+    ),
+    ("ledger-sound", "Nothing is wrong with the ledger: reset the run instead."),
     ("manifest-of-workflow", "Deploy a workflow without a manifest: it reaches nothing but its host."),
     ("method-not-allowed", "Use a method that the `allow` header lists."),
     ("missing-exports", "Export a workflow or activities, as `backstitch build` does."),

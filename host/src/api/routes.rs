@@ -15,15 +15,15 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::history::History;
 use backstitch_client::views::{
-    DeployedView, HealthView, LedgerView, QueryView, ReplayView, RunCountView, RunDetailView, RunListView,
-    RunView, StartedView, TenantView, UpdateView,
+    DeployedView, HealthView, LedgerView, QueryView, RepairsView, ReplayView, RunCountView, RunDetailView,
+    RunListView, RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
     DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
     UpdateQuery,
 };
 use backstitch_client::{
-    CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun,
+    CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendSignal, SendUpdate, StartRun,
 };
 use backstitch_core::Seq;
 use futures::{StreamExt, stream};
@@ -74,6 +74,8 @@ pub(super) fn routes() -> Routes {
         .with(__path_replay, replay)
         .with(__path_fork, fork)
         .with(__path_reset, reset)
+        .with(__path_repair, repair)
+        .with(__path_repair_all, repair_all)
         .with(__path_query, query)
         .with(__path_update, update)
         .with(__path_history, history)
@@ -473,6 +475,43 @@ async fn reset(
     Document(reset): Document<ResetRun>,
 ) -> Result<Response, Problem> {
     begun(service.reset(scope, &id, reset).await?)
+}
+
+/// Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged.
+#[utoipa::path(
+    post, path = "/v1/runs/{id}/repair", tag = "runs", operation_id = "repair_run",
+    request_body = RepairRun,
+    responses(
+        (status = 201, body = StartedView, description = "The new run is there.", headers(("location" = String, description = "Where it is."))),
+        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
+        Conflict,
+        Unfit,
+    ),
+)]
+async fn repair(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    Segments(id): Segments<String>,
+    _: NoParams,
+    Document(repair): Document<RepairRun>,
+) -> Result<Response, Problem> {
+    begun(service.repair(scope, &id, repair).await?)
+}
+
+/// Has all that follows from the ledgers of open runs made anew: timers, tasks, messages of children, entities, attributes.
+#[utoipa::path(
+    post, path = "/v1/repairs", tag = "host", operation_id = "repair_all",
+    responses(
+        (status = 202, body = RepairsView, description = "Durable: the hosts of the runs will take it up."),
+    ),
+)]
+async fn repair_all(
+    State(service): State<Service>,
+    Tenant(scope): Tenant,
+    _: NoParams,
+) -> Result<(StatusCode, axum::Json<RepairsView>), Problem> {
+    let runs = service.repair_all(scope).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(RepairsView { runs })))
 }
 
 /// The runs that a run has started, oldest first: all of them.

@@ -20,12 +20,25 @@ pub(super) struct DoctorArgs {
     /// Where the Postgres programs are
     #[arg(long, env = "BACKSTITCH_PG_BIN", value_name = "DIR")]
     pg_bin: Option<PathBuf>,
+    /// Have the host make anew what follows from the ledgers of open runs: timers, tasks, messages of children,
+    /// entities and attributes
+    #[arg(long)]
+    repair: bool,
     /// The data directory to check [default: as for dev and serve]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
 
 pub(super) async fn doctor(args: DoctorArgs, client: &Client, out: Output) -> CliResult {
+    if args.repair {
+        let repairs = client.repair_all().await.map_err(|error| CliError::client("repair", error))?;
+        return out.answer(&repairs, || {
+            format!(
+                "{} open runs are being compared with their ledgers; the hosts' logs tell what was missing",
+                repairs.runs
+            )
+        });
+    }
     let data = DataDir::resolve(args.data_dir);
     let checks = doctor::examine(args.database_url.as_deref(), args.pg_bin, data, client).await;
     let failed = checks.iter().filter(|check| check.state == State::Failed).count();

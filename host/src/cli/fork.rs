@@ -1,7 +1,7 @@
-//! `backstitch run fork` and `run reset`: a run goes on from an earlier row.
+//! `backstitch run fork`, `run reset` and `run repair`: a run goes on from an earlier row.
 
 use backstitch_client::views::StartedView;
-use backstitch_client::{ForkRun, ResetRun};
+use backstitch_client::{ForkRun, RepairRun, ResetRun};
 use backstitch_core::Seq;
 
 use super::Context;
@@ -38,6 +38,23 @@ pub(super) struct ResetArgs {
     drop_signals: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct RepairArgs {
+    run: String,
+    /// The last row that is kept [default: the last one before the damage]
+    #[arg(long, value_name = "SEQ")]
+    to_seq: Option<u32>,
+    /// Kept with the run that is stopped
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// On the component that serves the workflow now, instead of the one that the run is pinned to
+    #[arg(long)]
+    deployed: bool,
+    /// Forget the signals that came after the row, instead of sending them to the new run
+    #[arg(long)]
+    drop_signals: bool,
+}
+
 pub(super) async fn fork(args: ForkArgs, context: &Context) -> CliResult {
     let ForkArgs { run, at_seq, id, deployed } = args;
     let fork = ForkRun { at_seq: Seq(at_seq), workflow_id: id, deployed };
@@ -50,6 +67,13 @@ pub(super) async fn reset(args: ResetArgs, context: &Context) -> CliResult {
     let reset = ResetRun { to_seq: Seq(to_seq), reason, deployed, drop_signals };
     let begun = context.client.reset(&run, &reset).await;
     report(&begun.map_err(|error| CliError::client(&format!("reset {run}"), error))?, context)
+}
+
+pub(super) async fn repair(args: RepairArgs, context: &Context) -> CliResult {
+    let RepairArgs { run, to_seq, reason, deployed, drop_signals } = args;
+    let repair = RepairRun { to_seq: to_seq.map(Seq), reason, deployed, drop_signals };
+    let begun = context.client.repair(&run, &repair).await;
+    report(&begun.map_err(|error| CliError::client(&format!("repair {run}"), error))?, context)
 }
 
 fn report(begun: &StartedView, context: &Context) -> CliResult {

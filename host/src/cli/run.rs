@@ -14,7 +14,7 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::export::{self, ExportArgs, PayloadArgs};
 use super::follow;
-use super::fork::{self, ForkArgs, ResetArgs};
+use super::fork::{self, ForkArgs, RepairArgs, ResetArgs};
 use super::input;
 use super::output::{Output, cell, foreign, optional, printable, status};
 use super::pages::pages;
@@ -107,6 +107,8 @@ pub(super) enum RunCommand {
     Fork(ForkArgs),
     /// Stop a run and let a new one of its workflow id go on from an earlier row
     Reset(ResetArgs),
+    /// Let a new run go on from the sound rows of one whose ledger is damaged
+    Repair(RepairArgs),
     /// Show a run and the runs below it
     Tree { run: String },
 }
@@ -211,6 +213,7 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
         }
         RunCommand::Fork(args) => fork::fork(args, context).await,
         RunCommand::Reset(args) => fork::reset(args, context).await,
+        RunCommand::Repair(args) => fork::repair(args, context).await,
         RunCommand::Tree { run } => tree::tree(&run, context).await,
         RunCommand::Retry { run } => {
             let answer = client.retry(&run).await;

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::arrivals::due_calls;
 use super::slot::{Attempt, Facts, Guest, Purpose};
-use super::{Child, Guard, Scheduler, Waiting, begin_run, full, memory_at_start, timers_of_start};
+use super::{Child, Guard, Scheduler, Waiting, begin_run, full, head, memory_at_start, timers_of_start};
 use crate::ambient;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
@@ -46,10 +46,13 @@ impl Scheduler {
             {
                 self.warm.pop(&id);
                 self.release(&slot);
+                if slot.reload {
+                    self.reload(id);
+                }
             }
             return;
         }
-        if matches!(slot.guest, Guest::Busy | Guest::Loading) {
+        if matches!(slot.guest, Guest::Busy | Guest::Loading(_)) {
             return;
         }
         if let Some(request) = slot.terminate.take() {
@@ -103,7 +106,7 @@ impl Scheduler {
                 Job::Resume { turn, facts: Arc::clone(&slot.facts), guest, rows, check }
             }
             Guest::Evicted if ready > 0 && slot.unacked == 0 => {
-                slot.guest = Guest::Loading;
+                slot.guest = Guest::Loading(slot.durable);
                 return self.load(id);
             }
             other => {
@@ -365,6 +368,7 @@ impl Scheduler {
                 self.insert(facts, program, run, input);
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.durable = slot.run.next_seq();
+                    slot.sent = head(&slot.run);
                 }
                 self.advance(id);
             }

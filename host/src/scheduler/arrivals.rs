@@ -5,7 +5,8 @@
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Chain, Event, Failure, FailureKind, Fault, FaultKind, Message, Op, Run, RunId, RunStatus, Seq, limits,
+    Chain, Event, Failure, FailureKind, Fault, FaultKind, Message, Op, Projection, Run, RunId, RunStatus,
+    Seq, limits,
 };
 use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use super::activation::{parking, stop_children, taken, tell_parent};
 use super::attempts::Ended;
 use super::slot::{Attempt, Guest, Purpose, Request, Slot};
-use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler, timers_of_start};
+use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler, head};
 use crate::guests::Ahead;
 use crate::{ambient, crash};
 
@@ -24,6 +25,7 @@ impl Scheduler {
         self.tools.counters.runs_taken_over.fetch_add(taken, std::sync::atomic::Ordering::Relaxed);
         crash::point("takeover-middle");
         for run in &runs {
+            self.reading.entry(run.run).or_default().0 += 1;
             self.loading.entry(run.run).or_default().push(Arrival::Claim(guard.clone()));
         }
         let (programs, ledger, sender) =
@@ -43,6 +45,7 @@ impl Scheduler {
         let (programs, ledger, sender) =
             (self.tools.programs.clone(), self.tools.ledger.clone(), self.sender.clone());
         let host = self.tools.host;
+        self.reading.entry(id).or_default().0 += 1;
         tokio::spawn(async move {
             let loaded = programs.read(&ledger, host, id).await;
             let _ = sender.send(Input::Loaded(Box::new(loaded))).await;
@@ -52,13 +55,17 @@ impl Scheduler {
     /// A run's ledger was read.
     pub(super) fn loaded(&mut self, loaded: Loaded) {
         let Loaded { run: id, result } = loaded;
+        if self.is_overtaken(id) {
+            return;
+        }
         let arrivals = self.loading.remove(&id).unwrap_or_default();
+        self.report_rewound(id, result.as_ref());
         let Some(loaded) = result else {
             // Closed, or another host's by now: its messages are that host's.
             self.take_up(id);
             return self.forget(arrivals);
         };
-        let LoadedRun { facts, program, parked, rows, unborn, offered } = loaded;
+        let LoadedRun { facts, program, parked, rows, derived } = loaded;
         let folded = Run::load_all(id, &rows)
             .map_err(|corrupt| Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")));
         match (folded, program) {
@@ -69,15 +76,19 @@ impl Scheduler {
                     .zip(events)
                     .map(|(row, event)| Ahead { seq: row.seq, at_ms: row.at_ms, event })
                     .collect();
+                let is_claim = arrivals.iter().any(|arrival| matches!(arrival, Arrival::Claim(_)));
+                let anew = is_claim || self.anew.contains_key(&id);
+                let projection = anew.then(|| Projection::of(rows.iter().map(|row| &row.event)));
                 match self.slots.get(&id).map(|slot| &slot.guest) {
                     None => {
-                        self.restore(facts, program, parked, run, rows, &offered);
-                        self.bury(id, unborn);
+                        self.restore(facts, program, parked, run, rows, &derived.offered);
+                        self.amend(id, derived, projection.as_ref());
                     }
-                    Some(Guest::Loading) => self.revive(id, run, rows),
-                    // Two have asked, and this is the second answer.
-                    Some(_) => {}
+                    Some(Guest::Loading(rows_min)) if run.next_seq() < *rows_min => self.rewind(id),
+                    Some(Guest::Loading(_)) => self.revive(id, run, rows),
+                    Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
+                self.give_up_rewinding(id);
                 for arrival in arrivals {
                     self.arrive(id, arrival);
                 }
@@ -86,6 +97,21 @@ impl Scheduler {
             (Err(fault), _) => self.refuse(&facts, &fault, arrivals, Err(rows.len())),
             (Ok((run, _)), Err(fault)) => self.refuse(&facts, &fault, arrivals, Ok(run)),
         }
+    }
+
+    /// Whether a ledger that was read is of no use: the run was in memory meanwhile, wrote more, and has gone again. It is
+    /// read once more then.
+    fn is_overtaken(&mut self, id: RunId) -> bool {
+        let Some((to_come, has_written)) = self.reading.get_mut(&id) else { return false };
+        *to_come = to_come.saturating_sub(1);
+        let (to_come, overtaken) = (*to_come, *has_written && !self.slots.contains_key(&id));
+        if to_come == 0 {
+            self.reading.remove(&id);
+            if overtaken {
+                self.load(id);
+            }
+        }
+        overtaken
     }
 
     /// A run that was not in memory.
@@ -104,11 +130,6 @@ impl Scheduler {
             return;
         };
         let started_at_ms = rows[0].at_ms;
-        let now_ms = ambient::now_ms();
-        let mut calls = due_calls(&run, now_ms);
-        calls.retain(|op| !offered.contains(op));
-        let mut timers = retries_to_come(&run, now_ms);
-        timers.extend(timers_of_start(&run, now_ms));
         let messages: Vec<Op> = run
             .open_ops()
             .filter_map(|(op, open)| matches!(open, OpenOp::Message { .. }).then_some(op))
@@ -117,6 +138,7 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.started_at_ms = started_at_ms;
         slot.durable = slot.run.next_seq();
+        slot.sent = head(&slot.run);
         if parked {
             slot.guest = Guest::Parked;
             return;
@@ -125,18 +147,11 @@ impl Scheduler {
         let waiting =
             offered.iter().filter(|op| matches!(slot.run.open_op(**op), Some(OpenOp::Activity { .. })));
         slot.attempts.extend(waiting.map(|op| (*op, Attempt::Offered { lease: None })));
-        if !timers.is_empty() {
-            // Set once more: a host whose clock was ahead of ours may have taken them for fired.
-            let mut append = Append::new(slot.facts.scope, id);
-            append.timers = timers;
-            self.send(id, append, |_| {});
-        }
-        self.enqueue_attempts(id, calls);
         self.send_messages(id, messages);
     }
 
     /// Tells a run of children that were refused when nobody could tell it.
-    fn bury(&mut self, id: RunId, unborn: Vec<Op>) {
+    pub(super) fn bury(&mut self, id: RunId, unborn: Vec<Op>) {
         for op in unborn {
             let Some(slot) = self.slots.get(&id) else { return };
             let Some(OpenOp::Child { workflow, options, .. }) = slot.run.open_op(op) else { continue };
@@ -175,6 +190,7 @@ impl Scheduler {
         tracing::error!(run = %id, kind = %fault.kind, message = fault.message, "a run cannot be loaded; it is parked");
         let mut append = Append::new(facts.scope, id);
         append.status = Some(parking(fault));
+        append.after = ledger.as_ref().ok().and_then(head);
         let mut terminated = None;
         for arrival in &arrivals {
             if let Arrival::Timer(timer, _) = arrival
@@ -188,7 +204,7 @@ impl Scheduler {
                     append.inbox_done.push((id, item.item_id));
                     terminated = Some(reason);
                 }
-                Ok(Message::Retry) => append.inbox_done.push((id, item.item_id)),
+                Ok(Message::Retry | Message::Repair) => append.inbox_done.push((id, item.item_id)),
                 // Kept in the inbox, and marked as seen: it waits for a retry that succeeds.
                 _ => self.set_aside.entry(id).or_default().push(item.item_id),
             }
@@ -267,7 +283,7 @@ impl Scheduler {
         }
     }
 
-    fn arrive_or_load(&mut self, id: RunId, arrival: Arrival) {
+    pub(super) fn arrive_or_load(&mut self, id: RunId, arrival: Arrival) {
         if let Some(waiting) = self.loading.get_mut(&id) {
             waiting.push(arrival);
         } else if self.slots.contains_key(&id) {
@@ -378,6 +394,10 @@ impl Scheduler {
                 self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
             }
             Message::Retry => self.retry(id, item.item_id),
+            Message::Repair => {
+                self.consume(id, item.item_id);
+                self.make_anew(id);
+            }
             Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),
             Message::Resume { reason } => self.resume(id, reason, item.item_id, guard),
         }
@@ -389,7 +409,7 @@ impl Scheduler {
         if !matches!(slot.guest, Guest::Parked) {
             return self.consume(id, item);
         }
-        let mut append = Append::new(slot.facts.scope, id);
+        let mut append = Append { after: slot.sent, ..Append::new(slot.facts.scope, id) };
         // A run that is full is retried all the same: what remains of it is for its end.
         if slot.run.has_room(1, 0)
             && let Ok(row) = slot.run.append(ambient::now_ms(), &Event::RunRetried)
@@ -403,6 +423,7 @@ impl Scheduler {
         }
         // Whatever arrives meanwhile waits for the ledger.
         self.loading.entry(id).or_default();
+        self.anew.insert(id, super::repair::TRIES);
         self.send_detached(id, append, true);
     }
 

@@ -36,8 +36,9 @@ impl Scheduler {
     /// Sends what a run's guest is still at work on.
     pub(super) fn send_draft(&mut self, id: RunId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(Draft { append, waiting, .. }) = slot.draft.take() else { return };
+        let Some(Draft { mut append, waiting, .. }) = slot.draft.take() else { return };
         slot.unacked += 1;
+        slot.follow(&mut append);
         // The run may have gone on since.
         let upto = append.rows.last().map_or(Seq(1), |row| Seq(row.seq.0 + 1));
         self.enqueue(id, append, |pending| (pending.upto, pending.waiting) = (upto, waiting));

@@ -14,13 +14,16 @@
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
 //! `activation`: guests and what they ask for. `drafts`: what they have before it is committed. `attempts`: activities,
-//! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database.
+//! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database. `repair`: what follows
+//! from a ledger and is not there. `rewind`: what follows when the database has lost what it had committed.
 
 mod activation;
 mod arrivals;
 mod attempts;
 mod drafts;
 mod messages;
+mod repair;
+mod rewind;
 mod slot;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -30,11 +33,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Event, Failure, Fault, FaultKind, HostId, Json, Op, Row, Run, RunId, RunStatus, Scope, Seq, StartOptions,
-    TaskLease, TaskToken,
+    Event, Failure, Fault, FaultKind, HostId, Json, Op, Projection, Row, Run, RunId, RunStatus, Scope, Seq,
+    StartOptions, TaskLease, TaskToken,
 };
 use backstitch_ledger::{
-    Acks, Append, ClaimedRun, DueTimer, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
+    Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
     PoisonKind, StatusChange,
 };
 use backstitch_sandbox::WorkflowProgram;
@@ -44,6 +47,7 @@ use uuid::Uuid;
 
 use crate::ambient;
 use crate::crier::Crier;
+use crate::derived::Derived;
 use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
 use crate::programs::Programs;
@@ -89,6 +93,8 @@ pub(crate) enum Input {
     Settle(Settle),
     /// Workers have tasks of runs of this host, which they took from the database.
     Leased(Vec<TaskToken>),
+    /// Runs of this host that seem to lack something that follows from their ledgers.
+    Lacking(Vec<RunId>),
     /// What became of a message to another run.
     Delivered {
         /// The run that sent it.
@@ -113,6 +119,10 @@ pub(crate) enum Input {
     Inbox(Vec<InboxItem>, Guard),
     /// Runs that this host owns from now on.
     Claimed(Vec<ClaimedRun>, Guard),
+    /// These runs are not in the database any more as this host knows them: their ledgers do not have these ends.
+    Lost(Vec<(RunId, Head)>),
+    /// These messages were consumed, and are there again.
+    Reappeared(Vec<(RunId, Uuid)>),
     /// No more work: answer when nothing is on its way any more.
     Drain(oneshot::Sender<()>),
 }
@@ -188,10 +198,8 @@ pub(crate) struct LoadedRun {
     pub(crate) parked: bool,
     /// Its ledger.
     pub(crate) rows: Vec<Row>,
-    /// Children that it waits for and that were never started.
-    pub(crate) unborn: Vec<Op>,
-    /// Calls that have a task, or had one of which a message tells.
-    pub(crate) offered: Vec<Op>,
+    /// What stands beside it.
+    pub(crate) derived: Derived,
 }
 
 /// Something that waits for a run's ledger to be read.
@@ -270,6 +278,8 @@ pub(crate) struct Counters {
     pub(crate) activities_started: AtomicU64,
     pub(crate) activations: AtomicU64,
     pub(crate) runs_taken_over: AtomicU64,
+    /// Runs whose last rows the database has lost.
+    pub(crate) runs_rewound: AtomicU64,
 }
 
 /// What the scheduler works with.
@@ -284,6 +294,8 @@ pub(crate) struct Tools {
     pub(crate) jobs: crossbeam_channel::Sender<Job>,
     /// To the writer.
     pub(crate) items: mpsc::Sender<Item>,
+    /// How many connections the writer has made.
+    pub(crate) connections: tokio::sync::watch::Receiver<u64>,
     /// Wakes the inbox watcher of this host.
     pub(crate) inbox_hint: Arc<Notify>,
     /// Wakes the timers' watcher: a timer was set that is due at this time.
@@ -323,6 +335,15 @@ pub(crate) struct Scheduler {
     consuming: HashSet<Uuid>,
     /// Messages that were consumed of late: the watcher may have read them before that, and bring them after.
     consumed: lru::LruCache<(RunId, Uuid), ()>,
+    /// Runs that may be ahead of a database that has lost commits: compared with it when their appends have answers.
+    unproven: HashSet<RunId>,
+    /// Runs that were ahead of it, until something of them is committed again.
+    rewound: HashMap<RunId, rewind::Rewound>,
+    /// Ledgers that are being read, with how many answers are to come, and whether the run has written since.
+    reading: HashMap<RunId, (u32, bool)>,
+    /// Runs of which everything that follows from their ledgers is to be made anew, and how often that is tried while
+    /// they are at work.
+    anew: HashMap<RunId, u32>,
     /// Messages of runs that cannot be loaded: in `consuming` until one can.
     set_aside: HashMap<RunId, Vec<Uuid>>,
     /// One line for each priority, the first served first.
@@ -363,6 +384,10 @@ impl Scheduler {
             next_ticket: 0,
             consuming: HashSet::new(),
             consumed: lru::LruCache::new(CONSUMED_MAX),
+            unproven: HashSet::new(),
+            rewound: HashMap::new(),
+            reading: HashMap::new(),
+            anew: HashMap::new(),
             set_aside: HashMap::new(),
             attempt_queue: Default::default(),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
@@ -376,6 +401,7 @@ impl Scheduler {
     pub(crate) async fn run(mut self) {
         let mut inputs = Vec::with_capacity(INPUTS_PER_TURN);
         let items = self.tools.items.clone();
+        let mut connections = self.tools.connections.clone();
         loop {
             tokio::select! {
                 biased;
@@ -392,6 +418,7 @@ impl Scheduler {
                     }
                     Err(_) => return,
                 },
+                Ok(()) = connections.changed() => self.prove_all(),
                 () = self.attempt_ended.notified() => {}
                 () = drafts::until(self.drafts.front()) => self.send_old_drafts(),
                 taken = self.inputs.recv_many(&mut inputs, INPUTS_PER_TURN) => {
@@ -424,6 +451,9 @@ impl Scheduler {
             Input::Timers(due, guard) => self.timers_due(due, &guard),
             Input::Inbox(items, guard) => self.messages(items, &guard),
             Input::Claimed(runs, guard) => self.claimed(runs, &guard),
+            Input::Lacking(runs) => self.lacking(runs),
+            Input::Lost(runs) => self.lost(&runs),
+            Input::Reappeared(items) => self.reappeared(&items),
             Input::Drain(done) => self.draining = Some(done),
         }
     }
@@ -513,7 +543,9 @@ impl Scheduler {
             cancel: None,
             terminate: None,
             overdue: None,
+            sent: None,
             stale: false,
+            reload: false,
             turn: 0,
             history,
         };
@@ -521,10 +553,11 @@ impl Scheduler {
     }
 
     /// Sends an append of a run in memory. `note` says what else hangs on it.
-    fn send(&mut self, id: RunId, append: Append, note: impl FnOnce(&mut Pending)) {
+    fn send(&mut self, id: RunId, mut append: Append, note: impl FnOnce(&mut Pending)) {
         self.send_draft(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.unacked += 1;
+        slot.follow(&mut append);
         let (upto, closes) = (slot.run.next_seq(), !slot.run.is_open());
         self.enqueue(id, append, |pending| {
             (pending.upto, pending.closes) = (upto, closes);
@@ -552,6 +585,9 @@ impl Scheduler {
             due_ms: append.timers.iter().map(|timer| timer.due_ms).min(),
         };
         note(&mut pending);
+        if let Some((_, has_written)) = self.reading.get_mut(&id) {
+            *has_written = true;
+        }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.pending.insert(ticket, pending);
@@ -595,6 +631,8 @@ impl Scheduler {
             slot.unacked = slot.unacked.saturating_sub(1);
             slot.durable = slot.durable.max(upto);
         }
+        self.proven(id);
+        self.try_again(id);
         if let Some(started) = started {
             if refused.contains(&id) {
                 // Nothing of it was written, whatever its guest has asked for.
@@ -611,6 +649,7 @@ impl Scheduler {
         }
         if goes_on {
             self.hint_timers(0);
+            self.make_anew(id);
         }
         if let Some(due_ms) = due_ms {
             self.hint_timers(due_ms);
@@ -661,7 +700,6 @@ impl Scheduler {
             // Of a run whose start was refused.
             return;
         }
-        tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
         if let Some(started) = pending.waiting.started {
             let _ = started.send(Err(problem.to_owned()));
             self.warm.pop(&pending.run);
@@ -673,6 +711,13 @@ impl Scheduler {
             if slot.stale {
                 return self.advance(pending.run);
             }
+            if matches!(kind, PoisonKind::Behind | PoisonKind::SeqTaken) {
+                // The ledger ends elsewhere than this host thought.
+                return self.rewind(pending.run);
+            }
+            tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
+            // What the database holds of it is not what was sent.
+            slot.sent = None;
             let message = format!("Postgres refused this run's rows: {problem}");
             self.park(pending.run, &Fault::new(FaultKind::Corrupt, message));
         }
@@ -728,6 +773,12 @@ fn full() -> Fault {
     Fault::new(FaultKind::Limit, message)
 }
 
+/// Where the ledger of a run ends.
+fn head(run: &Run) -> Option<Head> {
+    let last = run.next_seq().0.checked_sub(1)?;
+    Some(Head { seq: Seq(last), chain: run.chain() })
+}
+
 /// A message that this host has sent, as its inbox will show it.
 fn received(scope: Scope, sent: &NewItem) -> InboxItem {
     InboxItem {
@@ -771,6 +822,12 @@ fn memory_at_start(run: &Run) -> Option<NewMemory> {
     let entity = start.entity.as_ref().map(Json::text);
     let memory = NewMemory { run: run.id(), entity, attributes };
     (!memory.is_empty()).then_some(memory)
+}
+
+/// What the tables have to say about a run.
+pub(crate) fn memory_of(run: RunId, projection: &Projection) -> NewMemory {
+    let (entity, attributes) = projection.to_be_stored();
+    NewMemory { run, entity: entity.map(|entity| entity.text()), attributes }
 }
 
 /// Row 0 of a run.

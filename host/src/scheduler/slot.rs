@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq, TaskLease};
-use backstitch_ledger::Append;
+use backstitch_ledger::{Append, Head};
 use backstitch_sandbox::{Pulse, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -50,8 +50,8 @@ pub(super) enum Guest {
     Cold(Vec<Ahead>),
     /// Dropped to make room; the ledger has to be read again.
     Evicted,
-    /// The ledger is being read.
-    Loading,
+    /// The ledger is being read. These many rows it has at least.
+    Loading(Seq),
     /// On a thread.
     Busy,
     /// In memory, blocked.
@@ -188,7 +188,7 @@ impl Attempt {
     }
 
     /// Whether all of it is in the database.
-    fn is_offered(&self) -> bool {
+    pub(super) fn is_offered(&self) -> bool {
         matches!(self, Self::Offered { .. })
     }
 }
@@ -220,9 +220,14 @@ pub(super) struct Slot {
     pub(super) terminate: Option<Request>,
     /// The run has taken as long as it may.
     pub(super) overdue: Option<Guard>,
-    /// The rows in `run` may not be those in the database: it was parked on the way. Nothing is
-    /// appended any more; the slot goes as soon as the parking is committed.
+    /// Where its ledger ends with everything that was sent: what the next append follows. None: nothing of it is in the
+    /// database yet, or nobody knows what is.
+    pub(super) sent: Option<Head>,
+    /// The rows in `run` may not be those in the database: it was parked on the way, or the database has lost some.
+    /// Nothing is appended any more; the slot goes as soon as everything that was sent has an answer.
     pub(super) stale: bool,
+    /// It is stale, and its ledger is read again when it has gone.
+    pub(super) reload: bool,
     /// The job that is out, or was last.
     pub(super) turn: u64,
     /// Every row so far, if test builds go over them again and again.
@@ -287,6 +292,18 @@ impl Slot {
         self.ahead.is_empty() && matches!(self.guest, Guest::Idle(_) | Guest::Evicted)
     }
 
+    /// Says in an append that is about to be sent which row it follows.
+    pub(super) fn follow(&mut self, append: &mut Append) {
+        append.after = self.sent;
+        self.sent = append.head();
+    }
+
+    /// Where its ledger ends, if all that was sent of it has an answer: that can be compared with the database.
+    pub(super) fn settled_head(&self) -> Option<Head> {
+        let is_settled = self.unacked == 0 && self.draft.is_none() && !self.stale && self.run.is_open();
+        self.sent.filter(|_| is_settled)
+    }
+
     /// Whether nothing of this run is on its way: it can be dropped and loaded again at any time.
     pub(super) fn is_at_rest(&self) -> bool {
         self.unacked == 0
@@ -305,7 +322,7 @@ impl Slot {
     /// Whether a run that is held can be dropped until something happens to it.
     pub(super) fn can_leave(&self) -> bool {
         self.unacked == 0
-            && !matches!(self.guest, Guest::Busy | Guest::Loading | Guest::Parked)
+            && !matches!(self.guest, Guest::Busy | Guest::Loading(_) | Guest::Parked)
             && self.has_no_attempts_here()
             && self.outgoing.is_empty()
             && self.cancel.is_none()

@@ -1,5 +1,5 @@
-//! New runs from the first rows of others: `fork`, which leaves the other alone, and `reset`, which stops
-//! it and goes on under its workflow id.
+//! New runs from the first rows of others: `fork`, which leaves the other alone, `reset`, which stops
+//! it and goes on under its workflow id, and `repair`, which is a reset of a run whose ledger is damaged.
 //!
 //! Neither is one step in the database: a reset whose host dies in between has stopped the run and not
 //! begun the next. It may be repeated: a run that is closed is reset as well as one that is open.
@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::views::StartedView;
-use backstitch_client::{ForkRun, ResetRun};
+use backstitch_client::{ForkRun, RepairRun, ResetRun};
 use backstitch_core::fork::{Fork, Unforkable, fork};
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Digest, Event, Message, RunId, Scope, Seq};
-use backstitch_ledger::{NewItem, NewMemory, NewRun, Plant, RunInfo, RunRef};
+use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
+use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef};
 
 use super::error::{ServiceError, invalid};
 use super::start::workflow_id;
@@ -22,6 +22,15 @@ use crate::scheduler::{self, Facts};
 
 /// How long a run that is reset may take to stop: its host may be dying.
 const STOP: Duration = Duration::from_secs(60);
+
+/// What is left of a run whose ledger is damaged.
+struct Salvage {
+    /// The last row that is kept.
+    at: Seq,
+    fork: Fork,
+    /// What the ledger says after that row.
+    later: Vec<Event>,
+}
 
 /// Who a new run will be.
 struct Successor {
@@ -42,16 +51,44 @@ impl Service {
             generation: 0,
             digest: self.version(scope, &info, ask.deployed).await?,
         };
-        self.begin_at(scope, &info, ask.at_seq, to, false).await
+        let (fork, _) = self.forked(&info, ask.at_seq, to.run).await?;
+        self.begin_at(scope, &info, fork, to, &[]).await
     }
 
     /// Stops a run, if it is open, and begins the next of its workflow id with its rows up to a row.
     pub async fn reset(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
         let info = self.find(scope, id).await?;
-        let (run, name) = (info.summary.run, info.summary.workflow_id.clone());
-        let digest = self.version(scope, &info, ask.deployed).await?;
         // Before anything is stopped: the row must be one to go on from.
         self.forked(&info, ask.to_seq, ambient::new_run_id()).await?;
+        let reason = because("reset", ask.to_seq, &ask.reason);
+        let (info, to) = self.stop_for(scope, info, ask.deployed, reason).await?;
+        let (fork, later) = self.forked(&info, ask.to_seq, to.run).await?;
+        let later = if ask.drop_signals { Vec::new() } else { later };
+        self.begin_at(scope, &info, fork, to, &later).await
+    }
+
+    /// Lets a new run of the workflow id go on from the rows before the damage in a run's ledger, or from fewer. The
+    /// damaged run is stopped if it is open, and otherwise left as it is.
+    pub async fn repair(&self, scope: Scope, id: &str, ask: RepairRun) -> Result<StartedView, ServiceError> {
+        let info = self.find(scope, id).await?;
+        let at = self.salvaged(&info, ask.to_seq, ambient::new_run_id()).await?.at;
+        let reason = because("repaired", at, &ask.reason);
+        let (info, to) = self.stop_for(scope, info, ask.deployed, reason).await?;
+        let Salvage { fork, later, .. } = self.salvaged(&info, Some(at), to.run).await?;
+        let later = if ask.drop_signals { Vec::new() } else { later };
+        self.begin_at(scope, &info, fork, to, &later).await
+    }
+
+    /// Stops a run, if it is open, to begin the next of its workflow id.
+    async fn stop_for(
+        &self,
+        scope: Scope,
+        info: RunInfo,
+        deployed: bool,
+        reason: String,
+    ) -> Result<(RunInfo, Successor), ServiceError> {
+        let (run, name) = (info.summary.run, info.summary.workflow_id.clone());
+        let digest = self.version(scope, &info, deployed).await?;
         let latest = self.info(scope, RunRef::WorkflowId(&name)).await?.summary;
         if latest.run != run && latest.status.is_open() {
             let message = format!(
@@ -62,8 +99,6 @@ impl Service {
             return Err(ServiceError::Conflict { code: "later-run-open", message });
         }
         if info.summary.status.is_open() {
-            let because = if ask.reason.is_empty() { String::new() } else { format!(": {}", ask.reason) };
-            let reason = format!("reset to row {}{because}", ask.to_seq);
             self.stop(scope, run, reason).await?;
         }
         let info = self.info(scope, RunRef::Id(run)).await?;
@@ -73,7 +108,7 @@ impl Service {
             generation: latest.generation + 1,
             digest,
         };
-        self.begin_at(scope, &info, ask.to_seq, to, !ask.drop_signals).await
+        Ok((info, to))
     }
 
     /// The component that the new run is pinned to.
@@ -113,16 +148,14 @@ impl Service {
         &self,
         scope: Scope,
         info: &RunInfo,
-        at: Seq,
+        fork: Fork,
         to: Successor,
-        keep_signals: bool,
+        later: &[Event],
     ) -> Result<StartedView, ServiceError> {
-        let (fork, later) = self.forked(info, at, to.run).await?;
         let now_ms = ambient::now_ms();
-        let items = later.iter().filter_map(|event| again(event, to.run, now_ms));
-        let inbox = if keep_signals { items.collect() } else { Vec::new() };
+        let inbox = later.iter().filter_map(|event| again(event, to.run, now_ms)).collect();
         let children = self.children_of(scope, &fork, &to, now_ms);
-        let Fork { run, mut rows, entity, attributes } = fork;
+        let Fork { run, mut rows, projection } = fork;
         let first = rows.remove(0);
         let plant = Plant {
             scope,
@@ -137,11 +170,7 @@ impl Service {
             },
             rows,
             timers: scheduler::timers_of(&run, now_ms),
-            memory: NewMemory {
-                run: to.run,
-                entity: Some(entity.to_json().text()),
-                attributes: attributes.into_iter().map(|(name, value)| (name, Some(value))).collect(),
-            },
+            memory: scheduler::memory_of(to.run, &projection),
             children,
             inbox,
         };
@@ -151,6 +180,34 @@ impl Service {
         }
         let run = run_view(&self.info(scope, RunRef::Id(to.run)).await?)?;
         Ok(StartedView { run, created: true })
+    }
+
+    /// The fork of a run whose ledger is damaged, at a row before the damage; none given: the last of them.
+    async fn salvaged(&self, info: &RunInfo, at: Option<Seq>, into: RunId) -> Result<Salvage, ServiceError> {
+        let run = info.summary.run;
+        let _turn = self.reading().await;
+        let rows = self.rows(run).await?;
+        let Err(damage) = Run::load_closed(run, &rows, info.head) else {
+            let message = format!("the ledger of run {run} is sound; reset the run instead");
+            return Err(ServiceError::Conflict { code: "ledger-sound", message });
+        };
+        let sound = sound_rows(run, &rows);
+        let last = Seq(sound.saturating_sub(1));
+        let at = at.unwrap_or(last);
+        if sound == 0 || at > last {
+            let message = match sound {
+                0 => format!("not even the first row of run {run} can be used: {damage}"),
+                _ => {
+                    format!("row {at} is behind the damage ({damage}); the last row to go on from is {last}")
+                }
+            };
+            return Err(invalid("no-such-row", message));
+        }
+        let fork = fork(run, &rows[..=at.0 as usize], None, at, into)
+            .map_err(|error| invalid("no-such-row", error.to_string()))?;
+        // Rows behind the damage are not trusted with anything but what others have said to the run.
+        let later = rows.iter().skip(at.0 as usize + 1).filter_map(|row| row.event().ok()).collect();
+        Ok(Salvage { at, fork, later })
     }
 
     /// The fork of a run at a row, and what its ledger says after that row.
@@ -190,6 +247,19 @@ impl Service {
         };
         fork.run.open_ops().filter_map(child).collect()
     }
+}
+
+/// How many rows from the first on can be led along.
+fn sound_rows(id: RunId, rows: &[Row]) -> u32 {
+    let mut run = Run::new(id);
+    let sound = rows.iter().take_while(|row| run.load(row).is_ok()).count();
+    u32::try_from(sound).unwrap_or(u32::MAX)
+}
+
+/// Why a run is stopped, for its ledger.
+fn because(what: &str, at: Seq, reason: &str) -> String {
+    let because = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    format!("{what} to row {at}{because}")
 }
 
 /// A signal that the new run has still to get.

@@ -13,7 +13,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::{Append, Item, StatusChange};
+use super::{Append, Head, Item, StatusChange};
 use crate::payloads::store;
 use crate::time::Timestamp;
 
@@ -25,11 +25,22 @@ pub(crate) struct Appended {
     pub(crate) started: Vec<Uuid>,
     /// Runs whose status was changed.
     pub(crate) changed: i64,
+    /// Runs whose ledger does not end, or go on, as their append says. If there is one, nothing was written.
+    pub(crate) behind: Vec<Uuid>,
 }
 
-/// Locks the host's lease. Every other part joins this one.
-const FENCE: &str = "with fence as materialized (
+/// Locks the host's lease, and looks for the rows that the batch goes on from. Every other part joins `fence`: if the
+/// lease is dead, or one such row is not there just as it was written, nothing of the batch is.
+const FENCE: &str = "with lease as materialized (
     select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for share
+),
+missing as materialized (
+    select h.run_id from unnest($50::uuid[], $51::integer[], $52::bigint[]) as h (run_id, seq, chain)
+    where not exists (select from ledger l
+                      where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq and l.chain = h.chain)
+),
+fence as materialized (
+    select 1 from lease where not exists (select from missing)
 )";
 
 /// New runs. A workflow id or run id that is taken is left alone, and nothing is written of a run that is not started.
@@ -124,27 +135,30 @@ const CONSUMED: &str = "consumed as (
     where inbox.shard = d.shard and inbox.run_id = d.run_id and inbox.item_id = d.item_id
 )";
 
-/// Entities: the latest is kept.
+/// Entities: the latest is kept. One that is said again, as when a run is taken over, is not written again.
 const KNOWN: &str = "known as (
     insert into entities (shard, tenant, run_id, document)
     select $1, e.tenant, e.run_id, e.document::json
-    from unnest($50::integer[], $51::uuid[], $52::text[]) as e (tenant, run_id, document),
+    from unnest($53::integer[], $54::uuid[], $55::text[]) as e (tenant, run_id, document),
          fence
     where {e is not refused}
     on conflict (shard, run_id) do update set document = excluded.document
+        where entities.document::text is distinct from excluded.document::text
 )";
 
 /// Attributes: the latest are kept, and those that go lose their value.
 const FOUND_BY: &str = "found_by as (
     insert into attributes (shard, tenant, run_id, name, text, number, flag, time)
     select $1, a.tenant, a.run_id, a.name, a.text, a.number, a.flag, a.time
-    from unnest($53::integer[], $54::uuid[], $55::text[], $56::text[], $57::double precision[],
-                $58::boolean[], $59::timestamptz[])
+    from unnest($56::integer[], $57::uuid[], $58::text[], $59::text[], $60::double precision[],
+                $61::boolean[], $62::timestamptz[])
          as a (tenant, run_id, name, text, number, flag, time),
          fence
     where {a is not refused}
     on conflict (shard, run_id, name)
         do update set text = excluded.text, number = excluded.number, flag = excluded.flag, time = excluded.time
+        where (attributes.text, attributes.number, attributes.flag, attributes.time)
+              is distinct from (excluded.text, excluded.number, excluded.flag, excluded.time)
 )";
 
 /// Tasks to offer, or to hold. An older attempt of the call may still have its row, if a statement of unknown fate was
@@ -159,9 +173,9 @@ const OFFERED: &str = "offered as (
            case when t.lease is not null then
                least(now() + least(t.lease_ms, t.silence_ms, t.attempt_ms) * interval '1 millisecond', t.close_by)
            end
-    from unnest($60::integer[], $61::uuid[], $62::integer[], $63::integer[], $64::integer[], $65::text[],
-                $66::text[], $67::smallint[], $68::timestamptz[], $69::timestamptz[], $70::bigint[],
-                $71::bigint[], $72::text[], $73::uuid[], $74::bigint[], $75::text[])
+    from unnest($63::integer[], $64::uuid[], $65::integer[], $66::integer[], $67::integer[], $68::text[],
+                $69::text[], $70::smallint[], $71::timestamptz[], $72::timestamptz[], $73::bigint[],
+                $74::bigint[], $75::text[], $76::uuid[], $77::bigint[], $78::text[])
          as t (tenant, run_id, op, seq, attempt, task_queue, name, priority, start_by, close_by, attempt_ms,
                silence_ms, heartbeat, lease, lease_ms, worker),
          fence
@@ -181,7 +195,7 @@ const OFFERED: &str = "offered as (
 const SETTLED: &str = "settled as (
     delete from tasks
     using (select $1::smallint as shard, run_id, op
-           from unnest($76::uuid[], $77::integer[]) as keys (run_id, op) offset 0) as d,
+           from unnest($79::uuid[], $80::integer[]) as keys (run_id, op) offset 0) as d,
           fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -190,7 +204,7 @@ const SETTLED: &str = "settled as (
 const GIVEN_UP: &str = "given_up as (
     update tasks set given_up = true
     from (select $1::smallint as shard, run_id, op
-          from unnest($78::uuid[], $79::integer[]) as keys (run_id, op) offset 0) as d,
+          from unnest($81::uuid[], $82::integer[]) as keys (run_id, op) offset 0) as d,
          fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -199,7 +213,7 @@ const GIVEN_UP: &str = "given_up as (
 const STORED: &str = "stored as (
     insert into payloads (shard, tenant, digest, part, bytes)
     select $1, p.tenant, p.digest, p.part, p.bytes
-    from unnest($80::integer[], $81::bytea[], $82::integer[], $83::bytea[], $84::uuid[])
+    from unnest($83::integer[], $84::bytea[], $85::integer[], $86::bytea[], $87::uuid[])
          as p (tenant, digest, part, bytes, run_id),
          fence
     where p.run_id is null or {p is not refused}
@@ -316,7 +330,9 @@ fn composed(parts: Parts) -> String {
     }
     let started = if parts.started { "array(select run_id from started)" } else { "array[]::uuid[]" };
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
-    format!("{all}\nselect exists (select from fence), {started}, {changed}")
+    format!(
+        "{all}\nselect exists (select from lease), {started}, {changed}, array(select run_id from missing)"
+    )
 }
 
 /// Sends one statement for all of `items`, which [`Batch::fits`] has let through together.
@@ -333,12 +349,18 @@ pub(crate) async fn execute(
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
+    let query = bind_heads(query, items);
     // The last ones, which many batches have no use for.
     let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
     let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
-    Ok(Appended { fenced: !row.try_get::<bool, _>(0)?, started: row.try_get(1)?, changed: row.try_get(2)? })
+    Ok(Appended {
+        fenced: !row.try_get::<bool, _>(0)?,
+        started: row.try_get(1)?,
+        changed: row.try_get(2)?,
+        behind: row.try_get(3)?,
+    })
 }
 
 type Statement<'q> = Query<'q, Postgres, PgArguments>;
@@ -446,6 +468,25 @@ fn bind_inbox<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(sent().map(|(_, item)| Timestamp(item.at_ms)).bind_iter())
         .bind(done().map(|(run, _)| run.0).bind_iter())
         .bind(done().map(|(_, item)| *item).bind_iter())
+}
+
+/// The row that the first append to each run of the batch follows. What the others follow is in the batch itself:
+/// [`Batch::fits`](super::Batch::fits) has seen to it.
+fn bind_heads<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
+    let mut seen: HashSet<RunId> = HashSet::with_capacity(items.len());
+    let mut heads: Vec<(RunId, Head)> = Vec::with_capacity(items.len());
+    for Item { append, .. } in items {
+        seen.extend(append.new_runs.iter().map(|new| new.run));
+        if let Some(head) = append.after
+            && seen.insert(append.run)
+        {
+            heads.push((append.run, head));
+        }
+    }
+    query
+        .bind(heads.iter().map(|(run, _)| run.0).bind_iter())
+        .bind(heads.iter().map(|(_, head)| head.seq.0.cast_signed()).bind_iter())
+        .bind(heads.iter().map(|(_, head)| head.chain.0.cast_signed()).bind_iter())
 }
 
 fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {

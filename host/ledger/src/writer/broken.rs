@@ -24,10 +24,6 @@ enum Lost {
 }
 
 impl Broken {
-    pub(super) fn is_empty(&self) -> bool {
-        self.lost.is_empty()
-    }
-
     pub(super) fn poisoned(&mut self, item: &Item) {
         let run = item.append.run;
         if item.append.starts(run) {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
+use tokio::sync::watch;
 
 use super::within;
 use crate::connect::ConnectOptions;
@@ -15,6 +16,8 @@ pub(super) struct Session {
     connection: Option<PgConnection>,
     /// The backend of the current connection, or of the lost one.
     backend: Option<Backend>,
+    /// How many connections there have been.
+    made: watch::Sender<u64>,
 }
 
 /// A server process. Its number may be used again, so its start belongs to its name.
@@ -25,7 +28,8 @@ struct Backend {
 }
 
 impl Session {
-    pub(super) fn new(options: &ConnectOptions) -> Result<Self, sqlx::Error> {
+    /// No connection yet, and the number of those that it will have made.
+    pub(super) fn new(options: &ConnectOptions) -> Result<(Self, watch::Receiver<u64>), sqlx::Error> {
         // One plan for every batch, chosen once. Without statistics of the arrays, hash and merge joins
         // would read whole tables to join them with a handful of keys.
         let settings = [
@@ -33,16 +37,24 @@ impl Session {
             ("enable_hashjoin", "off"),
             ("enable_mergejoin", "off"),
         ];
-        Ok(Self {
+        let (made, connections) = watch::channel(0);
+        let session = Self {
             options: options.session("writer")?.options(settings),
             statement_ms_max: options.statement_timeout_ms.saturating_add(REPLY_MS_MAX),
             connection: None,
             backend: None,
-        })
+            made,
+        };
+        Ok((session, connections))
     }
 
     pub(super) fn drop_connection(&mut self) {
         self.connection = None;
+    }
+
+    /// Asks the server for nothing. Connects if there is no connection.
+    pub(super) async fn ping(&mut self) -> Result<(), sqlx::Error> {
+        self.connection().await?.ping().await
     }
 
     /// The connection; a new one only once the backend of the lost one is gone.
@@ -50,6 +62,7 @@ impl Session {
         if self.connection.is_none() {
             let connection = within(CONNECT_MS_MAX, self.connect()).await?;
             self.connection = Some(connection);
+            self.made.send_modify(|made| *made += 1);
         }
         Ok(self.connection.as_mut().expect("it was just put there"))
     }

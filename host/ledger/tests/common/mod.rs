@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
-    Acks, Append, Close, Cluster, ConnectOptions, Health, Hook, HookFn, Item, Lease, Ledger, NewRun, NewTask,
-    Outcome, StatusChange, Writer, WriterConfig,
+    Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, Item, Lease, Ledger, NewRun,
+    NewTask, Outcome, StatusChange, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -110,13 +110,29 @@ impl Grown {
         self.run.append(now_ms(), &event).unwrap()
     }
 
+    /// Where its ledger ends, if everything that it has made is written.
+    pub(crate) fn head(&self) -> Head {
+        Head { seq: Seq(self.run.next_seq().0 - 1), chain: self.run.chain() }
+    }
+
+    /// An append with the rows that `grow` makes.
+    pub(crate) fn grown_by(&mut self, grow: impl FnOnce(&mut Self) -> Vec<Row>) -> Append {
+        let after = Some(self.head());
+        Append { after, rows: grow(self), ..Append::new(SCOPE, self.id) }
+    }
+
+    /// An append with the row of one event.
+    pub(crate) fn event(&mut self, event: &Event) -> Append {
+        self.grown_by(|run| vec![run.run.append(now_ms(), event).unwrap()])
+    }
+
     /// An append of `count` signals.
     pub(crate) fn step(&mut self, count: usize) -> Append {
-        let rows = (0..count).map(|_| self.signal("{\"step\":1}")).collect();
-        Append { rows, ..Append::new(SCOPE, self.id) }
+        self.grown_by(|run| (0..count).map(|_| run.signal("{\"step\":1}")).collect())
     }
 
     pub(crate) fn complete(&mut self, output: &str) -> Append {
+        let after = Some(self.head());
         let row = self.run.append(now_ms(), &Event::RunCompleted { output: json(output) }).unwrap();
         let close = Close {
             status: backstitch_core::RunStatus::Completed,
@@ -126,7 +142,8 @@ impl Grown {
             rows: self.run.next_seq(),
             chain: row.chain,
         };
-        Append { rows: vec![row], status: Some(StatusChange::Close(close)), ..Append::new(SCOPE, self.id) }
+        let status = Some(StatusChange::Close(close));
+        Append { after, rows: vec![row], status, ..Append::new(SCOPE, self.id) }
     }
 }
 
@@ -156,6 +173,7 @@ pub(crate) struct Host {
     pub(crate) items: mpsc::Sender<Item>,
     pub(crate) acks: mpsc::Receiver<Acks>,
     pub(crate) health: watch::Receiver<Health>,
+    pub(crate) connections: watch::Receiver<u64>,
     pub(crate) task: tokio::task::JoinHandle<backstitch_ledger::Stopped>,
     next: u64,
 }
@@ -175,9 +193,19 @@ impl Host {
         let (items, items_receiver) = mpsc::channel(10_000);
         let (acks_sender, acks) = mpsc::channel(10_000);
         let config = WriterConfig { hook, ..WriterConfig::default() };
-        let Writer { task, health } =
+        let Writer { task, health, connections } =
             Writer::spawn(ledger.options(), lease, items_receiver, acks_sender, config).unwrap();
-        Self { ledger: ledger.clone(), id: lease.host, lease, items, acks, health, task, next: 0 }
+        Self {
+            ledger: ledger.clone(),
+            id: lease.host,
+            lease,
+            items,
+            acks,
+            health,
+            connections,
+            task,
+            next: 0,
+        }
     }
 
     /// Sends without waiting for the outcome.

@@ -1,0 +1,100 @@
+//! What follows from a run's ledger, and is not in the database beside it: made anew.
+//!
+//! Timers, tasks, messages of children, entities and attributes have rows of their own, written with the ledger rows that
+//! they follow from. A restore, a mistaken hand or a defect may take one away, and nothing would ever happen to the run
+//! again. So they are compared with the ledger whenever a run is taken into memory, when it goes on after a retry or a
+//! pause, when an operator asks for it ([`Message::Repair`](backstitch_core::Message)), and when a look over all runs finds
+//! one that lacks a timer ([`Input::Lacking`](super::Input)).
+
+use backstitch_core::{Event, Projection, Run, RunId};
+use backstitch_ledger::Append;
+
+use super::arrivals::due_calls;
+use super::slot::Guest;
+use super::{Scheduler, head, memory_of, timers_of};
+use crate::ambient;
+use crate::derived::Derived;
+
+/// How often a run that is at work is compared before it is left alone: what it lacks is found by a later look.
+pub(super) const TRIES: u32 = 5;
+
+impl Scheduler {
+    /// Compares a run with its ledger, and makes all anew that follows from it.
+    pub(super) fn make_anew(&mut self, id: RunId) {
+        self.anew.insert(id, TRIES);
+        if !self.reading.contains_key(&id) {
+            self.load(id);
+        }
+    }
+
+    /// The run was to be compared, and was at work when the answer came. It may be at rest now.
+    pub(super) fn try_again(&mut self, id: RunId) {
+        let settled = || self.slots.get(&id).and_then(super::slot::Slot::settled_head).is_some();
+        if self.anew.contains_key(&id) && !self.reading.contains_key(&id) && settled() {
+            self.load(id);
+        }
+    }
+
+    /// Runs that seem to lack a timer: those that are not in memory are taken into it, which mends them.
+    pub(super) fn lacking(&mut self, runs: Vec<RunId>) {
+        for id in runs {
+            if !self.reading.contains_key(&id) {
+                self.load(id);
+            }
+        }
+    }
+
+    /// What was read of a run that is in memory. If anything of it was on its way meanwhile, the answer is of no use: a
+    /// later look finds what is still missing.
+    pub(super) fn compare_derived(
+        &mut self,
+        id: RunId,
+        run: &Run,
+        derived: Derived,
+        projection: Option<&Projection>,
+    ) {
+        let settled = self.slots.get(&id).and_then(super::slot::Slot::settled_head);
+        if settled.is_some() && settled == head(run) {
+            self.amend(id, derived, projection);
+        } else if let Some(tries) = self.anew.get_mut(&id) {
+            *tries -= 1;
+            if *tries == 0 {
+                self.anew.remove(&id);
+            }
+        }
+    }
+
+    /// Makes anew what a run lacks: its timers, tasks, and what its children have to say; with a projection, what is
+    /// known of it as well.
+    pub(super) fn amend(&mut self, id: RunId, derived: Derived, projection: Option<&Projection>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        self.anew.remove(&id);
+        // Their tasks are gone, and no message says why.
+        slot.attempts.retain(|op, attempt| !attempt.is_offered() || derived.offered.contains(op));
+        let now_ms = ambient::now_ms();
+        let mut append = Append::new(slot.facts.scope, id);
+        append.timers = timers_of(&slot.run, now_ms);
+        append.timers.retain(|timer| derived.timers.get(&timer.op) != Some(&timer.due_ms));
+        append
+            .memories
+            .extend(projection.map(|known| memory_of(id, known)).filter(|known| !known.is_empty()));
+        let parked = matches!(slot.guest, Guest::Parked);
+        let mut calls = if parked { Vec::new() } else { due_calls(&slot.run, now_ms) };
+        calls.retain(|op| !derived.offered.contains(op) && !slot.attempts.contains_key(op));
+        if !append.timers.is_empty() || !append.memories.is_empty() {
+            self.send(id, append, |_| {});
+        }
+        self.enqueue_attempts(id, calls);
+        if parked {
+            return;
+        }
+        self.bury(id, derived.unborn);
+        for (op, outcome) in derived.untold {
+            let waits = self.slots.get(&id).is_some_and(|slot| slot.run.open_op(op).is_some());
+            if waits {
+                tracing::warn!(run = %id, %op, "the message of a child that closed was not there; its run tells");
+                self.outcome(id, Event::ChildClosed { op, outcome }, None, |_| {});
+            }
+        }
+    }
+}

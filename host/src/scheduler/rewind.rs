@@ -1,0 +1,204 @@
+//! When the database has lost what it had committed: a replica that was promoted lagged, a backup was restored under
+//! running hosts, commits were not flushed before a crash.
+//!
+//! Then guests here are ahead of their ledgers. Nothing can be written behind the gap, for every append names the row that
+//! it follows. What is left to do here is to notice it soon, to drop the guests that are ahead, and to say what is gone:
+//!
+//! | noticed by | then |
+//! |---|---|
+//! | an append whose predecessor is not there ([`PoisonKind::Behind`](backstitch_ledger::PoisonKind)) | [`rewind`](Scheduler::rewind) |
+//! | a new connection of the writer: the ends of all ledgers in memory are compared | [`rewind`](Scheduler::rewind) of those that differ |
+//! | a ledger that was read for a guest that had been dropped, and is shorter than what was committed | [`rewind`](Scheduler::rewind) |
+//!
+//! A run that is rewound goes as soon as nothing of it is on its way, and is read again: it goes on from what is left.
+//! One whose ledger never is as its appends say, although it was just read, is parked after [`REWINDS_MAX`] tries: then
+//! reads and writes do not reach the same database.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use backstitch_core::{Fault, FaultKind, RunId, Seq};
+use backstitch_ledger::{Head, Loss};
+use uuid::Uuid;
+
+use super::slot::{Draft, Guest};
+use super::{Facts, Input, LoadedRun, Scheduler};
+use crate::retry::until_answered;
+
+/// How often a run is read again before anything of it could be written.
+const REWINDS_MAX: u32 = 5;
+/// Ends of ledgers in one question.
+const HEADS_AT_ONCE: usize = 1_000;
+
+/// A run that was ahead of the database.
+pub(super) struct Rewound {
+    facts: Arc<Facts>,
+    /// Rows below were committed once.
+    durable: Seq,
+    times: u32,
+    /// Nobody has been told yet what is gone.
+    untold: bool,
+}
+
+impl Scheduler {
+    /// The writer has a new connection: the database may be another one, or have lost its last commits.
+    pub(super) fn prove_all(&mut self) {
+        self.unproven = self.slots.keys().copied().collect();
+        let settled = self.slots.iter().filter_map(|(id, slot)| Some((*id, slot.settled_head()?)));
+        let heads: Vec<(RunId, Head)> = settled.collect();
+        for (id, _) in &heads {
+            self.unproven.remove(id);
+        }
+        self.compare(heads);
+        self.compare_consumed();
+    }
+
+    /// An append of the run was committed. It may have been before the database lost something.
+    pub(super) fn proven(&mut self, id: RunId) {
+        self.rewound.remove(&id);
+        if self.unproven.is_empty() {
+            return;
+        }
+        let Some(slot) = self.slots.get(&id) else {
+            self.unproven.remove(&id);
+            return;
+        };
+        if let Some(head) = slot.settled_head()
+            && self.unproven.remove(&id)
+        {
+            self.compare(vec![(id, head)]);
+        }
+    }
+
+    /// Asks the database whether these ledgers end so; the answer comes as [`Input::Lost`].
+    fn compare(&self, heads: Vec<(RunId, Head)>) {
+        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.host, self.sender.clone());
+        tokio::spawn(async move {
+            for heads in heads.chunks(HEADS_AT_ONCE) {
+                let lost = || ledger.lost_heads(host, heads);
+                let lost = until_answered("comparing runs in memory with their ledgers", lost).await;
+                if !lost.is_empty() {
+                    let _ = sender.send(Input::Lost(lost)).await;
+                }
+            }
+        });
+    }
+
+    /// Asks the database which of the messages are there that were consumed of late.
+    fn compare_consumed(&self) {
+        let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, ())| *item).collect();
+        if consumed.is_empty() {
+            return;
+        }
+        let (ledger, sender) = (self.tools.ledger.clone(), self.sender.clone());
+        tokio::spawn(async move {
+            let there = || ledger.items_there(&consumed);
+            let there = until_answered("looking for consumed messages", there).await;
+            if !there.is_empty() {
+                let _ = sender.send(Input::Reappeared(there)).await;
+            }
+        });
+    }
+
+    /// Runs whose ledgers do not end as this host thought when it asked.
+    pub(super) fn lost(&mut self, runs: &[(RunId, Head)]) {
+        for (id, head) in runs {
+            // One that has gone on since has an append that will tell.
+            if self.slots.get(id).and_then(super::slot::Slot::settled_head) == Some(*head) {
+                self.rewind(*id);
+            }
+        }
+    }
+
+    /// Messages whose consumption is lost: they are to be read again.
+    pub(super) fn reappeared(&mut self, items: &[(RunId, Uuid)]) {
+        for item in items {
+            self.consumed.pop(item);
+        }
+        self.tools.inbox_hint.notify_one();
+    }
+
+    /// The database does not have this run as this host knows it: whatever its guest has seen of what is gone is
+    /// dropped, and the run goes on from what its ledger holds.
+    pub(super) fn rewind(&mut self, id: RunId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        (slot.stale, slot.reload) = (true, true);
+        slot.attempts.clear();
+        if !matches!(slot.guest, Guest::Busy) {
+            slot.guest = Guest::Evicted;
+        }
+        if let Some(Draft { append, .. }) = slot.draft.take() {
+            for (_, item) in &append.inbox_done {
+                self.consuming.remove(item);
+            }
+        }
+        let rewound = self.rewound.entry(id).or_insert_with(|| Rewound {
+            facts: Arc::clone(&slot.facts),
+            durable: Seq(0),
+            times: 0,
+            untold: true,
+        });
+        rewound.durable = rewound.durable.max(slot.durable);
+        (rewound.times, rewound.untold) = (rewound.times + 1, true);
+        self.warm.pop(&id);
+        self.advance(id);
+    }
+
+    /// The slot of a run that was rewound is gone.
+    pub(super) fn reload(&mut self, id: RunId) {
+        // Whatever arrives meanwhile waits for the ledger.
+        self.loading.entry(id).or_default();
+        self.load(id);
+    }
+
+    /// Says what is gone of a run that was rewound, now that its ledger was read.
+    pub(super) fn report_rewound(&mut self, id: RunId, loaded: Option<&LoadedRun>) {
+        let Some(rewound) = self.rewound.get_mut(&id).filter(|rewound| rewound.untold) else { return };
+        rewound.untold = false;
+        let kept = Seq(loaded.map_or(0, |loaded| u32::try_from(loaded.rows.len()).unwrap_or(u32::MAX)));
+        let loss = Loss {
+            run: id,
+            workflow_id: rewound.facts.workflow_id.to_string(),
+            kept,
+            committed: rewound.durable,
+            host: self.tools.host,
+        };
+        let scope = rewound.facts.scope;
+        if loaded.is_none() {
+            self.rewound.remove(&id);
+        }
+        if loss.committed <= kept {
+            tracing::warn!(run = %id, "a run was not in the database as this host knew it; it is read again");
+            return;
+        }
+        self.tools.counters.runs_rewound.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            run = %id, workflow_id = loss.workflow_id, rows_committed = %loss.committed, rows_kept = %loss.kept,
+            "the database has lost rows of this run that were committed; what clients and workers were told of them no \
+             longer holds, and the run goes on from what is left"
+        );
+        let ledger = self.tools.ledger.clone();
+        tokio::spawn(async move {
+            if let Err(error) = ledger.note_loss(scope, &loss).await {
+                tracing::warn!(run = %loss.run, %error, "a loss could not be noted down; it is in this log only");
+            }
+        });
+    }
+
+    /// Parks a run that was read again so often that there is no use in it.
+    pub(super) fn give_up_rewinding(&mut self, id: RunId) {
+        let Some(times) = self.rewound.get(&id).map(|rewound| rewound.times) else { return };
+        if times <= REWINDS_MAX {
+            return;
+        }
+        self.rewound.remove(&id);
+        if let Some(slot) = self.slots.get_mut(&id) {
+            slot.sent = None;
+        }
+        let message = format!(
+            "{times} times in a row the ledger did not end where it had just been read to end; check that reads and \
+             writes reach the same database"
+        );
+        self.park(id, &Fault::new(FaultKind::Corrupt, message));
+    }
+}
