@@ -268,7 +268,7 @@ fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
     Ok(())
 }
 
-fn unequal(message: impl Into<String>) -> Undone {
+fn unequal(message: impl AsRef<str>) -> Undone {
     let kind = backstitch_core::FaultKind::Divergence;
     Undone::Stopped(Stopped::Fault(backstitch_core::Fault::new(kind, message)))
 }

@@ -8,7 +8,7 @@ use backstitch_core::{Json, RunStatus};
 use serde_json::json;
 
 use crate::program::{Files, ORDER, Said, call, command, tell};
-use crate::support::{DEADLINE, HostOptions, TestHost, component, database, eventually, root};
+use crate::support::{DEADLINE, HostOptions, PROGRAM, TestHost, component, database, eventually, root};
 
 const COMMANDS: [&str; 34] = [
     "",
@@ -248,6 +248,67 @@ async fn a_start_can_be_followed_to_its_end() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn who_waits_for_a_run_that_is_paused_waits_and_is_told_that_it_is() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["hostile-guest"]).await;
+    host.start_run("waits_for_ever", "held", "1").await;
+    tell(&host, &["run", "pause", "held"]).await.exits(Exit::Ok);
+    eventually("it is paused", async || {
+        (host.client.run("held").await.unwrap().run.status == RunStatus::Paused).then_some(())
+    })
+    .await;
+    let over = tell(&host, &["run", "result", "held", "--timeout", "100ms"]).await.exits(Exit::StillRunning);
+    assert!(over.stderr.contains("held is still paused") && over.stdout.is_empty(), "{over:?}");
+    let mut waiting = command(&["run", "result", "held", "--host", &host.url]);
+    let mut following = command(&["run", "start", "waits_for_ever", "1", "--id", "held", "--follow"]);
+    following.args(["--host", &host.url]);
+    for command in [&mut waiting, &mut following] {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut stderr = tokio::io::BufReader::new(child.stderr.take().unwrap());
+        while !said.contains("held is paused; it goes on after `backstitch run resume ") {
+            let read = tokio::time::timeout(DEADLINE, stderr.read_line(&mut said)).await;
+            assert_ne!(read.expect("it says so").unwrap(), 0, "it has ended: {said}");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it waits");
+    }
+    let mut child = waiting.spawn().unwrap();
+    tell(&host, &["run", "resume", "held"]).await.exits(Exit::Ok);
+    tell(&host, &["run", "terminate", "held"]).await.exits(Exit::Ok);
+    let ended = tokio::time::timeout(DEADLINE, child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(ended.code(), Some(Exit::RunClosed.code().into()));
+}
+
+/// What a command shows on a terminal, which Python has one of.
+async fn on_a_terminal(host: &TestHost, args: &[&str]) -> String {
+    const SPAWN: &str = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
+    let mut command = tokio::process::Command::new("python3");
+    command.args(["-c", SPAWN, PROGRAM]).args(args).args(["--host", &host.url]);
+    let output = command.stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(DEADLINE, output).await.expect("it ends").unwrap();
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn a_terminal_is_shown_json_of_the_same_value_and_all_others_get_the_bytes() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["hostile-guest"]).await;
+    let input = "[\"\u{9b}2J\",\r\n\"\u{202e}\u{e0041}\"]";
+    host.start_run("waits_for_ever", "said", input).await;
+    let args = ["run", "payload", "said", "0"];
+    assert_eq!(tell(&host, &args).await.exits(Exit::Ok).stdout, input);
+    for args in [&args[..], &["run", "show", "said", "--json"]] {
+        let shown = on_a_terminal(&host, args).await;
+        assert!(!shown.contains(['\u{9b}', '\u{202e}', '\u{e0041}']), "{args:?}: {shown:?}");
+        assert!(shown.contains("2J"), "{args:?}: {shown:?}");
+    }
+    let shown = on_a_terminal(&host, &args).await;
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(value(&shown), value(input));
+}
+
 async fn a_file_of_starts_is_started_once_however_often_it_is_given() {
     let database = database().await;
     let host = TestHost::with(&database, &["approval-workflow"]).await;

@@ -125,6 +125,28 @@ async fn check_parked(host: &TestHost, id: &str, misdeed: &Misdeed) {
 
 /// A step short of its limit, a guest is an ordinary one.
 #[tokio::test]
+async fn what_a_guest_says_at_its_end_is_one_line_of_the_log_and_moves_no_cursor() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["hostile-guest"]).await;
+    // What a panic says repeats the input, with line breaks between its values and what a terminal obeys within.
+    let input = "[\n\"2026-01-01T00:00:00Z ERROR forged \u{9b}2J\u{202e}\u{2028}\"\r\n]";
+    let id = host.start_run("panics", "forged", input).await;
+    let message = host.ended_run(&id).await.fault.unwrap().message;
+    assert!(message.contains("[\\n\"2026-01-01T00:00:00Z ERROR forged \\u{9b}2J\\u{202e}"), "{message}");
+    let log = eventually("the log has it", async || {
+        let log = host.log();
+        log.contains("forged").then_some(log)
+    })
+    .await;
+    assert!(!log.contains(['\u{9b}', '\u{202e}', '\u{2028}', '\r']), "{log:?}");
+    assert!(!log.lines().any(|line| line.starts_with("\"2026-01-01")), "{log}");
+    let shown = tell(&host, &["run", "show", &id]).await.exits(Exit::Ok).stdout;
+    assert!(!shown.contains(['\u{9b}', '\u{202e}', '\u{2028}']), "{shown:?}");
+    // What was stored is what was given.
+    assert_eq!(host.rows(&id).await[0].payload.as_ref().unwrap().as_str(), input);
+}
+
+#[tokio::test]
 async fn a_guest_may_go_to_the_very_limit() {
     let database = database().await;
     let host = TestHost::with(&database, &["hostile-guest", "hostile-activities"]).await;

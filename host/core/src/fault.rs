@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::limits;
+use crate::{limits, printable};
 
 /// What kind of fault, for programs. Persisted: names are append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,16 +74,16 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault without a backtrace. Cuts an overlong message.
-    pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        cut(&mut message, limits::MESSAGE_BYTES_MAX);
+    /// A fault without a backtrace. Its message, of which the guest may have chosen every character, is made one
+    /// printable line, and cut if it is overlong.
+    pub fn new(kind: FaultKind, message: impl AsRef<str>) -> Self {
+        let message = printable::line_of(message.as_ref(), limits::MESSAGE_BYTES_MAX).into_owned();
         Self { kind, message, backtrace: None }
     }
 
     /// Adds the guest's frames. Cuts an overlong list.
-    pub fn with_backtrace(mut self, backtrace: impl Into<String>) -> Self {
-        let mut backtrace = backtrace.into();
+    pub fn with_backtrace(mut self, backtrace: impl AsRef<str>) -> Self {
+        let mut backtrace = printable::lines(backtrace.as_ref()).into_owned();
         cut(&mut backtrace, limits::BACKTRACE_BYTES_MAX);
         self.backtrace = Some(backtrace).filter(|text| !text.is_empty());
         self
@@ -112,5 +112,12 @@ mod tests {
         let fault = Fault::new(FaultKind::Panic, "é".repeat(limits::MESSAGE_BYTES_MAX));
         assert!(fault.message.len() <= limits::MESSAGE_BYTES_MAX);
         assert!(fault.message.ends_with("é …(cut)"));
+    }
+
+    #[test]
+    fn a_guest_cannot_say_more_than_one_line_about_its_end() {
+        let fault = Fault::new(FaultKind::Panic, "boom\nERROR forged\u{9b}2J").with_backtrace("a\u{1b}\nb");
+        assert_eq!(fault.to_string(), "panic: boom\\nERROR forged\\u{9b}2J");
+        assert_eq!(fault.backtrace.as_deref(), Some("a\\u{1b}\nb"));
     }
 }

@@ -16,6 +16,7 @@
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
 //! * [`task`]: calls that workers outside carry out.
 //! * [`date`]: the date of a time, for names that are made of one.
+//! * [`printable`]: what may be shown of a text that somebody else chose.
 //! * [`limits`]: every bound, each with its reason.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect"))]
@@ -32,6 +33,7 @@ pub mod ids;
 pub mod inbox;
 pub mod json;
 pub mod limits;
+pub mod printable;
 pub mod projection;
 mod random;
 pub mod replay;

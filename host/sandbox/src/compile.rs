@@ -11,7 +11,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::limits;
+use backstitch_core::{limits, printable};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
@@ -19,7 +19,6 @@ use tokio::process::Command;
 use crate::admit::ComponentKind;
 use crate::artefact::Artefact;
 use crate::engine;
-use crate::guest_log::printable;
 
 /// Where components are compiled.
 #[derive(Clone, Debug)]
@@ -163,7 +162,7 @@ async fn read_up_to(mut from: impl AsyncRead + Unpin, bytes_max: usize) -> std::
 }
 
 fn failed(status: ExitStatus, said: &str) -> CompileError {
-    let said = printable(said.trim(), limits::MESSAGE_BYTES_MAX);
+    let said = printable::line_of(said.trim(), limits::MESSAGE_BYTES_MAX);
     if status.code() == Some(REJECTED.into()) {
         return CompileError::Rejected(said.into_owned());
     }

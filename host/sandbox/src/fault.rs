@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use backstitch_core::replay::Refusal;
-use backstitch_core::{Divergence, Fault, FaultKind, limits};
+use backstitch_core::{Divergence, Fault, FaultKind, limits, printable};
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use crate::budget::OverBudget;
-use crate::guest_log::printable;
 
 /// Why a guest stopped, before it is known whom to tell.
 #[derive(Debug)]
@@ -117,5 +116,5 @@ fn line(frame: &FrameInfo) -> String {
         None => format!("function {}", frame.func_index()),
     };
     // Both names are the guest's.
-    printable(&format!("{module}: {function}"), limits::NAME_BYTES_MAX).into_owned()
+    printable::line_of(&format!("{module}: {function}"), limits::NAME_BYTES_MAX).into_owned()
 }

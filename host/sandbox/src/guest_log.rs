@@ -1,10 +1,8 @@
 //! What guests say, on its way to the host's log: bounded, escaped, and silent on replay.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use backstitch_core::{RunId, fault, limits};
+use backstitch_core::{RunId, limits, printable};
 
 use crate::world::types::Level;
 
@@ -36,7 +34,7 @@ impl GuestLog {
             return;
         }
         self.lines += 1;
-        self.emit(level, &printable(text, limits::LOG_LINE_BYTES_MAX));
+        self.emit(level, &printable::line_of(text, limits::LOG_LINE_BYTES_MAX));
     }
 
     /// Closes an activation: says how many lines were too many, and counts anew.
@@ -61,44 +59,5 @@ impl GuestLog {
             Level::Warn => tracing::warn!(target: "guest", run, name, "{line}"),
             Level::Error => tracing::error!(target: "guest", run, name, "{line}"),
         }
-    }
-}
-
-/// `text` cut to `bytes_max`, with everything escaped that could move a terminal's cursor, hide what
-/// stands next to it or pass for another line of the log.
-pub(crate) fn printable(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    let deceives = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-    };
-    if text.len() <= bytes_max && !text.contains(deceives) {
-        return Cow::Borrowed(text);
-    }
-    let mut line = String::with_capacity(text.len().min(bytes_max));
-    for c in text.chars() {
-        if line.len() > bytes_max {
-            break;
-        }
-        if deceives(c) {
-            write!(line, "{}", c.escape_default()).expect("writing to a string cannot fail");
-        } else {
-            line.push(c);
-        }
-    }
-    fault::cut(&mut line, bytes_max);
-    Cow::Owned(line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guest_cannot_forge_a_line_or_move_the_cursor() {
-        assert_eq!(printable("größe ✓", 100), "größe ✓");
-        assert_eq!(printable("a\nERROR forged\u{1b}[2J", 100), "a\\nERROR forged\\u{1b}[2J");
-        assert_eq!(printable("x\u{202e}y", 100), "x\\u{202e}y");
-        assert_eq!(printable(&"é".repeat(50), 30), format!("{} …(cut)", "é".repeat(10)));
-        assert!(printable(&"\u{1}".repeat(50), 30).len() <= 30);
     }
 }

@@ -7,6 +7,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::problem::{MEDIA_TYPE, ProblemDocument};
+use backstitch_core::printable;
 
 use super::codes;
 use crate::ambient;
@@ -22,13 +23,15 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem that the client's request has.
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), instance: None }
+    /// A problem that the client's request has. The detail may repeat what a client or a guest said: it is made
+    /// printable.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl AsRef<str>) -> Self {
+        let detail = printable::lines(detail.as_ref()).into_owned();
+        Self { status, code, detail, instance: None }
     }
 
     /// The request cannot be understood.
-    pub fn invalid(code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn invalid(code: &'static str, detail: impl AsRef<str>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::process::ExitCode;
 
 use backstitch_client::ClientError;
+use backstitch_core::printable;
 
 /// An exit code. Numbers are a contract; [`Exit::TABLE`] is what `--help` shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,9 +100,10 @@ pub struct CliError {
 pub type CliResult<T = ()> = Result<T, CliError>;
 
 impl CliError {
-    /// An error that needs no cause.
-    pub fn new(exit: Exit, code: &str, what: impl Into<String>) -> Self {
-        Self { exit, code: code.to_owned(), what: what.into(), why: None, hint: None, silent: false }
+    /// An error that needs no cause. Whatever is said may repeat what a guest said: it is made printable.
+    pub fn new(exit: Exit, code: &str, what: impl AsRef<str>) -> Self {
+        let what = printable::lines(what.as_ref()).into_owned();
+        Self { exit, code: code.to_owned(), what, why: None, hint: None, silent: false }
     }
 
     /// An exit code without a word: it has been said already, or nobody listens.
@@ -110,14 +112,14 @@ impl CliError {
     }
 
     /// Adds the cause.
-    pub fn because(mut self, why: impl Into<String>) -> Self {
-        self.why = Some(why.into());
+    pub fn because(mut self, why: impl AsRef<str>) -> Self {
+        self.why = Some(printable::lines(why.as_ref()).into_owned());
         self
     }
 
     /// Adds what to do.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub fn hint(mut self, hint: impl AsRef<str>) -> Self {
+        self.hint = Some(printable::lines(hint.as_ref()).into_owned());
         self
     }
 

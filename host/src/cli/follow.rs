@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use backstitch_client::views::{RowView, RunView};
 use backstitch_client::wire::RESULT_WAIT_MS_MAX;
-use backstitch_core::{RunStatus, Seq};
+use backstitch_core::{RunStatus, Seq, printable};
 use tokio::time::Instant;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
-use super::output::{Output, printable};
+use super::output::Output;
 use super::run::verdict;
 
 /// Rows of one look at the ledger.
@@ -109,7 +109,7 @@ fn line(row: &RowView) -> String {
     let mut payload = super::run::said(row).replace(['\n', '\t'], " ");
     backstitch_core::fault::cut(&mut payload, PAYLOAD_BYTES_MAX);
     let words = format!("{:>4}  {}  {:<23}  {op:<6}  {name} {payload}", row.seq.0, row.at, row.kind);
-    printable(words.trim_end()).into_owned()
+    printable::line(words.trim_end()).into_owned()
 }
 
 /// The result on stdout, or how else the run ended on stderr and as the exit code.
@@ -117,7 +117,7 @@ pub(super) fn conclude(run: &RunView, out: Output) -> CliResult {
     if out.is_json() {
         out.document(run)?;
     } else if let Some(output) = &run.output {
-        out.line(output.as_str())?;
+        out.json(output.as_str())?;
     }
     verdict(run)
 }

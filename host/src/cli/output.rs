@@ -1,13 +1,13 @@
 //! What commands say: data on stdout, everything else on stderr.
 //!
 //! People get tables, programs get one JSON document. Colour only where a terminal shows it and
-//! `NO_COLOR` does not forbid it. Whatever came from a guest or a client is shown without control
-//! characters, so that no payload can move the cursor of the terminal that looks at it.
+//! `NO_COLOR` does not forbid it. Whatever came from a guest or a client is shown as [`printable`] has it, so that
+//! no payload can move the cursor of the terminal that looks at it. Where no terminal looks, payloads are written byte
+//! for byte; where one does, as JSON of the same value.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
-use backstitch_core::{RunStatus, fault};
+use backstitch_core::{RunStatus, fault, printable};
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -74,21 +74,30 @@ impl Output {
     /// The document of `--json`.
     pub(super) fn document(self, document: &impl Serialize) -> CliResult {
         let text = serde_json::to_string_pretty(document).map_err(|error| CliError::output(&error.into()))?;
-        self.line(&text)
+        self.json(&text)
+    }
+
+    /// JSON text: byte for byte, or what a terminal may be shown of it.
+    pub(super) fn json(self, text: &str) -> CliResult {
+        if io::stdout().is_terminal() { self.line(&printable::json(text)) } else { self.line(text) }
     }
 
     /// A remark for a person. Nothing depends on it.
     pub(super) fn note(self, text: &str) {
         if !self.quiet && !self.json {
             // Not `eprintln`, which panics when stderr is closed.
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", printable::lines(text));
         }
     }
 
     /// An error: the last words of a command.
     pub(super) fn error(self, error: &CliError) {
         if !error.silent {
-            let text = if self.json { error.json().to_string() } else { error.text(self.colour_notes) };
+            let text = if self.json {
+                printable::json(&error.json().to_string()).into_owned()
+            } else {
+                error.text(self.colour_notes)
+            };
             let _ = writeln!(io::stderr(), "{text}");
         }
     }
@@ -113,9 +122,12 @@ impl Output {
     }
 }
 
-/// Bytes of data as they are.
+/// JSON text in bytes, as they are, unless a terminal looks at it.
 pub(super) fn raw(bytes: &[u8]) -> CliResult {
     let mut stdout = io::stdout().lock();
+    let shown = stdout.is_terminal().then(|| String::from_utf8_lossy(bytes));
+    let shown = shown.as_ref().map(|text| printable::json(text));
+    let bytes = shown.as_ref().map_or(bytes, |text| text.as_bytes());
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| CliError::output(&error))
 }
 
@@ -126,7 +138,7 @@ pub(super) fn cell(text: impl ToString) -> Cell {
 
 /// A cell of text that somebody else chose: printable, and cut.
 pub(super) fn foreign(text: &str) -> Cell {
-    let mut text = printable(text).replace(['\n', '\t'], " ");
+    let mut text = printable::line(&text.replace(['\n', '\t'], " ")).into_owned();
     fault::cut(&mut text, CELL_BYTES_MAX);
     Cell::new(text)
 }
@@ -147,33 +159,9 @@ pub(super) fn status(status: RunStatus) -> Cell {
     Cell::new(status.as_str()).fg(colour)
 }
 
-/// `text` with control characters written out, line breaks and tabs aside.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    // Also the marks that turn writing around: they make one text look like another.
-    let is_unsafe = |c: char| {
-        (c.is_control() && c != '\n' && c != '\t')
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if !text.contains(is_unsafe) {
-        return Cow::Borrowed(text);
-    }
-    let mut shown = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if is_unsafe(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
-    }
-    Cow::Owned(shown)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_payload_moves_the_cursor() {
-        assert_eq!(printable("a\nb\t\"é\""), "a\nb\t\"é\"");
-        assert_eq!(printable("\x1b[2J\u{9b}1A\x7f\r"), "\\u{1b}[2J\\u{9b}1A\\u{7f}\\u{d}");
-        assert_eq!(printable("\u{202e}txt"), "\\u{202e}txt");
-    }
 
     #[test]
     fn a_table_in_a_pipe_is_plain_and_not_wrapped() {

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use backstitch_client::views::{ReplayVerdict, ReplayView};
+use backstitch_core::printable;
 
 use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
-use super::output::{Output, printable};
+use super::output::Output;
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
@@ -50,17 +51,18 @@ fn text(replayed: &ReplayView) -> String {
             let headline = format!(
                 "diverged at op {}{row}\n  ledger: {}\n  guest:  {}",
                 divergence.op,
-                printable(&divergence.ledger),
-                printable(&divergence.guest)
+                printable::lines(&divergence.ledger),
+                printable::lines(&divergence.guest)
             );
             (headline, divergence.backtrace.as_deref())
         }
         ReplayVerdict::Faulted { fault } => {
-            let headline = format!("faulted ({}): {}", fault.kind, printable(&fault.message));
+            let headline = format!("faulted ({}): {}", fault.kind, printable::lines(&fault.message));
             (headline, fault.backtrace.as_deref())
         }
     };
-    let backtrace = backtrace.map(|frames| format!("\n{}", printable(frames.trim_end()))).unwrap_or_default();
+    let backtrace =
+        backtrace.map(|frames| format!("\n{}", printable::lines(frames.trim_end()))).unwrap_or_default();
     let short = digest.short();
     format!("{headline}{backtrace}\n{rows} rows, {commands} commands, {fuel} fuel, component {short}")
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstitch_client::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView, WaitView};
 use backstitch_client::{ClientError, CountRuns, ListRuns, SendUpdate};
-use backstitch_core::{RunStatus, Seq};
+use backstitch_core::{RunStatus, Seq, printable};
 use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
@@ -16,7 +16,7 @@ use super::export::{self, ExportArgs, PayloadArgs};
 use super::follow;
 use super::fork::{self, ForkArgs, RepairArgs, ResetArgs};
 use super::input;
-use super::output::{Output, cell, foreign, optional, printable, status};
+use super::output::{Output, cell, foreign, optional, status};
 use super::pages::pages;
 use super::start::{self, StartArgs};
 use super::tree;
@@ -222,33 +222,32 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
     }
 }
 
-/// A refusal that may repeat what the guest said.
-fn said_by_guest(what: &str, error: ClientError) -> CliError {
-    let error = CliError::client(what, error);
-    let why = error.why.as_deref().map(|why| printable(why).into_owned());
-    CliError { why, ..error }
-}
-
 async fn query(id: &str, name: &str, input: Option<&str>, context: &Context) -> CliResult {
     let input = input::json(input)?;
     let answer = context
         .client
         .query(id, name, &input)
         .await
-        .map_err(|error| said_by_guest(&format!("query {id}"), error))?;
-    context.out.answer(&answer, || printable(answer.output.as_str()).into_owned())
+        .map_err(|error| CliError::client(&format!("query {id}"), error))?;
+    if context.out.is_json() {
+        context.out.document(&answer)
+    } else {
+        context.out.json(answer.output.as_str())
+    }
 }
 
 async fn update(run: &str, update: SendUpdate, context: &Context) -> CliResult {
     let what = format!("update {run}");
-    let view = context.client.update(run, update).await.map_err(|error| said_by_guest(&what, error))?;
+    let view = context.client.update(run, update).await.map_err(|error| CliError::client(&what, error))?;
     let UpdateView { update_id, output, failure, answered, .. } = &view;
-    context.out.answer(&view, || {
-        output.as_ref().map_or_else(String::new, |output| printable(output.as_str()).into_owned())
-    })?;
+    if context.out.is_json() {
+        context.out.document(&view)?;
+    } else if let Some(output) = output {
+        context.out.json(output.as_str())?;
+    }
     match failure {
         Some(failure) => {
-            let why = printable(&failure.to_string()).into_owned();
+            let why = failure.to_string();
             let what = format!("the update {update_id} failed");
             Err(CliError::new(Exit::RunClosed, "update-failed", what).because(why))
         }
@@ -344,7 +343,7 @@ fn detail(detail: &RunDetailView, out: Output) -> String {
         text = format!("{text}\n\n{waits}");
     }
     if let Some(frames) = run.fault.as_ref().and_then(|fault| fault.backtrace.as_deref()) {
-        text = format!("{text}\n\n{}", printable(frames.trim_end()));
+        text = format!("{text}\n\n{}", printable::lines(frames.trim_end()));
     }
     text
 }
@@ -417,7 +416,7 @@ pub(super) fn verdict(run: &RunView) -> CliResult {
     let id = &run.workflow_id;
     let because = |exit, what: &str, why: String| {
         let code = run.status.as_str();
-        Err(CliError::new(exit, code, format!("{} {what}", printable(id))).because(printable(&why)))
+        Err(CliError::new(exit, code, format!("{id} {what}")).because(why))
     };
     let failure = || run.failure.as_ref().map_or_else(|| "no reason is recorded".into(), ToString::to_string);
     match run.status {

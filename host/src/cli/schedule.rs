@@ -7,8 +7,8 @@ use backstitch_client::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, RecentStartView, ReplaceSchedule, ScheduleView,
     TriggerSchedule,
 };
-use backstitch_core::Json;
 use backstitch_core::schedule::{Every, Overlap, Policy, Spec, Terms, What, When};
+use backstitch_core::{Json, printable};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::Context;
 use super::exit::{CliError, CliResult};
 use super::input;
-use super::output::{Output, cell, foreign, optional, printable};
+use super::output::{Output, cell, foreign, optional};
 use super::pages::pages;
 use crate::config;
 
@@ -188,7 +188,7 @@ pub(super) async fn schedule(command: ScheduleCommand, context: &Context) -> Cli
         ScheduleCommand::Trigger { schedule, overlap } => {
             let triggered = client.trigger_schedule(&schedule, TriggerSchedule { overlap }).await;
             let triggered = triggered.map_err(failed("trigger", &schedule))?;
-            context.out.answer(&triggered, || printable(&triggered.workflow_id).into_owned())
+            context.out.answer(&triggered, || printable::lines(&triggered.workflow_id).into_owned())
         }
         ScheduleCommand::Backfill { schedule, from: from_ms, to: to_ms, overlap } => {
             let backfill = BackfillSchedule { from_ms, to_ms, overlap };
@@ -212,9 +212,9 @@ fn failed(verb: &str, schedule: &str) -> impl FnOnce(ClientError) -> CliError {
 
 /// Says what has become of a schedule.
 fn told(view: &ScheduleView, verb: &str, out: Output) -> CliResult {
-    out.answer(view, || printable(&view.name).into_owned())?;
+    out.answer(view, || printable::lines(&view.name).into_owned())?;
     let next = view.next_times.first().map_or("none", String::as_str);
-    out.note(&format!("{verb} {}; next time: {next}", printable(&view.name)));
+    out.note(&format!("{verb} {}; next time: {next}", printable::lines(&view.name)));
     Ok(())
 }
 

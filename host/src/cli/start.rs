@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstitch_client::views::StartedView;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
-use backstitch_core::{Json, limits};
+use backstitch_core::{Json, limits, printable};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::follow;
 use super::input;
-use super::output::{Output, printable};
+use super::output::Output;
 use crate::config;
 
 /// A line of a file of starts: a payload, and room for the names around it.
@@ -188,7 +188,11 @@ fn report(started: &StartedView, out: Output) -> CliResult {
 
 fn headline(started: &StartedView) -> String {
     let verb = if started.created { "started" } else { "was there already:" };
-    format!("{verb} {} as {}", printable(&started.run.workflow), printable(&started.run.workflow_id))
+    format!(
+        "{verb} {} as {}",
+        printable::lines(&started.run.workflow),
+        printable::lines(&started.run.workflow_id)
+    )
 }
 
 async fn start_lines(file: &Path, args: &StartArgs, context: &Context) -> CliResult {

@@ -12,7 +12,7 @@ mod offer;
 use std::fmt;
 use std::str::FromStr;
 
-use backstitch_core::{Digest, limits};
+use backstitch_core::{Digest, limits, printable};
 use sha2::{Digest as _, Sha256};
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::Types;
@@ -250,7 +250,7 @@ fn refused(error: &BinaryReaderError, bytes: &[u8]) -> Refused {
         return Refused::Truncated { offset: bytes.len() };
     }
     Refused::Invalid {
-        problem: crate::guest_log::printable(error.message(), limits::LOG_LINE_BYTES_MAX).into_owned(),
+        problem: printable::line_of(error.message(), limits::LOG_LINE_BYTES_MAX).into_owned(),
         offset: error.offset(),
     }
 }

@@ -131,8 +131,8 @@ pub(super) fn long_names(input: &str) -> Status {
 
 // The contract.
 
-pub(super) fn panics(_input: &str) -> Status {
-    panic!("on purpose, with a message: {}", 42)
+pub(super) fn panics(input: &str) -> Status {
+    panic!("on purpose, with a message: {}, and {input}", 42)
 }
 
 pub(super) fn panics_later(_event: Event) -> Status {
