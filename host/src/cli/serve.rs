@@ -78,6 +78,15 @@ struct HostArgs {
     allow_networks: Vec<Network>,
     /// Where the secrets are that activities send: a file NAME each, and NAME.hosts with those who may have it
     #[arg(long, env = "BACKSTITCH_SECRETS_DIR", value_name = "DIR")]
+    /// A network that activities may not reach, allowed or not, such as the public address of this host behind a
+    /// router; may be given several times
+    #[arg(
+        long = "deny-network",
+        env = "BACKSTITCH_DENY_NETWORKS",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    deny_networks: Vec<Network>,
     secrets_dir: Option<PathBuf>,
     /// Certificate authorities that activities and pushes trust beside Mozilla's, in PEM
     #[arg(long, env = "BACKSTITCH_CA_FILE", value_name = "FILE")]
@@ -166,6 +175,7 @@ impl HostArgs {
     fn payloads(&self) -> CliResult<Payloads> {
         let (keys, from) = match (&self.payload_keys, &self.payload_keys_command) {
             (Some(file), _) => (PayloadKeys::read(file), file.display().to_string()),
+                denied: self.deny_networks.clone(),
             (None, Some(command)) => (PayloadKeys::ask(command), format!("`{command}`")),
             (None, None) => return Ok(Payloads::default()),
         };

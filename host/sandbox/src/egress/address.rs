@@ -1,4 +1,4 @@
-//! Which addresses are the world, and which belong to somebody's house. Pure.
+//! Which addresses are the world, and which belong to somebody's house. Pure, but for [`is_own`].
 //!
 //! An address that is not of the public internet is denied unless the operator has allowed its network: an
 //! activity must not reach the host it runs on, the neighbours of that host, or the metadata service of
@@ -6,7 +6,7 @@
 //! the way may unpack it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::str::FromStr;
 
 /// What an address that is not public is for.
@@ -30,11 +30,33 @@ pub(crate) enum Class {
     Documentation,
     #[error("a reserved address")]
     Reserved,
+    #[error("an address that a cloud platform has for its own machines")]
+    Platform,
+    #[error("an address of this host")]
+    Own,
 }
+
+/// Published addresses of cloud platforms that look public and mean something else on their machines: services that
+/// trust whoever asks from there. The others that platforms publish are of [`V4`] and [`V6`] anyway: 169.254.169.254
+/// (AWS, Azure, Google, Oracle, DigitalOcean, Hetzner, OpenStack), 169.254.170.2 and .23 (AWS ECS, EKS), 169.254.0.23
+/// (Tencent) and `fe80::a9fe:a9fe` (OpenStack) are link-local; 100.100.100.200 (Alibaba) is a carrier's; `fd00:ec2::254`
+/// and `fd00:ec2::23` (AWS), `fd20:ce::254` (Google), `fd00:c1::a9fe:a9fe` (Oracle) and `fd00:42::42` (Scaleway) are private;
+/// 192.0.0.192 (Oracle's first) is reserved.
+const PLATFORM_V4: [([u8; 4], u8); 4] = [
+    // Azure's WireServer: learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16
+    ([168, 63, 129, 16], 32),
+    // Services of a cluster on Google's Kubernetes, its API among them:
+    // cloud.google.com/kubernetes-engine/docs/concepts/alias-ips#cluster_sizing
+    ([34, 118, 224, 0], 20),
+    // IBM Cloud's infrastructure and private service endpoints:
+    // cloud.ibm.com/docs/vpc?topic=vpc-service-endpoints-for-vpc
+    ([161, 26, 0, 0], 16),
+    ([166, 8, 0, 0], 14),
+];
 
 /// IPv4 blocks that are not public, from IANA's registry of special-purpose addresses. The first that
 /// matches gives the class.
-const V4: [([u8; 4], u8, Class); 18] = [
+const V4: [([u8; 4], u8, Class); 19] = [
     ([0, 0, 0, 0], 32, Class::Unspecified),
     ([0, 0, 0, 0], 8, Class::Reserved),
     ([10, 0, 0, 0], 8, Class::Private),
@@ -48,6 +70,7 @@ const V4: [([u8; 4], u8, Class); 18] = [
     ([192, 52, 193, 0], 24, Class::Reserved),
     ([192, 88, 99, 0], 24, Class::Reserved),
     ([192, 168, 0, 0], 16, Class::Private),
+    ([192, 175, 48, 0], 24, Class::Reserved),
     ([198, 18, 0, 0], 15, Class::Documentation),
     ([198, 51, 100, 0], 24, Class::Documentation),
     ([203, 0, 113, 0], 24, Class::Documentation),
@@ -87,7 +110,27 @@ fn class_v4(address: Ipv4Addr) -> Option<Class> {
     let found = V4.iter().find(|(net, prefix, _)| in_v4(address, Ipv4Addr::from(*net), *prefix));
     // What is left of 240.0.0.0/4 was never given out.
     let reserved = || (address.octets()[0] >= 240).then_some(Class::Reserved);
-    found.map(|(_, _, class)| *class).or_else(reserved)
+    let platform = || {
+        let is_platform =
+            PLATFORM_V4.iter().any(|(net, prefix)| in_v4(address, Ipv4Addr::from(*net), *prefix));
+        is_platform.then_some(Class::Platform)
+    };
+    found.map(|(_, _, class)| *class).or_else(reserved).or_else(platform)
+}
+
+/// Whether the address is one of this machine's interfaces, of whatever kind: nobody else has it, and from
+/// itself a machine goes to it. The system is asked where it would send from, each time, for interfaces come and go;
+/// nothing is sent.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    let address = unpacked(address);
+    let any =
+        if address.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // The discard service; it is not asked.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address)
 }
 
 /// The IPv4 address at the end of a tunnel within a site (ISATAP). The network that it stands in counts
@@ -210,6 +253,7 @@ mod tests {
             ("192.0.2.1", Class::Documentation),
             ("192.88.99.1", Class::Reserved),
             ("192.168.1.1", Class::Private),
+            ("192.175.48.1", Class::Reserved),
             ("198.18.0.1", Class::Documentation),
             ("198.19.255.255", Class::Documentation),
             ("198.51.100.7", Class::Documentation),
@@ -231,6 +275,22 @@ mod tests {
             ("2001:2::1", Class::Reserved),
             ("100::1", Class::Reserved),
             ("5f00::1", Class::Reserved),
+            // What platforms publish.
+            ("168.63.129.16", Class::Platform),
+            ("::ffff:168.63.129.16", Class::Platform),
+            ("64:ff9b::a83f:8110", Class::Platform),
+            ("34.118.224.1", Class::Platform),
+            ("34.118.239.255", Class::Platform),
+            ("161.26.0.10", Class::Platform),
+            ("166.11.255.255", Class::Platform),
+            ("100.100.100.200", Class::Shared),
+            ("169.254.170.23", Class::LinkLocal),
+            ("169.254.0.23", Class::LinkLocal),
+            ("fd00:ec2::23", Class::Private),
+            ("fd20:ce::254", Class::Private),
+            ("fd00:c1::a9fe:a9fe", Class::Private),
+            ("fd00:42::42", Class::Private),
+            ("fe80::a9fe:a9fe", Class::LinkLocal),
             // IPv4 within IPv6, in every way there is.
             ("::ffff:127.0.0.1", Class::Loopback),
             ("::ffff:169.254.169.254", Class::LinkLocal),
@@ -266,6 +326,12 @@ mod tests {
             "169.255.0.0",
             "172.15.255.255",
             "172.32.0.0",
+            "168.63.129.15",
+            "168.63.129.17",
+            "34.118.223.255",
+            "34.118.240.0",
+            "161.25.255.255",
+            "166.12.0.0",
             "192.167.255.255",
             "192.169.0.0",
             "198.17.255.255",
@@ -279,6 +345,24 @@ mod tests {
             "2002:808:808::1",
         ] {
             assert_eq!(class(address.parse().unwrap()), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_machine_knows_its_own_addresses() {
+        for (address, own) in [
+            ("127.0.0.1", true),
+            ("::ffff:127.0.0.1", true),
+            ("192.0.2.1", false),
+            ("1.1.1.1", false),
+            ("2606:4700::1111", false),
+        ] {
+            assert_eq!(is_own(address.parse().unwrap()), own, "{address}");
+        }
+        // Where it would send from to the world, if it can, is its own.
+        let world = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if world.connect("192.0.2.1:9").is_ok() {
+            assert!(is_own(world.local_addr().unwrap().ip()));
         }
     }
 

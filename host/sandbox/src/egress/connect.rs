@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsConnector;
 
-use super::address::{Class, Network, class};
+use super::address::{Class, Network, class, is_own};
 use super::policy::{Host, Target};
 
 /// What the operator names for activities cannot be had.
@@ -46,6 +46,13 @@ pub enum EgressError {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreached {
+    #[error("{host} is {address}, of a network that the operator has denied")]
+    Denied {
+        /// What was asked for.
+        host: Host,
+        /// What it means.
+        address: IpAddr,
+    },
     #[error("{host} is {address}, {class}, and the operator has not allowed its network")]
     Prohibited {
         /// What was asked for.
@@ -107,6 +114,8 @@ pub(crate) type Resolver = Arc<dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + 
 /// Makes connections.
 pub(crate) struct Connector {
     allowed: Vec<Network>,
+    denied: Vec<Network>,
+    is_own: fn(IpAddr) -> bool,
     tls: TlsConnector,
     resolver: Resolver,
     lookups: Arc<Semaphore>,
@@ -119,9 +128,15 @@ impl fmt::Debug for Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(allowed: Vec<Network>, ca_file: Option<&Path>) -> Result<Self, EgressError> {
+    pub(crate) fn new(
+        allowed: Vec<Network>,
+        denied: Vec<Network>,
+        ca_file: Option<&Path>,
+    ) -> Result<Self, EgressError> {
         Ok(Self {
             allowed,
+            denied,
+            is_own,
             tls: TlsConnector::from(Arc::new(tls(ca_file)?)),
             resolver: Arc::new(system),
             lookups: Arc::new(Semaphore::new(limits::LOOKUPS_RUNNING_MAX)),
@@ -132,6 +147,12 @@ impl Connector {
     #[cfg(test)]
     pub(crate) fn resolving(self, resolver: Resolver) -> Self {
         Self { resolver, ..self }
+    }
+
+    /// The same on a machine with other addresses.
+    #[cfg(test)]
+    pub(crate) fn having(self, is_own: fn(IpAddr) -> bool) -> Self {
+        Self { is_own, ..self }
     }
 
     /// Connects. `has_secret`: what will be sent is not for everybody's eyes.
@@ -179,10 +200,13 @@ impl Connector {
     }
 
     fn judge(&self, host: &Host, address: IpAddr, in_the_clear: bool) -> Result<(), Unreached> {
+        if self.denied.iter().any(|network| network.contains(address)) {
+            return Err(Unreached::Denied { host: host.clone(), address });
+        }
         if self.allowed.iter().any(|network| network.contains(address)) {
             return Ok(());
         }
-        match class(address) {
+        match class(address).or_else(|| (self.is_own)(address).then_some(Class::Own)) {
             Some(class) => Err(Unreached::Prohibited { host: host.clone(), address, class }),
             None if in_the_clear => Err(Unreached::InTheClear { host: host.clone(), address }),
             None => Ok(()),

@@ -178,7 +178,10 @@ impl Failed {
         match self {
             Self::Denied(_) | Self::NoSecret(_) => true,
             Self::Unreached(unreached) => {
-                matches!(unreached, Unreached::Prohibited { .. } | Unreached::InTheClear { .. })
+                matches!(
+                    unreached,
+                    Unreached::Denied { .. } | Unreached::Prohibited { .. } | Unreached::InTheClear { .. }
+                )
             }
             Self::Wasi(error) => matches!(error, Error::ConnectionLimitReached),
             Self::Hyper(_) => false,
@@ -200,7 +203,7 @@ impl Failed {
 impl From<Unreached> for Error {
     fn from(unreached: Unreached) -> Self {
         match unreached {
-            Unreached::Prohibited { .. } => Self::DestinationIpProhibited,
+            Unreached::Denied { .. } | Unreached::Prohibited { .. } => Self::DestinationIpProhibited,
             Unreached::InTheClear { .. } => Self::HttpRequestDenied,
             Unreached::Unresolved { .. } => Self::DnsError { rcode: None, info_code: None },
             Unreached::Refused { error, .. } => match error.kind() {

@@ -41,6 +41,8 @@ use secrets::Secrets;
 pub struct EgressConfig {
     /// Networks that are reached although they are not of the public internet.
     pub networks: Vec<Network>,
+    /// Networks that are never reached, whatever else is said of them.
+    pub denied: Vec<Network>,
     /// Where the secrets are that manifests name; none: there are none.
     pub secrets_dir: Option<PathBuf>,
     /// Certificate authorities in PEM that are trusted beside Mozilla's.
@@ -63,7 +65,7 @@ impl Egress {
             return Err(EgressError::Secrets(dir.clone()));
         }
         Ok(Self {
-            connector: Connector::new(config.networks, config.ca_file.as_deref())?,
+            connector: Connector::new(config.networks, config.denied, config.ca_file.as_deref())?,
             secrets: Secrets::new(config.secrets_dir),
             open: Arc::new(Semaphore::new(limits::HTTP_REQUESTS_OPEN_MAX)),
         })

@@ -200,6 +200,28 @@ async fn an_address_that_is_not_public_is_not_dialled_whatever_it_is_called() {
 }
 
 #[tokio::test]
+async fn what_the_operator_denies_and_the_hosts_own_addresses_are_not_reached() {
+    let (port, heard) = service("127.0.0.2", OK).await;
+    let reach = manifest(&["api.example.com"], "http", port, "");
+    let uri = format!("http://api.example.com:{port}/");
+    // Denied is denied, although it is allowed as well.
+    let denied = EgressConfig { denied: vec!["127.0.0.0/29".parse().unwrap()], ..config() };
+    let (egress, _) = knowing(denied, |_| vec!["::ffff:127.0.0.2".parse().unwrap()]);
+    assert_eq!(
+        told(get(&mut attempt(egress, Some(Arc::clone(&reach))), &uri).await),
+        "DestinationIpProhibited"
+    );
+    // A public address that this machine has, and one that is a platform's, in both guises.
+    for address in ["1.1.1.1", "::ffff:1.1.1.1", "168.63.129.16", "::ffff:168.63.129.16"] {
+        let (mut egress, _) = knowing(config(), move |_| vec![address.parse().unwrap()]);
+        egress.connector = egress.connector.having(|address| address.to_canonical().to_string() == "1.1.1.1");
+        let mut http = attempt(egress, Some(Arc::clone(&reach)));
+        assert_eq!(told(get(&mut http, &uri).await), "DestinationIpProhibited", "{address}");
+    }
+    assert_eq!(heard.all(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn the_address_that_was_judged_is_the_one_that_is_dialled() {
     let (port, allowed) = service("127.0.0.2", OK).await;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
