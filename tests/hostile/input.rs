@@ -25,7 +25,7 @@ const fn mistake(args: &'static str, exit: Exit, code: &'static str, words: &'st
     Mistake { args, exit, code, words }
 }
 
-const MISTAKES: [Mistake; 45] = [
+const MISTAKES: [Mistake; 46] = [
     mistake("deploy {text}", Exit::Refused, "not-a-component", "does not begin as WebAssembly does"),
     mistake("deploy {elf}", Exit::Refused, "not-a-component", "upload the component"),
     mistake("deploy {wat}", Exit::Refused, "not-a-component", "wasm-tools parse"),
@@ -53,6 +53,7 @@ const MISTAKES: [Mistake; 45] = [
         "invalid-name",
         "choose another",
     ),
+    mistake("run start approval 1 --id ..", Exit::Invalid, "invalid-name", "choose another"),
     mistake("run start waits_for_ever --from {lines}", Exit::Invalid, "starts-failed", "mend it and repeat"),
     mistake("run show nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
     mistake("run ledger nobody", Exit::NotFound, "unknown-run", "backstitch run list"),
@@ -349,6 +350,15 @@ fn requests() -> Vec<Request> {
         ),
         post("/v1/deployments", "(component)").with("content-type", "application/wasm").gives(
             422,
+        named("01a2006b-0630-731c-914c-77ecc699939c").gives(400, "invalid-name", "looks like a run id"),
+        named("{01A2006B-0630-731C-914C-77ECC699939C}").gives(400, "invalid-name", "looks like a run id"),
+        named("01a2006b-0630-731c-914c-77ecc699939c:7").gives(400, "invalid-name", "is made here"),
+        named("idempotency-key:k-1").gives(400, "invalid-name", "is made here"),
+        named(".").gives(400, "invalid-name", "no segment"),
+        named("..").gives(400, "invalid-name", "no segment"),
+        named("order\u{200b}-1").gives(400, "invalid-name", "U+200B, which cannot be seen"),
+        named("order-\u{202e}1").gives(400, "invalid-name", "U+202E, which cannot be seen"),
+        post("/v1/runs/taken/signals/x?signal_id=a%E2%80%AEb", "1").gives(400, "invalid-name", "U+202E"),
             "not-a-component",
             "wasm-tools parse",
         ),

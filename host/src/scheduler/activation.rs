@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use backstitch_core::command::check_new_id;
 use backstitch_core::run::OpenOp;
 use backstitch_core::start::Parent;
 use backstitch_core::{
@@ -306,6 +307,8 @@ impl Scheduler {
         let slot = &self.slots[&parent];
         let scope = slot.facts.scope;
         may_have_child(&slot.run)?;
+        let refused = |problem| Failure::fatal(FailureKind::Application, "invalid-workflow-id", problem);
+        workflow_id.as_deref().map_or(Ok(()), |id| check_new_id("workflow id", id)).map_err(refused)?;
         let digest = self.tools.programs.workflow(scope, workflow).ok_or_else(|| {
             let message = format!("no deployed component offers the workflow {workflow:?}");
             Failure::fatal(FailureKind::Application, "unknown-workflow", message)

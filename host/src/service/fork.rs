@@ -15,7 +15,7 @@ use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef};
 
 use super::error::{ServiceError, invalid};
-use super::start::workflow_id;
+use super::start::{check_workflow_id, workflow_id};
 use super::{Service, run_view};
 use crate::ambient;
 use crate::scheduler::{self, Facts};
@@ -43,11 +43,12 @@ struct Successor {
 impl Service {
     /// A new run that begins with the rows of another up to a row, both of them open or closed.
     pub async fn fork(&self, scope: Scope, id: &str, ask: ForkRun) -> Result<StartedView, ServiceError> {
+        ask.workflow_id.as_deref().map_or(Ok(()), check_workflow_id)?;
         let info = self.find(scope, id).await?;
         let run = ambient::new_run_id();
         let to = Successor {
             run,
-            workflow_id: workflow_id(ask.workflow_id.as_deref(), run)?,
+            workflow_id: workflow_id(ask.workflow_id.as_deref(), run),
             generation: 0,
             digest: self.version(scope, &info, ask.deployed).await?,
         };

@@ -21,7 +21,7 @@ use backstitch_client::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, PausedView, RecentStartView, ReplaceSchedule,
     ScheduleListView, ScheduleView, ScheduledRunView, TriggerSchedule, TriggeredView,
 };
-use backstitch_core::command::check_name;
+use backstitch_core::command::{check_name, check_new_id};
 use backstitch_core::schedule::{Backfill, Spec, SpecError, State};
 use backstitch_core::{RunStatus, Scope, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
@@ -46,6 +46,9 @@ impl Service {
         create: CreateSchedule,
     ) -> Result<ScheduleView, ServiceError> {
         let CreateSchedule { name, spec, paused, note } = create;
+        let named = |problem| invalid("invalid-name", problem);
+        check_new_id("schedule name", &name).map_err(named)?;
+        spec.what.id_prefix.as_deref().map_or(Ok(()), |id| check_new_id("id prefix", id)).map_err(named)?;
         self.check_spec(scope, &name, &spec).await?;
         let now_ms = ambient::now_ms();
         let mut state = State::new(&spec, now_ms);

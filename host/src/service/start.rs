@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
-use backstitch_core::command::check_name;
+use backstitch_core::command::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions, limits};
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
@@ -28,9 +28,7 @@ enum Generation {
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
 /// restart that needs no client's attention, shorter than a client's patience.
 const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
-/// What the workflow ids of starts under a key begin with.
-const KEY_PREFIX: &str = "idempotency-key:";
-const _: () = assert!(KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
+const _: () = assert!(IDEMPOTENCY_KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
 
@@ -60,7 +58,7 @@ impl Service {
         if start.workflow_id.is_some() {
             return self.start(scope, start).await;
         }
-        let workflow_id = format!("{KEY_PREFIX}{key}");
+        let workflow_id = format!("{IDEMPOTENCY_KEY_PREFIX}{key}");
         // The id is nobody else's: what other starts may do with it is not for this one to say.
         let start = StartRun { workflow_id: Some(workflow_id.clone()), reuse: IdReuse::Reject, ..start };
         let options = options_of(&start.options, ambient::now_ms())?;
@@ -104,6 +102,7 @@ impl Service {
     }
 
     async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
+        start.workflow_id.as_deref().map_or(Ok(()), check_workflow_id)?;
         let options = options_of(&start.options, ambient::now_ms())?;
         self.start_on(scope, start, options).await
     }
@@ -119,7 +118,7 @@ impl Service {
         check_name("workflow", &start.workflow).map_err(named)?;
         self.admit(scope, &start.input)?;
         let run = ambient::new_run_id();
-        let workflow_id = workflow_id(start.workflow_id.as_deref(), run)?;
+        let workflow_id = workflow_id(start.workflow_id.as_deref(), run);
         let generation = match self.next_generation(scope, &start).await? {
             Generation::New(generation) => generation,
             Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
@@ -268,15 +267,14 @@ fn are_same_terms(recorded: Option<&str>, asked: StartOptions) -> Result<bool, S
     Ok(timeless(recorded.unwrap_or_default()) == timeless(asked))
 }
 
+/// What a client may call a new run.
+pub(super) fn check_workflow_id(id: &str) -> Result<(), ServiceError> {
+    check_new_id("workflow id", id).map_err(|problem| invalid("invalid-name", problem))
+}
+
 /// What a new run is called: what its starter says, else as its run id.
-pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Result<Arc<str>, ServiceError> {
-    let Some(id) = asked else { return Ok(run.to_string().into()) };
-    check_name("workflow id", id).map_err(|problem| invalid("invalid-name", problem))?;
-    if id.parse::<RunId>().is_ok() {
-        let problem = format!("the workflow id {id:?} looks like a run id; choose another");
-        return Err(invalid("invalid-name", problem));
-    }
-    Ok(id.into())
+pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Arc<str> {
+    asked.map_or_else(|| run.to_string().into(), Arc::from)
 }
 
 /// What a client asked for, as row 0 keeps it.

@@ -1,7 +1,7 @@
 //! What a client says to a run that is there: messages into its inbox, taken up by its owner.
 
 use backstitch_client::SendSignal;
-use backstitch_core::command::check_name;
+use backstitch_core::command::{check_name, check_visible};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::Posted;
 
@@ -15,7 +15,7 @@ impl Service {
         let SendSignal { name, payload, id: signal_id } = signal;
         let named = |problem| invalid("invalid-name", problem);
         check_name("signal", &name).map_err(named)?;
-        signal_id.as_deref().map_or(Ok(()), |id| check_name("signal id", id)).map_err(named)?;
+        signal_id.as_deref().map_or(Ok(()), |id| check_visible("signal id", id)).map_err(named)?;
         self.admit(scope, &payload)?;
         let message = Message::Signal { name: name.into(), payload, id: signal_id.map(Into::into) };
         self.post(scope, id, &message).await

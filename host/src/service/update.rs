@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use backstitch_client::views::UpdateView;
 use backstitch_client::{SendSignal, SendUpdate};
-use backstitch_core::command::check_name;
+use backstitch_core::command::{check_name, check_visible};
 use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits};
 use tokio::time::Instant;
 
@@ -38,7 +38,7 @@ impl Service {
         let named = |problem| invalid("invalid-name", problem);
         check_name("update", &name).map_err(named)?;
         let id = id.unwrap_or_else(|| ambient::new_item_id().to_string());
-        check_name("update id", &id).map_err(named)?;
+        check_visible("update id", &id).map_err(named)?;
         let mut run = self.find_id(scope, run).await?;
         let mut view =
             UpdateView { run_id: run, update_id: id, output: None, failure: None, answered: false };
