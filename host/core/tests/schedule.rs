@@ -64,6 +64,15 @@ impl Desk {
         decision
     }
 
+    /// Goes over to the spec that it has, from another.
+    fn replace(&mut self, old: &Spec, now_ms: u64) {
+        let every = old.when.every[0];
+        let ahead =
+            std::iter::successors(Some(every.after(self.state.considered_ms)), |at| Some(every.after(*at)));
+        let times: Vec<u64> = ahead.take_while(|at| *at <= now_ms + SECOND).collect();
+        self.state.replace("s", (old, &self.spec), &times, now_ms, now_ms);
+    }
+
     /// Looks, and says what is done: `+1` starts the run of the first second, `-1` cancels it, `x1`
     /// terminates it.
     fn look(&mut self, now_ms: u64, closed: &[(&str, bool)]) -> String {
@@ -235,7 +244,7 @@ fn so_many_starts_remain_and_then_none() {
     assert_eq!(desk.look(9_000, &[]), "+9t", "who asks for a run is not the calendar");
     let old = desk.spec.clone();
     desk.spec.policy.remaining_starts = Some(5);
-    desk.state.replace(&old, &desk.spec, 10_500);
+    desk.replace(&old, 10_500);
     assert_eq!(desk.look(11_000, &[("9t", OK)]), "+11", "what nobody wanted is not made up for");
     assert_eq!(desk.state.remaining_starts, Some(4));
 }
@@ -247,8 +256,41 @@ fn new_times_hold_from_now_on_and_other_changes_touch_no_time() {
         let old = desk.spec.clone();
         desk.spec.when.end_at_ms = when.then_some(60_000);
         desk.spec.what.workflow = "v".into();
-        desk.state.replace(&old, &desk.spec, 2_500);
+        desk.replace(&old, 2_500);
         assert_eq!(desk.look(3_000, &[]), expected);
+    }
+}
+
+#[test]
+fn a_start_that_waits_for_its_jitter_is_not_lost_when_the_times_change() {
+    let jittered = || {
+        let mut spec = spec(Overlap::AllowAll);
+        spec.when.jitter_ms = SECOND;
+        spec
+    };
+    let due_ms = |at_ms| at_ms + jittered().jitter_ms("s", at_ms, Some(at_ms + SECOND));
+    // A time whose start is late enough to be overtaken.
+    let at_ms = (1..).map(|n| n * SECOND).find(|at_ms| due_ms(*at_ms) > at_ms + 100).unwrap();
+    let second = (at_ms / SECOND).to_string();
+    for (paused, remaining, expected) in [
+        (false, None, format!("+{second}")),
+        (false, Some(1), format!("+{second}")),
+        (false, Some(0), String::new()),
+        (true, None, String::new()),
+    ] {
+        let mut desk = Desk::new(jittered());
+        desk.state.considered_ms = at_ms - 1;
+        desk.state.remaining_starts = remaining;
+        assert_eq!(desk.look(at_ms + 50, &[]), "", "not yet");
+        if paused {
+            desk.state.pause(at_ms + 50, String::new());
+        }
+        let old = desk.spec.clone();
+        desk.spec.when.every[0].every_ms = 3_600 * SECOND;
+        desk.replace(&old, at_ms + 50);
+        assert_eq!(desk.look(at_ms + 60, &[]), expected, "{paused} {remaining:?}");
+        assert_eq!(desk.state.remaining_starts, remaining.map(|_| 0), "it counts as the calendar's");
+        assert_eq!(desk.look(at_ms + 2 * SECOND, &[]), "", "once");
     }
 }
 

@@ -97,13 +97,15 @@ impl Service {
         let ReplaceSchedule { spec: new, spec_revision } = replace;
         self.find_schedule(scope, name).await?;
         self.check_spec(scope, name, &new).await?;
+        let settled_ms = ambient::now_ms();
         self.settle(scope, name).await?;
         self.edit_schedule(scope, name, |spec, state, now_ms| {
             if spec_revision.as_ref().is_some_and(|known| *known != spec.revision()) {
                 let message = format!("somebody else has changed the schedule {name:?}; look at it again");
                 return Err(ServiceError::Conflict { code: "schedule-changed", message });
             }
-            state.replace(spec, &new, now_ms);
+            let times = times_up_to(spec, state.considered_ms, now_ms)?;
+            state.replace(name, (spec, &new), &times, settled_ms, now_ms);
             *spec = new.clone();
             Ok(())
         })
@@ -276,6 +278,19 @@ impl Service {
         let views = schedules.iter().zip(read);
         views.map(|(schedule, (spec, state))| view(schedule, spec, state, &statuses)).collect()
     }
+}
+
+/// The times of a calendar after one of them, up to the first after `now_ms`, but no more than one look deals with.
+fn times_up_to(spec: &Spec, after_ms: u64, now_ms: u64) -> Result<Vec<u64>, ServiceError> {
+    let calendar = Calendar::new(&spec.when).map_err(|error| internal(&error))?;
+    let mut times = Vec::new();
+    for at_ms in calendar.after(after_ms).take(limits::SCHEDULE_TIMES_MAX) {
+        times.push(at_ms);
+        if at_ms > now_ms {
+            break;
+        }
+    }
+    Ok(times)
 }
 
 fn view(

@@ -146,13 +146,17 @@ impl Desk<'_> {
         }
     }
 
-    /// Decides about the requests that have come in since the last look.
+    /// Decides about the requests that have come in since the last look, and the times of a calendar before this one.
     fn answer_requests(&mut self) {
         let all = std::mem::take(&mut self.state.waiting).into_iter();
         let (requests, waiting): (Vec<_>, Vec<_>) = all.partition(|waiting| waiting.undecided.is_some());
         self.state.waiting = waiting.into();
-        for Waiting { at_ms, workflow_id, undecided, .. } in requests {
-            self.take(Taken { at_ms, workflow_id, asked: true }, undecided.unwrap_or_default());
+        for Waiting { at_ms, workflow_id, asked, undecided } in requests {
+            if !asked && self.state.is_exhausted() {
+                self.state.skipped += 1;
+                continue;
+            }
+            self.take(Taken { at_ms, workflow_id, asked }, undecided.unwrap_or_default());
         }
     }
 

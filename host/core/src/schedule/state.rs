@@ -165,14 +165,47 @@ impl State {
         }
     }
 
-    /// Goes over to another spec.
-    pub fn replace(&mut self, old: &Spec, new: &Spec, now_ms: u64) {
+    /// Goes over to another spec. `times` are those of the old calendar after [`State::considered_ms`], in order, up
+    /// to the first that comes after `now_ms`; what was due until `settled_ms` has been dealt with.
+    pub fn replace(
+        &mut self,
+        name: &str,
+        (old, new): (&Spec, &Spec),
+        times: &[u64],
+        settled_ms: u64,
+        now_ms: u64,
+    ) {
         // Times that were nobody's, under other times or with no start left, are not made up for.
         if old.when != new.when || self.is_exhausted() {
+            if !self.is_exhausted() {
+                self.keep_promises(name, old, new.policy.overlap, times, (settled_ms, now_ms));
+            }
             self.considered_ms = self.considered_ms.max(now_ms);
         }
         if old.policy.remaining_starts != new.policy.remaining_starts {
             self.remaining_starts = new.policy.remaining_starts;
+        }
+    }
+
+    /// Times that have come, and whose starts only wait for their jitter to be over, are no longer the calendar's
+    /// when it changes: each waits by itself, for the next look.
+    fn keep_promises(
+        &mut self,
+        name: &str,
+        old: &Spec,
+        overlap: Overlap,
+        times: &[u64],
+        (settled_ms, now_ms): (u64, u64),
+    ) {
+        let through_ms = self.paused.as_ref().map_or(u64::MAX, |paused| paused.through_ms);
+        for (index, at_ms) in times.iter().copied().enumerate().filter(|(_, at_ms)| *at_ms <= now_ms) {
+            let due_ms = at_ms.saturating_add(old.jitter_ms(name, at_ms, times.get(index + 1).copied()));
+            let is_promised = due_ms > settled_ms && due_ms <= through_ms;
+            if is_promised && self.waiting.len() < limits::SCHEDULE_WAITING_MAX {
+                let workflow_id = old.workflow_id(name, at_ms);
+                let undecided = Some(overlap);
+                self.waiting.push_back(Waiting { at_ms, workflow_id, asked: false, undecided });
+            }
         }
     }
 
