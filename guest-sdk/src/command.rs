@@ -170,7 +170,7 @@ impl<T> Drop for Pending<T> {
 }
 
 /// Calls an activity by name: what a typed proxy does underneath. `input` is usually a tuple or an
-/// array, one element for each argument.
+/// array, one element for each argument; `()` is none of them, and goes out as `[]`, as a proxy's does.
 ///
 /// Use it for activities that are known only by name, such as those of another language:
 /// ```no_run
@@ -187,10 +187,14 @@ pub fn call_activity<T>(
     let of = Of::Activity(name.to_owned());
     match written(input, || format!("the input of activity `{name}`")) {
         Err(error) => Pending::new(of, Err(error)),
-        Ok(json) => match interceptor::activity(name, &json, options) {
-            Some(call) => Pending::intercepted(of, call),
-            None => Pending::activity(name, &json, options),
-        },
+        Ok(json) => {
+            // Whoever carries an activity out expects an array.
+            let json = if json == "null" { "[]".to_owned() } else { json };
+            match interceptor::activity(name, &json, options) {
+                Some(call) => Pending::intercepted(of, call),
+                None => Pending::activity(name, &json, options),
+            }
+        }
     }
 }
 

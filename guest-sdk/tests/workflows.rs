@@ -665,6 +665,12 @@ async fn patient(_: ()) -> Result<(u32, Option<String>)> {
 }
 
 #[test]
+fn a_call_by_name_without_arguments_says_what_a_proxy_says() {
+    let run = TestRun::<imports_rows>::new().activity("import", |_| Ok(1)).run(());
+    assert!(run.story().iter().any(|line| line.contains("activity import []")), "{:?}", run.story());
+}
+
+#[test]
 fn an_activity_says_when_it_wants_to_be_tried_again() {
     let busy = |_| Err::<(), _>(Error::application("busy", "later").retry_after("1 hour"));
     let run = TestRun::<patient>::new().activity("busy", busy).child("child", |_| Ok(())).run(());

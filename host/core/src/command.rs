@@ -9,9 +9,8 @@ use crate::attribute::{self, Attribute, AttributeChanges};
 use crate::entity::Edit;
 use crate::ids::{Op, RunId};
 use crate::json::{Json, JsonError};
-use crate::limits;
-use crate::{limits, printable};
 use crate::retry::RetryPolicy;
+use crate::{limits, printable};
 
 /// One command of a guest. Each takes the next [`Op`] and becomes one ledger row.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,13 +97,14 @@ impl Command {
     /// Whether `self`, asked for now, is what the ledger `recorded`.
     ///
     /// Options are left out: bounds and retry policies may be tuned under open runs, and the
-    /// recorded ones stand for the recorded call.
+    /// recorded ones stand for the recorded call. No arguments are the same in either of the forms that guests
+    /// have given them.
     pub fn repeats(&self, recorded: &Self) -> bool {
         match (self, recorded) {
             (
                 Self::ScheduleActivity { name, input, .. },
                 Self::ScheduleActivity { name: name_then, input: input_then, .. },
-            ) => name == name_then && input == input_then,
+            ) => name == name_then && are_same_arguments(input, input_then),
             (
                 Self::StartChild { workflow, input, .. },
                 Self::StartChild { workflow: workflow_then, input: input_then, .. },
@@ -270,6 +270,12 @@ impl fmt::Display for Cut<'_> {
     }
 }
 
+/// Whether an activity is called with the same arguments. The SDK has said `null` for none of them, where it says `[]`
+/// now: a run from then is still repeated by a component from now.
+fn are_same_arguments(now: &Json, recorded: &Json) -> bool {
+    now == recorded || (now.as_str() == "[]" && recorded.as_str() == "null")
+}
+
 /// Checks a name or id that a user or guest chose: 1 to [`limits::NAME_BYTES_MAX`] bytes without
 /// control characters (Postgres text holds no NUL, people's terminals no others).
 pub fn check_name(what: &str, name: &str) -> Result<(), String> {
@@ -284,12 +290,6 @@ pub fn check_name(what: &str, name: &str) -> Result<(), String> {
     }
 }
 
-/// Options of an activity call. Persisted in the row's `detail`; absent fields mean the defaults.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ActivityOptions {
-    /// Which workers serve the call; none: `default`.
-    #[serde(skip_serializing_if = "Option::is_none")]
 /// Checks a name (see [`check_name`]) by which somebody outside tells things apart: two that look the same are.
 pub fn check_visible(what: &str, id: &str) -> Result<(), String> {
     check_name(what, id)?;
@@ -321,6 +321,12 @@ pub fn check_new_id(what: &str, id: &str) -> Result<(), String> {
 /// What the workflow ids of starts under a key begin with.
 pub const IDEMPOTENCY_KEY_PREFIX: &str = "idempotency-key:";
 
+/// Options of an activity call. Persisted in the row's `detail`; absent fields mean the defaults.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ActivityOptions {
+    /// Which workers serve the call; none: `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub task_queue: Option<Arc<str>>,
     /// Bound on one attempt, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -528,6 +534,19 @@ mod tests {
     }
 
     #[test]
+    fn no_arguments_are_the_same_as_they_were_said_before() {
+        let call = |input: &str| Command::ScheduleActivity {
+            name: "pay".into(),
+            input: Json::new(input).unwrap(),
+            options: ActivityOptions::default(),
+        };
+        assert!(call("[]").repeats(&call("null")));
+        for (now, then) in [("null", "[]"), ("[null]", "null"), ("[]", "[1]"), ("{}", "null")] {
+            assert!(!call(now).repeats(&call(then)), "{now} {then}");
+        }
+    }
+
+    #[test]
     fn names_that_postgres_or_a_terminal_would_choke_on_are_refused() {
         assert!(activity("a\0b", ActivityOptions::default()).check().is_err());
         assert!(activity("", ActivityOptions::default()).check().is_err());
@@ -536,11 +555,6 @@ mod tests {
         assert!(Command::StartTimer { ms: limits::SLEEP_MS_MAX + 1 }.check().is_err());
     }
 
-    #[test]
-    fn default_options_are_stored_as_an_empty_object() {
-        assert_eq!(serde_json::to_string(&ActivityOptions::default()).unwrap(), "{}");
-    }
-}
     #[test]
     fn a_new_id_is_told_apart_by_looking_at_it_and_is_of_no_kind_that_is_made_here() {
         let run = "0199d3f6-7cf4-7000-8000-000000000001";
@@ -582,3 +596,8 @@ mod tests {
         assert_eq!(check_visible("signal id", run), Ok(()), "of a message it says nothing");
     }
 
+    #[test]
+    fn default_options_are_stored_as_an_empty_object() {
+        assert_eq!(serde_json::to_string(&ActivityOptions::default()).unwrap(), "{}");
+    }
+}
