@@ -318,6 +318,8 @@ pub fn invoke(
     input: &str,
     context: WitContext,
 ) -> Result<String, Failure> {
+    #[cfg(target_family = "wasm")]
+    crate::panic::install_attempt_hook();
     match attempt(tables, name, input, context.into()) {
         // The host knows that the call is deferred: any output says no more than that this is the end.
         Err(error) if error.is_deferred() => Ok("null".to_owned()),

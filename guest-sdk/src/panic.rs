@@ -1,4 +1,4 @@
-//! Tells the operator where a workflow panicked. A panic is a trap, a trap parks the run, and what a
+//! Tells where a workflow or an activity panicked. A panic is a trap, a trap parks the run, and what a
 //! trap says by itself is a list of addresses: the hook sends file, line and message ahead of it.
 
 use std::panic::PanicHookInfo;
@@ -8,6 +8,19 @@ use std::panic::PanicHookInfo;
 pub(crate) fn install_hook() {
     std::panic::set_hook(Box::new(|info| {
         crate::bindings::workflow::backstitch::workflow::host::report_panic(&report(info));
+    }));
+}
+
+/// The same for an attempt of an activity, whose failure has what is said. Where there is a standard error, it is
+/// said there too.
+#[cfg(target_family = "wasm")]
+pub(crate) fn install_attempt_hook() {
+    #[cfg(target_os = "wasi")]
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        crate::bindings::activity::backstitch::workflow::last_words::report_panic(&report(info));
+        #[cfg(target_os = "wasi")]
+        before(info);
     }));
 }
 

@@ -28,7 +28,7 @@ const fn fails(
 
 use FailureKind::{Application, Timeout};
 
-const CALLS: [Call; 15] = [
+const CALLS: [Call; 16] = [
     // Each attempt takes its whole time.
     fails(
         r#"{"name":"spin","args":[],"start_to_close_ms":100,"attempts":3}"#,
@@ -55,7 +55,15 @@ const CALLS: [Call; 15] = [
     Call { input: r#"{"name":"fail_times","args":[20],"attempts":0}"#, ends: Ok("21"), attempts: 21 },
     fails(r#"{"name":"fail_times","args":[9],"attempts":3}"#, 3, Application, "flaky", "attempt 3"),
     fails(r#"{"name":"fail_finally","args":[],"attempts":9}"#, 1, Application, "final", "no further attempt"),
-    fails(r#"{"name":"panic_activity","args":[],"attempts":2}"#, 2, Application, "trap", "unreachable"),
+    // What it says last is in its failure, on one line.
+    fails(
+        r#"{"name":"panic_activity","args":[],"attempts":2}"#,
+        2,
+        Application,
+        "trap",
+        "on purpose, in an activity\\nERROR forged",
+    ),
+    fails(r#"{"name":"panic_unsaid","args":[],"attempts":2}"#, 2, Application, "trap", "unreachable"),
     fails(r#"{"name":"memory_bomb","args":[]}"#, 1, Application, "trap", "it may have 268435456"),
     fails(r#"{"name":"bad_json","args":[],"attempts":9}"#, 1, Application, "invalid-outcome", "not JSON"),
     fails(r#"{"name":"huge_output","args":[]}"#, 1, Application, "trap", "it may have 268435456"),

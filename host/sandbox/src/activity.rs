@@ -37,6 +37,7 @@ use crate::describe::{self, Described};
 use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
+use crate::last_words::{self, LastWords};
 use crate::pulse::{self, Defer, Pulse};
 use crate::stdio::{SharedStdio, Stream};
 use crate::world;
@@ -53,13 +54,19 @@ pub struct ActivityProgram {
     egress: Arc<Egress>,
 }
 
-/// A component without a way out.
+/// A component without a way out, but for its last words.
 struct Secluded {
-    pre: InstancePre<Budget>,
+    pre: InstancePre<Alone>,
     /// Its export `invoke`.
     invoke: ComponentExportIndex,
     /// Attempts that are not tried at once, because one before them took too long.
     to_skip: AtomicU32,
+}
+
+/// What the store of such a component carries.
+struct Alone {
+    budget: Budget,
+    words: LastWords,
 }
 
 /// What `invoke` takes, and what it gives.
@@ -206,16 +213,23 @@ struct Guest {
     /// Made at the first call of `wasi:http`.
     http: Option<Http>,
     reach: Reach,
-    stdio: SharedStdio,
+    said: Said,
     table: ResourceTable,
     budget: Budget,
     pulse: Arc<Pulse>,
     defer: Option<Arc<dyn Defer>>,
 }
 
+/// Where what an attempt says is kept while its store goes.
+#[derive(Clone)]
+struct Said {
+    stdio: SharedStdio,
+    words: LastWords,
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let stdio = &self.stdio;
+        let stdio = &self.said.stdio;
         WasiCtxView { ctx: self.wasi.get_or_insert_with(|| wasi(stdio)), table: &mut self.table }
     }
 }
@@ -261,6 +275,7 @@ impl ActivityProgram {
     pub(crate) fn link(component: &Component, egress: Arc<Egress>) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
+        last_words::add_to_linker(&mut linker, |guest: &Guest| &guest.said.words)?;
         pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse, |guest| guest.defer.clone())?;
         let pre = ActivityPre::new(linker.instantiate_pre(component)?)?;
         let beats = component
@@ -281,14 +296,15 @@ impl ActivityProgram {
         if secluded.to_skip.fetch_update(Ordering::Relaxed, Ordering::Relaxed, skip).is_ok() {
             return None;
         }
-        match secluded.attempt(call) {
+        let words = LastWords::default();
+        match secluded.attempt(call, words.clone()) {
             Ok(outcome) => Some(outcome_of(outcome)),
             Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {
                 secluded.to_skip.store(SKIPPED_AFTER_OVERRUN, Ordering::Relaxed);
                 None
             }
             Err(error) if error.is::<PoolConcurrencyLimitError>() => None,
-            Err(error) => Some(Err(trapped(&error))),
+            Err(error) => Some(Err(trapped(&error, words.take()))),
         }
     }
 
@@ -297,18 +313,20 @@ impl ActivityProgram {
         let bound = Duration::from_millis(limits::ACTIVITY_MS_DEFAULT);
         let _turn = turn(running).await;
         let stdio = SharedStdio::new(GuestLog::new(None, "describe".into()));
+        let words = LastWords::default();
         let patience = Patience::new(bound, Arc::new(Pulse::new(None, None)));
         let described = patience
             .with(async {
                 let reach = Reach { egress: Arc::clone(&self.egress), manifest: None, caller: None };
-                let (mut store, instance) = self.instantiate(&stdio, &patience, reach, None).await?;
+                let said = Said { stdio: stdio.clone(), words: words.clone() };
+                let (mut store, instance) = self.instantiate(said, &patience, reach, None).await?;
                 instance.call_describe(&mut store).await
             })
             .await;
         stdio.close();
         match described {
             Ok(Ok(described)) => describe::activities(described),
-            Ok(Err(error)) => Err(fault::fault(&error, None)),
+            Ok(Err(error)) => Err(fault::fault(&error, words.take())),
             Err(_) => {
                 Err(Fault::new(FaultKind::Limit, format!("describe took longer than {} s", bound.as_secs())))
             }
@@ -325,11 +343,12 @@ impl ActivityProgram {
         let stdio = SharedStdio::new(GuestLog::new(Some(run), Arc::clone(&call.name)));
         call.pulse.begin(self.beats);
         let patience = Patience::new(call.timeout, Arc::clone(&call.pulse));
-        let outcome = patience.with(self.attempt(&call, &stdio, &patience)).await;
+        let said = Said { stdio: stdio.clone(), words: LastWords::default() };
+        let outcome = patience.with(self.attempt(&call, said.clone(), &patience)).await;
         stdio.close();
         Ok(match outcome {
             Ok(Ok(outcome)) => outcome_of(outcome),
-            Ok(Err(error)) => Err(trapped(&error)),
+            Ok(Err(error)) => Err(trapped(&error, said.words.take())),
             Err(reason) => Err(timed_out(reason, &call)),
         })
     }
@@ -337,7 +356,7 @@ impl ActivityProgram {
     async fn attempt(
         &self,
         call: &ActivityCall,
-        stdio: &SharedStdio,
+        said: Said,
         patience: &Patience,
     ) -> wasmtime::Result<InvocationResult> {
         let context = call.lower();
@@ -346,13 +365,13 @@ impl ActivityProgram {
             manifest: call.reach.clone(),
             caller: Some(call.caller()),
         };
-        let (mut store, instance) = self.instantiate(stdio, patience, reach, call.defer.clone()).await?;
+        let (mut store, instance) = self.instantiate(said, patience, reach, call.defer.clone()).await?;
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
     async fn instantiate(
         &self,
-        stdio: &SharedStdio,
+        said: Said,
         patience: &Patience,
         reach: Reach,
         defer: Option<Arc<dyn Defer>>,
@@ -361,8 +380,7 @@ impl ActivityProgram {
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
         let pulse = Arc::clone(&patience.pulse);
-        let guest =
-            Guest { wasi: None, http: None, reach, stdio: stdio.clone(), table, budget, pulse, defer };
+        let guest = Guest { wasi: None, http: None, reach, said, table, budget, pulse, defer };
         let mut store = bounded(self.pre.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         store.set_epoch_deadline(1);
@@ -381,14 +399,17 @@ impl ActivityProgram {
 impl Secluded {
     /// None: the component has a way out.
     fn link(component: &Component) -> Option<Self> {
-        let pre = Linker::new(component.engine()).instantiate_pre(component).ok()?;
+        let mut linker = Linker::new(component.engine());
+        last_words::add_to_linker(&mut linker, |alone: &Alone| &alone.words).ok()?;
+        let pre = linker.instantiate_pre(component).ok()?;
         let invoke = component.get_export_index(None, "invoke")?;
         Some(Self { pre, invoke, to_skip: AtomicU32::new(0) })
     }
 
-    fn attempt(&self, call: &ActivityCall) -> wasmtime::Result<InvocationResult> {
-        let mut store = bounded(self.pre.engine(), Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX));
-        store.limiter(|budget| budget);
+    fn attempt(&self, call: &ActivityCall, words: LastWords) -> wasmtime::Result<InvocationResult> {
+        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
+        let mut store = bounded(self.pre.engine(), Alone { budget, words });
+        store.limiter(|alone| &mut alone.budget);
         store.set_epoch_deadline(TICKS_AT_ONCE);
         let instance = self.pre.instantiate(&mut store)?;
         let invoke =
@@ -460,9 +481,10 @@ fn outcome_of(outcome: InvocationResult) -> Result<Json, Failure> {
     })
 }
 
-fn trapped(error: &wasmtime::Error) -> Failure {
+/// `panic` is what it said last.
+fn trapped(error: &wasmtime::Error, panic: Option<String>) -> Failure {
     const FRAMES_SHOWN_BYTES: usize = 2 << 10;
-    let fault = fault::fault(error, None);
+    let fault = fault::fault(error, panic);
     let mut message = fault.message;
     if let Some(mut frames) = fault.backtrace {
         text::cut(&mut frames, FRAMES_SHOWN_BYTES);

@@ -29,6 +29,7 @@ mod engine;
 mod fault;
 mod guest_log;
 mod host;
+mod last_words;
 mod pulse;
 mod sandbox;
 mod stdio;

@@ -4,7 +4,7 @@ use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 
 use super::ComponentKind;
-use crate::{host, pulse, wasi};
+use crate::{host, last_words, pulse, wasi};
 
 /// What of an interface is offered.
 enum Offer {
@@ -63,6 +63,9 @@ fn offer(kind: ComponentKind, interface: &str) -> Offer {
         ComponentKind::Workflow if interface == track(host::INTERFACE) => Offer::Some(&host::FUNCTIONS),
         ComponentKind::Workflow => Offer::Some(wasi::offered(interface)),
         ComponentKind::Activity if interface == track(pulse::INTERFACE) => Offer::Some(&pulse::FUNCTIONS),
+        ComponentKind::Activity if interface == track(last_words::INTERFACE) => {
+            Offer::Some(&last_words::FUNCTIONS)
+        }
         ComponentKind::Activity if ACTIVITY.contains(&interface) => Offer::All,
         ComponentKind::Activity => Offer::Some(&[]),
     }

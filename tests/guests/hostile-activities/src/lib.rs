@@ -22,6 +22,7 @@ const NAMES: &[&str] = &[
     "fail_times",
     "fail_finally",
     "panic_activity",
+    "panic_unsaid",
     "memory_bomb",
     "bad_json",
     "huge_output",
@@ -53,7 +54,15 @@ impl Guest for Hostile {
             }
             "fail_times" => Ok(context.attempt.to_string()),
             "fail_finally" => Err(failure("final", "no further attempt can succeed".to_owned(), false)),
-            "panic_activity" => panic!("on purpose, in an activity"),
+            "panic_activity" => {
+                std::panic::set_hook(Box::new(|info| {
+                    contract::backstitch::workflow::last_words::report_panic(&format!(
+                        "{info}\nERROR forged"
+                    ));
+                }));
+                panic!("on purpose, in an activity")
+            }
+            "panic_unsaid" => panic!("nobody hears this"),
             "memory_bomb" => memory_bomb(),
             "bad_json" => Ok("{not json".to_owned()),
             "huge_output" => Ok(format!("\"{}\"", "x".repeat(bytes(&input)))),
