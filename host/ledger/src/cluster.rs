@@ -6,16 +6,21 @@
 //! stands between the two, in a process group of its own: it holds one end of a pipe and stops the
 //! server when the other end closes, which the kernel sees to even after a SIGKILL.
 //!
+//! A lasting server knows who connects by their user of the operating system (peer authentication): the user it was
+//! started by, the one it runs as, and nobody else. A host works with a role that owns its database and is no
+//! superuser: [`Cluster::service_url`].
+//!
 //! It refuses to share: a lock on the folder keeps a second host out. A new host waits for the server of
 //! a dead one to end before it starts its own.
 //!
 //! Starting and stopping block the thread (1 to 2 s the first time, 100 ms later).
 
 mod programs;
+mod service;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _, chown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -27,8 +32,12 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use programs::User;
 
-/// The role that owns everything.
+/// The role that `initdb` makes: a superuser.
 const ROLE: &str = "backstitch";
+/// The role of hosts. It owns the database and what is in it, and can do nothing else.
+const SERVICE_ROLE: &str = "backstitch_host";
+/// Names the map from users of the operating system to roles.
+const PEERS: &str = "backstitch";
 /// Names the socket file; nothing listens on a port.
 const PORT: u16 = 5432;
 /// A socket's path must fit `sun_path`: 104 bytes on macOS, 108 on Linux, the last of them zero.
@@ -98,6 +107,9 @@ pub enum ClusterError {
         /// Where the cluster was to be.
         dir: PathBuf,
     },
+    /// Nobody is called what we run as.
+    #[error("the user that this program runs as has no name, by which a private Postgres would know it")]
+    NoName,
     /// Another host runs on the folder.
     #[error("another process uses {}; stop it, or choose another data directory", .0.display())]
     InUse(PathBuf),
@@ -179,16 +191,29 @@ impl Cluster {
         Self::start(ClusterOptions { ephemeral: true, ..ClusterOptions::new(dir) })
     }
 
-    /// Where to connect, for this program and for `psql`.
+    /// Where to connect as superuser, for this program and for `psql`.
     pub fn url(&self) -> String {
         self.url_of("postgres")
     }
 
     /// Where to connect to another database of the cluster.
     pub fn url_of(&self, database: &str) -> String {
+        self.url_as(database, ROLE)
+    }
+
+    fn url_as(&self, database: &str, role: &str) -> String {
         let socket_dir = encoded(&self.socket_dir.to_string_lossy());
         let database = encoded(database);
-        format!("postgres:///{database}?host={socket_dir}&port={PORT}&user={ROLE}&sslmode=disable")
+        format!("postgres:///{database}?host={socket_dir}&port={PORT}&user={role}&sslmode=disable")
+    }
+
+    /// Where hosts connect: as a role that is no superuser. Makes it, and gives it what earlier versions, which were
+    /// superusers, have left. May be repeated.
+    pub async fn service_url(&self) -> Result<String, ClusterError> {
+        let mut connection = PgConnection::connect(&self.url()).await.map_err(ClusterError::Refused)?;
+        service::prepare(&mut connection, SERVICE_ROLE).await.map_err(ClusterError::Refused)?;
+        connection.close().await.ok();
+        Ok(self.url_as("postgres", SERVICE_ROLE))
     }
 
     /// Makes an empty database and says where to connect to it.
@@ -272,6 +297,8 @@ impl Home {
             return Err(ClusterError::Unreachable { user: user.name, blocked, dir });
         }
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed("make", &dir))?;
+        // One that was there may have let others in.
+        fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(failed("close", &dir))?;
         if let Some(user) = &user {
             chown(&dir, Some(user.uid), Some(user.gid)).map_err(failed("give away", &dir))?;
         }
@@ -339,6 +366,27 @@ impl Home {
         fs::rename(&partial, data).map_err(failed("rename", &partial))
     }
 
+    /// Says who may connect as whom, and with which settings the server reads it.
+    fn let_in_peers(&self) -> Result<Vec<String>, ClusterError> {
+        let me = programs::own_name()?;
+        let users = self.user.iter().map(|user| user.name).chain([me.as_str()]);
+        let lines =
+            users.flat_map(|user| [ROLE, SERVICE_ROLE].map(|role| format!("{PEERS} \"{user}\" {role}\n")));
+        let files = [
+            ("hba_file", "peers_hba.conf", format!("local all all peer map={PEERS}\n")),
+            ("ident_file", "peers_ident.conf", lines.collect()),
+        ];
+        let write = |(setting, name, text): (&str, &str, String)| {
+            let path = self.dir.join(name);
+            fs::write(&path, text).map_err(failed("write", &path))?;
+            if let Some(user) = &self.user {
+                chown(&path, Some(user.uid), Some(user.gid)).map_err(failed("give away", &path))?;
+            }
+            Ok(format!("{setting}={}", path.display()))
+        };
+        files.into_iter().map(write).collect()
+    }
+
     /// Our own folder, or a short one if a socket in it would have too long a path.
     fn socket_dir(&self) -> Result<PathBuf, ClusterError> {
         if socket_file(&self.dir).as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
@@ -375,6 +423,11 @@ impl Home {
         command.arg(bin.join("postgres")).arg("-D").arg(data).arg("-k").arg(socket_dir);
         command.args(["-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]);
         command.args(["-c", &format!("port={PORT}"), "-c", "fsync=on", "-c", "log_destination=stderr"]);
+        if !options.ephemeral {
+            for setting in self.let_in_peers()? {
+                command.arg("-c").arg(setting);
+            }
+        }
         for (name, value) in &options.settings {
             command.args(["-c", &format!("{name}={value}")]);
         }

@@ -179,6 +179,69 @@ async fn a_folder_with_a_long_name_gets_a_short_socket() {
     assert!(!Path::new(&socket_dir).exists(), "{socket_dir}");
 }
 
+#[tokio::test]
+async fn a_host_works_with_a_role_that_is_no_superuser_and_owns_what_was_there_before() {
+    let dir = open_tempdir();
+    let cluster = Cluster::start(ClusterOptions::new(dir.path().join("pg"))).unwrap();
+    // As an earlier version has left it.
+    for statement in [
+        "create table parted (one integer generated always as identity, at integer) partition by range (at)",
+        "create table part partition of parted for values from (0) to (9)",
+        "create view seen as select one from parted",
+        "create function answer() returns integer language sql as 'select 42'",
+        "create type mood as enum ('fine')",
+    ] {
+        execute(&cluster.url(), statement).await;
+    }
+    for _ in 0..2 {
+        let url = cluster.service_url().await.unwrap();
+        let mut session = PgConnection::connect(&url).await.unwrap();
+        let query =
+            "select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = current_user";
+        assert!(!sqlx::query_scalar::<_, bool>(query).fetch_one(&mut session).await.unwrap());
+        let others = "select count(*) from pg_class c where c.relnamespace = 'public'::regnamespace
+                      and pg_get_userbyid(c.relowner) <> current_user";
+        assert_eq!(sqlx::query_scalar::<_, i64>(others).fetch_one(&mut session).await.unwrap(), 0);
+        for allowed in [
+            "alter table part add column two integer",
+            "alter table part drop column two",
+            "drop function answer()",
+            "create function answer() returns integer language sql as 'select 43'",
+            "alter type mood rename to temper",
+            "alter type temper rename to mood",
+            "create table more (one integer)",
+            "drop table more",
+        ] {
+            // A column of a partition is its table's.
+            let done = sqlx::query(allowed).execute(&mut session).await;
+            assert!(done.is_ok() || allowed.contains("part "), "{allowed}: {done:?}");
+        }
+        for refused in
+            ["copy (select 1) to program 'true'", "alter system set work_mem = '1GB'", "create role more"]
+        {
+            assert!(sqlx::query(refused).execute(&mut session).await.is_err(), "{refused}");
+        }
+        // Who connects is known by the operating system.
+        let methods: Vec<String> = sqlx::query_scalar("select distinct auth_method from pg_hba_file_rules")
+            .fetch_all(&mut PgConnection::connect(&cluster.url()).await.unwrap())
+            .await
+            .unwrap();
+        assert_eq!(methods, ["peer"]);
+    }
+    let stranger = cluster.url().replace("user=backstitch", "user=postgres");
+    assert!(PgConnection::connect(&stranger).await.is_err(), "as nobody else");
+}
+
+#[test]
+fn a_folder_that_was_open_to_others_is_closed() {
+    let dir = open_tempdir();
+    let home = dir.path().join("pg");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::set_permissions(&home, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let _cluster = Cluster::start(ClusterOptions::new(&home)).unwrap();
+    assert_eq!(std::fs::metadata(&home).unwrap().mode() & 0o777, 0o700);
+}
+
 #[test]
 fn psql_understands_the_url_too() {
     let cluster = Cluster::ephemeral().unwrap();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstitch_core::{HostId, limits};
-use backstitch_ledger::{Cluster, ClusterOptions, KeyError, Payloads};
+use backstitch_ledger::{Cluster, ClusterError, ClusterOptions, KeyError, Payloads};
 use backstitch_sandbox::{Compiler, EgressConfig, Network};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,7 +43,8 @@ pub(super) struct DevArgs {
 pub(super) struct ServeArgs {
     #[command(flatten)]
     host: HostArgs,
-    /// The database, such as postgres://user:password@host:5432/database
+    /// The database, such as postgres://user@host:5432/database. Every user of the machine can read a command line: a
+    /// password belongs into DATABASE_URL or a .pgpass file
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
 }
@@ -237,7 +238,7 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     let door = host.open_door().await?;
     out.note(&format!("starting Postgres in {}", data.postgres().display()));
     let cluster = start_cluster(&data, pg_bin).await?;
-    let url = cluster.url();
+    let url = cluster.service_url().await.map_err(no_postgres)?;
     let mut config = host.config(&url, &data)?;
     // Only one Postgres can run in the directory: whoever was host here before is dead.
     let memory = HostMemory(data.path().join("host-id"));
@@ -256,11 +257,13 @@ pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
 
 async fn start_cluster(data: &DataDir, pg_bin: Option<PathBuf>) -> CliResult<Cluster> {
     let options = ClusterOptions { pg_bin, ..ClusterOptions::new(data.postgres()) };
-    blocking(|| Cluster::start(options)).await?.map_err(|error| {
-        CliError::new(Exit::Unavailable, "postgres", "cannot start a private Postgres")
-            .because(error.to_string())
-            .hint("`backstitch doctor` says what is missing; `backstitch serve` uses a Postgres of yours")
-    })
+    blocking(|| Cluster::start(options)).await?.map_err(no_postgres)
+}
+
+fn no_postgres(error: ClusterError) -> CliError {
+    CliError::new(Exit::Unavailable, "postgres", "cannot start a private Postgres")
+        .because(error.to_string())
+        .hint("`backstitch doctor` says what is missing; `backstitch serve` uses a Postgres of yours")
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> CliResult<T> {

@@ -122,6 +122,16 @@ pub(super) fn server_user() -> Result<Option<User>, ClusterError> {
     user.map(Some).ok_or(ClusterError::NoUser)
 }
 
+/// What the user is called that we run as.
+pub(super) fn own_name() -> Result<String, ClusterError> {
+    let mut command = Command::new("id");
+    command.arg("-un").stderr(Stdio::null());
+    let output = command.output().or_else(|_| command.env("PATH", "/usr/bin:/bin").output());
+    let name = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
+    let name = name.map(|name| name.trim_end().to_owned()).unwrap_or_default();
+    if name.is_empty() || name.contains(['"', '\n']) { Err(ClusterError::NoName) } else { Ok(name) }
+}
+
 /// Asks `id`, which knows every kind of user directory.
 fn numeric_id(which: &str, name: &str) -> Option<u32> {
     let ask = |search_path: Option<&str>| {
