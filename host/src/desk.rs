@@ -18,9 +18,10 @@
 //! needed for a task to be carried out, only for it to be soon: a desk may be dropped at any time.
 
 mod chair;
+mod line;
 mod seat;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ use tokio::time::Instant;
 
 use crate::ambient;
 use chair::{Answered, Chair, State};
+use line::Line;
 pub(crate) use seat::{Seat, Woken};
 
 /// How long a worker that has tasks already waits for those that were promised to it and are being
@@ -69,7 +71,7 @@ pub(crate) struct Queue {
 type Names = Option<Arc<BTreeSet<String>>>;
 
 /// What a worker that waits wants.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Wish {
     /// Of these activities; none: of all.
     pub(crate) names: Names,
@@ -82,13 +84,9 @@ pub(crate) struct Wish {
 }
 
 impl Wish {
-    fn takes(&self, name: &str) -> bool {
-        self.names.as_ref().is_none_or(|names| names.contains(name))
-    }
-
-    /// Whether the next poll of the same worker would say this.
-    fn is_of_the_worker(&self, other: &Self) -> bool {
-        *self == Self { max: self.max, ..other.clone() }
+    /// What every poll of the same worker says.
+    fn of_the_worker(&self) -> Self {
+        Self { max: 0, ..self.clone() }
     }
 }
 
@@ -102,7 +100,8 @@ pub(crate) struct Desk {
 }
 
 struct Inner {
-    waiting: Mutex<HashMap<Queue, VecDeque<Arc<Chair>>>>,
+    waiting: Mutex<HashMap<Queue, Line>>,
+    chairs: AtomicU64,
     offers: [AtomicU64; COUNTERS],
     /// How many offers there were when a look into the database found nothing.
     looks: Mutex<lru::LruCache<(Queue, Names), u64>>,
@@ -134,6 +133,7 @@ impl Desk {
         let offers = [const { AtomicU64::new(0) }; COUNTERS];
         let inner = Inner {
             waiting: Mutex::default(),
+            chairs: AtomicU64::default(),
             offers,
             looks: Mutex::new(lru::LruCache::new(LOOKS_MAX)),
             leases: Mutex::new(lru::LruCache::new(LEASES_MAX)),
@@ -194,12 +194,12 @@ impl Desk {
         }
         let mut waiting = locked(&self.inner.waiting);
         let line = waiting.entry(queue.clone()).or_default();
-        let kept = line.iter().find(|chair| chair.wish.is_of_the_worker(&wish) && chair.take_again(wish.max));
-        let chair = kept.map(Arc::clone).unwrap_or_else(|| {
+        let chair = line.take_again(&wish).unwrap_or_else(|| {
             let state = State { asked: wish.max, max: wish.max, closed: true, ..State::default() };
             let (state, changed) = (Mutex::new(state), Notify::new());
-            let chair = Arc::new(Chair { queue: queue.clone(), wish, state, changed });
-            line.push_back(Arc::clone(&chair));
+            let number = self.inner.chairs.fetch_add(1, Ordering::Relaxed);
+            let chair = Arc::new(Chair { number, queue: queue.clone(), wish, state, changed });
+            line.join(&chair);
             chair
         });
         Seat { desk: self.clone(), chair, is_kept: false }
@@ -218,20 +218,24 @@ impl Desk {
 
     /// A worker for a call that is about to be recorded, if one waits or is expected.
     pub(crate) fn promise(&self, queue: &Queue, name: &str) -> Option<Promise> {
-        let mut waiting = locked(&self.inner.waiting);
-        let line = waiting.get_mut(queue)?;
-        for index in 0..line.len() {
-            let chair = &line[index];
-            if !chair.wish.takes(name) || !chair.promise() {
-                continue;
-            }
-            let chair = line.remove(index)?;
-            // In turns: each worker gets as much as the others.
-            line.push_back(Arc::clone(&chair));
-            let taking = self.taking(&chair);
-            return Some(Promise { desk: self.clone(), chair: Some(chair), taking });
+        let chair = locked(&self.inner.waiting).get_mut(queue)?.promise(name)?;
+        let taking = self.taking(&chair);
+        Some(Promise { desk: self.clone(), chair: Some(chair), taking })
+    }
+
+    /// Keeps a chair for its worker, and promises to it what there is room for.
+    fn keep(&self, chair: &Arc<Chair>) {
+        if let Some(line) = locked(&self.inner.waiting).get_mut(&chair.queue) {
+            line.keep(chair);
+            line.refresh(chair);
         }
-        None
+    }
+
+    /// See [`Line::refresh`].
+    fn refresh(&self, chair: &Arc<Chair>) {
+        if let Some(line) = locked(&self.inner.waiting).get_mut(&chair.queue) {
+            line.refresh(chair);
+        }
     }
 
     /// The terms of one handing-out to the worker of this chair.
@@ -253,26 +257,23 @@ impl Desk {
             state.max = state.max.saturating_add(1);
             state.unheard += 1;
         }
+        self.refresh(&chair);
         Some(Answered { chair })
     }
 
     /// A call waits in the database: somebody should look.
     pub(crate) fn offered(&self, queue: &Queue, name: &str) {
         self.counter(queue).fetch_add(1, Ordering::SeqCst);
-        let waiting = locked(&self.inner.waiting);
-        let mut line = waiting.get(queue).into_iter().flatten();
-        line.find(|chair| chair.wish.takes(name) && chair.wake());
+        if let Some(line) = locked(&self.inner.waiting).get_mut(queue) {
+            line.wake_one(name);
+        }
     }
 
     /// Wakes one worker of each kind that waits on this queue: what waits in the database may be for any.
     pub(crate) fn look(&self, queue: &Queue) {
         self.counter(queue).fetch_add(1, Ordering::SeqCst);
-        let waiting = locked(&self.inner.waiting);
-        let mut woken: Vec<&Names> = Vec::new();
-        for chair in waiting.get(queue).into_iter().flatten() {
-            if !woken.contains(&&chair.wish.names) && chair.wake() {
-                woken.push(&chair.wish.names);
-            }
+        if let Some(line) = locked(&self.inner.waiting).get_mut(queue) {
+            line.wake_one_of_each();
         }
     }
 
@@ -308,8 +309,8 @@ impl Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         if let Some(chair) = self.chair.take() {
-            let mut state = locked(&chair.state);
-            state.promised -= 1;
+            locked(&chair.state).promised -= 1;
+            self.desk.refresh(&chair);
             chair.changed.notify_one();
         }
     }

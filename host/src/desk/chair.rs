@@ -9,6 +9,8 @@ use super::{Queue, Wish, locked};
 
 /// A worker that waits, or is expected.
 pub(super) struct Chair {
+    /// Of all chairs of the desk, it alone has it.
+    pub(super) number: u64,
     pub(super) queue: Queue,
     pub(super) wish: Wish,
     pub(super) state: Mutex<State>,
@@ -54,6 +56,12 @@ impl State {
         if self.closed { 0 } else { self.free().saturating_sub(self.looks_for) }
     }
 
+    /// Whether its worker may be told to look: one that has been told, or has tasks and is about to leave, need not
+    /// be, and one that is expected looks when it comes.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.look && !self.expected && self.tasks.is_empty() && self.room() > 0
+    }
+
     /// Its worker waits, or is expected: all of its room is for promises.
     pub(super) fn open(&mut self) {
         (self.closed, self.looks_for) = (false, 0);
@@ -82,13 +90,12 @@ impl Chair {
     /// Tells the worker to look into the database, unless it has been told.
     pub(super) fn wake(&self) -> bool {
         let mut state = locked(&self.state);
-        // One that has tasks already is about to leave; one that is expected looks when it comes.
-        let is_free = !state.look && !state.expected && state.tasks.is_empty() && state.room() > 0;
-        if is_free {
+        let is_idle = state.is_idle();
+        if is_idle {
             state.look = true;
             self.changed.notify_one();
         }
-        is_free
+        is_idle
     }
 }
 

@@ -36,12 +36,16 @@ impl Seat {
     /// How many tasks its worker may look for in the database. The others it takes may be promised meanwhile.
     pub(crate) fn look(&self) -> u32 {
         let shares = self.desk.returns(&self.chair) && self.desk.is_drained(&self.chair);
-        let mut state = locked(&self.chair.state);
-        let free = state.free().min(state.asked);
-        (state.closed, state.looks_for) = (!shares, if shares { free - free / 2 } else { free });
-        // Whoever offers from now on is counted behind what the caller has seen.
-        state.look = false;
-        state.looks_for
+        let looks_for = {
+            let mut state = locked(&self.chair.state);
+            let free = state.free().min(state.asked);
+            (state.closed, state.looks_for) = (!shares, if shares { free - free / 2 } else { free });
+            // Whoever offers from now on is counted behind what the caller has seen.
+            state.look = false;
+            state.looks_for
+        };
+        self.desk.refresh(&self.chair);
+        looks_for
     }
 
     /// Its worker leaves with these tasks and those that were handed over. If it has room for more and is one that
@@ -62,6 +66,9 @@ impl Seat {
             self.end_unless_back(state.departures);
         }
         drop(state);
+        if self.is_kept {
+            self.desk.keep(&self.chair);
+        }
         if was_told_to_look {
             // Somebody else may do so sooner; it does when it comes back.
             self.desk.look(&self.chair.queue);
@@ -89,6 +96,7 @@ impl Seat {
     pub(crate) async fn wait(&self, until: Instant, seen: u64) -> Woken {
         let mut until = until;
         locked(&self.chair.state).open();
+        self.desk.refresh(&self.chair);
         // An offer counts itself before it looks for somebody to wake, who has room.
         if self.desk.offers(&self.chair.queue) != seen {
             return Woken::Look;
@@ -131,7 +139,7 @@ impl Drop for Seat {
         {
             let mut waiting = locked(&self.desk.inner.waiting);
             if let Some(line) = waiting.get_mut(&self.chair.queue) {
-                line.retain(|chair| !Arc::ptr_eq(chair, &self.chair));
+                line.leave(&self.chair);
                 if line.is_empty() {
                     waiting.remove(&self.chair.queue);
                 }

@@ -234,3 +234,58 @@ fn what_was_looked_for_in_vain_is_there_again_after_an_offer() {
     desk.offered(&queue(), "a");
     assert!(!desk.is_known_empty(&queue(), &any));
 }
+
+/// How many chairs of the queue have been asked for something.
+fn asked(desk: &Desk) -> u64 {
+    locked(&desk.inner.waiting)[&queue()].asked
+}
+
+#[tokio::test]
+async fn a_fan_out_asks_only_those_who_get_something_however_many_wait() {
+    const CROWD: usize = 4_000;
+    const CALLS: usize = 10_000;
+    let (desk, _) = desk();
+    let mut seats = Vec::new();
+    for index in 0..CROWD {
+        // A quarter takes all there is, the others one of a few things.
+        let name = ["a", "b", "c"][index % 3];
+        seats.push(sit(&desk, (index % 4 != 0).then_some(&[name]), 1).await);
+    }
+    let begun = asked(&desk);
+    let mut promises = Vec::new();
+    for _ in 0..CALLS {
+        match desk.promise(&queue(), "a") {
+            Some(promise) => promises.push(promise),
+            None => desk.offered(&queue(), "a"),
+        }
+    }
+    assert_eq!(promises.len(), CROWD / 2, "all that take it");
+    // Each chair is met in vain once in each list.
+    let asked_for_calls = asked(&desk) - begun;
+    assert!(asked_for_calls <= 2 * CROWD as u64, "{asked_for_calls}");
+    // The same, for offers to those who have no room for promises any more.
+    for _ in 0..CALLS {
+        desk.offered(&queue(), "a");
+        desk.look(&queue());
+    }
+    let asked_for_offers = asked(&desk) - begun - asked_for_calls;
+    assert!(asked_for_offers <= CROWD as u64, "{asked_for_offers}");
+    // What is given up goes to whoever waits, as soon as there is room.
+    promises.truncate(promises.len() - 10);
+    for number in 0..10 {
+        desk.promise(&queue(), "a").unwrap().keep(task(&number.to_string()));
+    }
+    assert!(desk.promise(&queue(), "a").is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_kinds_of_workers_that_have_left() {
+    let (desk, _) = desk();
+    let one = sit(&desk, Some(&["a", "b"]), 1).await;
+    let two = sit(&desk, Some(&["b"]), 1).await;
+    drop(one);
+    assert!(desk.promise(&queue(), "a").is_none());
+    assert!(desk.promise(&queue(), "b").is_some());
+    drop(two);
+    assert!(locked(&desk.inner.waiting).is_empty());
+}
