@@ -9,15 +9,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backstitch_core::HostId;
 use backstitch_core::limits;
-use backstitch_core::{HostId, RunId};
 use backstitch_ledger::{ConnectOptions, Health, Ledger, Payloads, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, EgressConfig, Sandbox, SandboxConfig};
-use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::closings::Closings;
 use crate::desk::{Desk, Queue};
 use crate::embed::Workers;
 use crate::guests::AtOnce;
@@ -31,8 +32,6 @@ use crate::{ambient, guests};
 
 /// Acknowledgements that may wait for the scheduler, in batches.
 const ACKS_WAITING_MAX: usize = 64;
-/// Closed runs that a waiting client may lag behind before it asks the database instead.
-const CLOSED_WAITING_MAX: usize = 4_096;
 /// How long a stopping host waits for what is on its way.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -153,7 +152,7 @@ struct Fixed {
     jobs: crossbeam_channel::Sender<guests::Job>,
     /// Where the guest threads send what they have done: the current term's scheduler.
     done: watch::Sender<Option<Inputs>>,
-    closed: broadcast::Sender<RunId>,
+    closings: Closings,
     counters: Arc<Counters>,
     current: watch::Sender<Option<Term>>,
     /// By which schedules start runs, as clients do.
@@ -197,7 +196,7 @@ impl Host {
                 let _ = inputs.blocking_send(Input::Activated(activated));
             }
         })?;
-        let (closed, _) = broadcast::channel(CLOSED_WAITING_MAX);
+        let closings = Closings::new();
         let (current, current_seen) = watch::channel(None);
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
@@ -206,7 +205,7 @@ impl Host {
             programs.clone(),
             quotas,
             current_seen.clone(),
-            closed.clone(),
+            closings.clone(),
             Arc::clone(&counters),
         );
         let fixed = Fixed {
@@ -215,7 +214,7 @@ impl Host {
             programs,
             jobs,
             done,
-            closed,
+            closings,
             counters,
             current,
             service: service.clone(),
@@ -318,7 +317,7 @@ impl Fixed {
             timer_hint: timer_hint.clone(),
             desk: self.service.desk().clone(),
             crier: self.service.crier().clone(),
-            closed: self.closed.clone(),
+            closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
             attempts_max: self.config.activities_max,

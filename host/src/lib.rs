@@ -7,6 +7,7 @@ pub mod api;
 mod attempt;
 mod calendar;
 pub mod cli;
+mod closings;
 pub mod componentize;
 pub mod config;
 pub mod crash;

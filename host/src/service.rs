@@ -36,6 +36,7 @@ use tokio::sync::{Notify, Semaphore, broadcast, watch};
 pub use self::error::ServiceError;
 use self::error::{between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
 pub use self::follow::{Follow, Step};
+use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::host::Term;
@@ -51,7 +52,7 @@ pub struct Service {
     ledger: Ledger,
     programs: Programs,
     term: watch::Receiver<Option<Term>>,
-    closed: broadcast::Sender<RunId>,
+    closings: Closings,
     counters: Arc<Counters>,
     desk: Desk,
     crier: Crier,
@@ -73,14 +74,14 @@ impl Service {
         programs: Programs,
         quotas: Quotas,
         term: watch::Receiver<Option<Term>>,
-        closed: broadcast::Sender<RunId>,
+        closings: Closings,
         counters: Arc<Counters>,
     ) -> Self {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
         let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone()));
         let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
         let schedule_hint = Arc::new(Notify::new());
-        Self { ledger, programs, term, closed, counters, desk, crier, quotas, readings, schedule_hint }
+        Self { ledger, programs, term, closings, counters, desk, crier, quotas, readings, schedule_hint }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities
@@ -263,9 +264,9 @@ impl Service {
 
     /// The run as soon as it has closed or is parked, or as it is when `wait` is over.
     pub async fn result(&self, scope: Scope, id: &str, wait: Duration) -> Result<RunView, ServiceError> {
-        // Before the first look: a run that closes after it is not missed.
-        let mut closed = self.closed.subscribe();
         let run = self.find_id(scope, id).await?;
+        // Before the first look: a run that closes after it is not missed.
+        let mut closing = self.closings.of(run);
         let over = tokio::time::sleep(wait);
         tokio::pin!(over);
         loop {
@@ -278,7 +279,7 @@ impl Service {
             tokio::select! {
                 () = &mut over => break,
                 () = &mut poll => {}
-                () = heard(&mut closed, run) => {}
+                () = closing.heard() => {}
             }
         }
         run_view(&self.info(scope, RunRef::Id(run)).await?)
@@ -347,7 +348,7 @@ impl Service {
 
     /// Runs that close or are parked on this host from now on. A receiver that lags misses some.
     pub fn closings(&self) -> broadcast::Receiver<RunId> {
-        self.closed.subscribe()
+        self.closings.all()
     }
 
     /// Where workers wait for tasks.
@@ -388,17 +389,6 @@ impl Service {
     async fn rows(&self, run: RunId) -> Result<Vec<Row>, ServiceError> {
         let ledgers = self.ledger.rows_of(&[run]).await?;
         Ok(ledgers.into_iter().flat_map(|(_, rows)| rows).collect())
-    }
-}
-
-/// Waits until it is heard that `run` closed, or that something may have been missed.
-async fn heard(closed: &mut broadcast::Receiver<RunId>, run: RunId) {
-    loop {
-        match closed.recv().await {
-            Ok(closed) if closed != run => {}
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-            Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
-        }
     }
 }
 

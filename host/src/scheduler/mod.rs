@@ -41,11 +41,12 @@ use backstitch_ledger::{
     PoisonKind, StatusChange,
 };
 use backstitch_sandbox::WorkflowProgram;
-use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::ambient;
+use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::derived::Derived;
 use crate::desk::Desk;
@@ -305,7 +306,7 @@ pub(crate) struct Tools {
     /// Tells other hosts.
     pub(crate) crier: Crier,
     /// Tells who waits for a result that a run closed or was parked.
-    pub(crate) closed: broadcast::Sender<RunId>,
+    pub(crate) closings: Closings,
     /// What the API shows.
     pub(crate) counters: Arc<Counters>,
     /// Guests kept in memory.
@@ -675,7 +676,7 @@ impl Scheduler {
         }
         self.send_messages(id, messages);
         if closes {
-            let _ = self.tools.closed.send(id);
+            self.tools.closings.tell(id);
         }
         drop(guard);
         self.advance(id);

@@ -6,10 +6,10 @@ use std::time::Duration;
 use backstitch_client::views::{RowView, RunView};
 use backstitch_core::{RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::RunRef;
-use tokio::sync::broadcast;
 
 use super::error::ServiceError;
-use super::{RESULT_POLL, Service, heard, row_view, run_view};
+use super::{RESULT_POLL, Service, row_view, run_view};
+use crate::closings::Closing;
 
 /// How soon a ledger that has just grown is looked at again; from there on the waits double, up to
 /// [`RESULT_POLL`].
@@ -32,7 +32,7 @@ pub struct Follow {
     scope: Scope,
     run: RunId,
     from: Seq,
-    closed: broadcast::Receiver<RunId>,
+    closing: Closing,
     looked_up: VecDeque<RowView>,
     wait: Duration,
 }
@@ -40,11 +40,11 @@ pub struct Follow {
 impl Service {
     /// Begins at the row `from` of a run. A run that goes on as a new one is followed to its own end.
     pub async fn follow(&self, scope: Scope, id: &str, from: Seq) -> Result<Follow, ServiceError> {
-        // Before the first look: a run that closes after it is not missed.
-        let closed = self.closings();
         let run = self.find_id(scope, id).await?;
+        // Before the first look: a run that closes after it is not missed.
+        let closing = self.closings.of(run);
         let looked_up = VecDeque::new();
-        Ok(Follow { service: self.clone(), scope, run, from, closed, looked_up, wait: LOOK_MIN })
+        Ok(Follow { service: self.clone(), scope, run, from, closing, looked_up, wait: LOOK_MIN })
     }
 }
 
@@ -69,7 +69,7 @@ impl Follow {
                 let run = self.service.info(self.scope, RunRef::Id(self.run)).await?;
                 return Ok(Step::Closed(Box::new(run_view(&run)?)));
             }
-            let _ = tokio::time::timeout(self.wait, heard(&mut self.closed, self.run)).await;
+            let _ = tokio::time::timeout(self.wait, self.closing.heard()).await;
             self.wait = (self.wait * 2).min(RESULT_POLL);
         }
     }
