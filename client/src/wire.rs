@@ -24,9 +24,12 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 200;
 /// The media type of components.
 pub const WASM: &str = "application/wasm";
 
-/// The longest that a request for a result may wait, in milliseconds: shorter than what proxies and
-/// clients commonly take for a dead connection.
-pub const RESULT_WAIT_MS_MAX: u64 = 60_000;
+/// The longest that a request waits at a host, in milliseconds: shorter, by enough for an answer, than the minute after
+/// which proxies and clients commonly take a connection for dead. Up to [`WAIT_MS_ASKED_MAX`] may be asked for.
+pub const RESULT_WAIT_MS_MAX: u64 = 50_000;
+
+/// The longest wait that a request may ask for, in milliseconds: it may be answered sooner.
+pub const WAIT_MS_ASKED_MAX: u64 = 60_000;
 
 /// Body of a cancel or terminate request. An empty body is one without a reason.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -93,7 +96,7 @@ impl HistoryQuery {
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct ResultQuery {
-    /// How long to wait for the run to close, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
+    /// How long to wait for the run to close, in milliseconds, up to 60,000; after 50,000 there is an answer.
     #[serde(default)]
     pub wait_ms: u64,
 }
@@ -116,7 +119,7 @@ pub struct UpdateQuery {
     /// A second update of the same id is the same one. Missing: made up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update_id: Option<String>,
-    /// How long to wait for the answer, in milliseconds, up to [`RESULT_WAIT_MS_MAX`].
+    /// How long to wait for the answer, in milliseconds, up to 60,000; after 50,000 there is one, whatever it is.
     #[serde(default)]
     pub wait_ms: u64,
 }

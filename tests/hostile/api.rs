@@ -228,6 +228,7 @@ impl Events {
         };
         let answer = request.send().await.unwrap();
         assert_eq!((answer.status().as_u16(), header(&answer, "content-type")), (200, "text/event-stream"));
+        assert_eq!(header(&answer, "x-accel-buffering"), "no", "a proxy does not gather them");
         Self { answer, text: String::new() }
     }
 

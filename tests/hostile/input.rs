@@ -258,6 +258,10 @@ fn requests() -> Vec<Request> {
     let get = |path| request("GET", path, Body::None);
     let post = |path, body| request("POST", path, Body::Text(body));
     let made = |path, body| request("POST", path, Body::Made(body));
+    let named = |id: &str| {
+        let body = format!(r#"{{"workflow":"waits_for_ever","workflow_id":"{id}"}}"#);
+        request("POST", "/v1/runs", Body::Text(body.leak()))
+    };
     vec![
         get("/v1/nowhere").gives(404, "unknown-route", "routes begin with /v1/"),
         get("/").gives(404, "unknown-route", "routes begin with /v1/"),
@@ -298,6 +302,13 @@ fn requests() -> Vec<Request> {
         get("/v1/runs/nobody").gives(404, "unknown-run", "backstitch run list"),
         get("/v1/runs/nobody/ledger").gives(404, "unknown-run", "backstitch run list"),
         get("/v1/runs/%ff").gives(400, "invalid-path", "UTF-8"),
+        get("/v1/runs/a%00b").gives(400, "invalid-path", "NUL"),
+        get("/v1/schedules/%00").gives(400, "invalid-path", "NUL"),
+        post("/v1/runs/taken/signals/%00", "1").gives(400, "invalid-path", "NUL"),
+        get("/v1/runs?workflow=%00").gives(400, "invalid-query", "NUL"),
+        get("/v1/schedules?limit=1&cursor=a%00").gives(400, "invalid-query", "NUL"),
+        get("/v1/activities?task_queue=%00").gives(400, "invalid-query", "NUL"),
+        post("/v1/runs/taken/signals/x?signal_id=%00", "1").gives(400, "invalid-query", "NUL"),
         get("/v1/runs/taken/ledger?from_seq=-1").gives(400, "invalid-query", "from_seq"),
         get("/v1/runs/taken/result?wait_ms=60001").gives(400, "invalid-query", "ask again for longer"),
         get("/v1/runs/nobody/result").gives(404, "unknown-run", "backstitch run list"),
@@ -339,6 +350,15 @@ fn requests() -> Vec<Request> {
         ),
         made("/v1/runs", || format!(r#"{{"workflow":"approval","workflow_id":"{}"}}"#, "x".repeat(257)))
             .gives(400, "invalid-name", "the longest is 256"),
+        named("01a2006b-0630-731c-914c-77ecc699939c").gives(400, "invalid-name", "looks like a run id"),
+        named("{01A2006B-0630-731C-914C-77ECC699939C}").gives(400, "invalid-name", "looks like a run id"),
+        named("01a2006b-0630-731c-914c-77ecc699939c:7").gives(400, "invalid-name", "is made here"),
+        named("idempotency-key:k-1").gives(400, "invalid-name", "is made here"),
+        named(".").gives(400, "invalid-name", "no segment"),
+        named("..").gives(400, "invalid-name", "no segment"),
+        named("order\u{200b}-1").gives(400, "invalid-name", "U+200B, which cannot be seen"),
+        named("order-\u{202e}1").gives(400, "invalid-name", "U+202E, which cannot be seen"),
+        post("/v1/runs/taken/signals/x?signal_id=a%E2%80%AEb", "1").gives(400, "invalid-name", "U+202E"),
         post("/v1/runs/nobody/signals/x", "1").gives(404, "unknown-run", "backstitch run list"),
         post("/v1/runs/taken/signals/x", "{").gives(400, "invalid-body", "line 1"),
         post("/v1/runs/taken/retry", "").gives(409, "not-parked", "it is running"),
@@ -350,15 +370,6 @@ fn requests() -> Vec<Request> {
         ),
         post("/v1/deployments", "(component)").with("content-type", "application/wasm").gives(
             422,
-        named("01a2006b-0630-731c-914c-77ecc699939c").gives(400, "invalid-name", "looks like a run id"),
-        named("{01A2006B-0630-731C-914C-77ECC699939C}").gives(400, "invalid-name", "looks like a run id"),
-        named("01a2006b-0630-731c-914c-77ecc699939c:7").gives(400, "invalid-name", "is made here"),
-        named("idempotency-key:k-1").gives(400, "invalid-name", "is made here"),
-        named(".").gives(400, "invalid-name", "no segment"),
-        named("..").gives(400, "invalid-name", "no segment"),
-        named("order\u{200b}-1").gives(400, "invalid-name", "U+200B, which cannot be seen"),
-        named("order-\u{202e}1").gives(400, "invalid-name", "U+202E, which cannot be seen"),
-        post("/v1/runs/taken/signals/x?signal_id=a%E2%80%AEb", "1").gives(400, "invalid-name", "U+202E"),
             "not-a-component",
             "wasm-tools parse",
         ),

@@ -163,8 +163,9 @@ pub const ACTIVITY_MS_DEFAULT: u64 = 60_000;
 pub const TASKS_POLLED_MAX: u32 = 1_000;
 /// Names of activities in one poll.
 pub const TASK_NAMES_MAX: usize = 1_000;
-/// Longest wait of a poll, in milliseconds: shorter than what proxies take for a dead connection.
-pub const TASK_WAIT_MS_MAX: u64 = 60_000;
+/// Longest wait of a poll, in milliseconds: shorter, by enough for an answer, than the minute after which proxies
+/// take a connection for dead.
+pub const TASK_WAIT_MS_MAX: u64 = 50_000;
 /// How long a worker that says nothing is believed to live, in milliseconds, if it does not say.
 pub const TASK_LEASE_MS: u64 = 30_000;
 /// Shortest lease: a heartbeat has to get through in a third of it.

@@ -107,7 +107,7 @@ mod tests {
 
     /// Words of the sources that have the shape of a code and are something else: names of headers, of points
     /// where a host may be killed, of outcomes in a ledger.
-    const NO_CODES: [&str; 12] = [
+    const NO_CODES: [&str; 13] = [
         "b-c",
         "backstitch-manifest",
         "content-type",
@@ -120,6 +120,7 @@ mod tests {
         "schedule-decided",
         "schedule-done",
         "schedule-noted",
+        "x-accel-buffering",
     ];
 
     /// The sources whose problems leave the host. No recursion: folders are on the list.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use backstitch_client::wire::{
     IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_KEY_HEADER, MANIFEST_HEADER, TENANT_DEFAULT, TENANT_HEADER,
 };
@@ -119,6 +119,21 @@ fn unquoted(value: &str) -> Option<String> {
             character => text.push(character),
         }
     }
+}
+
+/// Refuses a NUL, wherever it stands in a URI: no name or id of ours has one, and Postgres has no text with one.
+pub(super) fn check_uri(uri: &Uri) -> Result<(), Problem> {
+    let holds = |part: &str| part.contains("%00");
+    // A condition says itself where it is wrong.
+    let mut parameters = uri.query().into_iter().flat_map(|query| query.split('&'));
+    let code = if holds(uri.path()) {
+        "invalid-path"
+    } else if parameters.any(|parameter| holds(parameter) && !parameter.starts_with("where=")) {
+        "invalid-query"
+    } else {
+        return Ok(());
+    };
+    Err(Problem::invalid(code, "it holds %00, and no text here has the character NUL"))
 }
 
 /// The variable segments of the path.

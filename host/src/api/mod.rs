@@ -128,7 +128,7 @@ impl Door {
 /// Around every request: who may come in, how many at once, and no panic ends without an answer.
 async fn edge(State(api): State<Api>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    if let Err(problem) = guard::check(&parts, api.loopback) {
+    if let Err(problem) = guard::check(&parts, api.loopback).and_then(|()| extract::check_uri(&parts.uri)) {
         return problem.into_response();
     }
     let Ok(_place) = api.room.try_acquire() else {

@@ -20,7 +20,7 @@ use backstitch_client::views::{
 };
 use backstitch_client::wire::{
     DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
-    UpdateQuery,
+    UpdateQuery, WAIT_MS_ASKED_MAX,
 };
 use backstitch_client::{
     CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendSignal, SendUpdate, StartRun,
@@ -323,12 +323,9 @@ async fn result(
     Segments(id): Segments<String>,
     Params(query): Params<ResultQuery>,
 ) -> Answer<RunView> {
-    if query.wait_ms > RESULT_WAIT_MS_MAX {
-        let detail = format!("wait_ms is at most {RESULT_WAIT_MS_MAX}; ask again for longer waits");
-        return Err(Problem::invalid("invalid-query", detail));
-    }
+    let wait = wait(query.wait_ms, "ask again for longer waits")?;
     let run = tokio::select! {
-        run = api.service.result(scope, &id, Duration::from_millis(query.wait_ms)) => run,
+        run = api.service.result(scope, &id, wait) => run,
         () = api.stopping.cancelled() => api.service.result(scope, &id, Duration::ZERO).await,
     };
     Ok(axum::Json(run?))
@@ -606,11 +603,8 @@ async fn update(
     Params(UpdateQuery { update_id, wait_ms }): Params<UpdateQuery>,
     Payload(input): Payload,
 ) -> Result<(StatusCode, axum::Json<UpdateView>), Problem> {
-    if wait_ms > RESULT_WAIT_MS_MAX {
-        let detail = format!("wait_ms is at most {RESULT_WAIT_MS_MAX}; repeat the update with its id");
-        return Err(Problem::invalid("invalid-query", detail));
-    }
-    let update = SendUpdate { name, input, id: update_id, wait: Duration::from_millis(wait_ms) };
+    let wait = wait(wait_ms, "repeat the update with its id")?;
+    let update = SendUpdate { name, input, id: update_id, wait };
     let view = service.update(scope, &id, update).await?;
     let status = if view.answered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, axum::Json(view)))
@@ -644,6 +638,15 @@ pub(super) async fn no_route(method: Method, uri: Uri) -> Problem {
 pub(super) async fn no_method(method: Method, uri: Uri) -> Problem {
     let detail = format!("{} does not take {method}; the `allow` header lists what it does", uri.path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+/// How long to wait that is asked to wait so long.
+fn wait(asked_ms: u64, instead: &str) -> Result<Duration, Problem> {
+    if asked_ms > WAIT_MS_ASKED_MAX {
+        let detail = format!("wait_ms is at most {WAIT_MS_ASKED_MAX}; {instead}");
+        return Err(Problem::invalid("invalid-query", detail));
+    }
+    Ok(Duration::from_millis(asked_ms.min(RESULT_WAIT_MS_MAX)))
 }
 
 /// A run that was started, or was there, and where it is.

@@ -13,7 +13,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Response, Sse};
 use backstitch_core::{Scope, Seq};
@@ -33,6 +33,11 @@ pub(super) const STREAMS_MAX: usize = 256;
 const STREAM_MAX: Duration = Duration::from_secs(3_600);
 /// The longest silence: shorter than what proxies commonly take for a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Tells a proxy to pass events on as they come: nginx would gather them otherwise
+/// (nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_buffering).
+const UNBUFFERED: [(header::HeaderName, HeaderValue); 1] =
+    [(header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
 
 /// The media type of event streams.
 pub(super) const MEDIA_TYPE: &str = "text/event-stream";
@@ -91,7 +96,8 @@ pub(super) async fn ledger(
         let (event, is_last) = told(step);
         Some((Ok::<_, Infallible>(event), (!is_last).then_some(under)))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    Ok((UNBUFFERED, events).into_response())
 }
 
 /// One step as an event, and whether it is the last.

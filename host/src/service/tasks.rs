@@ -9,6 +9,7 @@ use backstitch_client::tasks::{
     ActivityListView, ActivityView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks,
     SettledTask, TaskFailure, TaskView,
 };
+use backstitch_client::wire::WAIT_MS_ASKED_MAX;
 use backstitch_core::command::check_name;
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::run::OpenOp;
@@ -29,7 +30,7 @@ use crate::{attempt, time};
 impl Service {
     /// Tasks for a worker: those that wait, or the first ones that come within its wait.
     pub async fn poll_tasks(&self, scope: Scope, poll: PollTasks) -> Result<Vec<TaskView>, ServiceError> {
-        let wait = Duration::from_millis(poll.wait_ms);
+        let wait = Duration::from_millis(poll.wait_ms.min(limits::TASK_WAIT_MS_MAX));
         let (queue, wish) = wish(scope, poll)?;
         let until = Instant::now() + wait;
         let seat = self.desk.sit(&queue, wish.clone());
@@ -383,11 +384,8 @@ fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish), ServiceError> {
     if !(1..=limits::TASKS_POLLED_MAX).contains(&max) {
         return refuse(format!("a max of {max}; it must be 1 to {}", limits::TASKS_POLLED_MAX));
     }
-    if wait_ms > limits::TASK_WAIT_MS_MAX {
-        return refuse(format!(
-            "wait_ms is at most {}; ask again for longer waits",
-            limits::TASK_WAIT_MS_MAX
-        ));
+    if wait_ms > WAIT_MS_ASKED_MAX {
+        return refuse(format!("wait_ms is at most {WAIT_MS_ASKED_MAX}; ask again for longer waits"));
     }
     let lease_ms = lease_ms.unwrap_or(limits::TASK_LEASE_MS);
     if !(limits::TASK_LEASE_MS_MIN..=limits::TASK_LEASE_MS_MAX).contains(&lease_ms) {
