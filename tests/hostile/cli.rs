@@ -6,6 +6,7 @@ use backstitch::cli::exit::Exit;
 use backstitch_client::{AttributeValue, ListRuns, StartRun, StartTerms};
 use backstitch_core::{Json, RunStatus};
 use serde_json::json;
+use tokio::io::AsyncBufReadExt;
 
 use crate::program::{Files, ORDER, Said, call, command, tell};
 use crate::support::{DEADLINE, HostOptions, PROGRAM, TestHost, component, database, eventually, root};
@@ -248,7 +249,6 @@ async fn a_start_can_be_followed_to_its_end() {
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn who_waits_for_a_run_that_is_paused_waits_and_is_told_that_it_is() {
     let database = database().await;
     let host = TestHost::with(&database, &["hostile-guest"]).await;
@@ -309,6 +309,7 @@ async fn a_terminal_is_shown_json_of_the_same_value_and_all_others_get_the_bytes
     assert_eq!(value(&shown), value(input));
 }
 
+#[tokio::test]
 async fn a_file_of_starts_is_started_once_however_often_it_is_given() {
     let database = database().await;
     let host = TestHost::with(&database, &["approval-workflow"]).await;

@@ -50,7 +50,7 @@ impl Exit {
         (Self::RunParked, "the run is parked (result, --follow)"),
         (
             Self::StillRunning,
-            "the run is still running when --timeout is over (result); the update is not answered",
+            "the run is still open when --timeout is over (result); the update is not answered",
         ),
         (Self::Unhealthy, "a check failed (doctor, test)"),
         (Self::Diverged, "the component does not repeat the ledger (replay, run query)"),

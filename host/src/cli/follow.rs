@@ -21,22 +21,44 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) async fn wait(id: &str, timeout: Option<Duration>, context: &Context) -> CliResult<RunView> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let mut id = id.to_owned();
+    // At first only a look: whoever waits for a run that is paused is told at once.
+    let mut look = Duration::ZERO;
+    let mut notes = PauseNotes::default();
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let look = left.unwrap_or(Duration::MAX).min(Duration::from_millis(RESULT_WAIT_MS_MAX));
         let run = look_at(&id, look, context).await?;
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        look = left.unwrap_or(Duration::MAX).min(Duration::from_millis(RESULT_WAIT_MS_MAX));
+        notes.look(&run, context.out);
         match run.status {
             RunStatus::Continued if run.workflow_id != id => id = run.workflow_id,
             // Between the end of one generation and the start of the next.
             RunStatus::Continued => tokio::time::sleep(LOOK).await,
-            RunStatus::Running => {}
+            RunStatus::Running | RunStatus::Paused => {}
             _ => return Ok(run),
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(CliError::new(Exit::StillRunning, "still-running", format!("{id} is still running"))
+            let what = format!("{id} is still {}", run.status.as_str());
+            return Err(CliError::new(Exit::StillRunning, "still-running", what)
                 .because("the time of --timeout is over")
                 .hint(format!("look with `backstitch run show {id}`")));
         }
+    }
+}
+
+/// Says once that a run which is waited for is paused, and once more each time that it is paused again.
+#[derive(Default)]
+struct PauseNotes {
+    said: bool,
+}
+
+impl PauseNotes {
+    fn look(&mut self, run: &RunView, out: Output) {
+        let is_paused = run.status == RunStatus::Paused;
+        if is_paused && !self.said {
+            let id = &run.workflow_id;
+            out.note(&format!("{id} is paused; it goes on after `backstitch run resume {}`", run.run_id));
+        }
+        self.said = is_paused;
     }
 }
 
@@ -57,12 +79,14 @@ pub(super) async fn follow(run: RunView, context: &Context) -> CliResult {
 async fn rows_until_end(mut run: RunView, context: &Context) -> CliResult<RunView> {
     let mut id = run.run_id.to_string();
     let mut next = Seq(0);
+    let mut notes = PauseNotes::default();
     loop {
         // First the status, then the rows: a run seen closed has all its rows.
         let status = run.status;
         next = show_rows(&id, next, context).await?;
+        notes.look(&run, context.out);
         match status {
-            RunStatus::Running => run = look_at(&id, LOOK, context).await?,
+            RunStatus::Running | RunStatus::Paused => run = look_at(&id, LOOK, context).await?,
             RunStatus::Continued => {
                 let successor = look_at(&run.workflow_id, Duration::ZERO, context).await?;
                 if successor.run_id == run.run_id {

@@ -420,7 +420,11 @@ pub(super) fn verdict(run: &RunView) -> CliResult {
     };
     let failure = || run.failure.as_ref().map_or_else(|| "no reason is recorded".into(), ToString::to_string);
     match run.status {
-        RunStatus::Completed | RunStatus::Continued | RunStatus::Running | RunStatus::Paused => Ok(()),
+        RunStatus::Completed | RunStatus::Continued => Ok(()),
+        RunStatus::Running | RunStatus::Paused => {
+            let what = format!("{id} is still {}", run.status.as_str());
+            Err(CliError::new(Exit::StillRunning, "still-running", what))
+        }
         RunStatus::Failed => because(Exit::RunClosed, "failed", failure()),
         RunStatus::Cancelled => because(Exit::RunClosed, "was cancelled", failure()),
         RunStatus::Terminated => because(Exit::RunClosed, "was terminated", failure()),
@@ -468,6 +472,7 @@ mod tests {
         assert_eq!(exit(RunStatus::Cancelled), Some(Exit::RunClosed));
         assert_eq!(exit(RunStatus::Terminated), Some(Exit::RunClosed));
         assert_eq!(exit(RunStatus::Parked), Some(Exit::RunParked));
+        assert_eq!(exit(RunStatus::Paused), Some(Exit::StillRunning));
     }
 
     #[test]
