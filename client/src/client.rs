@@ -116,6 +116,15 @@ impl Client {
         Ok(Self { http, base, tenant: None })
     }
 
+    /// A client of another host of the same database, speaking for the same tenant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::new`].
+    pub fn elsewhere(&self, url: &str) -> Result<Self, ClientError> {
+        Ok(Self { tenant: self.tenant.clone(), ..Self::new(url)? })
+    }
+
     /// The same client, speaking for `tenant`.
     pub fn for_tenant(mut self, tenant: impl Into<String>) -> Self {
         self.tenant = Some(tenant.into());

@@ -52,7 +52,7 @@ struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker and waits until it would hear a signal.
+    /// Starts a worker of one host, or several with commas between them, and waits until it would hear a signal.
     async fn start(kind: Kind, url: &str, dir: &Path, habit: Habit, lease_ms: u64, grace_ms: u64) -> Self {
         let at_once = CONCURRENCY.to_string();
         let programs = root().join("tests/workers").canonicalize().unwrap();
@@ -73,6 +73,10 @@ impl Worker {
             Kind::Exec => {
                 let queue = if matches!(habit, Habit::Later) { "default" } else { "outside" };
                 command.args(["worker", "exec", "--queue", queue, "--concurrency", &at_once]);
+                let (first, others) = url.split_once(',').unwrap_or((url, ""));
+                for other in others.split_terminator(',') {
+                    command.args(["--also-host", other]);
+                }
                 command.args([
                     "--lease",
                     &format!("{lease_ms}ms"),
@@ -81,7 +85,7 @@ impl Worker {
                     "--",
                 ]);
                 command.arg("/bin/sh").arg(programs.join("program.sh")).arg(dir).arg(word);
-                command.env("BACKSTITCH_HOST", url);
+                command.env("BACKSTITCH_HOST", first);
             }
         }
         let log = tempfile::Builder::new().prefix("log-").tempfile_in(dir).unwrap();
@@ -273,6 +277,49 @@ async fn three_hundred_calls_are_each_done_once_while_javascript_workers_and_the
 #[tokio::test]
 async fn three_hundred_calls_are_each_done_once_while_workers_with_programs_and_their_host_die() {
     survive(Kind::Exec).await;
+}
+
+/// A worker that knows two hosts goes on at the other one when the first is killed.
+async fn fail_over(kind: Kind) {
+    const CALLS: u64 = 20;
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let mut first = TestHost::start(options(&database)).await;
+    let second = TestHost::start(options(&database)).await;
+    let dir = tempfile::tempdir().unwrap();
+    second.start_run("outside", "sum", &CALLS.to_string()).await;
+    let urls = format!("{},{}", first.url, second.url);
+    // What the first host hands out as it dies comes back soon.
+    let worker = Worker::start(kind, &urls, dir.path(), Habit::Patient, SHORT_MS, 10_000).await;
+    (0..CALLS / 2).for_each(|n| open(dir.path(), n));
+    let mut done = async |count: u64| {
+        eventually("so many calls are done", async || {
+            (crate::load::done(&mut connection).await.len() as u64 >= count).then_some(())
+        })
+        .await;
+    };
+    done(CALLS / 2).await;
+    // It has tasks of this host, and polls there.
+    first.kill();
+    (CALLS / 2..CALLS).for_each(|n| open(dir.path(), n));
+    assert_eq!(second.output("sum").await, (CALLS * (CALLS - 1) / 2).to_string());
+    worker.stop().await;
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn a_python_worker_goes_on_at_another_host_when_its_own_dies() {
+    fail_over(Kind::Python).await;
+}
+
+#[tokio::test]
+async fn a_javascript_worker_goes_on_at_another_host_when_its_own_dies() {
+    fail_over(Kind::JavaScript).await;
+}
+
+#[tokio::test]
+async fn a_worker_with_programs_goes_on_at_another_host_when_its_own_dies() {
+    fail_over(Kind::Exec).await;
 }
 
 /// Workers that are stopped one after the other, as a new version is rolled out, cost no attempt. A task that a

@@ -15,7 +15,7 @@ function leave(name, text = "") {
 }
 
 const worker = new Worker({
-  url,
+  url: url.split(","),
   taskQueue: habit === "later" ? "default" : "outside",
   concurrency: Number(concurrency),
   leaseMs: Number(leaseMs),

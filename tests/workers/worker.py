@@ -24,7 +24,7 @@ def leave(name: str, text: str = "") -> None:
 
 
 worker = Worker(
-    url,
+    url.split(","),
     "default" if habit == "later" else "outside",
     concurrency=int(concurrency),
     lease=int(lease_ms) / 1000,

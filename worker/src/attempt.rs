@@ -114,13 +114,22 @@ impl<P: Port> Attempt<P> {
         let mut lease = Duration::from_millis(self.context.task.lease_ms);
         let mut lives_until = taken + lease;
         let mut heard = None;
+        let mut wait = lease / 3;
         loop {
-            tokio::time::sleep_until(lives_until.min(Instant::now() + lease / 3)).await;
+            tokio::time::sleep_until(lives_until.min(Instant::now() + wait)).await;
             let asked = Instant::now();
+            if asked >= lives_until {
+                return;
+            }
             let details = self.context.details.borrow().clone();
             let news = details.clone().filter(|_| details != heard);
-            let beat = tokio::time::timeout_at(lives_until, self.beat(news));
-            let Ok(beaten) = beat.await else { return };
+            // A host that hangs is to leave time for another question, maybe to another host.
+            let patience = lives_until.min(asked + lease / 3);
+            let Ok(beaten) = tokio::time::timeout_at(patience, self.beat(news)).await else {
+                tracing::warn!("a heartbeat is not answered; asking again");
+                wait = Duration::ZERO;
+                continue;
+            };
             match beaten {
                 Ok(HeartbeatView { cancel, lease_ms }) => {
                     if cancel {
@@ -129,12 +138,15 @@ impl<P: Port> Attempt<P> {
                     // It is to be answered later: nothing is lost by silence.
                     let Some(lease_ms) = lease_ms else { return std::future::pending().await };
                     lease = Duration::from_millis(lease_ms);
+                    wait = lease / 3;
                     lives_until = asked + lease;
                     heard = details;
                 }
                 Err(error) if error.has_status(409) => return,
                 Err(error) => {
                     tracing::warn!(%error, "a heartbeat did not get through");
+                    // Soon: the lease goes on, and another host may hear it.
+                    wait = lease / 10;
                     if error.is_final() {
                         // Its details are too long. The next one is without them, and keeps the lease.
                         heard = details;

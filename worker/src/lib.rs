@@ -31,6 +31,7 @@
 
 mod answers;
 mod attempt;
+mod hosts;
 mod port;
 
 use std::collections::HashMap;
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 use answers::Answers;
 pub use attempt::Context;
+pub use hosts::Hosts;
 pub use port::Port;
 
 /// How an attempt ends.
@@ -89,6 +91,18 @@ impl Worker {
     /// [`ClientError::Protocol`] if `url` is no address of a host.
     pub fn connect(url: &str) -> Result<Self, ClientError> {
         Ok(Self::new(Client::new(url)?))
+    }
+}
+
+impl Worker<Hosts> {
+    /// The same, of several hosts of one database: when one does not answer, the next is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`ClientError::Protocol`] if there is none, or one of them is no address of a host.
+    pub fn connect_any<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Result<Self, ClientError> {
+        let clients = urls.into_iter().map(|url| Client::new(url.as_ref()));
+        Ok(Self::new(Hosts::new(clients.collect::<Result<Vec<_>, _>>()?)?))
     }
 }
 

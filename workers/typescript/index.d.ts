@@ -15,8 +15,8 @@ export type Implementation<Activities extends { [Name in keyof Activities]: Acti
 export const LATER: unique symbol;
 
 export interface WorkerOptions {
-  /** A host, such as `http://127.0.0.1:7467`. */
-  url: string;
+  /** A host, such as `http://127.0.0.1:7467`, or several of one database: what one does not answer is asked of the next. */
+  url: string | readonly string[];
   /** Unless given: `default`. */
   taskQueue?: string;
   /** Attempts at a time, 1 to 1,000. Unless given: 16. */

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::{Json, fault, limits};
-use backstitch_worker::{Context as Attempt, Ending, Failure, Worker};
+use backstitch_worker::{Context as Attempt, Ending, Failure, Hosts, Worker};
 use clap::Subcommand;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -58,6 +58,9 @@ pub(super) struct ExecArgs {
     /// Stdin has all that is known of the task, as one JSON document on one line, and not only the arguments
     #[arg(long)]
     envelope: bool,
+    /// Another host of the same database, which is asked when the one of --host does not answer; may be repeated
+    #[arg(long = "also-host", value_name = "URL")]
+    also_hosts: Vec<String>,
     /// What the worker calls itself [default: exec-PID]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -83,10 +86,15 @@ pub(super) async fn worker(command: WorkerCommand, context: &Context) -> CliResu
 }
 
 async fn exec(args: ExecArgs, context: &Context) -> CliResult {
-    let ExecArgs { queue, activities, concurrency, lease, grace, text, envelope, name, log, program } = args;
+    let ExecArgs { queue, activities, concurrency, lease, grace, text, envelope, .. } = args;
+    let ExecArgs { also_hosts, name, log, program, .. } = args;
     log.start(context.out)?;
+    let unusable = |error| CliError::client("take tasks", error);
+    let others = also_hosts.iter().map(|url| context.client.elsewhere(url)).collect::<Result<Vec<_>, _>>();
+    let hosts = std::iter::once(context.client.clone()).chain(others.map_err(unusable)?);
+    let hosts = Hosts::new(hosts).map_err(unusable)?;
     let program = Arc::new(Program { line: program, text, envelope });
-    let worker = Worker::new(context.client.clone())
+    let worker = Worker::new(hosts)
         .task_queue(&queue)
         .name(name.unwrap_or_else(|| format!("exec-{}", std::process::id())))
         .concurrency(concurrency)

@@ -1,4 +1,4 @@
-"""A host, seen from a worker: what is posted to it, and what it says.
+"""Hosts, seen from a worker: what is posted to them, and what they say.
 
 Every verb may be repeated: the same answer counts once, and tasks of a poll that nobody heard come back
 when their lease is over.
@@ -7,7 +7,8 @@ when their lease is over.
 import http.client
 import json
 import socket
-from typing import Any, Optional
+import time
+from typing import Any, Optional, Sequence
 from urllib.parse import urlsplit
 
 
@@ -26,6 +27,40 @@ class Refused(Exception):
 
 class Away(Exception):
     """Nobody answers: whether the request took effect is unknown."""
+
+
+class Hosts:
+    """Hosts of one database, each over a connection that is kept. They belong to one thread, but for :meth:`hang_up`.
+
+    Any of them takes what is said of a task, and every verb may be repeated: what one does not answer is asked of the
+    next, and whoever answers is kept to.
+    """
+
+    def __init__(self, urls: Sequence[str], tenant: Optional[str]) -> None:
+        self._hosts = [Host(url, tenant) for url in urls]
+        if not self._hosts:
+            raise ValueError("a worker needs the address of a host, such as http://127.0.0.1:7467")
+        self._current = 0
+        self._hung_up = False
+
+    def post(self, verb: str, body: bytes, timeout_s: float) -> Any:
+        """What a host answers within so many seconds. Raises :class:`Refused`, or :class:`Away`."""
+        over = time.monotonic() + timeout_s
+        for left in reversed(range(len(self._hosts))):
+            try:
+                return self._hosts[self._current].post(verb, body, max(0.01, over - time.monotonic()))
+            except (Refused, Away) as error:
+                if self._hung_up or (isinstance(error, Refused) and error.final):
+                    raise
+                self._current = (self._current + 1) % len(self._hosts)
+                if left == 0 or time.monotonic() >= over:
+                    raise
+        raise AssertionError("there is at least one host")
+
+    def hang_up(self) -> None:
+        """See :meth:`Host.hang_up`. Nothing is asked of another host afterwards."""
+        self._hung_up = True
+        self._hosts[self._current].hang_up()
 
 
 class Host:

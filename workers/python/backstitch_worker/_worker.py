@@ -10,10 +10,10 @@ import queue
 import signal
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Set, TypeVar, Union, overload
+from typing import Any, Callable, Dict, Optional, Sequence, Set, TypeVar, Union, overload
 
 from ._attempt import Attempt, Context, Failure, to_json
-from ._host import Away, Host, Refused
+from ._host import Away, Hosts, Refused
 from ._inputs import MISFIT, Parameters
 
 log = logging.getLogger("backstitch_worker")
@@ -36,6 +36,7 @@ class Worker:
     * Heartbeats go out by themselves, three in each lease. An attempt whose lease is lost all the same is never
       answered: somebody else may have it. It hears of it as it hears that it is cancelled.
     * What an attempt gave is told until a host takes it or refuses it, as long as the lease lives.
+    * `url` is a host, or several of one database: what one does not answer is asked of the next.
     * SIGTERM, SIGINT and :meth:`stop` end :meth:`run`: no new tasks; those under way get `grace` seconds, and
       are then given back, which is no attempt. A second signal ends the grace.
 
@@ -43,12 +44,13 @@ class Worker:
     under the same :attr:`Context.idempotency_key`.
     """
 
-    def __init__(self, url: str, task_queue: str = "default", *, concurrency: int = 16, lease: float = 30.0,
+    def __init__(self, url: Union[str, Sequence[str]], task_queue: str = "default", *, concurrency: int = 16, lease: float = 30.0,
                  grace: float = 10.0, name: Optional[str] = None, tenant: Optional[str] = None) -> None:
         if not 1 <= concurrency <= 1000:
             raise ValueError(f"a concurrency of {concurrency}; it must be 1 to 1,000")
-        self._connect: Callable[[], Host] = lambda: Host(url, tenant)
-        self._polls, self._beats, self._releases = (Host(url, tenant) for _ in range(3))
+        urls = [url] if isinstance(url, str) else list(url)
+        self._connect: Callable[[], Hosts] = lambda: Hosts(urls, tenant)
+        self._polls, self._beats, self._releases = (self._connect() for _ in range(3))
         self._poll = {"task_queue": task_queue, "lease_ms": round(lease * 1000)}
         self._poll.update(worker=name or f"python-{os.getpid()}", wait_ms=round(POLL_WAIT_S * 1000))
         self._concurrency, self._lease_s, self._grace_s = concurrency, lease, grace
@@ -142,6 +144,8 @@ class Worker:
             return self._give_back(attempt)
         with self._changed:
             self._attempts.add(attempt)
+            # Its lease may be shorter than all others: whoever beats is to look at it.
+            self._changed.notify_all()
             if self._threads < len(self._attempts):
                 self._threads += 1
                 self._start(self._carry_out)
@@ -171,7 +175,7 @@ class Worker:
             log.exception("%s of %r has failed", attempt, attempt.context.activity)
             attempt.fail(Failure(type(error).__name__, str(error)))
 
-    def _tell(self, host: Host, attempt: Attempt) -> None:
+    def _tell(self, host: Hosts, attempt: Attempt) -> None:
         """Tells what an attempt gave, until it is heard or the lease is lost."""
         pace = PACE_S
         while not attempt.settled.is_set():
@@ -191,7 +195,7 @@ class Worker:
             attempt.settled.wait(pace)
             pace = min(pace * 2, PACE_MAX_S)
 
-    def _send_beat(self, host: Host, attempt: Attempt, timeout_s: float) -> Any:
+    def _send_beat(self, host: Hosts, attempt: Attempt, timeout_s: float) -> Any:
         news = attempt.context._news
         details = b"" if news is None else b'"details":' + news
         view = host.post("heartbeat", attempt.named(details), timeout_s)
@@ -203,21 +207,22 @@ class Worker:
         while True:
             with self._changed:
                 beating = [attempt for attempt in self._attempts if not attempt.settled.is_set()]
-            first = min(beating, key=lambda attempt: attempt.beat_at, default=None)
-            if first is not None and first.beat_at <= time.monotonic():
-                self._beat(first)
-                continue
-            # No attempt that begins meanwhile is due before a third of its lease is over.
-            until = float("inf") if first is None else first.beat_at - time.monotonic()
-            time.sleep(max(0.0, min(until, self._lease_s / 3)))
+                first = min(beating, key=lambda attempt: attempt.beat_at, default=None)
+                until = float("inf") if first is None else first.beat_at - time.monotonic()
+                if until > 0:
+                    # Or until another attempt begins: the host has given it the lease that its call allows.
+                    self._changed.wait(min(until, self._lease_s / 3))
+                    continue
+            # While one is told of, the others must not be late.
+            self._beat(first, min(attempt.lease_s for attempt in beating) / 3)
 
-    def _beat(self, attempt: Attempt) -> None:
+    def _beat(self, attempt: Attempt, patience_s: float) -> None:
         asked = time.monotonic()
         left = attempt.lives_until - asked
         try:
             if left <= 0:
                 raise Refused(409, "lease-over", "no heartbeat got through in time")
-            view = self._send_beat(self._beats, attempt, min(left, attempt.lease_s / 3))
+            view = self._send_beat(self._beats, attempt, min(left, patience_s))
         except (Refused, Away) as error:
             log.warning("a heartbeat of %s was lost: %s", attempt, error)
             if isinstance(error, Refused) and error.status == 409:

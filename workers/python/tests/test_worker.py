@@ -104,7 +104,7 @@ class Working:
     """A worker on a thread of its own, for as long as the block."""
 
     def __init__(self, host: FakeHost, function: Callable[..., Any], **options: Any) -> None:
-        self.worker = Worker(host.url, "q", **{"grace": 0.05, **options})
+        self.worker = Worker(options.pop("urls", host.url), "q", **{"grace": 0.05, **options})
         self.worker.activity("work")(function)
         self.error: Optional[BaseException] = None
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -132,6 +132,41 @@ class Workers(unittest.TestCase):
         with Working(host, lambda n: n):
             (told,) = eventually("it is answered", lambda: host.told("complete"))
         self.assertEqual(told, {"token": task(n)["token"], "output": n})
+
+    def test_a_lease_that_its_call_makes_short_is_kept(self) -> None:
+        # The worker's own lease is so long that it would look at the task when that is over.
+        host = FakeHost(task(1, lease_ms=600))
+        host.beat["lease_ms"] = 600
+        go_on = threading.Event()
+        with Working(host, lambda n: go_on.wait(DEADLINE_S) and n, lease=300.0):
+            eventually("so many heartbeats", lambda: len(host.told("heartbeat")) >= 6)
+            go_on.set()
+            eventually("the answer", lambda: host.told("complete"))
+
+    def test_a_short_lease_is_kept_that_begins_while_a_long_one_is(self) -> None:
+        host = FakeHost(task(1))
+        go_on = threading.Event()
+        with Working(host, lambda n: go_on.wait(DEADLINE_S) and n, lease=300.0, concurrency=2) as working:
+            eventually("the first has begun", lambda: working.worker._attempts)
+            host.beat["lease_ms"] = 600
+            host.tasks.append(task(2, lease_ms=600))
+            # It polls again.
+            working.worker._polls.hang_up()
+            eventually("heartbeats of the second", lambda: len(host.told("heartbeat")) >= 6)
+            go_on.set()
+            eventually("both answers", lambda: len(host.told("complete")) == 2)
+
+    def test_what_one_host_does_not_answer_is_asked_of_the_next(self) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            away = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+            sick = FakeHost(task(7), answers={"poll": [503], "complete": [503]})
+            host = FakeHost(task(1))
+            with Working(host, lambda n: n, urls=[away, sick.url, host.url]):
+                eventually("the answer", lambda: host.told("complete"))
+        self.assertEqual(host.told("complete")[0]["output"], 1)
+        with self.assertRaises(ValueError):
+            Worker([])
 
     def test_an_answer_is_told_until_it_is_heard(self) -> None:
         host = FakeHost(task(1), answers={"complete": [503, 429, 200]})

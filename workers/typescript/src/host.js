@@ -1,5 +1,5 @@
 /**
- * A host, seen from a worker: what is posted to it, and what it says.
+ * Hosts, seen from a worker: what is posted to them, and what they say.
  *
  * Every verb may be repeated: the same answer counts once, and tasks of a poll that nobody heard come back
  * when their lease is over.
@@ -29,6 +29,41 @@ export class Refused extends Error {
 
 /** Nobody answers: whether the request took effect is unknown. */
 export class Away extends Error {}
+
+/**
+ * Hosts of one database. Any of them takes what is said of a task, and every verb may be repeated: what one does not
+ * answer is asked of the next, and whoever answers is kept to.
+ */
+export class Hosts {
+  #hosts;
+  #current = 0;
+
+  constructor(urls, tenant) {
+    this.#hosts = urls.map((url) => new Host(url, tenant));
+    if (this.#hosts.length === 0) throw new TypeError("a worker needs the address of a host, such as http://127.0.0.1:7467");
+  }
+
+  /** What a host answers within `timeoutMs`; rejects with Refused or Away. `signal`: an answer is not wanted any more. */
+  async post(verb, body, timeoutMs, signal) {
+    const over = performance.now() + timeoutMs;
+    for (let left = this.#hosts.length - 1; ; left -= 1) {
+      const asked = this.#current;
+      try {
+        return await this.#hosts[asked].post(verb, body, Math.max(10, over - performance.now()), signal);
+      } catch (error) {
+        if (signal?.aborted || (error instanceof Refused && error.final)) throw error;
+        // Unless somebody else has gone on already.
+        if (this.#current === asked) this.#current = (asked + 1) % this.#hosts.length;
+        if (left === 0 || performance.now() >= over) throw error;
+      }
+    }
+  }
+
+  /** Lets the connections go. */
+  close() {
+    for (const host of this.#hosts) host.close();
+  }
+}
 
 export class Host {
   #base;

@@ -7,7 +7,7 @@
 import { EventEmitter, once } from "node:events";
 
 import { Attempt, Failure, pause } from "./attempt.js";
-import { Host, Refused } from "./host.js";
+import { Hosts, Refused } from "./host.js";
 
 /** How often to ask again when no host answers, at first and at last. */
 const PACE_MS = 100;
@@ -43,7 +43,7 @@ export class Worker {
       throw new RangeError(`a concurrency of ${concurrency}; it must be 1 to 1,000`);
     }
     const { name = `node-${process.pid}`, tenant, log = (line) => console.warn(line) } = rest;
-    [this.#polls, this.#beats, this.#answers] = [1, 2, 3].map(() => new Host(url, tenant));
+    [this.#polls, this.#beats, this.#answers] = [1, 2, 3].map(() => new Hosts([url].flat(), tenant));
     this.#poll = { task_queue: taskQueue, lease_ms: leaseMs, wait_ms: POLL_WAIT_MS, worker: name };
     this.#concurrency = concurrency;
     this.#graceMs = graceMs;

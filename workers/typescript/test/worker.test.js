@@ -88,6 +88,17 @@ test("an answer is told until it is heard", async (t) => {
   assert.deepEqual(fake.told("release"), []);
 });
 
+test("what one host does not answer is asked of the next", async (t) => {
+  const sick = await fakeHost(t, [], { poll: [503], complete: [503] });
+  const gone = await fakeHost(t, []);
+  const fake = await fakeHost(t, [task([7])]);
+  // Nobody is at this address.
+  const away = gone.url.replace(/:\d+$/, ":1");
+  await working(fake, (n) => n, () => fake.told("complete").length === 1, { url: [away, sick.url, fake.url] });
+  assert.equal(fake.told("complete")[0].output, 7);
+  assert.throws(() => new Worker({ url: [] }), /needs the address/);
+});
+
 test("an answer that is nobody's is dropped", async (t) => {
   const fake = await fakeHost(t, [task([1]), task([2])], { complete: [409, 200] });
   const logs = await working(fake, (n) => n, () => fake.told("complete").length === 2, { concurrency: 1 });
