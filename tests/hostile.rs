@@ -11,6 +11,8 @@ mod activities;
 mod api;
 #[path = "hostile/cli.rs"]
 mod cli;
+#[path = "hostile/door.rs"]
+mod door;
 #[path = "hostile/guests.rs"]
 mod guests;
 #[path = "hostile/input.rs"]

@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod embed;
 mod guests;
 pub mod host;
+mod process;
 mod programs;
 pub mod push;
 mod quota;

@@ -124,13 +124,16 @@ pub struct HostOptions<'a> {
     pub command: &'static str,
     /// How long the host may be silent.
     pub lease_ms: &'static str,
+    /// What a shell says before it becomes the host.
+    pub before: Option<&'static str>,
     /// Where it keeps what outlives it; none: in a folder that goes with the [`TestHost`].
     pub data: Option<PathBuf>,
 }
 
 impl<'a> HostOptions<'a> {
     pub fn new(database: &'a str) -> Self {
-        Self { database, crash: None, args: Vec::new(), command: "serve", lease_ms: LEASE_MS, data: None }
+        let (args, command) = (Vec::new(), "serve");
+        Self { database, crash: None, args, command, lease_ms: LEASE_MS, before: None, data: None }
     }
 
     pub fn crash(mut self, point: impl Into<String>) -> Self {
@@ -171,7 +174,14 @@ impl TestHost {
     /// Starts a host and waits until it serves. None if it died before, as at an early crash point.
     pub async fn try_start(options: HostOptions<'_>) -> Option<Self> {
         let data = tempfile::tempdir().unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = match options.before {
+            None => Command::new(PROGRAM),
+            Some(before) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(PROGRAM);
+                shell
+            }
+        };
         command
             .args([options.command, "--json", "--listen", "127.0.0.1:0", "--lease-ms", options.lease_ms])
             .args(["--data-dir".as_ref(), options.data.as_deref().unwrap_or(data.path()).as_os_str()])

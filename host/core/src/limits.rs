@@ -213,6 +213,20 @@ pub const HTTP_RESPONSE_HEADER_BYTES_MAX: usize = 64 << 10;
 /// Headers of one HTTP response.
 pub const HTTP_RESPONSE_HEADERS_MAX: usize = 128;
 
+/// Connections of clients to one host: each is a file, and a buffer for what comes in.
+pub const API_CONNECTIONS_MAX: usize = 8_192;
+/// Connections of one peer: as many as there may be requests. Whoever has these leaves as many to the others.
+pub const API_CONNECTIONS_PER_PEER_MAX: usize = 4_096;
+/// From the first byte of a request's head to its last, in milliseconds: a head is one packet, or a few.
+pub const API_HEAD_MS_MAX: u64 = 10_000;
+/// How long a connection may have no request under way, in milliseconds: longer than clients and proxies
+/// commonly keep one, so that they are the ones who close it.
+pub const API_IDLE_MS_MAX: u64 = 120_000;
+/// How long a client may take nothing of what it is sent, in milliseconds. The system's buffers are full by then.
+pub const API_WRITE_MS_MAX: u64 = 30_000;
+/// What of a request a connection holds before somebody reads it: a head with a manifest in it has a quarter of it.
+pub const API_BUFFER_BYTES_MAX: usize = 64 << 10;
+
 /// What a heartbeat says: it is kept in memory while the attempt runs and goes into the ledger with its
 /// failure, so it is a place to go on from, not the work done so far.
 pub const HEARTBEAT_BYTES_MAX: usize = 64 << 10;

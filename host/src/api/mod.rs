@@ -5,6 +5,7 @@
 //! [`backstitch_client`] is the other end of the same wire and has the types of both.
 
 mod codes;
+mod door;
 mod etag;
 mod extract;
 mod guard;
@@ -18,8 +19,6 @@ mod stream;
 mod task_routes;
 pub mod typescript;
 
-use std::io;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,23 +28,19 @@ use axum::extract::{FromRef, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::serve::ListenerExt;
 use futures::FutureExt;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::problem::Problem;
 use crate::service::Service;
 
+pub use self::door::{Door, Patience, Room};
 pub(crate) use self::extract::trim;
 
 /// Requests under way at once, waiting ones included. Beyond it clients are told to come back: each
 /// may hold a payload, and an unbounded crowd would hold the memory of all of them.
 const REQUESTS_MAX: usize = 4_096;
-
-/// How long a stopping host waits for requests under way.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// What handlers share.
 #[derive(Clone)]
@@ -71,58 +66,6 @@ pub fn router(service: Service, stopping: CancellationToken, loopback: bool) -> 
     let router = routes::routes().router();
     let router = router.fallback(routes::no_route).method_not_allowed_fallback(routes::no_method);
     router.layer(from_fn_with_state(api.clone(), edge)).with_state(api)
-}
-
-/// A host's door, open but not yet answering: requests that come in wait for [`Door::serve`].
-#[derive(Debug)]
-pub struct Door {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Door {
-    /// Listens on `address`. Port 0 takes a free one.
-    pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
-    }
-
-    /// Where clients on this machine find the host.
-    pub fn url(&self) -> String {
-        let ip = match self.address {
-            SocketAddr::V4(address) if address.ip().is_unspecified() => "127.0.0.1".to_owned(),
-            SocketAddr::V6(address) if address.ip().is_unspecified() => "[::1]".to_owned(),
-            SocketAddr::V4(address) => address.ip().to_string(),
-            SocketAddr::V6(address) => format!("[{}]", address.ip()),
-        };
-        format!("http://{ip}:{}", self.address.port())
-    }
-
-    /// Whether only this machine can come in.
-    pub fn is_loopback(&self) -> bool {
-        self.address.ip().is_loopback()
-    }
-
-    /// Answers requests until `stopping`, then finishes those under way, but not for ever.
-    pub async fn serve(self, service: Service, stopping: CancellationToken) -> io::Result<()> {
-        let router = router(service, stopping.clone(), self.is_loopback());
-        // Without it, a small answer may wait for the client's delayed acknowledgement: 40 ms a call.
-        let listener = self.listener.tap_io(|socket| {
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "a connection keeps Nagle's algorithm");
-            }
-        });
-        let serving =
-            axum::serve(listener, router).with_graceful_shutdown(stopping.clone().cancelled_owned());
-        tokio::select! {
-            served = serving.into_future() => served,
-            () = async { stopping.cancelled().await; tokio::time::sleep(DRAIN).await } => {
-                tracing::warn!("stopping with requests still under way");
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Around every request: who may come in, how many at once, and no panic ends without an answer.

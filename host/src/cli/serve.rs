@@ -20,10 +20,11 @@ use super::COMPILE_ARGS;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
 use crate::ambient;
-use crate::api::Door;
+use crate::api::{Door, Room};
 use crate::config::{self, DataDir};
 use crate::embed::{BuildError, HostBuilder};
 use crate::host::{Host, HostConfig, HostError};
+use crate::process;
 use crate::push::{PushKeys, PushTarget};
 use crate::seal::PayloadKeys;
 use crate::telemetry::{self, LogFormat};
@@ -77,8 +78,6 @@ struct HostArgs {
         value_delimiter = ','
     )]
     allow_networks: Vec<Network>,
-    /// Where the secrets are that activities send: a file NAME each, and NAME.hosts with those who may have it
-    #[arg(long, env = "BACKSTITCH_SECRETS_DIR", value_name = "DIR")]
     /// A network that activities may not reach, allowed or not, such as the public address of this host behind a
     /// router; may be given several times
     #[arg(
@@ -88,6 +87,8 @@ struct HostArgs {
         value_delimiter = ','
     )]
     deny_networks: Vec<Network>,
+    /// Where the secrets are that activities send: a file NAME each, and NAME.hosts with those who may have it
+    #[arg(long, env = "BACKSTITCH_SECRETS_DIR", value_name = "DIR")]
     secrets_dir: Option<PathBuf>,
     /// Certificate authorities that activities and pushes trust beside Mozilla's, in PEM
     #[arg(long, env = "BACKSTITCH_CA_FILE", value_name = "FILE")]
@@ -111,6 +112,16 @@ struct HostArgs {
     /// The same, where a shell command prints the keys
     #[arg(long, env = "BACKSTITCH_PAYLOAD_KEYS_COMMAND", value_name = "COMMAND")]
     payload_keys_command: Option<String>,
+    /// Connections of clients at once
+    #[arg(long, default_value_t = limits::API_CONNECTIONS_MAX)]
+    connections_max: usize,
+    /// Connections of clients at once from one address; of a proxy in front of this host, those of all its clients
+    #[arg(long, default_value_t = limits::API_CONNECTIONS_PER_PEER_MAX)]
+    peer_connections_max: usize,
+    /// Let debuggers look into this process, and the system write its memory to a file when it crashes: payloads,
+    /// keys and secrets are in it
+    #[arg(long)]
+    allow_dumps: bool,
     /// How long the calls of one activation may be carried out on its thread, in ms
     #[arg(long, hide = true, default_value_t = limits::CALLS_AT_ONCE_MS)]
     at_once_ms: u64,
@@ -164,6 +175,7 @@ impl HostArgs {
             check_activations: self.check_activations,
             egress: EgressConfig {
                 networks: self.allow_networks.clone(),
+                denied: self.deny_networks.clone(),
                 secrets_dir: self.secrets_dir.clone(),
                 ca_file: self.ca_file.clone(),
             },
@@ -176,7 +188,6 @@ impl HostArgs {
     fn payloads(&self) -> CliResult<Payloads> {
         let (keys, from) = match (&self.payload_keys, &self.payload_keys_command) {
             (Some(file), _) => (PayloadKeys::read(file), file.display().to_string()),
-                denied: self.deny_networks.clone(),
             (None, Some(command)) => (PayloadKeys::ask(command), format!("`{command}`")),
             (None, None) => return Ok(Payloads::default()),
         };
@@ -204,12 +215,36 @@ impl HostArgs {
             .map_err(|error| failed(error.to_string()))
     }
 
+    /// Hides this process' memory, and makes room for files. Before there is anything to hide, or a file is open.
+    fn settle_in(&self) {
+        if !self.allow_dumps
+            && let Err(error) = process::hide_memory()
+        {
+            tracing::warn!(%error, "others may look into the memory of this process");
+        }
+    }
+
+    /// As many connections as were asked for, if there may be as many files.
+    fn room(&self) -> Room {
+        let files = process::raise_open_files();
+        let all = self.connections_max.min(process::files_for_connections(files));
+        if all < self.connections_max {
+            tracing::warn!(
+                files,
+                connections = all,
+                "fewer connections than asked for: the bound on open files is low"
+            );
+        }
+        Room { all, peer: self.peer_connections_max }
+    }
+
     async fn open_door(&self) -> CliResult<Door> {
         let door = Door::open(self.listen).await.map_err(|error| {
             CliError::new(Exit::Invalid, "listen", format!("cannot listen on {}", self.listen))
                 .because(error.to_string())
                 .hint("another host may be running there; choose another with --listen")
         })?;
+        let door = door.with_room(self.room());
         if !door.is_loopback() {
             tracing::warn!(url = door.url(), "there is no login: whoever can connect can steer all runs");
         }
@@ -233,6 +268,7 @@ impl HostArgs {
 pub(super) async fn dev(args: DevArgs, out: Output) -> CliResult {
     let DevArgs { host, pg_bin } = args;
     host.log.start(out)?;
+    host.settle_in();
     let stopping = stop_on_signals(out);
     let data = host.data_dir()?;
     let door = host.open_door().await?;
@@ -276,6 +312,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
     let ServeArgs { host, database_url } = args;
     host.log.start(out)?;
+    host.settle_in();
     let url = database_url.ok_or_else(|| {
         CliError::new(Exit::Usage, "database-url", "no database is named")
             .because("neither --database-url nor DATABASE_URL is set")
