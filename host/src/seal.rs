@@ -2,13 +2,14 @@
 //!
 //! | of a sealed payload | |
 //! |---|---|
-//! | 1 byte | the version of this table, 1 |
+//! | 1 byte | the version of this table, 2 |
 //! | 1 byte, then so many | the name of the key |
 //! | 12 bytes | the nonce |
 //! | the rest | ciphertext and tag |
 //!
-//! Each place (run, op, part) has keys of its own, derived from the operator's by HKDF-SHA256 (RFC 5869), and the
-//! place is the associated data too. The nonce is the beginning of an HMAC-SHA256 of the text under the second of
+//! Each place (run, op, column, row or message; or part) has keys of its own, derived from the operator's by
+//! HKDF-SHA256 (RFC 5869). What comes before the nonce is the associated data, and the place behind it; of version 1,
+//! whose places were runs and ops, the place alone. Version 1 is opened and not written. The nonce is the beginning of an HMAC-SHA256 of the text under the second of
 //! those keys: the same text at the same place is sealed to the same bytes, as
 //! [`PayloadCodec`] wants it, and no nonce serves two texts.
 
@@ -61,7 +62,9 @@ const KEY_NAME_BYTES_MAX: usize = 64;
 /// What stands in place of the first key where nothing is to be sealed.
 const NO_KEY: &str = "none";
 /// The first byte of what is sealed. Append-only.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// That of what was bound to its place alone.
+const VERSION_OF_PLACES: u8 = 1;
 
 impl PayloadKeys {
     /// Keys of a file.
@@ -113,10 +116,11 @@ struct PlaceKeys {
 }
 
 impl PlaceKeys {
-    fn derive(key: &hkdf::Prk, place: &[u8]) -> Self {
+    fn derive(key: &hkdf::Prk, version: u8, place: &[u8]) -> Self {
         const SHORT: &str = "HKDF gives up to 255 times 32 bytes";
         let mut bytes = [0; 2 * KEY_BYTES];
-        let info = [place];
+        let label: &[u8] = if version == VERSION_OF_PLACES { b"" } else { b"backstitch place 2" };
+        let info = [label, place];
         let derived = key.expand(&info, Length).expect(SHORT);
         derived.fill(&mut bytes).expect(SHORT);
         let (cipher, nonces) = bytes.split_at(KEY_BYTES);
@@ -148,17 +152,18 @@ impl PayloadCodec for PayloadKeys {
 
     fn seal(&self, place: &[u8], plain: &[u8]) -> Vec<u8> {
         let name = self.sealing.as_deref().expect("only what has a key id is asked to seal");
-        let keys = PlaceKeys::derive(&self.keys[name], place);
+        let keys = PlaceKeys::derive(&self.keys[name], VERSION, place);
         let nonce = keys.nonce(plain);
         let length = u8::try_from(name.len()).expect("names of keys are short");
         let mut sealed = Vec::with_capacity(2 + name.len() + nonce.len() + plain.len() + aead::MAX_TAG_LEN);
         sealed.extend([VERSION, length]);
         sealed.extend(name.as_bytes());
+        let bound = [&sealed, place].concat();
         sealed.extend(nonce);
         let at = sealed.len();
         sealed.extend(plain);
         let nonce = aead::Nonce::assume_unique_for_key(nonce);
-        let tag = keys.cipher.seal_in_place_separate_tag(nonce, aead::Aad::from(place), &mut sealed[at..]);
+        let tag = keys.cipher.seal_in_place_separate_tag(nonce, aead::Aad::from(bound), &mut sealed[at..]);
         sealed.extend(tag.expect("a payload is much shorter than 64 GiB").as_ref());
         sealed
     }
@@ -166,10 +171,14 @@ impl PayloadCodec for PayloadKeys {
     fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, String> {
         let short = || "it is too short".to_owned();
         let [version, length, rest @ ..] = sealed else { return Err(short()) };
-        if *version != VERSION {
+        if !matches!(*version, VERSION | VERSION_OF_PLACES) {
             return Err(format!("it was sealed by a later version of this program ({version})"));
         }
         let (name, rest) = rest.split_at_checked(usize::from(*length)).ok_or_else(short)?;
+        let bound = match *version {
+            VERSION_OF_PLACES => place.to_vec(),
+            _ => [&[*version, *length], name, place].concat(),
+        };
         let name = String::from_utf8_lossy(name);
         let key = self.keys.get(&*name).ok_or_else(|| {
             format!("its key {name:?} is not among those of this host; add it to the payload keys")
@@ -177,8 +186,8 @@ impl PayloadCodec for PayloadKeys {
         let (nonce, rest) = rest.split_at_checked(aead::NONCE_LEN).ok_or_else(short)?;
         let nonce = aead::Nonce::try_assume_unique_for_key(nonce).map_err(|_| short())?;
         let mut text = rest.to_vec();
-        let cipher = PlaceKeys::derive(key, place).cipher;
-        let plain = cipher.open_in_place(nonce, aead::Aad::from(place), &mut text).map_err(|_| {
+        let cipher = PlaceKeys::derive(key, *version, place).cipher;
+        let plain = cipher.open_in_place(nonce, aead::Aad::from(bound), &mut text).map_err(|_| {
             format!("it was changed or belongs elsewhere, or {name:?} is not the key that it was sealed with")
         })?;
         let length = plain.len();
@@ -228,10 +237,17 @@ mod tests {
 
     #[test]
     fn the_sealed_form_never_changes() {
-        let sealed = keys(&format!("one {ONE}")).seal(b"place", b"null");
-        let hex: String = sealed.iter().map(|byte| format!("{byte:02x}")).collect();
-        let known = "01036f6e658b0b67c27d3cd08c605642f0a04e70c50840501af86443f51fd7a2071d683bf9";
-        assert_eq!(hex, known);
+        let keys = keys(&format!("one {ONE}"));
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(
+            hex(&keys.seal(b"place", b"null")),
+            "02036f6e65363c6bc498011eebb10a7740d9f0cad1885738296f76cbd2c8df720c222f5175"
+        );
+        let before = "01036f6e658b0b67c27d3cd08c605642f0a04e70c50840501af86443f51fd7a2071d683bf9";
+        let bytes = |at| u8::from_str_radix(&before[at..at + 2], 16).unwrap();
+        let before: Vec<u8> = (0..before.len()).step_by(2).map(bytes).collect();
+        assert_eq!(keys.open(b"place", &before).unwrap(), b"null", "what the first version has sealed");
+        assert!(keys.open(b"elsewhere", &before).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::payloads::Spot;
 use crate::payloads::store::of_run;
 use crate::time::Timestamp;
 use crate::timers::DueTimer;
@@ -105,9 +106,8 @@ impl Ledger {
         let mut columns = Vec::with_capacity(2 * rows.len());
         for row in &mut rows {
             let Some((tenant, run)) = row.tenant.zip(row.run_id) else { continue };
-            let place = of_run(tenant, run, None);
-            columns.push((place, &mut row.output as _));
-            columns.push((place, &mut row.error as _));
+            columns.push((of_run(tenant, run, None, Spot::Output), &mut row.output as _));
+            columns.push((of_run(tenant, run, None, Spot::Error), &mut row.error as _));
         }
         // One that cannot be opened is left to the message that is missing: its run has other troubles.
         let unopened = self.open_each(&self.pool, &mut columns).await?;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::store::{self, of_run, unopened};
+use crate::payloads::{Column, Spot};
 use crate::time::Timestamp;
 
 /// What became of a message.
@@ -72,7 +73,7 @@ impl Ledger {
         message: &MessageRow,
     ) -> Result<Posted, LedgerError> {
         let (mut message, mut stored) = (message.clone(), Vec::new());
-        self.payloads().seal_message(scope.tenant, run, &mut message, &mut stored);
+        self.payloads().seal_message(scope.tenant, run, item_id, &mut message, &mut stored);
         let mut connection = self.pool.acquire().await?;
         if stored.is_empty() {
             return post(&mut connection, scope, run, item_id, at_ms, &message).await;
@@ -124,7 +125,7 @@ impl Ledger {
             return Err(LedgerError::Corrupt(format!("message {item_id} of run {from} cannot be opened")));
         };
         let mut stored = Vec::new();
-        self.payloads().seal_message(tenant, to, &mut message, &mut stored);
+        self.payloads().seal_message(tenant, to, item_id, &mut message, &mut stored);
         store::insert(&mut transaction, self.shard, &stored).await?;
         sqlx::query(
             "update inbox set run_id = $4, payload = $5::json, detail = $6::json
@@ -193,9 +194,9 @@ impl Ledger {
     ) -> Result<Vec<InboxItem>, LedgerError> {
         let mut columns: Vec<_> = Vec::with_capacity(2 * rows.len());
         for row in &mut rows {
-            let place = of_run(row.tenant, row.run_id, row.op);
-            columns.push((place, &mut row.payload as &mut dyn store::Column));
-            columns.push((place, &mut row.detail as _));
+            let place = |column| of_run(row.tenant, row.run_id, row.op, Spot::Item(row.item_id, column));
+            columns.push((place(Column::Payload), &mut row.payload as &mut dyn store::Column));
+            columns.push((place(Column::Detail), &mut row.detail as _));
         }
         let failed = self.open_each(executor, &mut columns).await?;
         let mut unread = Vec::new();
@@ -209,7 +210,6 @@ impl Ledger {
     }
 
     fn item(&self, row: ItemRow) -> Result<InboxItem, LedgerError> {
-        let place = of_run(row.tenant, row.run_id, row.op);
         let mut message = MessageRow {
             kind: row.kind,
             op: row.op.map(|op| Op(op.cast_unsigned())),
@@ -217,8 +217,9 @@ impl Ledger {
             payload: row.payload.map(Into::into),
             detail: row.detail.map(Into::into),
         };
-        let opened = self.payloads().open_heartbeat(&place, &message);
-        if let Some(detail) = opened.map_err(|error| unopened(&place, &error))? {
+        let opened = self.payloads().open_heartbeat(TenantId(row.tenant), RunId(row.run_id), &message);
+        let unopened = |error| unopened(&of_run(row.tenant, row.run_id, row.op, Spot::Heartbeat), &error);
+        if let Some(detail) = opened.map_err(unopened)? {
             message.detail = Some(detail.into());
         }
         Ok(InboxItem {

@@ -5,14 +5,15 @@
 //! | any other JSON | this very text |
 //! | `{"backstitch.payload":{"text": "…"}}` | this text: one that would be taken for one of these forms |
 //! | `{"backstitch.payload":{"sealed": "…"}}` | what the codec opens from this base64 |
-//! | `{"backstitch.payload":{"stored": {"sha256", "bytes", "sealed"}}}` | in `payloads`, in parts |
+//! | `{"backstitch.payload":{"stored": {"sha256", "bytes", "sealed", "bound"}}}` | in `payloads`, in parts |
 //!
 //! Every text has one form and every form one text, so that nobody can have a payload of somebody else's opened
 //! by writing down how it is stored.
 //!
-//! What is sealed is bound to its [`Place`]: moved to another run or op, it does not open. A codec seals the same
-//! text at the same place to the same bytes: a message and the ledger row that it becomes share what is out of
-//! row.
+//! What is sealed is bound to its [`Place`]: moved to another run or op, another column, or another row or message of
+//! the same op, it does not open. A codec seals the same text at the same place to the same bytes: a message and the
+//! ledger row that it becomes share what is out of row. So that is bound to run and op alone, and what refers to it
+//! (`bound`) to the rest. What earlier versions have sealed was bound to run and op, and opens as it did.
 //!
 //! This module does no I/O; [`store`] does.
 
@@ -23,12 +24,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use backstitch_core::inbox::{LEFT_BY_TASKS, MessageRow, REASONED};
-use backstitch_core::{Digest, Kind, Op, Row, RunId, TenantId, limits};
+use backstitch_core::{Digest, Kind, Op, Row, RunId, Seq, TenantId, limits};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::append::{Append, StatusChange};
 
@@ -43,6 +45,8 @@ pub(crate) enum Place<'a> {
         run: RunId,
         /// The op; none: the run itself.
         op: Option<Op>,
+        /// Which column of which row.
+        spot: Spot,
     },
     /// A schedule.
     Schedule {
@@ -50,27 +54,112 @@ pub(crate) enum Place<'a> {
         tenant: TenantId,
         /// Its name.
         name: &'a str,
+        /// Which of its columns.
+        column: ScheduleColumn,
     },
     /// Nothing: the proof of a key.
     Key,
 }
 
-impl Place<'_> {
-    /// This place, and which part of how many, as bytes: no two are the same.
-    fn bind(&self, part: u32, parts: u32) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(64);
-        let tag = |bytes: &mut Vec<u8>, tag: u8, tenant: TenantId| {
-            bytes.push(tag);
-            bytes.extend(tenant.0.to_be_bytes());
+/// Where of a run or an op a payload stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spot {
+    /// A row of the ledger.
+    Row(Seq, Column),
+    /// A message.
+    Item(Uuid, Column),
+    /// What a heartbeat said last, which goes from the task into the message that tells of its end.
+    Heartbeat,
+    /// Of the run itself.
+    Output,
+    /// Of the run itself.
+    Error,
+    /// Of the run itself.
+    Fault,
+    /// Of the run itself.
+    Entity,
+}
+
+/// A column that rows and messages have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    Payload,
+    Detail,
+}
+
+/// A column of a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScheduleColumn {
+    Spec,
+    State,
+}
+
+impl Spot {
+    /// As bytes: no two are the same. Append-only.
+    fn bind(self, bytes: &mut Vec<u8>) {
+        let column = |column| match column {
+            Column::Payload => 1,
+            Column::Detail => 2,
         };
         match self {
-            Self::Run { tenant, run, op } => {
-                tag(&mut bytes, 1, *tenant);
-                bytes.extend(run.0.as_bytes());
-                bytes.extend(op.map_or(u64::MAX, |op| u64::from(op.0)).to_be_bytes());
+            Self::Row(seq, of) => {
+                bytes.extend([1, column(of)]);
+                bytes.extend(seq.0.to_be_bytes());
             }
-            Self::Schedule { tenant, name } => {
-                tag(&mut bytes, 2, *tenant);
+            Self::Item(item, of) => {
+                bytes.extend([2, column(of)]);
+                bytes.extend(item.as_bytes());
+            }
+            Self::Heartbeat => bytes.push(3),
+            Self::Output => bytes.push(4),
+            Self::Error => bytes.push(5),
+            Self::Fault => bytes.push(6),
+            Self::Entity => bytes.push(7),
+        }
+    }
+}
+
+impl Place<'_> {
+    /// This place as bytes: no two are the same, whatever they are bytes of. Append-only.
+    fn bind(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        match self {
+            Self::Run { tenant, run, op, spot } => {
+                of_run(&mut bytes, 4, *tenant, *run, *op);
+                spot.bind(&mut bytes);
+            }
+            Self::Schedule { tenant, name, column } => {
+                bytes.push(6);
+                bytes.extend(tenant.0.to_be_bytes());
+                bytes.push(match column {
+                    ScheduleColumn::Spec => 1,
+                    ScheduleColumn::State => 2,
+                });
+                bytes.extend(name.as_bytes());
+            }
+            Self::Key => return self.bind_as_before(0, 1),
+        }
+        bytes
+    }
+
+    /// A part of how many, out of row: whatever of its run and op refers to it.
+    fn bind_part(&self, part: u32, parts: u32) -> Vec<u8> {
+        let Self::Run { tenant, run, op, .. } = self else { return self.bind_as_before(part, parts) };
+        let mut bytes = Vec::with_capacity(64);
+        of_run(&mut bytes, 5, *tenant, *run, *op);
+        bytes.extend(part.to_be_bytes());
+        bytes.extend(parts.to_be_bytes());
+        bytes
+    }
+
+    /// This place, and which part of how many, as versions before this one have bound it.
+    fn bind_as_before(&self, part: u32, parts: u32) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        match self {
+            Self::Run { tenant, run, op, .. } => of_run(&mut bytes, 1, *tenant, *run, *op),
+            Self::Schedule { tenant, name, .. } => {
+                bytes.push(2);
+                bytes.extend(tenant.0.to_be_bytes());
                 bytes.extend(name.as_bytes());
             }
             Self::Key => bytes.push(3),
@@ -81,9 +170,18 @@ impl Place<'_> {
     }
 }
 
+/// A run and an op, behind what says what they are for.
+fn of_run(bytes: &mut Vec<u8>, tag: u8, tenant: TenantId, run: RunId, op: Option<Op>) {
+    bytes.push(tag);
+    bytes.extend(tenant.0.to_be_bytes());
+    bytes.extend(run.0.as_bytes());
+    bytes.extend(op.map_or(u64::MAX, |op| u64::from(op.0)).to_be_bytes());
+}
+
 /// Makes payloads unreadable to whoever can read the database.
 ///
-/// A place is given as bytes that no other has: tenant, run, op and part, or the name of a schedule.
+/// A place is given as bytes that no other has: tenant, run and op, with the column and the row or message, or the part; or
+/// the name of a schedule and its column.
 ///
 /// Sealing must give the same bytes for the same text and place, or payloads out of row are stored more than once.
 pub trait PayloadCodec: Send + Sync {
@@ -119,6 +217,13 @@ pub struct Reference {
     pub bytes: u64,
     /// Whether it takes a key to read it.
     pub sealed: bool,
+}
+
+impl Reference {
+    /// What is bound to where it stands.
+    fn as_bytes(self) -> Vec<u8> {
+        [self.digest.0.as_slice(), &self.bytes.to_be_bytes()].concat()
+    }
 }
 
 /// A payload to be kept out of row.
@@ -159,6 +264,10 @@ enum Form {
         bytes: u64,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         sealed: bool,
+        /// What this very reference opens to, as the codec has sealed it where it stands; none: an earlier version
+        /// has written it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bound: Option<String>,
     },
 }
 
@@ -181,7 +290,9 @@ impl Form {
 /// The reference that a column holds, if it holds one.
 pub(crate) fn reference(column: &str) -> Option<Reference> {
     match Form::parse(column) {
-        Ok(Some(Form::Stored { sha256: digest, bytes, sealed })) => Some(Reference { digest, bytes, sealed }),
+        Ok(Some(Form::Stored { sha256: digest, bytes, sealed, .. })) => {
+            Some(Reference { digest, bytes, sealed })
+        }
         _ => None,
     }
 }
@@ -218,7 +329,7 @@ impl Payloads {
     pub(crate) fn seal_inline(&self, place: &Place<'_>, text: &str) -> Option<String> {
         match self.sealing() {
             Some(codec) => {
-                let sealed = codec.seal(&place.bind(0, 1), text.as_bytes());
+                let sealed = codec.seal(&place.bind(), text.as_bytes());
                 Some(Form::Sealed(BASE64.encode(sealed)).text())
             }
             None if text.starts_with(MARK) => Some(Form::Text(text.to_owned()).text()),
@@ -232,10 +343,11 @@ impl Payloads {
         tenant: TenantId,
         run: RunId,
         op: Option<Op>,
+        spot: Spot,
         text: &str,
         stored: &mut Vec<Stored>,
     ) -> Option<String> {
-        let place = Place::Run { tenant, run, op };
+        let place = Place::Run { tenant, run, op, spot };
         if text.len() <= limits::PAYLOAD_INLINE_BYTES_MAX {
             return self.seal_inline(&place, text);
         }
@@ -244,14 +356,18 @@ impl Payloads {
         let parts: Vec<Vec<u8>> = chunks
             .zip(0..)
             .map(|(chunk, part)| match self.sealing() {
-                Some(codec) => codec.seal(&place.bind(part, count), chunk),
+                Some(codec) => codec.seal(&place.bind_part(part, count), chunk),
                 None => chunk.to_vec(),
             })
             .collect();
         let digest = digest_of(&parts);
         stored.push(Stored { tenant, digest, parts, first_of: None });
-        let (bytes, sealed) = (text.len() as u64, self.sealing().is_some());
-        Some(Form::Stored { sha256: digest, bytes, sealed }.text())
+        let bytes = text.len() as u64;
+        let bound = self.sealing().map(|codec| {
+            let reference = Reference { digest, bytes, sealed: true };
+            BASE64.encode(codec.seal(&place.bind(), &reference.as_bytes()))
+        });
+        Some(Form::Stored { sha256: digest, bytes, sealed: bound.is_some(), bound }.text())
     }
 
     /// Brings everything that an append says into its stored form. Once: what is sealed is a text like any other.
@@ -270,29 +386,29 @@ impl Payloads {
             self.seal_row(tenant, run, row, &mut stored);
         }
         stored[before..].iter_mut().for_each(|further| further.first_of = starts.then_some(run));
-        let of_run = Place::Run { tenant, run, op: None };
+        let of_run = |spot| Place::Run { tenant, run, op: None, spot };
         match &mut append.status {
             Some(StatusChange::Close(close)) => {
-                for text in [&mut close.output, &mut close.error] {
-                    replace(text, |text| self.seal(tenant, run, None, text, &mut stored));
+                for (text, spot) in [(&mut close.output, Spot::Output), (&mut close.error, Spot::Error)] {
+                    replace(text, |text| self.seal(tenant, run, None, spot, text, &mut stored));
                 }
             }
             Some(StatusChange::Park { fault }) => {
-                if let Some(form) = self.seal_inline(&of_run, fault) {
+                if let Some(form) = self.seal_inline(&of_run(Spot::Fault), fault) {
                     *fault = form.into();
                 }
             }
             Some(StatusChange::Pause | StatusChange::Run) | None => {}
         }
         for item in &mut append.inbox {
-            self.seal_message(tenant, item.run, &mut item.message, &mut stored);
+            self.seal_message(tenant, item.run, item.item_id, &mut item.message, &mut stored);
         }
         for memory in &mut append.memories {
-            let place = Place::Run { tenant, run: memory.run, op: None };
+            let place = Place::Run { tenant, run: memory.run, op: None, spot: Spot::Entity };
             replace(&mut memory.entity, |text| self.seal_inline(&place, text));
         }
         for task in &mut append.tasks {
-            let place = Place::Run { tenant, run, op: Some(task.op) };
+            let place = Place::Run { tenant, run, op: Some(task.op), spot: Spot::Heartbeat };
             replace(&mut task.heartbeat, |text| self.seal_inline(&place, text));
         }
         append.stored = stored;
@@ -300,10 +416,12 @@ impl Payloads {
 
     /// The stored form of a ledger row.
     pub(crate) fn seal_row(&self, tenant: TenantId, run: RunId, row: &mut Row, stored: &mut Vec<Stored>) {
-        let op = row.op;
-        replace(&mut row.payload, |text| self.seal(tenant, run, op, text, stored));
+        let (op, seq) = (row.op, row.seq);
+        let payload = Spot::Row(seq, Column::Payload);
+        replace(&mut row.payload, |text| self.seal(tenant, run, op, payload, text, stored));
         if has_private_detail(row.kind) {
-            replace(&mut row.detail, |text| self.seal_inline(&Place::Run { tenant, run, op }, text));
+            let place = Place::Run { tenant, run, op, spot: Spot::Row(seq, Column::Detail) };
+            replace(&mut row.detail, |text| self.seal_inline(&place, text));
         }
     }
 
@@ -312,15 +430,18 @@ impl Payloads {
         &self,
         tenant: TenantId,
         run: RunId,
+        item_id: Uuid,
         message: &mut MessageRow,
         stored: &mut Vec<Stored>,
     ) {
         let op = message.op;
-        let place = Place::Run { tenant, run, op };
-        replace(&mut message.payload, |text| self.seal(tenant, run, op, text, stored));
+        let payload = Spot::Item(item_id, Column::Payload);
+        replace(&mut message.payload, |text| self.seal(tenant, run, op, payload, text, stored));
         if REASONED.contains(&message.kind) {
+            let place = Place::Run { tenant, run, op, spot: Spot::Item(item_id, Column::Detail) };
             replace(&mut message.detail, |text| self.seal_inline(&place, text));
         } else if LEFT_BY_TASKS.contains(&message.kind) {
+            let place = Place::Run { tenant, run, op, spot: Spot::Heartbeat };
             replace(&mut message.detail, |text| {
                 with_heartbeat(text, |heartbeat| Ok(self.seal_inline(&place, heartbeat))).unwrap_or_default()
             });
@@ -339,26 +460,50 @@ impl Payloads {
             Some(Form::Text(text)) => return Ok(Some(text)),
             Some(Form::Sealed(sealed)) => {
                 let sealed = BASE64.decode(sealed).map_err(|error| Unopened::Form(error.to_string()))?;
-                self.unseal(place, 0, 1, &sealed)?
+                self.unseal_bound(place, &sealed)?
             }
-            Some(Form::Stored { sha256, bytes, sealed }) => {
+            Some(Form::Stored { sha256, bytes, sealed, bound }) => {
+                let of = Reference { digest: sha256, bytes, sealed };
+                let bound = self.check_bound(place, of, bound.as_deref())?;
                 let (Place::Run { tenant, .. } | Place::Schedule { tenant, .. }) = place else {
                     return Err(Unopened::Missing(sha256));
                 };
                 let parts = found.get(&(*tenant, sha256)).ok_or(Unopened::Missing(sha256))?;
-                self.assemble(place, Reference { digest: sha256, bytes, sealed }, parts)?
+                self.assemble(place, of, bound, parts)?
             }
         };
         String::from_utf8(bytes).map(Some).map_err(|_| Unopened::Text)
     }
 
-    fn assemble(&self, place: &Place<'_>, of: Reference, parts: &[Vec<u8>]) -> Result<Vec<u8>, Unopened> {
+    /// Whether a reference to what is sealed is bound to where it stands; an error if it belongs elsewhere.
+    pub(crate) fn check_bound(
+        &self,
+        place: &Place<'_>,
+        of: Reference,
+        bound: Option<&str>,
+    ) -> Result<bool, Unopened> {
+        let Some(bound) = bound.filter(|_| of.sealed) else { return Ok(false) };
+        let bound = BASE64.decode(bound).map_err(|error| Unopened::Form(error.to_string()))?;
+        if self.unseal(&place.bind(), &bound)? == of.as_bytes() {
+            Ok(true)
+        } else {
+            Err(Unopened::Sealed("it refers to another payload than it did".to_owned()))
+        }
+    }
+
+    fn assemble(
+        &self,
+        place: &Place<'_>,
+        of: Reference,
+        bound: bool,
+        parts: &[Vec<u8>],
+    ) -> Result<Vec<u8>, Unopened> {
         if digest_of(parts) != of.digest {
             return Err(Unopened::Changed(of.digest));
         }
         let mut text = Vec::with_capacity(usize::try_from(of.bytes).unwrap_or_default());
         for (part, index) in parts.iter().zip(0..) {
-            text.extend(self.open_part(place, of, index, part)?);
+            text.extend(self.open_part(place, of, bound, index, part)?);
         }
         if text.len() as u64 == of.bytes { Ok(text) } else { Err(Unopened::Missing(of.digest)) }
     }
@@ -368,28 +513,42 @@ impl Payloads {
         &self,
         place: &Place<'_>,
         of: Reference,
+        bound: bool,
         index: u32,
         part: &[u8],
     ) -> Result<Vec<u8>, Unopened> {
-        if of.sealed { self.unseal(place, index, parts_of(of.bytes), part) } else { Ok(part.to_vec()) }
+        let parts = parts_of(of.bytes);
+        match (of.sealed, bound) {
+            (false, _) => Ok(part.to_vec()),
+            (true, true) => self.unseal(&place.bind_part(index, parts), part),
+            // It does not open if it was sealed to be referred to by what is bound: nobody takes that away.
+            (true, false) => self.unseal(&place.bind_as_before(index, parts), part),
+        }
     }
 
-    fn unseal(&self, place: &Place<'_>, part: u32, parts: u32, sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+    /// What was sealed in its row, by this version or one before.
+    fn unseal_bound(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
+        self.unseal(&place.bind(), sealed).or_else(|_| self.unseal(&place.bind_as_before(0, 1), sealed))
+    }
+
+    fn unseal(&self, place: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Unopened> {
         let Some(codec) = &self.0 else {
             return Err(Unopened::Sealed("this host has no keys; start it with --payload-keys".to_owned()));
         };
-        codec.open(&place.bind(part, parts), sealed).map_err(Unopened::Sealed)
+        codec.open(place, sealed).map_err(Unopened::Sealed)
     }
 
     /// The detail of a message, whose heartbeat may be sealed. None: it is as it should be.
     pub(crate) fn open_heartbeat(
         &self,
-        place: &Place<'_>,
+        tenant: TenantId,
+        run: RunId,
         message: &MessageRow,
     ) -> Result<Option<String>, Unopened> {
+        let place = Place::Run { tenant, run, op: message.op, spot: Spot::Heartbeat };
         match &message.detail {
             Some(detail) if LEFT_BY_TASKS.contains(&message.kind) && detail.contains(MARK) => {
-                with_heartbeat(detail, |heartbeat| self.open(place, heartbeat, &Found::new()))
+                with_heartbeat(detail, |heartbeat| self.open(&place, heartbeat, &Found::new()))
             }
             _ => Ok(None),
         }
@@ -398,12 +557,12 @@ impl Payloads {
     /// What only the key opens that this host seals with.
     pub(crate) fn proof(&self) -> Option<(&str, Vec<u8>)> {
         let codec = self.0.as_deref()?;
-        Some((codec.key_id()?, codec.seal(&Place::Key.bind(0, 1), PROOF)))
+        Some((codec.key_id()?, codec.seal(&Place::Key.bind(), PROOF)))
     }
 
     /// Whether this host has the key that sealed a proof. The error says why not.
     pub(crate) fn check(&self, proof: &[u8]) -> Result<(), String> {
-        match self.unseal(&Place::Key, 0, 1, proof) {
+        match self.unseal(&Place::Key.bind(), proof) {
             Ok(text) if text == PROOF => Ok(()),
             Ok(_) => Err("it opens to something else".to_owned()),
             Err(Unopened::Sealed(why)) => Err(why),

@@ -10,7 +10,7 @@ use sqlx::{Postgres, Transaction};
 use crate::append::{NewItem, NewMemory, NewRun, NewTimer};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
-use crate::payloads::{Payloads, Place, store};
+use crate::payloads::{Payloads, Place, Spot, store};
 use crate::time::Timestamp;
 
 /// Rows of one statement.
@@ -156,7 +156,7 @@ async fn insert_memory(
     memory: &NewMemory,
 ) -> Result<(), sqlx::Error> {
     if let Some(document) = &memory.entity {
-        let place = Place::Run { tenant: scope.tenant, run: memory.run, op: None };
+        let place = Place::Run { tenant: scope.tenant, run: memory.run, op: None, spot: Spot::Entity };
         let sealed = payloads.seal_inline(&place, document);
         sqlx::query("insert into entities (shard, tenant, run_id, document) values ($1, $2, $3, $4::json)")
             .bind(scope.shard.0)
@@ -202,7 +202,7 @@ pub(crate) async fn insert_items(
 ) -> Result<(), sqlx::Error> {
     let (mut items, mut stored) = (items.to_vec(), Vec::new());
     for item in &mut items {
-        payloads.seal_message(scope.tenant, item.run, &mut item.message, &mut stored);
+        payloads.seal_message(scope.tenant, item.run, item.item_id, &mut item.message, &mut stored);
     }
     store::insert(to, scope.shard, &stored).await?;
     sqlx::query(

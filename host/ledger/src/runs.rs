@@ -11,7 +11,7 @@ use crate::claims::{digest, parent};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::store::{Closed, of_run, unopened};
-use crate::payloads::{Place, Reference, has_private_detail, reference};
+use crate::payloads::{Column, Place, Reference, Spot, has_private_detail, reference};
 use crate::time::Timestamp;
 
 /// How a caller names a run.
@@ -153,16 +153,16 @@ impl Ledger {
         .fetch_optional(&self.pool)
         .await?;
         let Some(mut row) = row else { return Ok(None) };
-        let of = Place::Run { tenant: scope.tenant, run, op: None };
-        let columns: [&mut Option<String>; 6] = [
-            &mut row.input,
-            &mut row.output,
-            &mut row.error,
-            &mut row.fault,
-            &mut row.entity,
-            &mut row.start,
+        let columns: [(Spot, &mut Option<String>); 6] = [
+            (Spot::Row(Seq(0), Column::Payload), &mut row.input),
+            (Spot::Output, &mut row.output),
+            (Spot::Error, &mut row.error),
+            (Spot::Fault, &mut row.fault),
+            (Spot::Entity, &mut row.entity),
+            (Spot::Row(Seq(0), Column::Detail), &mut row.start),
         ];
-        self.open_all(&mut columns.map(|column| (of, column as _))).await?;
+        let place = |spot| Place::Run { tenant: scope.tenant, run, op: None, spot };
+        self.open_all(&mut columns.map(|(spot, column)| (place(spot), column as _))).await?;
         info(row).map(Some)
     }
 
@@ -423,11 +423,12 @@ struct ClosedRow {
 /// The texts of these rows that may be in another form than the chain was made of.
 fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
     let columns = rows.iter_mut().flat_map(|row| {
-        let place = of_run(row.tenant, row.run, row.row.op.map(|op| op.0.cast_signed()));
-        let Row { kind, payload, detail, .. } = &mut row.row;
+        let ClosedRow { tenant, run, row: Row { seq, op, kind, payload, detail, .. } } = row;
+        let op = op.map(|op| op.0.cast_signed());
+        let place = |column| of_run(*tenant, *run, op, Spot::Row(*seq, column));
         // The details of other kinds are never in a stored form, and attributes may be called like one.
-        let detail = has_private_detail(*kind).then_some((place, detail as _));
-        std::iter::once((place, payload as _)).chain(detail)
+        let detail = has_private_detail(*kind).then_some((place(Column::Detail), detail as _));
+        std::iter::once((place(Column::Payload), payload as _)).chain(detail)
     });
     columns.collect()
 }

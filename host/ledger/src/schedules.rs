@@ -9,8 +9,8 @@ use sqlx::postgres::PgBindIterExt;
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
-use crate::payloads::Place;
 use crate::payloads::store::{Closed, unopened};
+use crate::payloads::{Place, ScheduleColumn};
 use crate::time::Timestamp;
 
 /// A schedule as it is stored.
@@ -74,8 +74,8 @@ impl Ledger {
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
         .bind(name)
-        .bind(self.sealed(scope, name, spec).as_ref())
-        .bind(self.sealed(scope, name, state).as_ref())
+        .bind(self.sealed(scope, name, ScheduleColumn::Spec, spec).as_ref())
+        .bind(self.sealed(scope, name, ScheduleColumn::State, state).as_ref())
         .bind(due_ms.map(Timestamp))
         .bind(Timestamp(created_ms))
         .execute(&self.pool)
@@ -101,8 +101,8 @@ impl Ledger {
         .bind(scope.tenant.0)
         .bind(name)
         .bind(revision)
-        .bind(change.spec.map(|spec| self.sealed(scope, name, spec)).as_deref())
-        .bind(self.sealed(scope, name, change.state).as_ref())
+        .bind(change.spec.map(|spec| self.sealed(scope, name, ScheduleColumn::Spec, spec)).as_deref())
+        .bind(self.sealed(scope, name, ScheduleColumn::State, change.state).as_ref())
         .bind(change.due_ms.map(Timestamp))
         .execute(&self.pool)
         .await?;
@@ -205,8 +205,8 @@ impl Ledger {
         rows.into_iter().map(status).collect()
     }
 
-    fn sealed<'a>(&self, scope: Scope, name: &str, text: &'a str) -> Cow<'a, str> {
-        let place = Place::Schedule { tenant: scope.tenant, name };
+    fn sealed<'a>(&self, scope: Scope, name: &str, column: ScheduleColumn, text: &'a str) -> Cow<'a, str> {
+        let place = Place::Schedule { tenant: scope.tenant, name, column };
         self.payloads().seal_inline(&place, text).map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
@@ -224,9 +224,10 @@ impl Ledger {
         let mut schedules: Vec<Schedule> = rows.into_iter().map(stored).collect();
         let mut columns: Vec<Closed<'_>> = Vec::with_capacity(2 * schedules.len());
         for Schedule { scope, name, spec, state, .. } in &mut schedules {
-            let place = Place::Schedule { tenant: scope.tenant, name };
-            columns.push((place, spec));
-            columns.push((place, state));
+            let (tenant, name): (TenantId, &str) = (scope.tenant, name);
+            let place = |column| Place::Schedule { tenant, name, column };
+            columns.push((place(ScheduleColumn::Spec), spec));
+            columns.push((place(ScheduleColumn::State), state));
         }
         let unread = self.open_each(&self.pool, &mut columns).await?;
         let unread = unread.into_iter().map(|(index, error)| {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstitch_core::inbox::LEFT_BY_TASKS;
 use backstitch_core::task::{Lapse, lapsed, untaken};
 use backstitch_core::{
-    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, TaskToken, TenantId,
+    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId,
 };
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
@@ -23,8 +23,8 @@ use uuid::Uuid;
 use crate::append::{NewItem, Taking};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
-use crate::payloads::Place;
 use crate::payloads::store::{self, Closed, of_run};
+use crate::payloads::{Column, Place, Spot};
 use crate::plant::{InTransaction, insert_items};
 use crate::time::Timestamp;
 
@@ -160,6 +160,7 @@ pub struct TaskPage<'a> {
 struct TakenRow {
     run_id: Uuid,
     op: i32,
+    seq: i32,
     attempt: i32,
     workflow_id: String,
     owner: Option<Uuid>,
@@ -251,7 +252,7 @@ impl Ledger {
                            least(t.lease_ms, t.silence_ms) as lease_ms, t.deadline, t.heartbeat,
                            t.priority, t.offered_at
              )
-             select taken.run_id, taken.op, taken.attempt, taken.workflow_id, taken.owner, taken.name,
+             select taken.run_id, taken.op, taken.seq, taken.attempt, taken.workflow_id, taken.owner, taken.name,
                     (select l.payload::text from ledger l
                      where l.shard = taken.shard and l.run_id = taken.run_id and l.seq = taken.seq) as input,
                     taken.lease_ms, taken.deadline, taken.heartbeat::text,
@@ -272,9 +273,10 @@ impl Ledger {
         .await?;
         let mut columns: Vec<Closed<'_>> = Vec::with_capacity(2 * rows.len());
         for row in &mut rows {
-            let place = of_run(scope.tenant.0, row.run_id, Some(row.op));
-            columns.push((place, &mut row.input));
-            columns.push((place, &mut row.heartbeat));
+            let place = |spot| of_run(scope.tenant.0, row.run_id, Some(row.op), spot);
+            let seq = Seq(row.seq.cast_unsigned());
+            columns.push((place(Spot::Row(seq, Column::Payload)), &mut row.input));
+            columns.push((place(Spot::Heartbeat), &mut row.heartbeat));
         }
         self.open_some(&mut columns).await?;
         // One whose input is lost is not made: its lease ends, and its attempt with it.
@@ -337,7 +339,8 @@ impl Ledger {
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
              returning given_up, least(lease_ms, silence_ms)",
         );
-        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op) };
+        let (run, op) = (token.run, Some(token.op));
+        let place = Place::Run { tenant: scope.tenant, run, op, spot: Spot::Heartbeat };
         let sealed = details.and_then(|details| self.payloads().seal_inline(&place, details.as_str()));
         let details = sealed.as_deref().or(details.map(Json::as_str));
         let beaten = by_token(beaten, scope, token).bind(details);
@@ -371,7 +374,7 @@ impl Ledger {
         item: &NewItem,
     ) -> Result<Settled, LedgerError> {
         let (mut item, mut stored) = (item.clone(), Vec::new());
-        self.payloads().seal_message(scope.tenant, token.run, &mut item.message, &mut stored);
+        self.payloads().seal_message(scope.tenant, token.run, item.item_id, &mut item.message, &mut stored);
         let mut connection = self.pool.acquire().await?;
         if stored.is_empty() {
             return settle(&mut connection, scope, token, &item).await;
@@ -410,11 +413,11 @@ impl Ledger {
         kinds: &[Kind],
         message: i16,
     ) -> Result<Option<String>, LedgerError> {
-        let mut payload: Option<String> = sqlx::query_scalar(
-            "select l.payload::text from ledger l
+        let found: Option<(Option<String>, Option<i32>, Option<Uuid>)> = sqlx::query_as(
+            "select l.payload::text, l.seq, null::uuid from ledger l
              where l.shard = $1 and l.run_id = $2 and l.op = $3 and l.attempt = $4 and l.kind = any ($5)
              union all
-             select i.payload::text from inbox i
+             select i.payload::text, null, i.item_id from inbox i
              where i.shard = $1 and i.run_id = $2 and i.op = $3 and i.kind = $6
                and (i.detail ->> 'attempt')::integer = $4
              limit 1",
@@ -426,9 +429,11 @@ impl Ledger {
         .bind(kinds.iter().map(|kind| kind.tag()).bind_iter())
         .bind(message)
         .fetch_optional(&self.pool)
-        .await?
-        .flatten();
-        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op) };
+        .await?;
+        let Some((mut payload, seq, item)) = found else { return Ok(None) };
+        let row = seq.map(|seq| Spot::Row(Seq(seq.cast_unsigned()), Column::Payload));
+        let Some(spot) = row.or(item.map(|item| Spot::Item(item, Column::Payload))) else { return Ok(None) };
+        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op), spot };
         self.open_all(&mut [(place, &mut payload)]).await?;
         Ok(payload)
     }
@@ -555,7 +560,7 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let columns = rows.iter_mut().map(|row| {
-            let place = of_run(scope.tenant.0, row.run_id, Some(row.op));
+            let place = of_run(scope.tenant.0, row.run_id, Some(row.op), Spot::Heartbeat);
             (place, &mut row.heartbeat as _)
         });
         self.open_some(&mut columns.collect::<Vec<_>>()).await?;
@@ -604,7 +609,7 @@ impl Ledger {
         item_id: impl Fn() -> Uuid,
     ) -> Result<Sweep, LedgerError> {
         let columns = gone.iter_mut().map(|row| {
-            let place = of_run(row.tenant, row.run_id, Some(row.op));
+            let place = of_run(row.tenant, row.run_id, Some(row.op), Spot::Heartbeat);
             (place, &mut row.heartbeat as _)
         });
         self.open_some(&mut columns.collect::<Vec<_>>()).await?;

@@ -317,6 +317,147 @@ async fn a_payload_that_was_damaged_or_moved_stops_its_own_run_and_nobody_else()
     assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
 }
 
+/// Changes the rows of a run's ledger by hand: `$1` is the run, `$2` and `$3` places.
+async fn tamper(url: &str, statement: &str, run: RunId, one: u32, other: u32) {
+    let statement = sqlx::AssertSqlSafe(statement.to_owned());
+    let done = sqlx::query(statement)
+        .bind(run.0)
+        .bind(one.cast_signed())
+        .bind(other.cast_signed())
+        .execute(&mut session(url).await)
+        .await
+        .unwrap();
+    assert_eq!(done.rows_affected(), 1);
+}
+
+#[tokio::test]
+async fn what_is_sealed_opens_in_its_own_column_row_and_message_alone() {
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let mut grown = Grown::named("bound");
+    host.commit(grown.start()).await;
+    let texts = ["\"one\"".to_owned(), "\"two\"".to_owned(), large(300_000), large(300_001)];
+    host.commit(grown.grown_by(|grown| texts.iter().map(|text| grown.signal(text)).collect())).await;
+    let is_whole = async || {
+        let rows = ledger.rows(grown.id, Seq(0), 100).await;
+        rows.is_ok_and(|rows| {
+            rows[1..].iter().zip(&texts).all(|(row, text)| row.payload.as_deref() == Some(text))
+        })
+    };
+    assert!(is_whole().await);
+
+    // Another row of the same run, in its row and out of it; and a reference that nothing binds any more.
+    const COPY: &str =
+        "update ledger set payload = (select payload from ledger where run_id = $1 and seq = $3)
+                        where run_id = $1 and seq = $2";
+    const UNBIND: &str = "update ledger
+        set payload = regexp_replace(payload::text, ',\"bound\":\"[^\"]*\"', '')::json
+        where run_id = $1 and seq = $2 and $3 > 0";
+    sqlx::raw_sql("create table kept as select * from ledger")
+        .execute(&mut session(&url).await)
+        .await
+        .unwrap();
+    for (tampering, seq, other) in [(COPY, 1, 2), (COPY, 3, 4), (COPY, 3, 1), (UNBIND, 3, 3)] {
+        tamper(&url, tampering, grown.id, seq, other).await;
+        assert!(!is_whole().await, "{tampering} {seq} {other}");
+        let reader = ledger.payload(SCOPE, grown.id, Seq(seq)).await;
+        let read = match reader {
+            Ok(reader) => reader.unwrap().next().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert!(read.is_err(), "{tampering} {seq} {other}");
+        let restore = "update ledger set payload = (select payload from kept where run_id = $1 and seq = $2)
+                       where run_id = $1 and seq = $2 and $3 > 0";
+        tamper(&url, restore, grown.id, seq, other).await;
+        assert!(is_whole().await);
+    }
+
+    // Another message, and another column.
+    let signal = |text: &str| Message::Signal { name: "s".into(), payload: json(text), id: None };
+    let (first, second) = (new_id(), new_id());
+    for (item, text) in [(first, "\"first\""), (second, "\"second\"")] {
+        ledger.post(SCOPE, grown.id, item, 1, &signal(text).to_row()).await.unwrap();
+    }
+    let copy = "update inbox set payload = (select payload from inbox where item_id = $2) where item_id = $1";
+    sqlx::query(copy).bind(first).bind(second).execute(&mut session(&url).await).await.unwrap();
+    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
+    let memory = NewMemory {
+        run: grown.id,
+        entity: Some("{\"a\":1}".into()),
+        attributes: AttributeChanges::default(),
+    };
+    host.commit(Append { memories: vec![memory], ..Append::new(SCOPE, grown.id) }).await;
+    assert!(ledger.run(SCOPE, RunRef::Id(grown.id)).await.is_ok());
+    let copy = "update runs set fault = (select document from entities where entities.run_id = $1)
+                where runs.run_id = $1";
+    sqlx::query(copy).bind(grown.id.0).execute(&mut session(&url).await).await.unwrap();
+    assert!(ledger.run(SCOPE, RunRef::Id(grown.id)).await.is_err());
+}
+
+/// A place, as the first version bound what it sealed: the run, no op, and the part.
+fn place_before(run: RunId, part: u32, parts: u32) -> Vec<u8> {
+    let (tag, tenant) = ([1], SCOPE.tenant.0.to_be_bytes());
+    let head = [&tag[..], &tenant, run.0.as_bytes(), &u64::MAX.to_be_bytes()].concat();
+    [head, part.to_be_bytes().to_vec(), parts.to_be_bytes().to_vec()].concat()
+}
+
+#[tokio::test]
+async fn what_the_first_version_has_sealed_is_opened() {
+    use base64::Engine as _;
+    use sha2::Digest as _;
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let mut grown = Grown::named("before");
+    host.commit(grown.start()).await;
+    let (short, long) = ("\"short\"".to_owned(), large(300_000));
+    host.commit(grown.grown_by(|grown| vec![grown.signal(&short), grown.signal(&long)])).await;
+
+    let codec = Turning("k");
+    let sealed = codec.seal(&place_before(grown.id, 0, 1), short.as_bytes());
+    let sealed = base64::engine::general_purpose::STANDARD.encode(sealed);
+    let chunks: Vec<&[u8]> = long.as_bytes().chunks(limits::PAYLOAD_PART_BYTES).collect();
+    let parts: Vec<Vec<u8>> = (0..)
+        .zip(&chunks)
+        .map(|(part, chunk)| codec.seal(&place_before(grown.id, part, chunks.len() as u32), chunk))
+        .collect();
+    let digest = sha2::Sha256::digest(parts.concat());
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut sql = session(&url).await;
+    for (part, bytes) in (0..).zip(&parts) {
+        sqlx::query("insert into payloads (shard, tenant, digest, part, bytes) values (0, $1, $2, $3, $4)")
+            .bind(SCOPE.tenant.0)
+            .bind(&digest[..])
+            .bind(part)
+            .bind(bytes)
+            .execute(&mut sql)
+            .await
+            .unwrap();
+    }
+    let forms = [
+        format!(r#"{{"backstitch.payload":{{"sealed":"{sealed}"}}}}"#),
+        format!(
+            r#"{{"backstitch.payload":{{"stored":{{"sha256":"{hex}","bytes":{},"sealed":true}}}}}}"#,
+            long.len()
+        ),
+    ];
+    for (seq, form) in (1..).zip(forms) {
+        let update = "update ledger set payload = $3::json where run_id = $1 and seq = $2";
+        let update = sqlx::query(update).bind(grown.id.0).bind(seq).bind(form);
+        assert_eq!(update.execute(&mut sql).await.unwrap().rows_affected(), 1);
+    }
+    let rows = checked_rows(&ledger, grown.id).await;
+    assert_eq!((rows[1].payload.as_deref(), rows[2].payload.as_deref()), (Some(&*short), Some(&*long)));
+    let mut reader = ledger.payload(SCOPE, grown.id, Seq(2)).await.unwrap().unwrap();
+    let mut read = Vec::new();
+    while let Some(part) = reader.next().await.unwrap() {
+        read.extend(part);
+    }
+    assert_eq!(read, long.as_bytes());
+}
+
 #[tokio::test]
 async fn a_payload_that_was_changed_is_not_given_out_whatever_reads_it() {
     let ledger = ledger().await;

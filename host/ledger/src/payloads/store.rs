@@ -8,7 +8,7 @@ use sqlx::postgres::PgBindIterExt;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
-use super::{Form, Found, Payloads, Place, Reference, Stored, Unopened, parts_of, reference};
+use super::{Form, Found, Payloads, Place, Reference, Spot, Stored, Unopened, parts_of, reference};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 
@@ -240,17 +240,21 @@ impl Ledger {
         .await?;
         let Some((op, Some(column))) = row else { return Ok(None) };
         let op = op.map(|op| Op(op.cast_unsigned()));
-        let place = Place::Run { tenant: scope.tenant, run, op };
+        let place =
+            Place::Run { tenant: scope.tenant, run, op, spot: Spot::Row(seq, super::Column::Payload) };
         let rest = match Form::parse(&column).map_err(|error| unopened(&place, &error))? {
-            Some(Form::Stored { sha256: digest, bytes, sealed }) => {
-                Rest::Parts(Reference { digest, bytes, sealed }, 0, Sha256::new())
+            Some(Form::Stored { sha256: digest, bytes, sealed, bound }) => {
+                let of = Reference { digest, bytes, sealed };
+                let bound = self.payloads().check_bound(&place, of, bound.as_deref());
+                let bound = bound.map_err(|error| unopened(&place, &error))?;
+                Rest::Parts { of, bound, index: 0, read: Sha256::new() }
             }
             _ => {
                 let opened = self.payloads().open(&place, &column, &Found::new());
                 Rest::Text(opened.map_err(|error| unopened(&place, &error))?.unwrap_or(column))
             }
         };
-        Ok(Some(PayloadReader { ledger: self.clone(), scope, run, op, rest }))
+        Ok(Some(PayloadReader { ledger: self.clone(), place, rest }))
     }
 }
 
@@ -258,9 +262,7 @@ impl Ledger {
 #[derive(Debug)]
 pub struct PayloadReader {
     ledger: Ledger,
-    scope: Scope,
-    run: RunId,
-    op: Option<Op>,
+    place: Place<'static>,
     rest: Rest,
 }
 
@@ -269,7 +271,12 @@ pub struct PayloadReader {
 enum Rest {
     Text(String),
     /// From this part on; with what those before it amount to.
-    Parts(Reference, u32, Sha256),
+    Parts {
+        of: Reference,
+        bound: bool,
+        index: u32,
+        read: Sha256,
+    },
     Nothing,
 }
 
@@ -278,7 +285,7 @@ impl PayloadReader {
     pub fn bytes(&self) -> u64 {
         match &self.rest {
             Rest::Text(text) => text.len() as u64,
-            Rest::Parts(reference, ..) => reference.bytes,
+            Rest::Parts { of, .. } => of.bytes,
             Rest::Nothing => 0,
         }
     }
@@ -289,24 +296,29 @@ impl PayloadReader {
         match std::mem::replace(&mut self.rest, Rest::Nothing) {
             Rest::Nothing => Ok(None),
             Rest::Text(text) => Ok(Some(text.into_bytes())),
-            Rest::Parts(reference, index, mut read) => {
-                let part = self.part(reference, index, &mut read).await?;
-                if index + 1 < parts_of(reference.bytes) {
-                    self.rest = Rest::Parts(reference, index + 1, read);
+            Rest::Parts { of, bound, index, mut read } => {
+                let part = self.part(of, bound, index, &mut read).await?;
+                if index + 1 < parts_of(of.bytes) {
+                    self.rest = Rest::Parts { of, bound, index: index + 1, read };
                 }
                 Ok(Some(part))
             }
         }
     }
 
-    async fn part(&self, of: Reference, index: u32, read: &mut Sha256) -> Result<Vec<u8>, LedgerError> {
-        let Self { ledger, scope, run, op, .. } = self;
-        let place = Place::Run { tenant: scope.tenant, run: *run, op: *op };
+    async fn part(
+        &self,
+        of: Reference,
+        bound: bool,
+        index: u32,
+        read: &mut Sha256,
+    ) -> Result<Vec<u8>, LedgerError> {
+        let Self { ledger, place, .. } = self;
         let part: Option<Vec<u8>> = sqlx::query_scalar(
             "select bytes from payloads where shard = $1 and tenant = $2 and digest = $3 and part = $4",
         )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
+        .bind(ledger.shard.0)
+        .bind(tenant(place).map(|tenant| tenant.0))
         .bind(of.digest.0.as_slice())
         .bind(index.cast_signed())
         .fetch_optional(&ledger.pool)
@@ -317,9 +329,9 @@ impl PayloadReader {
             if is_last && Digest(read.clone().finalize().into()) != of.digest {
                 return Err(Unopened::Changed(of.digest));
             }
-            ledger.payloads().open_part(&place, of, index, &part)
+            ledger.payloads().open_part(place, of, bound, index, &part)
         });
-        opened.map_err(|error| unopened(&place, &error))
+        opened.map_err(|error| unopened(place, &error))
     }
 }
 
@@ -399,7 +411,7 @@ pub(crate) fn parts<'a>(stored: impl Iterator<Item = &'a Stored>) -> Vec<Part<'a
 }
 
 /// A run's columns, by op.
-pub(crate) fn of_run(tenant: i32, run: Uuid, op: Option<i32>) -> Place<'static> {
+pub(crate) fn of_run(tenant: i32, run: Uuid, op: Option<i32>, spot: Spot) -> Place<'static> {
     let op = op.map(|op| Op(op.cast_unsigned()));
-    Place::Run { tenant: TenantId(tenant), run: RunId(run), op }
+    Place::Run { tenant: TenantId(tenant), run: RunId(run), op, spot }
 }
