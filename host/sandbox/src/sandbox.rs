@@ -173,7 +173,7 @@ impl Sandbox {
 
     /// Looks at a component's bytes, without side effects: what it is, or all that is wrong with it.
     pub fn admit(&self, bytes: &[u8]) -> Result<Admitted, Refused> {
-        admit::admit(bytes, self.inner.workflows.get_wasm_features())
+        admit::admit(bytes)
     }
 
     /// Loads an admitted component: from the cache of compiled code, else from its bytes, for which

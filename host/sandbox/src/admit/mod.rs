@@ -7,6 +7,8 @@
 //! [`crate::Sandbox::load`] relies on it only for good messages, never for safety.
 
 mod counts;
+#[cfg(test)]
+mod features;
 mod offer;
 
 use std::fmt;
@@ -17,11 +19,13 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::Types;
 use wasmparser::{
-    BinaryReaderError, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator, WasmFeatures,
+    BinaryReaderError, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator,
 };
 
 use counts::Counts;
 pub(crate) use offer::track;
+
+use crate::engine::FEATURES;
 
 /// What a component is to us: which world it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,9 +169,9 @@ fn advice(kind: ComponentKind) -> &'static str {
 }
 
 /// Looks at everything that can be known without compiling.
-pub(crate) fn admit(bytes: &[u8], features: WasmFeatures) -> Result<Admitted, Refused> {
+pub(crate) fn admit(bytes: &[u8]) -> Result<Admitted, Refused> {
     check_header(bytes)?;
-    let (types, imports) = validate(bytes, &mut Validator::new_with_features(features))?;
+    let (types, imports) = validate(bytes, &mut Validator::new_with_features(FEATURES))?;
     let kind = kind(&types)?;
     let names = offer::not_offered(&types, &imports, kind);
     if !names.is_empty() {
@@ -222,7 +226,10 @@ fn validate(bytes: &[u8], validator: &mut Validator) -> Result<(Types, Vec<Strin
     let mut imports = Vec::new();
     let mut types = None;
     let mut allocations = FuncValidatorAllocations::default();
-    for payload in Parser::new(0).parse_all(bytes) {
+    let mut parser = Parser::new(0);
+    // What is only another way to write the same is a feature too, and refused by the parser alone.
+    parser.set_features(FEATURES);
+    for payload in parser.parse_all(bytes) {
         let payload = payload.map_err(refused)?;
         counts.add(&payload)?;
         if let (Payload::ComponentImportSection(section), 0) = (&payload, counts.depth()) {
