@@ -293,7 +293,7 @@ async fn check_mended(damage: &Damage, message: &str, ends: RunStatus) {
 }
 
 /// A component that never becomes a deployment: its WAT, the host's code, and what the message says.
-const REFUSED: [(&str, &str, &[&str]); 9] = [
+const REFUSED: [(&str, &str, &[&str]); 10] = [
     ("loop-in-init", "describe-failed", &["used more than 500000000 units of fuel"]),
     ("trap-in-init", "describe-failed", &["unreachable"]),
     ("loop-in-describe", "describe-failed", &["used more than 500000000 units of fuel"]),
@@ -302,6 +302,11 @@ const REFUSED: [(&str, &str, &[&str]); 9] = [
         "undeclared-imports",
         "unknown-imports",
         &["wasi:sockets/tcp@0.2.0", "connect-anywhere", "acme:backdoor/shell@1.0.0", "through activities"],
+    ),
+    (
+        "nested-components",
+        "nested-components",
+        &["$inner (at byte", "$outer (at byte", "one component of core modules"],
     ),
     ("no-exports", "missing-exports", &["does not export"]),
     ("describe-only", "missing-exports", &["start, resume, query"]),

@@ -129,18 +129,61 @@ pub const LOG_LINE_BYTES_MAX: usize = 8 << 10;
 pub const COMPONENT_BYTES_MAX: usize = 64 << 20;
 /// Functions of a component, over all its modules.
 pub const COMPONENT_FUNCTIONS_MAX: u32 = 200_000;
-/// Components within components: ours have none, composed ones have a few.
-pub const COMPONENT_NESTING_MAX: u32 = 8;
+/// Modules of a component: one for each of its core instances, which are as many at most.
+pub const CORE_MODULES_MAX: u32 = 64;
+/// Types of a component, over all its modules: toolchains emit some hundred for each.
+pub const COMPONENT_TYPES_MAX: u32 = 50_000;
+/// Imports of a component, over all its modules: libraries that are linked at run time import thousands.
+pub const COMPONENT_IMPORTS_MAX: u32 = 100_000;
+/// Exports of a component, over all its modules: see [`COMPONENT_IMPORTS_MAX`].
+pub const COMPONENT_EXPORTS_MAX: u32 = 100_000;
+/// Globals of a component, over all its modules: each has a place in every instance.
+pub const COMPONENT_GLOBALS_MAX: u32 = 100_000;
+/// Data and element segments of a component: the snapshot of an interpreter has ten thousand.
+pub const COMPONENT_SEGMENTS_MAX: u32 = 100_000;
+/// Aliases, canonical functions and instances by which a component links its modules: a few for each import.
+pub const COMPONENT_ITEMS_MAX: u32 = 100_000;
+/// Custom sections of a component: names, producers, debug information.
+pub const CUSTOM_SECTIONS_MAX: u32 = 1_000;
+/// Parameters, or results, of one function type. A branch table checks all of them for each of its targets, so this
+/// bounds what one byte can cost.
+pub const FUNCTION_PARAMS_MAX: u32 = 128;
+/// Locals of one function: what the largest loop of an interpreter has, many times over.
+pub const FUNCTION_LOCALS_MAX: u32 = 20_000;
+/// Code of one function: compilers take more than linear time for it.
+pub const FUNCTION_BYTES_MAX: u32 = 2 << 20;
+/// Name of one function or module in the name section: a backtrace repeats it for each of its frames.
+pub const SYMBOL_BYTES_MAX: u32 = 64 << 10;
 /// Names that one component may describe.
 pub const COMPONENT_NAMES_MAX: usize = 1_000;
 
+/// Time for looking at a component before it is compiled, in milliseconds: the largest that a toolchain makes takes
+/// one of its seconds.
+pub const ADMIT_MS_MAX: u64 = 30_000;
 /// Memory of the process that compiles a component.
 pub const COMPILE_MEMORY_BYTES_MAX: u64 = 4 << 30;
 /// Time of that process, in milliseconds.
 pub const COMPILE_MS_MAX: u64 = 120_000;
 
-/// Components compiled at once: each compilation uses every core and up to 4 GiB.
+/// Time of that process for the component's own description of itself, in milliseconds.
+pub const DESCRIBE_MS_MAX: u64 = 10_000;
+/// Descriptors of that process: its three, and one for the image of each linear memory.
+pub const COMPILE_DESCRIPTORS_MAX: u64 = 32;
+/// Niceness of that process. What it computes is never urgent; with more, it would starve on a busy machine and be
+/// taken for a compile bomb.
+pub const COMPILE_NICENESS: i32 = 5;
+/// What that process says of a component, but for machine code and the description: names of imports, mostly.
+pub const VERDICT_BYTES_MAX: usize = 8 << 20;
+/// A component's description of itself, as that process passes it on: what one host call may carry, as JSON.
+pub const DESCRIPTION_BYTES_MAX: usize = 64 << 20;
+/// Components compiled at once for runs, and as many for those who deploy: each compilation uses every core and up to
+/// 4 GiB. Runs that need a component do not wait for strangers' deployments.
 pub const COMPILES_RUNNING_MAX: usize = 1;
+/// Components whose bytes wait for their compilation, for runs: each is up to 64 MiB in memory.
+pub const COMPILES_WAITING_MAX: usize = 4;
+/// Deployments, and replays of components that are not deployed, that one host works on or holds waiting. Each has up
+/// to 64 MiB of memory, and may take minutes; who comes then is told to come again.
+pub const DEPLOYMENTS_OPEN_MAX: usize = 16;
 /// Machine code of one component: some ten times the largest that a toolchain makes of one.
 pub const ARTEFACT_BYTES_MAX: usize = 512 << 20;
 /// Files of compiled code that are kept; the oldest go, and are compiled again when needed.

@@ -203,10 +203,125 @@ fn what_is_too_large_is_refused_with_its_size() {
     assert_eq!(too_large(around("(core module (table 100001 funcref))")).0, 100_001);
     let instances = "(core instance (instantiate $m))".repeat(limits::CORE_INSTANCES_MAX + 1);
     assert_eq!(too_large(around(&format!("(core module $m) {instances}"))).0, 65);
-    let depth = limits::COMPONENT_NESTING_MAX as usize + 1;
-    assert_eq!(too_large(around(&format!("{}{}", "(component".repeat(depth), ")".repeat(depth)))).0, 9);
     let bytes = vec![0; limits::COMPONENT_BYTES_MAX + 1];
     assert_eq!(too_large(admit(&bytes).unwrap_err()).0, bytes.len() as u64);
+}
+
+/// A component around this many of a part, for parts that a validator or a compiler, an instance or a backtrace takes
+/// something for each of.
+#[test]
+fn whatever_can_be_many_is_counted() {
+    let too_large = |bytes: &[u8]| match admit(bytes).unwrap_err() {
+        Refused::TooLarge { what, count, max } => (what.into_owned(), count, max),
+        other => panic!("{other}"),
+    };
+    let text = |text: String| too_large(&wat::parse_str(format!("(component {text})")).unwrap());
+    let many = |part: &str, max: u32| part.repeat(max as usize + 1);
+    let module = |fields: String| text(format!("(core module {fields})"));
+    let params = |count: u32| format!("(param {})", "i32 ".repeat(count as usize));
+    let cases = [
+        ("modules:", limits::CORE_MODULES_MAX, text(many("(core module)", limits::CORE_MODULES_MAX))),
+        ("types:", limits::COMPONENT_TYPES_MAX, module(many("(type (func))", limits::COMPONENT_TYPES_MAX))),
+        (
+            "imports:",
+            limits::COMPONENT_IMPORTS_MAX,
+            module(many(r#"(import "" "" (func))"#, limits::COMPONENT_IMPORTS_MAX)),
+        ),
+        (
+            "exports:",
+            limits::COMPONENT_EXPORTS_MAX,
+            module((0..=limits::COMPONENT_EXPORTS_MAX).fold("(func)".to_owned(), |mut text, n| {
+                text.push_str(&format!(r#"(export "{n}" (func 0))"#));
+                text
+            })),
+        ),
+        (
+            "globals:",
+            limits::COMPONENT_GLOBALS_MAX,
+            module(many("(global i32 (i32.const 0))", limits::COMPONENT_GLOBALS_MAX)),
+        ),
+        (
+            "segments:",
+            limits::COMPONENT_SEGMENTS_MAX,
+            module(format!("(memory 1){}", many("(data)", limits::COMPONENT_SEGMENTS_MAX))),
+        ),
+        (
+            "segments:",
+            limits::COMPONENT_SEGMENTS_MAX,
+            module(many("(elem func)", limits::COMPONENT_SEGMENTS_MAX)),
+        ),
+        (
+            "definitions that link its modules:",
+            limits::COMPONENT_ITEMS_MAX,
+            text(format!(
+                r#"(core module $m (func (export ""))) (core instance $i (instantiate $m)) {}"#,
+                many(r#"(alias core export $i "" (core func))"#, limits::COMPONENT_ITEMS_MAX)
+            )),
+        ),
+        (
+            "custom sections:",
+            limits::CUSTOM_SECTIONS_MAX,
+            module(many(r#"(@custom "x" "")"#, limits::CUSTOM_SECTIONS_MAX)),
+        ),
+        (
+            "parameters or results of one type:",
+            limits::FUNCTION_PARAMS_MAX,
+            module(format!("(type (func {}))", params(limits::FUNCTION_PARAMS_MAX + 1))),
+        ),
+        (
+            "locals of one function:",
+            limits::FUNCTION_LOCALS_MAX,
+            module(format!("(func (local {}))", "i32 ".repeat(limits::FUNCTION_LOCALS_MAX as usize + 1))),
+        ),
+    ];
+    for (what, most, (told, count, max)) in cases {
+        assert_eq!((told.as_str(), max), (what, most.into()));
+        // A section is counted before it is read.
+        assert!(count > max, "{what} {count}");
+    }
+    let code = module(format!("(func {})", many("nop ", limits::FUNCTION_BYTES_MAX)));
+    assert_eq!((code.0.as_str(), code.2), ("bytes of one function:", limits::FUNCTION_BYTES_MAX.into()));
+}
+
+#[test]
+fn no_name_is_longer_than_a_backtrace_can_bear() {
+    let name = |bytes: u32| format!("\"{}\"", "x".repeat(bytes as usize));
+    for (place, kind) in [("(func $f (@name {}))", "function"), ("(@name {})", "module")] {
+        let with = |bytes| around(&format!("(core module {})", place.replace("{}", &name(bytes))));
+        let Refused::TooLarge { count, max, .. } = with(limits::SYMBOL_BYTES_MAX + 1) else {
+            panic!("a long name of a {kind} is not refused")
+        };
+        assert_eq!((count, max), (max + 1, limits::SYMBOL_BYTES_MAX.into()));
+        assert_eq!(with(limits::SYMBOL_BYTES_MAX).code(), "missing-exports", "{kind}");
+    }
+}
+
+/// Two components that pass texts to each other: what Wasmtime copies between them burns no fuel.
+#[test]
+fn components_within_a_component_are_named() {
+    let inner = r#"(component $inner
+        (core module $m
+          (memory (export "memory") 1)
+          (func (export "realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
+          (func (export "take") (param i32 i32)))
+        (core instance $i (instantiate $m))
+        (func (export "take") (param "text" string)
+          (canon lift (core func $i "take") (memory $i "memory") (realloc (func $i "realloc")))))"#;
+    let outer = r#"(component $outer (import "take" (func (param "text" string))))"#;
+    let linked = format!(
+        r#"(component {inner} {outer} (component)
+             (instance $a (instantiate $inner))
+             (instance (instantiate $outer (with "take" (func $a "take")))))"#
+    );
+    let Refused::NestedComponents { names } = refused(&linked) else { panic!("it is not refused") };
+    assert_eq!(names.len(), 3);
+    assert!(names[0].starts_with("$inner (at byte "), "{names:?}");
+    assert!(names[1].starts_with("$outer (at byte "), "{names:?}");
+    assert!(names[2].starts_with("component 2 (at byte "), "{names:?}");
+    let message = refused(&linked).to_string();
+    assert!(message.contains("$outer") && message.contains("workflows and activities"), "{message}");
+    // One that is not even used is one more thing to look into.
+    assert_eq!(refused("(component (component))").code(), "nested-components");
 }
 
 #[test]

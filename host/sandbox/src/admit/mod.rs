@@ -3,24 +3,25 @@
 //!
 //! Whoever deploys learns here what would otherwise fail in the middle of somebody's run: what is not
 //! a component, what asks for more than is offered (every import by name, at once), what lacks an
-//! export of the world, what is too large to be compiled in good time. Called once a deployment;
-//! [`crate::Sandbox::load`] relies on it only for good messages, never for safety.
+//! export of the world, what is too large to be compiled in good time. Nothing is compiled that was not
+//! admitted, whoever asks for it: a bound that a later version adds holds for what was deployed before.
 
 mod counts;
 #[cfg(test)]
 mod features;
+mod nested;
 mod offer;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 use backstitch_core::{Digest, limits, printable};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::Types;
-use wasmparser::{
-    BinaryReaderError, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator,
-};
+use wasmparser::{BinaryReaderError, FuncValidatorAllocations, Parser, Payload, ValidPayload, Validator};
 
 use counts::Counts;
 pub(crate) use offer::track;
@@ -28,7 +29,8 @@ pub(crate) use offer::track;
 use crate::engine::FEATURES;
 
 /// What a component is to us: which world it exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ComponentKind {
     /// It decides: deterministic, only the `host` interface.
     Workflow,
@@ -85,11 +87,11 @@ pub struct Admitted {
 }
 
 /// Why a component may not be deployed, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refused {
     /// Not WebAssembly at all.
     #[error("not WebAssembly: {0}")]
-    NotWasm(&'static str),
+    NotWasm(Cow<'static, str>),
     /// A core module, or a component in an encoding that nobody writes any more.
     #[error(
         "a core WebAssembly module, not a component. Build it with `backstitch build`, or wrap it with \
@@ -109,11 +111,25 @@ pub enum Refused {
     #[error("too large: {what} {count}; the most is {max}")]
     TooLarge {
         /// What there is too much of, with a verb.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How much.
         count: u64,
         /// The bound.
         max: u64,
+    },
+    /// Looking at it takes longer than anybody should have to wait.
+    #[error("it takes more than {} s to look at. Make its functions smaller", limits::ADMIT_MS_MAX / 1000)]
+    TooCostly,
+    /// It holds components of its own.
+    #[error(
+        "it holds components of its own: {}. Link its parts into one component of core modules, or deploy them apart, \
+         as workflows and activities that call each other; an interface that it exports is wrapped into a component \
+         too: export functions alone",
+        names.join(", ")
+    )]
+    NestedComponents {
+        /// The first of them, each with where it begins.
+        names: Vec<String>,
     },
     /// It does not follow the specification, or uses a proposal that this host does not run.
     #[error("not a valid component: {problem} (at byte {offset})")]
@@ -149,6 +165,8 @@ impl Refused {
             Self::CoreModule => "core-module",
             Self::Truncated { .. } => "truncated",
             Self::TooLarge { .. } => "too-large",
+            Self::TooCostly => "too-costly",
+            Self::NestedComponents { .. } => "nested-components",
             Self::Invalid { .. } => "invalid",
             Self::MissingExports { .. } => "missing-exports",
             Self::UnknownImports { .. } => "unknown-imports",
@@ -185,26 +203,27 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Digest(Sha256::digest(bytes).into())
 }
 
-fn check_header(bytes: &[u8]) -> Result<(), Refused> {
+/// What can be known from the first bytes.
+pub(crate) fn check_header(bytes: &[u8]) -> Result<(), Refused> {
     const MAGIC: &[u8] = b"\0asm";
     if bytes.len() > limits::COMPONENT_BYTES_MAX {
         return Err(Refused::TooLarge {
-            what: "the file has bytes:",
+            what: "the file has bytes:".into(),
             count: bytes.len() as u64,
             max: limits::COMPONENT_BYTES_MAX as u64,
         });
     }
     if bytes.is_empty() {
-        return Err(Refused::NotWasm("the file is empty"));
+        return Err(Refused::NotWasm("the file is empty".into()));
     }
     if !bytes.starts_with(&MAGIC[..MAGIC.len().min(bytes.len())]) {
-        return Err(Refused::NotWasm(match bytes {
+        return Err(Refused::NotWasm(Cow::Borrowed(match bytes {
             [b'\x7f', b'E', b'L', b'F', ..] => {
                 "native code. Compiled artefacts (.cwasm) are never loaded: upload the component"
             }
             [b'(', ..] => "the text format. Convert it with `wasm-tools parse`",
             _ => "the file does not begin as WebAssembly does",
-        }));
+        })));
     }
     if bytes.len() < 8 {
         return Err(Refused::Truncated { offset: bytes.len() });
@@ -231,6 +250,9 @@ fn validate(bytes: &[u8], validator: &mut Validator) -> Result<(Types, Vec<Strin
     parser.set_features(FEATURES);
     for payload in parser.parse_all(bytes) {
         let payload = payload.map_err(refused)?;
+        if matches!(payload, Payload::ComponentSection { .. }) {
+            return Err(Refused::NestedComponents { names: nested::components(bytes) });
+        }
         counts.add(&payload)?;
         if let (Payload::ComponentImportSection(section), 0) = (&payload, counts.depth()) {
             for import in section.clone() {
