@@ -8,6 +8,7 @@ use std::process::Command;
 use backstitch_client::{Client, ClientError};
 use backstitch_core::limits;
 use backstitch_ledger::{Cluster, ClusterOptions, ConnectOptions, Ledger, Loss, blocked_by};
+use backstitch_sandbox::{CageReport, CompileError, Compiler};
 use serde::Serialize;
 
 use crate::componentize::{self, TARGET};
@@ -67,6 +68,7 @@ pub async fn examine(
     database_url: Option<&str>,
     pg_bin: Option<PathBuf>,
     data: Result<DataDir, NoDataDir>,
+    compiler: &Compiler,
     client: &Client,
 ) -> Vec<Check> {
     let mut checks = vec![match database_url {
@@ -85,8 +87,32 @@ pub async fn examine(
         }
     }
     checks.extend(maps(fs::read_to_string("/proc/sys/vm/max_map_count").ok().as_deref()));
+    checks.push(cage(compiler.probe().await));
     checks.push(host(client).await);
     checks
+}
+
+/// Where components of others are looked at and compiled.
+fn cage(probed: Result<Option<CageReport>, CompileError>) -> Check {
+    const NAME: &str = "compiler's cage";
+    let lsm = "give the host a kernel of 6.12 or later with Landlock among its modules (lsm=landlock,...), and a \
+               container profile that allows landlock and seccomp";
+    match probed {
+        Err(error) => Check::failed(
+            NAME,
+            error.to_string(),
+            "look at its standard error: backstitch internal compile probe",
+        ),
+        Ok(None) => Check::warning(NAME, "none: components are compiled in the host", "compile in a child"),
+        Ok(Some(CageReport { missing, escapes })) if missing.is_empty() && escapes.is_empty() => {
+            Check::ok(NAME, "limits, Landlock and seccomp hold")
+        }
+        Ok(Some(CageReport { missing, escapes })) => {
+            let escapes = escapes.iter().map(|what| format!("it is possible {what}"));
+            let found: Vec<String> = missing.into_iter().chain(escapes).collect();
+            Check::warning(NAME, found.join("; "), lsm)
+        }
+    }
 }
 
 /// The login, the version, the encoding and whether it takes writes: all of it is asked on connecting.
@@ -267,6 +293,19 @@ mod tests {
         assert_eq!(small.state, State::Warning);
         assert!(small.fix.unwrap().starts_with("sysctl -w vm.max_map_count=60000, "));
         assert_eq!(maps(None), None);
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_do_for_the_cage_is_told() {
+        assert_eq!(cage(Ok(Some(CageReport::default()))).state, State::Ok);
+        let loose = CageReport {
+            missing: vec!["Landlock: the kernel has none".to_owned()],
+            escapes: vec!["to read a file".to_owned()],
+        };
+        let loose = cage(Ok(Some(loose)));
+        assert_eq!(loose.state, State::Warning);
+        assert_eq!(loose.found, "Landlock: the kernel has none; it is possible to read a file");
+        assert!(loose.fix.unwrap().contains("lsm=landlock"));
     }
 
     #[test]

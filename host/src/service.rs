@@ -34,7 +34,7 @@ use backstitch_sandbox::{ComponentKind, Described, Manifest, Program, WorkflowPr
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
-use self::error::{between_terms, internal, invalid, refused, unfit, unknown_run, unloadable};
+use self::error::{between_terms, internal, invalid, unfit, unknown_run, unloadable};
 pub use self::follow::{Follow, Step};
 use crate::closings::Closings;
 use crate::crier::Crier;
@@ -100,17 +100,14 @@ impl Service {
     ) -> Result<DeployedView, ServiceError> {
         let reach = manifest.map(Manifest::parse).transpose();
         let reach = reach.map_err(|error| unfit("invalid-manifest", error.to_string()))?.map(Arc::new);
-        let admitted = self.programs.sandbox().admit(&bytes).map_err(refused)?;
-        let (digest, kind) = (admitted.digest, admitted.kind);
+        let bytes: Arc<[u8]> = bytes.into();
+        let taken = self.programs.sandbox().take_in(Arc::clone(&bytes)).await.map_err(unloadable)?;
+        let (digest, kind) = (taken.digest, taken.program.kind());
         if kind == ComponentKind::Workflow && reach.is_some() {
             let message = "a workflow reaches nothing but its host: deploy it without a manifest";
             return Err(unfit("manifest-of-workflow", message.to_owned()));
         }
-        let bytes = Arc::new(bytes);
-        let fetched = Arc::clone(&bytes);
-        let fetch = || async move { Ok::<_, std::convert::Infallible>(fetched.to_vec()) };
-        let program = self.programs.sandbox().load(digest, kind, fetch).await.map_err(unloadable)?;
-        let described = self.programs.sandbox().describe(&program).await.map_err(|fault| {
+        let described = taken.program.described().map_err(|fault| {
             unfit("describe-failed", format!("the component does not say what it offers: {fault}"))
         })?;
         if described.is_empty() {
@@ -120,7 +117,7 @@ impl Service {
         if kind == ComponentKind::Activity {
             self.ledger.put_manifest(scope, digest, manifest, ambient::now_ms()).await?;
         }
-        let created = self.store(scope, kind, digest, &bytes, &described).await?;
+        let created = self.store(scope, kind, digest, &bytes, described).await?;
         self.programs.refresh().await?;
         // Calls that waited for a component may go on at once.
         self.crier.deployed();
@@ -135,8 +132,11 @@ impl Service {
             bytes: bytes.len() as u64,
             created,
             names: described
-                .into_iter()
-                .map(|described| NameView { task_queue: queue_of(kind, &described), name: described.name })
+                .iter()
+                .map(|described| NameView {
+                    task_queue: queue_of(kind, described),
+                    name: described.name.clone(),
+                })
                 .collect(),
         })
     }
@@ -311,11 +311,9 @@ impl Service {
 
     /// A component that is not deployed, ready to be replayed.
     async fn foreign(&self, bytes: Vec<u8>) -> Result<(Digest, WorkflowProgram), ServiceError> {
-        let admitted = self.programs.sandbox().admit(&bytes).map_err(refused)?;
-        let fetch = || async move { Ok::<_, std::convert::Infallible>(bytes) };
-        let program = self.programs.sandbox().load(admitted.digest, admitted.kind, fetch).await;
-        match program.map_err(unloadable)? {
-            Program::Workflow(program) => Ok((admitted.digest, program)),
+        let taken = self.programs.sandbox().take_in(bytes.into()).await.map_err(unloadable)?;
+        match taken.program {
+            Program::Workflow(program) => Ok((taken.digest, program)),
             Program::Activity(_) => {
                 let message = "an activity component has no ledger to be replayed against; give a workflow";
                 Err(invalid("wrong-kind", message.to_owned()))

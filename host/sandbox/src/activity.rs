@@ -33,7 +33,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtxView, WasiHttpView};
 use crate::admit::track;
 use crate::artefact::Component;
 use crate::budget::{Budget, bounded};
-use crate::describe::{self, Described};
+use crate::describe::{self, Described, unasked};
 use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
@@ -52,6 +52,7 @@ pub struct ActivityProgram {
     /// If it links against nothing.
     secluded: Option<Arc<Secluded>>,
     egress: Arc<Egress>,
+    described: Arc<Result<Vec<Described>, Fault>>,
 }
 
 /// A component without a way out, but for its last words.
@@ -282,7 +283,18 @@ impl ActivityProgram {
             .component_type()
             .imports(component.engine())
             .any(|(name, _)| track(name) == track(pulse::INTERFACE));
-        Ok(Self { pre, beats, secluded: Secluded::link(component).map(Arc::new), egress })
+        let secluded = Secluded::link(component).map(Arc::new);
+        Ok(Self { pre, beats, secluded, egress, described: unasked() })
+    }
+
+    /// The same, with what it says that it holds.
+    pub(crate) fn with_described(self, described: Result<Vec<Described>, Fault>) -> Self {
+        Self { described: Arc::new(described), ..self }
+    }
+
+    /// The component's activities in its own words, or why it did not say.
+    pub fn described(&self) -> Result<&[Described], &Fault> {
+        (*self.described).as_deref()
     }
 
     /// Makes an attempt on this thread, if that takes no more than a moment: [`EPOCH_TICK`] to twice
@@ -308,10 +320,9 @@ impl ActivityProgram {
         }
     }
 
-    /// Asks the component what it holds, within the time of an ordinary attempt.
-    pub(crate) async fn describe(&self, running: &Semaphore) -> Result<Vec<Described>, Fault> {
-        let bound = Duration::from_millis(limits::ACTIVITY_MS_DEFAULT);
-        let _turn = turn(running).await;
+    /// Asks the component what it holds.
+    pub(crate) async fn describe(&self) -> Result<Vec<Described>, Fault> {
+        let bound = Duration::from_millis(limits::DESCRIBE_MS_MAX);
         let stdio = SharedStdio::new(GuestLog::new(None, "describe".into()));
         let words = LastWords::default();
         let patience = Patience::new(bound, Arc::new(Pulse::new(None, None)));

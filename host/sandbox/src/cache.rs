@@ -1,7 +1,7 @@
 //! Compiled code on disk, so that a restarted host need not compile again.
 //!
-//! A file is a header (a mark and the SHA-256 of the rest) and an artefact. What does not match its
-//! hash is as if it were not there. The directory must be ours alone, because whoever can write a
+//! A file is a header (a mark and the SHA-256 of the rest) and an artefact; beside it lies what its component says that
+//! it holds, as JSON. What does not match its hash, or has lost its other half, is as if it were not there. The directory must be ours alone, because whoever can write a
 //! file there with a matching hash can run machine code as us; it is refused otherwise.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,6 +17,7 @@ use wasmtime::Engine;
 
 use crate::admit::ComponentKind;
 use crate::artefact::Artefact;
+use crate::describe::Described;
 
 const MARK: &[u8; 8] = b"bstcwasm";
 const HEADER_BYTES: usize = MARK.len() + 32;
@@ -69,9 +70,15 @@ impl Cache {
         Ok(Self { dir })
     }
 
-    /// The artefact of a component, if there is a sound one for this engine.
-    pub(crate) fn get(&self, digest: Digest, kind: ComponentKind, engine: &Engine) -> Option<Artefact> {
+    /// The artefact of a component and what it holds, if there is a sound one for this engine.
+    pub(crate) fn get(
+        &self,
+        digest: Digest,
+        kind: ComponentKind,
+        engine: &Engine,
+    ) -> Option<(Artefact, Vec<Described>)> {
         let path = self.path(digest, kind, engine);
+        let described = serde_json::from_slice(&std::fs::read(path.with_extension("json")).ok()?).ok()?;
         let mut file = std::fs::read(&path).ok()?;
         let header = file.get(..HEADER_BYTES)?;
         let (mark, hash) = header.split_at(MARK.len());
@@ -80,27 +87,36 @@ impl Cache {
             return None;
         }
         file.drain(..HEADER_BYTES);
-        Some(Artefact::vouched(file))
+        Some((Artefact::vouched(file), described))
     }
 
-    /// Keeps an artefact. Nobody ever sees half a file: it gets its name when it is complete.
+    /// Keeps an artefact and what its component holds. Nobody ever sees half a file: it gets its name when it is complete.
     pub(crate) fn put(
         &self,
         digest: Digest,
         kind: ComponentKind,
         engine: &Engine,
         artefact: &Artefact,
+        described: &[Described],
     ) -> io::Result<()> {
+        let path = self.path(digest, kind, engine);
+        let described = serde_json::to_vec(described)?;
+        self.write(&path.with_extension("json"), &[&described])?;
+        let hash = Sha256::digest(artefact.bytes());
+        self.write(&path, &[MARK, &hash, artefact.bytes()])?;
+        self.prune()
+    }
+
+    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
         static WRITES: AtomicU64 = AtomicU64::new(0);
         let write = WRITES.fetch_add(1, Ordering::Relaxed);
-        let unfinished = self.dir.join(format!("{digest}.{}-{write}.part", std::process::id()));
-        let written = write_file(&unfinished, artefact.bytes())
-            .and_then(|()| std::fs::rename(&unfinished, self.path(digest, kind, engine)));
+        let unfinished = self.dir.join(format!("{}-{write}.part", std::process::id()));
+        let written = write_file(&unfinished, parts).and_then(|()| std::fs::rename(&unfinished, path));
         if written.is_err() {
             // Best effort: what is left behind is pruned one day.
             let _ = std::fs::remove_file(&unfinished);
         }
-        written.and_then(|()| self.prune())
+        written
     }
 
     /// `<digest>-<what the code depends on besides it>.cwasm`.
@@ -130,11 +146,9 @@ impl Cache {
     }
 }
 
-fn write_file(path: &Path, artefact: &[u8]) -> io::Result<()> {
+fn write_file(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(MARK)?;
-    file.write_all(&Sha256::digest(artefact))?;
-    file.write_all(artefact)
+    parts.iter().try_for_each(|part| file.write_all(part))
 }
 
 #[cfg(test)]
@@ -153,8 +167,17 @@ mod tests {
         let cache = Cache::open(dir.path().join("cwasm")).unwrap();
         let engine = engine::compiler(KIND).unwrap();
         assert!(cache.get(DIGEST, KIND, &engine).is_none());
-        cache.put(DIGEST, KIND, &engine, &Artefact::vouched(vec![1, 2, 3])).unwrap();
-        assert_eq!(cache.get(DIGEST, KIND, &engine).unwrap().bytes(), [1, 2, 3]);
+        let described = [Described {
+            name: "w".to_owned(),
+            signals: vec!["go".to_owned()],
+            queries: Vec::new(),
+            task_queue: None,
+            input_schema: Some(backstitch_core::Json::new(r#"{ "type":"null"}"#).unwrap()),
+            output_schema: None,
+        }];
+        cache.put(DIGEST, KIND, &engine, &Artefact::vouched(vec![1, 2, 3]), &described).unwrap();
+        let (artefact, held) = cache.get(DIGEST, KIND, &engine).unwrap();
+        assert_eq!((artefact.bytes(), &held[..]), (&[1, 2, 3][..], &described[..]));
         assert!(cache.get(DIGEST, ComponentKind::Activity, &engine).is_none(), "another engine's");
 
         let path = cache.path(DIGEST, KIND, &engine);
@@ -167,6 +190,10 @@ mod tests {
             std::fs::write(&path, &sound[..at]).unwrap();
             assert!(cache.get(DIGEST, KIND, &engine).is_none(), "cut at {at}");
         }
+        std::fs::write(&path, &sound).unwrap();
+        assert!(cache.get(DIGEST, KIND, &engine).is_some());
+        std::fs::remove_file(path.with_extension("json")).unwrap();
+        assert!(cache.get(DIGEST, KIND, &engine).is_none(), "without its other half");
     }
 
     #[test]

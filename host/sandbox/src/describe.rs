@@ -1,4 +1,4 @@
-//! What a component holds, in its own words: asked once, when it is deployed.
+//! What a component holds, in its own words: asked once, when it is compiled.
 //!
 //! The guest runs without a run: its commands trap, its lists are bounded, its names are checked as
 //! every other name is.
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
 use backstitch_core::replay::Refusal;
 use backstitch_core::{Fault, FaultKind, Json, Replay, RunId, StartOptions, limits};
+use serde::{Deserialize, Serialize};
 
 use crate::fault;
 use crate::guest_log::GuestLog;
@@ -17,7 +18,7 @@ use crate::workflow::{Unstarted, WorkflowProgram};
 use crate::world;
 
 /// One workflow or activity of a component.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Described {
     /// Its name. Unique in the component.
     pub name: String,
@@ -31,6 +32,11 @@ pub struct Described {
     pub input_schema: Option<Json>,
     /// JSON Schema of its output.
     pub output_schema: Option<Json>,
+}
+
+/// What a program has that was only just linked.
+pub(crate) fn unasked() -> Arc<Result<Vec<Described>, Fault>> {
+    Arc::new(Err(Fault::new(FaultKind::Component, "the component was not asked what it holds")))
 }
 
 /// Asks a workflow component. Computes for as long as one tank of fuel lasts.

@@ -1,9 +1,9 @@
 //! Everything that Backstitch says to Wasmtime.
 //!
-//! * [`Sandbox::admit`] looks at a component's bytes and says what it is, or everything that is wrong
-//!   with it. Pure.
-//! * [`Sandbox::load`] turns admitted bytes into a [`Program`]: from the cache of compiled code, or by
-//!   compiling in a process of its own with bounds on memory and time.
+//! * [`Sandbox::take_in`] turns a stranger's bytes into a [`Program`], or says everything that is wrong with
+//!   them: from the cache of compiled code, or by looking at them, compiling them and asking them what they hold in
+//!   a process of its own, in a cage.
+//! * [`Sandbox::load`] does the same with what was taken in before, by this host or another.
 //! * [`WorkflowInstance`] runs one run's guest against a [`backstitch_core::Replay`]. It is
 //!   synchronous, belongs on a plain thread, and repeats exactly.
 //! * [`Sandbox::invoke`] runs one attempt of an activity, on tokio, against the clock.
@@ -22,6 +22,7 @@ mod admit;
 mod artefact;
 mod budget;
 mod cache;
+mod cage;
 mod compile;
 mod describe;
 mod egress;
@@ -40,10 +41,11 @@ mod world;
 pub use activity::{ActivityCall, ActivityContext, ActivityProgram};
 pub use admit::{Admitted, ComponentKind, NotAKind, Refused};
 pub use cache::CacheError;
-pub use compile::{CompileError, Compiler, compile_child_main};
+pub use cage::CageReport;
+pub use compile::{CompileError, Compiler, Job, NotAJob, compile_child_main};
 pub use describe::Described;
 pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork, tls};
 pub use host::RunInfo;
 pub use pulse::{Defer, Pulse};
-pub use sandbox::{LoadError, Program, Sandbox, SandboxConfig, SandboxError};
+pub use sandbox::{Deployable, LoadError, Program, Sandbox, SandboxConfig, SandboxError};
 pub use workflow::{Activation, Reader, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};

@@ -1,4 +1,4 @@
-//! The door: admits, loads, describes and, for activities, invokes.
+//! The door: takes in, loads and, for activities, invokes.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -15,7 +15,7 @@ use crate::activity::{ActivityCall, ActivityProgram};
 use crate::admit::{self, Admitted, ComponentKind, Refused};
 use crate::artefact::{Artefact, Component};
 use crate::cache::{Cache, CacheError};
-use crate::compile::{CompileError, Compiler};
+use crate::compile::{CompileError, Compiled, Compiler};
 use crate::describe::{self, Described};
 use crate::egress::{Egress, EgressConfig, EgressError, Manifest};
 use crate::engine::{self, EPOCH_TICK};
@@ -79,7 +79,10 @@ pub enum LoadError {
         /// What the bytes hash to.
         found: Digest,
     },
-    /// It does not compile.
+    /// The host has its hands full with other components.
+    #[error("the host is at work on {} components already; try again", limits::DEPLOYMENTS_OPEN_MAX)]
+    Busy,
+    /// It is refused, or does not compile.
     #[error("component {digest}: {error}")]
     Compile {
         /// Which component.
@@ -105,7 +108,7 @@ impl LoadError {
         match self {
             Self::WrongBytes { .. } | Self::Unfit { .. } => true,
             Self::Compile { error, .. } => !matches!(error, CompileError::Host(_)),
-            Self::Fetch { .. } => false,
+            Self::Fetch { .. } | Self::Busy => false,
         }
     }
 
@@ -124,6 +127,40 @@ pub enum Program {
     Activity(ActivityProgram),
 }
 
+impl Program {
+    /// Which world the component exports.
+    pub fn kind(&self) -> ComponentKind {
+        match self {
+            Self::Workflow(_) => ComponentKind::Workflow,
+            Self::Activity(_) => ComponentKind::Activity,
+        }
+    }
+
+    /// What the component says that it holds, or why it did not say.
+    pub fn described(&self) -> Result<&[Described], &Fault> {
+        match self {
+            Self::Workflow(program) => program.described(),
+            Self::Activity(program) => program.described(),
+        }
+    }
+
+    fn with_described(self, described: Result<Vec<Described>, Fault>) -> Self {
+        match self {
+            Self::Workflow(program) => Self::Workflow(program.with_described(described)),
+            Self::Activity(program) => Self::Activity(program.with_described(described)),
+        }
+    }
+}
+
+/// A component that was taken in.
+#[derive(Clone, Debug)]
+pub struct Deployable {
+    /// What it is called by: SHA-256 of its bytes.
+    pub digest: Digest,
+    /// The component itself.
+    pub program: Program,
+}
+
 /// The two engines, the compiler and its cache. Cheap to clone: all clones are one.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
@@ -138,8 +175,10 @@ struct Inner {
     cache: Option<Arc<Cache>>,
     /// Components being loaded: whoever else wants one waits for it instead of compiling it too.
     loading: Mutex<HashMap<Digest, Arc<OnceCell<Program>>>>,
-    /// A compilation uses every core and up to 4 GiB.
-    compiling: Semaphore,
+    /// Turns to be compiled, for runs that need a component.
+    for_runs: Lane,
+    /// The same, for those who deploy one.
+    for_deployments: Lane,
     running: Semaphore,
     egress: Arc<Egress>,
     _clock: Clock,
@@ -162,7 +201,8 @@ impl Sandbox {
                 cache: config.cache_dir.map(Cache::open).transpose()?.map(Arc::new),
                 compiler: config.compiler,
                 loading: Mutex::default(),
-                compiling: Semaphore::new(limits::COMPILES_RUNNING_MAX),
+                for_runs: Lane::new(limits::COMPILES_WAITING_MAX),
+                for_deployments: Lane::new(limits::DEPLOYMENTS_OPEN_MAX),
                 running: Semaphore::new(config.activities_max),
                 egress: Arc::new(Egress::new(config.egress)?),
                 _clock: Clock::start(&activities).map_err(SandboxError::Clock)?,
@@ -171,12 +211,29 @@ impl Sandbox {
         })
     }
 
-    /// Looks at a component's bytes, without side effects: what it is, or all that is wrong with it.
+    /// Looks at a component's bytes, without side effects: what it is, or all that is wrong with it. In this process,
+    /// for as long as it takes: for components of one's own.
     pub fn admit(&self, bytes: &[u8]) -> Result<Admitted, Refused> {
         admit::admit(bytes)
     }
 
-    /// Loads an admitted component: from the cache of compiled code, else from its bytes, for which
+    /// Takes a stranger's component in: admits it, compiles it and asks it what it holds, where the compiler says.
+    /// Refuses at once if too many are being taken in.
+    pub async fn take_in(&self, bytes: Arc<[u8]>) -> Result<Deployable, LoadError> {
+        let _place = self.inner.for_deployments.places.try_acquire().map_err(|_| LoadError::Busy)?;
+        let digest = digest_of(&bytes).await;
+        let make = || async {
+            for kind in ComponentKind::ALL {
+                if let Some(program) = self.inner.cached(digest, kind).await {
+                    return Ok(program);
+                }
+            }
+            self.inner.made(digest, bytes, &self.inner.for_deployments).await
+        };
+        Ok(Deployable { digest, program: self.once(digest, make).await? })
+    }
+
+    /// Loads a component that was taken in before: from the cache of compiled code, else from its bytes, for which
     /// `fetch` is called at most once. Callers that come while it is loading get the same one.
     pub async fn load<Fetching, E>(
         &self,
@@ -188,34 +245,25 @@ impl Sandbox {
         Fetching: Future<Output = Result<Vec<u8>, E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let program = self.once(digest, || self.inner.loaded(digest, kind, fetch)).await?;
+        if program.kind() != kind {
+            let problem = format!("it is one of the world `{}`", program.kind());
+            return Err(LoadError::Unfit { digest, kind, problem });
+        }
+        Ok(program)
+    }
+
+    async fn once<Making>(&self, digest: Digest, make: impl FnOnce() -> Making) -> Result<Program, LoadError>
+    where
+        Making: Future<Output = Result<Program, LoadError>>,
+    {
         let loading = {
             let mut loading = self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(loading.entry(digest).or_default())
         };
-        let program = loading
-            .get_or_try_init(async || {
-                let component = self.inner.component(digest, kind, fetch).await?;
-                link(kind, &component, &self.inner.egress).map_err(|error| LoadError::Unfit {
-                    digest,
-                    kind,
-                    problem: format!("{error:#}"),
-                })
-            })
-            .await
-            .cloned();
+        let program = loading.get_or_try_init(make).await.cloned();
         self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
         program
-    }
-
-    /// Asks a component what it holds. Runs its code: a fault says what went wrong.
-    pub async fn describe(&self, program: &Program) -> Result<Vec<Described>, Fault> {
-        match program {
-            Program::Workflow(program) => {
-                let program = program.clone();
-                blocking(move || describe::workflows(&program)).await
-            }
-            Program::Activity(program) => program.describe(&self.inner.running).await,
-        }
     }
 
     /// Runs one attempt of an activity. Whatever the attempt does ends as its outcome, so that its
@@ -235,53 +283,110 @@ impl Sandbox {
     }
 }
 
+/// Who may be compiled next.
+#[derive(Debug)]
+struct Lane {
+    /// A compilation uses every core and up to 4 GiB.
+    turns: Semaphore,
+    /// Components whose bytes are held, those at work included.
+    places: Semaphore,
+}
+
+impl Lane {
+    fn new(places: usize) -> Self {
+        Self { turns: Semaphore::new(limits::COMPILES_RUNNING_MAX), places: Semaphore::new(places) }
+    }
+}
+
 impl Inner {
-    async fn component<Fetching, E>(
+    fn engine(&self, kind: ComponentKind) -> &Engine {
+        match kind {
+            ComponentKind::Workflow => &self.workflows,
+            ComponentKind::Activity => &self.activities,
+        }
+    }
+
+    async fn loaded<Fetching, E>(
         &self,
         digest: Digest,
         kind: ComponentKind,
         fetch: impl FnOnce() -> Fetching,
-    ) -> Result<Component, LoadError>
+    ) -> Result<Program, LoadError>
     where
         Fetching: Future<Output = Result<Vec<u8>, E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let engine = match kind {
-            ComponentKind::Workflow => &self.workflows,
-            ComponentKind::Activity => &self.activities,
-        };
-        if let Some(component) = self.cached(digest, kind, engine).await {
-            return Ok(component);
+        if let Some(program) = self.cached(digest, kind).await {
+            return Ok(program);
         }
+        let _place = self.for_runs.places.acquire().await.expect("never closed");
         let bytes = fetch().await.map_err(|error| LoadError::Fetch { digest, error: error.into() })?;
-        let (bytes, found) = blocking(move || {
-            let found = admit::digest(&bytes);
-            (bytes, found)
-        })
-        .await;
+        let bytes = bytes.into();
+        let found = digest_of(&bytes).await;
         if found != digest {
             return Err(LoadError::WrongBytes { digest, found });
         }
-        let turn = self.compiling.acquire().await.expect("never closed");
-        let compiled = self.compiler.compile(kind, bytes.into()).await;
+        self.made(digest, bytes, &self.for_runs).await
+    }
+
+    /// A component, compiled now. It is kept if it could say what it holds: who cannot is never deployed.
+    async fn made(&self, digest: Digest, bytes: Arc<[u8]>, lane: &Lane) -> Result<Program, LoadError> {
+        let turn = lane.turns.acquire().await.expect("never closed");
+        let compiled = self.compiler.compile(bytes).await;
         drop(turn);
-        let artefact = compiled.map_err(|error| LoadError::Compile { digest, error })?;
-        let (cache, engine) = (self.cache.clone(), engine.clone());
-        let loaded = blocking(move || {
-            let kept = cache.map_or(Ok(()), |cache| cache.put(digest, kind, &engine, &artefact));
+        let Compiled { kind, artefact, described } =
+            compiled.map_err(|error| LoadError::Compile { digest, error })?;
+        let unfit = |error: wasmtime::Error| LoadError::Unfit { digest, kind, problem: format!("{error:#}") };
+        let (artefact, program) = {
+            let (engine, egress) = (self.engine(kind).clone(), Arc::clone(&self.egress));
+            blocking(move || {
+                let program = artefact.load(&engine).and_then(|component| link(kind, &component, &egress));
+                program.map(|program| (artefact, program))
+            })
+            .await
+            .map_err(unfit)?
+        };
+        let described = match described {
+            Some(described) => described,
+            None => describe(&program).await,
+        };
+        if let (Some(cache), Ok(described)) = (&self.cache, &described) {
+            let (cache, engine) = (Arc::clone(cache), self.engine(kind).clone());
+            let described = described.clone();
+            let kept = blocking(move || cache.put(digest, kind, &engine, &artefact, &described)).await;
             if let Err(error) = kept {
                 tracing::warn!(%digest, %error, "compiled code could not be kept");
             }
-            artefact.load(&engine)
-        })
-        .await;
-        loaded.map_err(|error| LoadError::Unfit { digest, kind, problem: format!("{error:#}") })
+        }
+        Ok(program.with_described(described))
     }
 
-    async fn cached(&self, digest: Digest, kind: ComponentKind, engine: &Engine) -> Option<Component> {
-        let (cache, engine) = (self.cache.clone()?, engine.clone());
-        blocking(move || load_cached(digest, &cache.get(digest, kind, &engine)?, &engine)).await
+    async fn cached(&self, digest: Digest, kind: ComponentKind) -> Option<Program> {
+        let (cache, engine) = (self.cache.clone()?, self.engine(kind).clone());
+        let egress = Arc::clone(&self.egress);
+        blocking(move || {
+            let (artefact, described) = cache.get(digest, kind, &engine)?;
+            let component = load_cached(digest, &artefact, &engine)?;
+            Some(link(kind, &component, &egress).ok()?.with_described(Ok(described)))
+        })
+        .await
     }
+}
+
+/// Asks a component what it holds, in this process.
+async fn describe(program: &Program) -> Result<Vec<Described>, Fault> {
+    match program {
+        Program::Workflow(program) => {
+            let program = program.clone();
+            blocking(move || describe::workflows(&program)).await
+        }
+        Program::Activity(program) => program.describe().await,
+    }
+}
+
+async fn digest_of(bytes: &Arc<[u8]>) -> Digest {
+    let bytes = Arc::clone(bytes);
+    blocking(move || admit::digest(&bytes)).await
 }
 
 /// Reading, hashing and mapping megabytes is not for the threads that serve everybody.
@@ -299,7 +404,11 @@ fn load_cached(digest: Digest, artefact: &Artefact, engine: &Engine) -> Option<C
         .ok()
 }
 
-fn link(kind: ComponentKind, component: &Component, egress: &Arc<Egress>) -> wasmtime::Result<Program> {
+pub(crate) fn link(
+    kind: ComponentKind,
+    component: &Component,
+    egress: &Arc<Egress>,
+) -> wasmtime::Result<Program> {
     Ok(match kind {
         ComponentKind::Workflow => Program::Workflow(WorkflowProgram::link(component)?),
         ComponentKind::Activity => Program::Activity(ActivityProgram::link(component, Arc::clone(egress))?),

@@ -18,6 +18,7 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
 
 use crate::artefact::Component;
 use crate::budget::bounded;
+use crate::describe::{Described, unasked};
 use crate::fault::{self, Cause};
 use crate::guest_log::GuestLog;
 use crate::host::{self, Guest, RunInfo};
@@ -29,6 +30,7 @@ use crate::world::workflow::{Workflow, WorkflowPre};
 #[derive(Clone)]
 pub struct WorkflowProgram {
     pre: WorkflowPre<Guest>,
+    described: Arc<Result<Vec<Described>, Fault>>,
 }
 
 impl WorkflowProgram {
@@ -37,7 +39,17 @@ impl WorkflowProgram {
         let mut linker = Linker::new(component.engine());
         host::add_to_linker(&mut linker)?;
         wasi::add_to_linker(&mut linker)?;
-        Ok(Self { pre: WorkflowPre::new(linker.instantiate_pre(component)?)? })
+        Ok(Self { pre: WorkflowPre::new(linker.instantiate_pre(component)?)?, described: unasked() })
+    }
+
+    /// The same, with what it says that it holds.
+    pub(crate) fn with_described(self, described: Result<Vec<Described>, Fault>) -> Self {
+        Self { described: Arc::new(described), ..self }
+    }
+
+    /// The component's workflows in its own words, or why it did not say.
+    pub fn described(&self) -> Result<&[Described], &Fault> {
+        (*self.described).as_deref()
     }
 
     fn engine(&self) -> &Engine {

@@ -391,7 +391,7 @@ async fn more_attempts_than_may_run_wait_for_their_turn() {
 async fn an_activity_component_describes_itself() {
     let sandbox = sandbox();
     let program = program(&sandbox, "", "(unreachable)").await;
-    let described = sandbox.describe(&Program::Activity(program)).await.unwrap();
+    let described = program.described().unwrap();
     assert_eq!(described.len(), 1);
     assert_eq!((described[0].name.as_str(), described[0].task_queue.as_deref()), ("work", Some("default")));
 }

@@ -54,7 +54,8 @@ async fn compiled_code_survives_a_restart_and_a_damaged_copy_is_made_anew() {
     assert_eq!(load().await, 1);
     assert_eq!(load().await, 1, "the second start compiled again");
 
-    let file = std::fs::read_dir(&dir).unwrap().next().unwrap().unwrap().path();
+    let mut files = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path());
+    let file = files.find(|file| file.extension().is_some_and(|extension| extension == "cwasm")).unwrap();
     let mut damaged = std::fs::read(&file).unwrap();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
@@ -91,15 +92,14 @@ async fn other_bytes_than_those_deployed_are_refused() {
 #[tokio::test]
 async fn a_compiler_that_does_not_do_its_work_is_not_the_components_fault() {
     let fetches = AtomicUsize::new(0);
-    for (program, is_final) in [("/nonexistent/compiler", false), ("/bin/false", false), ("/bin/echo", true)]
-    {
+    for program in ["/nonexistent/compiler", "/bin/false", "/bin/echo"] {
         let dir = tempfile::tempdir().unwrap();
         let compiler = Compiler::Child { program: program.into(), args: Vec::new() };
         let sandbox = sandbox_in(dir.path(), compiler);
         let error = load_from(&sandbox, Ok(SLEEPS_ONCE.component()), &fetches).await.unwrap_err();
-        assert_eq!(error.is_final(), is_final, "{program}: {error}");
+        assert!(!error.is_final(), "{program}: {error}");
         let is_host = matches!(error, LoadError::Compile { error: CompileError::Host(_), .. });
-        assert_eq!(is_host, !is_final, "{program}: {error}");
+        assert!(is_host, "{program}: {error}");
     }
 }
 
@@ -110,7 +110,7 @@ async fn what_does_not_compile_is_said_to() {
     let digest = Digest(sha256(&garbage));
     let fetch = || async { Ok::<_, io::Error>(garbage) };
     let error = sandbox.load(digest, ComponentKind::Workflow, fetch).await.unwrap_err();
-    assert!(matches!(error, LoadError::Compile { error: CompileError::Rejected(_), .. }), "{error}");
+    assert!(matches!(error, LoadError::Compile { error: CompileError::Refused(_), .. }), "{error}");
     assert!(error.is_final());
 }
 

@@ -117,10 +117,10 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Internal {
-    /// Compile the component on stdin to the artefact on stdout
+    /// Look at the component on stdin, compile it and ask it what it holds, in a cage
     Compile {
-        /// `workflow` or `activity`
-        kind: String,
+        /// `component`, or `probe`: try to get out of the cage
+        job: String,
     },
     /// Print the OpenAPI document of the HTTP API
     Openapi {
@@ -130,7 +130,7 @@ enum Internal {
     },
 }
 
-/// The arguments with which this program starts itself to compile a component; its kind follows.
+/// The arguments with which this program starts itself to compile a component; the job follows.
 pub const COMPILE_ARGS: [&str; 2] = ["internal", "compile"];
 
 /// What a client command works with.
@@ -149,8 +149,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { Exit::Usage.into() } else { Exit::Ok.into() };
         }
     };
-    if let Command::Internal(Internal::Compile { kind }) = &cli.command {
-        return compile(kind);
+    if let Command::Internal(Internal::Compile { job }) = &cli.command {
+        // Before any runtime and thread: the child shuts itself in.
+        return job.parse().map_or(Exit::Usage.into(), backstitch_sandbox::compile_child_main);
     }
     let out = Output::new(cli.global.json, cli.global.quiet);
     match dispatch(cli, out) {
@@ -160,16 +161,6 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             error.exit.into()
         }
     }
-}
-
-/// Before any runtime and thread: the child lives under tight limits.
-fn compile(kind: &str) -> ExitCode {
-    let kind = match kind {
-        "workflow" => backstitch_sandbox::ComponentKind::Workflow,
-        "activity" => backstitch_sandbox::ComponentKind::Activity,
-        _ => return Exit::Usage.into(),
-    };
-    backstitch_sandbox::compile_child_main(kind)
 }
 
 fn dispatch(cli: Cli, out: Output) -> CliResult {
@@ -239,6 +230,8 @@ async fn version(client: &Client, out: Output) -> CliResult {
 
 #[cfg(test)]
 mod tests {
+    use backstitch_sandbox::Job;
+
     use super::*;
 
     #[test]
@@ -256,9 +249,9 @@ mod tests {
 
     #[test]
     fn the_compile_child_is_called_as_it_is_parsed() {
-        let args = ["backstitch"].into_iter().chain(COMPILE_ARGS).chain(["activity"]);
+        let args = ["backstitch"].into_iter().chain(COMPILE_ARGS).chain([Job::Component.as_str()]);
         let cli = Cli::try_parse_from(args).unwrap();
-        assert!(matches!(cli.command, Command::Internal(Internal::Compile { kind }) if kind == "activity"));
+        assert!(matches!(cli.command, Command::Internal(Internal::Compile { job }) if job == "component"));
     }
 
     #[test]

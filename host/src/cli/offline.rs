@@ -4,7 +4,7 @@
 use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
 use backstitch_core::Digest;
 use backstitch_sandbox::{
-    ComponentKind, EgressConfig, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
+    CompileError, EgressConfig, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
 };
 
 use super::exit::{CliError, CliResult, Exit};
@@ -34,7 +34,7 @@ pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     replay::conclude(&replayed, out)
 }
 
-/// Admits and compiles a component as a host would, in a process of its own and within its bounds.
+/// Takes a component in as a host would, in a process of its own and within its bounds.
 async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
     let refused = |code: &str, why: String| {
         CliError::new(Exit::Refused, code, "the component cannot be replayed").because(why)
@@ -47,19 +47,17 @@ async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
         egress: EgressConfig::default(),
     };
     let sandbox = Sandbox::new(config).map_err(|error| broken(&error))?;
-    let admitted = sandbox.admit(&bytes).map_err(|error| refused(error.code(), error.to_string()))?;
-    if admitted.kind == ComponentKind::Activity {
-        return Err(CliError::new(Exit::Invalid, "wrong-kind", "the component cannot be replayed")
-            .because("an activity component has no ledger to be replayed against; give a workflow"));
-    }
-    let fetch = || async move { Ok::<_, std::convert::Infallible>(bytes) };
-    let loaded = sandbox.load(admitted.digest, admitted.kind, fetch).await;
-    match loaded.map_err(|error: LoadError| match error.is_final() {
-        true => refused("does-not-load", error.to_string()),
-        false => broken(&error),
-    })? {
-        Program::Workflow(program) => Ok((admitted.digest, program)),
-        Program::Activity(_) => unreachable!("loaded as the kind it was admitted as"),
+    let taken = sandbox.take_in(bytes.into()).await.map_err(|error| match error {
+        LoadError::Compile { error: CompileError::Refused(why), .. } => refused(why.code(), why.to_string()),
+        error if error.is_final() => refused("does-not-load", error.to_string()),
+        error => broken(&error),
+    })?;
+    match taken.program {
+        Program::Workflow(program) => Ok((taken.digest, program)),
+        Program::Activity(_) => {
+            Err(CliError::new(Exit::Invalid, "wrong-kind", "the component cannot be replayed")
+                .because("an activity component has no ledger to be replayed against; give a workflow"))
+        }
     }
 }
 

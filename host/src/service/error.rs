@@ -1,7 +1,7 @@
 //! What a client is told when a call is not answered, and how the errors of the rooms become that.
 
 use backstitch_ledger::LedgerError;
-use backstitch_sandbox::{LoadError, Refused};
+use backstitch_sandbox::{CompileError, LoadError, Refused};
 
 /// What a client got wrong, or what the host cannot do right now. Codes are stable.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ pub(super) fn between_terms() -> ServiceError {
     ServiceError::Unavailable { code: "host-not-ready", message: message.to_owned() }
 }
 
-pub(super) fn refused(refused: Refused) -> ServiceError {
+fn refused(refused: Refused) -> ServiceError {
     let (code, message) = (refused.code(), refused.to_string());
     match refused {
         Refused::TooLarge { .. } => ServiceError::TooLarge { code, message },
@@ -99,6 +99,8 @@ pub(super) fn unloadable(error: LoadError) -> ServiceError {
         LoadError::Fetch { .. } => {
             ServiceError::Unavailable { code: "database-unavailable", message: error.to_string() }
         }
+        LoadError::Busy => ServiceError::Unavailable { code: "deployments-busy", message: error.to_string() },
+        LoadError::Compile { error: CompileError::Refused(why), .. } => refused(why),
         error if error.is_final() => {
             ServiceError::Unfit { code: "does-not-load", message: error.to_string() }
         }

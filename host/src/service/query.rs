@@ -17,7 +17,7 @@ use backstitch_client::views::QueryView;
 use backstitch_core::command::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
 use backstitch_ledger::RunInfo;
-use backstitch_sandbox::{Program, Stopped, WorkflowProgram};
+use backstitch_sandbox::{Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Service;
@@ -86,10 +86,9 @@ impl Service {
         message: &str,
         program: WorkflowProgram,
     ) -> ServiceError {
-        let described = self.programs.sandbox().describe(&Program::Workflow(program)).await;
-        let described =
-            described.unwrap_or_default().into_iter().find(|described| described.name == workflow);
-        let names = described.map(|described| described.queries).unwrap_or_default();
+        let described = program.described().unwrap_or_default();
+        let described = described.iter().find(|described| described.name == workflow);
+        let names = described.map(|described| &described.queries[..]).unwrap_or_default();
         if names.iter().any(|known| known == name) {
             let message = format!("the run does not answer the query {name:?}: {message}");
             return invalid("query-failed", message);

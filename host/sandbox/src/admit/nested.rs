@@ -40,7 +40,7 @@ pub(super) fn components(bytes: &[u8]) -> Vec<String> {
         namings.find(|naming| naming.index as usize == index).map(|naming| naming.name)
     };
     let shown = begins.iter().enumerate().map(|(index, begin)| match named(index) {
-        Some(name) => format!("${} (at byte {begin})", printable(name, limits::NAME_BYTES_MAX)),
+        Some(name) => format!("${} (at byte {begin})", printable::line_of(name, limits::NAME_BYTES_MAX)),
         None => format!("component {index} (at byte {begin})"),
     });
     shown.collect()
