@@ -96,12 +96,12 @@ pub const ACTIVITY_MEMORY_BYTES_MAX: usize = 256 << 20;
 /// Elements of one table: function pointers of a guest, with room for large ones.
 pub const TABLE_ELEMENTS_MAX: usize = 100_000;
 
-/// Linear memories, tables and core instances of one component: a Rust, C or JavaScript guest has
-/// one or two of each.
-pub const MEMORIES_MAX: usize = 4;
-/// See [`MEMORIES_MAX`].
-pub const TABLES_MAX: usize = 16;
-/// See [`MEMORIES_MAX`].
+/// Linear memories of one component: a Rust, C or JavaScript guest has one, a Python one shares one among its
+/// libraries. A slot of the pool of instances has as many, so that whoever has a slot has room.
+pub const MEMORIES_MAX: usize = 2;
+/// Tables of one component, and of a slot: its own, and one through which `wit-component` links it.
+pub const TABLES_MAX: usize = 4;
+/// Core instances of one component, and of a slot: a Python guest has one for each of its libraries.
 pub const CORE_INSTANCES_MAX: usize = 64;
 
 /// Wasm stack of a guest: a thousand frames of ordinary code.

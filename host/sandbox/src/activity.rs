@@ -10,6 +10,9 @@
 //! may be made at once, on the thread of the guest that called, and thrown away if it takes more than
 //! a moment: see [`ActivityProgram::try_at_once`].
 
+#[cfg(test)]
+mod room;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -77,6 +80,10 @@ type InvocationResult = Result<String, world::types::Failure>;
 /// After an attempt that took too long, so many others of its component are not tried at once: what a
 /// spinning component costs its callers' threads is divided by this.
 const SKIPPED_AFTER_OVERRUN: u32 = 1_000;
+
+/// How often an attempt that has its turn looks whether the pool has room for it. There is, unless more attempts than
+/// expected are being made on their callers' threads, each for a moment.
+const ROOM_LOOK: Duration = Duration::from_millis(10);
 
 /// Ticks of the epoch that an attempt may take at once; the first is under way already.
 const TICKS_AT_ONCE: u64 = 2;
@@ -352,10 +359,18 @@ impl ActivityProgram {
         let _turn = turn(running).await;
         let run = call.context.run_id;
         let stdio = SharedStdio::new(GuestLog::new(Some(run), Arc::clone(&call.name)));
-        call.pulse.begin(self.beats);
-        let patience = Patience::new(call.timeout, Arc::clone(&call.pulse));
         let said = Said { stdio: stdio.clone(), words: LastWords::default() };
-        let outcome = patience.with(self.attempt(&call, said.clone(), &patience)).await;
+        let outcome = loop {
+            call.pulse.begin(self.beats);
+            let patience = Patience::new(call.timeout, Arc::clone(&call.pulse));
+            match patience.with(self.attempt(&call, said.clone(), &patience)).await {
+                // Nothing of it has run: it is as if it had waited for its turn a little longer.
+                Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
+                    tokio::time::sleep(ROOM_LOOK).await;
+                }
+                outcome => break outcome,
+            }
+        };
         stdio.close();
         Ok(match outcome {
             Ok(Ok(outcome)) => outcome_of(outcome),

@@ -44,8 +44,9 @@ pub(crate) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
 /// a spinning one keeps a tokio worker to itself.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(10);
 
-/// Instances beyond the warm ones: those that are being described or replayed to be read.
-const INSTANCES_SLACK: usize = 64;
+/// Instances beyond the warm ones, or beyond the attempts that have a turn: those that are being replayed to be read,
+/// and attempts on the thread of their caller.
+pub(crate) const INSTANCES_SLACK: usize = 64;
 
 /// Linear memory that a slot keeps between two guests, so that a small guest's next start pays a
 /// `memset` instead of page faults.
@@ -114,13 +115,14 @@ fn pool(instances: usize, memory_bytes_max: usize) -> PoolingAllocationConfig {
     let times = |factor: usize| u32::try_from(instances.saturating_mul(factor)).unwrap_or(u32::MAX);
     let per_component = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
+    // Each instance may have all that admission lets a component have, so that one that has a place has room: nobody
+    // is refused for what others hold.
     pool.total_component_instances(times(1))
         // Counted, not reserved.
         .total_core_instances(times(limits::CORE_INSTANCES_MAX))
-        // Reserved as address space, 4 GiB each: 40 TiB of 128 for 5,000 runs. Guests with more
-        // than one memory share the second half.
-        .total_memories(times(2))
-        .total_tables(times(4))
+        // Reserved as address space, 4 GiB each: 40 TiB of 128 for 5,000 runs.
+        .total_memories(times(limits::MEMORIES_MAX))
+        .total_tables(times(limits::TABLES_MAX))
         .total_stacks(times(1))
         .max_core_instances_per_component(per_component(limits::CORE_INSTANCES_MAX))
         .max_memories_per_component(per_component(limits::MEMORIES_MAX))
