@@ -230,7 +230,7 @@ impl Programs {
 
     /// What an attempt gave, as far as its tenant may store it.
     pub(crate) fn kept(&self, scope: Scope, outcome: Result<Json, Failure>) -> Result<Json, Failure> {
-        let output = outcome.map_err(Failure::clipped)?;
+        let output = outcome.map_err(|failure| failure.with_plain_code().clipped())?;
         let over = |over: OverQuota| Failure::fatal(FailureKind::Application, over.code(), over.to_string());
         self.inner.quotas.check(scope, &output).map_err(over)?;
         Ok(output)

@@ -476,6 +476,16 @@ impl Failure {
         self
     }
 
+    /// With a code that is a word for programs and for Postgres: what are no characters of one, a NUL above all, are
+    /// replaced. Once, where a failure comes in: what is in a ledger stays as it is.
+    #[must_use]
+    pub fn with_plain_code(mut self) -> Self {
+        if self.code.contains(char::is_control) {
+            self.code = self.code.replace(char::is_control, "\u{fffd}");
+        }
+        self
+    }
+
     /// Bytes of text that it carries.
     pub(crate) fn text_bytes(&self) -> usize {
         self.code.len() + self.message.len() + self.details.as_ref().map_or(0, |json| json.as_str().len())
@@ -594,6 +604,13 @@ mod tests {
         let told = check_visible("signal id", "a\u{202e}b").unwrap_err();
         assert_eq!(told, "the signal id \"a\\\\u{202e}b\" holds U+202E, which cannot be seen");
         assert_eq!(check_visible("signal id", run), Ok(()), "of a message it says nothing");
+    }
+
+    #[test]
+    fn a_code_that_comes_in_has_no_control_characters() {
+        let failure = |code: &str| Failure::fatal(FailureKind::Application, code, "m".to_owned());
+        assert_eq!(failure("a\0b\n").with_plain_code().code, "a\u{fffd}b\u{fffd}");
+        assert_eq!(failure("größe").with_plain_code().code, "größe");
     }
 
     #[test]

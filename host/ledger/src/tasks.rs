@@ -419,7 +419,7 @@ impl Ledger {
              union all
              select i.payload::text, null, i.item_id from inbox i
              where i.shard = $1 and i.run_id = $2 and i.op = $3 and i.kind = $6
-               and (i.detail ->> 'attempt')::integer = $4
+               and (readable(i.detail) ->> 'attempt')::integer = $4
              limit 1",
         )
         .bind(self.shard.0)

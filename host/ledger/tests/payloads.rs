@@ -513,3 +513,52 @@ async fn a_large_answer_to_a_task_is_stored_only_if_it_counts() {
     ledger.post(SCOPE, grown.id, new_id(), 1, &item.message).await.unwrap();
     assert_eq!(parts(&ledger).await, 2);
 }
+
+#[tokio::test]
+async fn views_can_be_looked_into_whatever_payloads_hold() {
+    let url = database(cluster()).await;
+    let ledger = ledger_at(&url).await;
+    let mut host = Host::new(&ledger).await;
+    let mut connection = session(&url).await;
+    // What is sent, and what the view has of it.
+    let texts = [
+        (r#"{"a":"x\u0000y"}"#, "x\u{fffd}y"),
+        (r#"{"a":"\u0000\u0000"}"#, "\u{fffd}\u{fffd}"),
+        (r#"{"a":"\\u0000"}"#, r"\u0000"),
+        (r#"{"a":"\\\u0000"}"#, "\\\u{fffd}"),
+        (r#"{"a":"\ud83d\ude00"}"#, "\u{1f600}"),
+        (r#"{"a":"\ud83d\ud83d\ude00"}"#, "\u{fffd}\u{1f600}"),
+        (r#"{"a":"\ude00\uD83D!"}"#, "\u{fffd}\u{fffd}!"),
+        (r#"{"a":"plain","a":"twice"}"#, "twice"),
+    ];
+    for (number, (text, shown)) in texts.iter().enumerate() {
+        let mut grown = Grown::with_input(&format!("run-{number}"), text);
+        host.commit(grown.start()).await;
+        let rows = vec![grown.signal(text)];
+        let entity =
+            NewMemory { run: grown.id, entity: Some((*text).into()), attributes: Default::default() };
+        host.commit(Append { rows, memories: vec![entity], ..Append::new(SCOPE, grown.id) }).await;
+        let grown = Grown::named(&format!("unread-{number}"));
+        host.commit(grown.start()).await;
+        let message = Message::Signal { name: "s".into(), payload: json(text), id: None }.to_row();
+        ledger.post(SCOPE, grown.id, new_id(), now_ms(), &message).await.unwrap();
+        let seen: Vec<Option<String>> = sqlx::query_scalar(
+            "select payload ->> 'a' from run_history where shard = 0 and workflow_id in ($1, $2)
+               and payload::text <> 'null'
+             union all select entity ->> 'a' from run_memory where workflow_id = $1",
+        )
+        .bind(format!("run-{number}"))
+        .bind(format!("unread-{number}"))
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+        assert_eq!(seen, vec![Some((*shown).to_owned()); 4], "{text}");
+        assert_eq!(ledger.rows(grown.id, Seq(0), 10).await.unwrap().len(), 1);
+    }
+    // Over whole views, with all of them.
+    let all: i64 = sqlx::query_scalar("select count(payload ->> 'a') from run_history")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(all, 3 * texts.len() as i64);
+}

@@ -461,7 +461,7 @@ fn cursor(text: &str) -> Result<(RunId, Op), ServiceError> {
 fn failed(failure: TaskFailure) -> Result<Failure, ServiceError> {
     let TaskFailure { code, message, retryable, retry_after_ms, details } = failure;
     let fatal = Failure::fatal(FailureKind::Application, &code, message);
-    let failure = Failure { retryable, retry_after_ms, details, ..fatal }.clipped();
+    let failure = Failure { retryable, retry_after_ms, details, ..fatal }.with_plain_code().clipped();
     match failure.to_json() {
         Ok(_) => Ok(failure),
         Err(error) => {
