@@ -1,9 +1,11 @@
-//! `bench sleepers`: many runs that sleep for days.
+//! `bench sleepers`: many runs that sleep for days, and what a look at the timers costs beside many more of another host.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use backstitch_core::HostId;
+use backstitch_ledger::{ConnectOptions, Ledger, TimerLook};
 use serde::Serialize;
 use sqlx::Connection;
 use tokio::task::JoinSet;
@@ -17,7 +19,13 @@ pub(crate) struct Args {
     /// Sleeping runs.
     #[arg(long, default_value_t = 100_000)]
     runs: usize,
+    /// Runs of another host that sleep beside them, half of them for too long already.
+    #[arg(long, default_value_t = 1_000_000)]
+    foreign: usize,
 }
+
+/// Looks that are measured together.
+const LOOKS: usize = 200;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -30,6 +38,10 @@ struct Report {
     host_bytes_at_tenth: u64,
     host_bytes: u64,
     postgres_bytes_per_run: f64,
+    foreign: usize,
+    /// What a look at the timers of this host costs without those of the other, and with them.
+    look_cpu_us_alone: f64,
+    look_cpu_us_beside_foreign: f64,
 }
 
 /// Starts them, and looks at what they take.
@@ -59,6 +71,11 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     }
     wait_for_timers(&server, args.runs).await?;
     let (spent, took) = (server.cpu()?.since(before), begun.elapsed());
+    let (host_bytes, postgres_bytes) = (cpu::resident_bytes()?, database_bytes(&server).await? - empty);
+    let host = rig.service.health().await.host_id.parse()?;
+    let alone = look_us(&server, host).await?;
+    add_foreign(&server, args.foreign).await?;
+    let beside = look_us(&server, host).await?;
     let report = Report {
         bench: "sleepers",
         runs: args.runs,
@@ -66,8 +83,11 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
         starts_per_s: args.runs as f64 / took.as_secs_f64(),
         cpu_us_per_run: spent.us() / args.runs as f64,
         host_bytes_at_tenth: at_tenth,
-        host_bytes: cpu::resident_bytes()?,
-        postgres_bytes_per_run: (database_bytes(&server).await? - empty) as f64 / args.runs as f64,
+        host_bytes,
+        postgres_bytes_per_run: postgres_bytes as f64 / args.runs as f64,
+        foreign: args.foreign,
+        look_cpu_us_alone: alone,
+        look_cpu_us_beside_foreign: beside,
     };
     println!("{}", rig::machine());
     println!(
@@ -80,7 +100,57 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
         report.host_bytes >> 20,
         report.postgres_bytes_per_run
     );
+    println!(
+        "a look at the timers: {alone:.0} µs of CPU alone, {beside:.0} µs beside {} of another host, {:.2} times as much",
+        report.foreign,
+        beside / alone
+    );
     Ok(serde_json::to_value(report)?)
+}
+
+/// CPU of one look for timers of the host that are due, and for the next one, in microseconds.
+async fn look_us(server: &Server, host: HostId) -> Result<f64> {
+    let ledger = Ledger::connect(ConnectOptions::new(&server.url)).await?;
+    let now_ms = backstitch::ambient::now_ms();
+    let look = TimerLook { host, from_ms: 0, now_ms, always: 4, except: &[] };
+    let before = server.cpu()?;
+    for _ in 0..LOOKS {
+        ensure!(ledger.due_timers(look, 500).await?.is_empty(), "a run that sleeps for days is due");
+        ensure!(ledger.next_due(look).await?.is_some(), "nobody sleeps");
+    }
+    let spent = server.cpu()?.since(before);
+    ledger.close().await;
+    Ok(spent.us() / LOOKS as f64)
+}
+
+/// Another host that lives, and its sleepers.
+async fn add_foreign(server: &Server, count: usize) -> Result<()> {
+    let mut connection = server.connect().await?;
+    let owner = backstitch::ambient::new_host_id();
+    sqlx::query(
+        "insert into leases (shard, host_id, epoch, heartbeat_at, lease_ms, dead, name)
+         values (0, $1, 1, now(), 86400000, false, 'foreign')",
+    )
+    .bind(owner.0)
+    .execute(&mut connection)
+    .await?;
+    sqlx::query(
+        "with foreign_runs as (
+             insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status, owner, started_at)
+             select 0, 1, gen_random_uuid(), 'foreign-' || n, 0, 'w', decode(repeat('07', 32), 'hex'), 1, $1, now()
+             from generate_series(1, $2) n
+             returning run_id
+         )
+         insert into timers (shard, tenant, run_id, op, due_at, purpose, owner)
+         select 0, 1, run_id, 0, now() + (random() - 0.5) * interval '2 days', 1, $1 from foreign_runs",
+    )
+    .bind(owner.0)
+    .bind(i32::try_from(count)?)
+    .execute(&mut connection)
+    .await?;
+    sqlx::query("vacuum analyze timers").execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
 }
 
 async fn wait_for_timers(server: &Server, runs: usize) -> Result<()> {
