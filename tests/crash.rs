@@ -7,7 +7,7 @@
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
-//! runs only wait; `tasks` is about workers outside, who die as hosts do, `workers` about those that are shipped,
+//! runs only wait; `strays` is about runs whose trouble is their own; `tasks` is about workers outside, who die as hosts do, `workers` about those that are shipped,
 //! `push` about endpoints that are workers, `embedding` about a host in another program, `deferrals` about activities that leave the
 //! answer to others.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
@@ -46,6 +46,8 @@ mod proxy;
 mod push;
 #[path = "crash/schedules.rs"]
 mod schedules;
+#[path = "crash/strays.rs"]
+mod strays;
 mod support;
 #[path = "crash/tasks.rs"]
 mod tasks;

@@ -97,6 +97,8 @@ pub enum FaultKind {
     Corrupt,
     /// The component cannot be loaded here.
     Component,
+    /// Several hosts in a row died while the run was led.
+    HostLost,
 }
 
 /// Why a run is parked, or cannot be led along its ledger.

@@ -42,6 +42,36 @@ pub fn writer_hook() -> Option<backstitch_ledger::HookFn> {
     None
 }
 
+/// Dies here if a test asked for it, over this run: `BACKSTITCH_CRASH=guest-of=WORKFLOW_ID` takes every host down that
+/// leads it, `attempt-of=WORKFLOW_ID` every host that makes an attempt of its calls.
+#[cfg(debug_assertions)]
+pub fn over(what: &'static str, workflow_id: &str) {
+    use std::sync::LazyLock;
+
+    static CHOSEN: LazyLock<Option<(String, String)>> = LazyLock::new(|| {
+        let text = crate::ambient::variable("BACKSTITCH_CRASH")?;
+        let (what, workflow_id) = text.split_once('=')?;
+        Some((what.to_owned(), workflow_id.to_owned()))
+    });
+    if CHOSEN.as_ref().is_some_and(|chosen| (chosen.0.as_str(), chosen.1.as_str()) == (what, workflow_id)) {
+        die();
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub fn over(_what: &'static str, _workflow_id: &str) {}
+
+/// Nothing may run after this: no destructor, no flush, as when the power fails.
+#[cfg(debug_assertions)]
+fn die() {
+    let me = rustix::process::getpid();
+    let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+    loop {
+        std::thread::park();
+    }
+}
+
 /// Dies here if a test asked for it.
 #[cfg(debug_assertions)]
 pub fn point(name: &'static str) {
@@ -60,12 +90,7 @@ pub fn point(name: &'static str) {
         && chosen == name
         && visits_left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        let me = rustix::process::getpid();
-        // Nothing may run after this: no destructor, no flush, as when the power fails.
-        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
-        loop {
-            std::thread::park();
-        }
+        die();
     }
 }
 

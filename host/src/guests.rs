@@ -14,6 +14,7 @@ use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, Workflow
 use crossbeam_channel::Receiver;
 
 use crate::programs::Programs;
+use crate::room::Held;
 use crate::scheduler::Facts;
 use crate::{ambient, attempt, crash};
 
@@ -64,6 +65,8 @@ pub(crate) enum Job {
         rows: Vec<Ahead>,
         /// Whether to go over it twice more and compare: see [`Check`].
         check: bool,
+        /// The room that the rows take, if they were read: given back when the guest has been led along them.
+        held: Option<Arc<Held>>,
     },
     /// Of a guest that is.
     Resume {
@@ -108,6 +111,8 @@ pub(crate) struct Done {
     pub(crate) status: Status,
     /// What they change of what is known about the run.
     pub(crate) memory: Memory,
+    /// It was led along a ledger that was there.
+    pub(crate) repeats: bool,
     /// First attempts of activities among the commands that were made already.
     pub(crate) outcomes: Vec<(Op, Result<Json, Failure>)>,
 }
@@ -139,16 +144,16 @@ pub(crate) fn spawn(
 
 fn run(job: Job, at_once: &AtOnce) -> Activated {
     match job {
-        Job::Begin { turn, origin, rows, check } => {
+        Job::Begin { turn, origin, rows, check, held } => {
             let facts = Arc::clone(&origin.facts);
             let result = match begin(&origin, &rows) {
                 Ok(guest) => {
                     let check = check.then_some(Check { origin, rows });
-                    go_on(guest, check, &facts, at_once)
+                    go_on(guest, check, &facts, at_once).map(|done| Done { repeats: true, ..done })
                 }
                 Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
                 Err(Unstarted::NoRoom) => {
-                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, origin, rows, check })))
+                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, origin, rows, check, held })))
                 }
             };
             Activated { run: facts.run, turn, result }
@@ -168,6 +173,7 @@ fn go_on(
     facts: &Facts,
     at_once: &AtOnce,
 ) -> Result<Done, Undone> {
+    crash::over("guest-of", &facts.workflow_id);
     let did = activate(&mut guest)?;
     if let Some(check) = check {
         repeats(&check, &did)?;
@@ -177,7 +183,7 @@ fn go_on(
         Status::Blocked => at_once.carry_out(&commands, facts),
         _ => Vec::new(),
     };
-    Ok(Done { guest, commands, status, memory, outcomes })
+    Ok(Done { guest, commands, status, memory, outcomes, repeats: false })
 }
 
 impl AtOnce {

@@ -22,10 +22,12 @@ use crate::closings::Closings;
 use crate::desk::{Desk, Queue};
 use crate::embed::Workers;
 use crate::guests::AtOnce;
+use crate::loads::Loads;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
-use crate::scheduler::{self, Counters, Input, Inputs, Scheduler, Tools};
+use crate::room::Room;
+use crate::scheduler::{self, Absent, Counters, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
 use crate::watch::Watcher;
 use crate::{ambient, guests};
@@ -149,6 +151,8 @@ struct Fixed {
     config: HostConfig,
     ledger: Ledger,
     programs: Programs,
+    /// For the ledgers of runs that are loaded: what one term holds, the next has not.
+    room: Room,
     jobs: crossbeam_channel::Sender<guests::Job>,
     /// Where the guest threads send what they have done: the current term's scheduler.
     done: watch::Sender<Option<Inputs>>,
@@ -212,6 +216,7 @@ impl Host {
             config,
             ledger,
             programs,
+            room: Room::new(limits::LOADS_RUNNING_MAX, limits::LOADS_BYTES_MAX),
             jobs,
             done,
             closings,
@@ -306,9 +311,19 @@ impl Fixed {
                 return self.stop.cancel();
             }
         };
-        let tools = Tools {
-            host,
+        let absent = Absent::default();
+        let loads = Loads {
+            programs: self.programs.clone(),
             ledger: self.ledger.clone(),
+            host,
+            inputs: inputs.clone(),
+            room: self.room.clone(),
+        };
+        let tools = Tools {
+            lease,
+            ledger: self.ledger.clone(),
+            loads,
+            absent: absent.clone(),
             programs: self.programs.clone(),
             jobs: self.jobs.clone(),
             items,
@@ -333,6 +348,7 @@ impl Fixed {
             inputs: inputs.clone(),
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint,
+            absent,
             desk: self.service.desk().clone(),
             crier: self.service.crier().clone(),
         };
@@ -352,25 +368,31 @@ impl Fixed {
         let health = writer.health.clone();
         self.current.send_replace(Some(Term { host, inputs: inputs.clone(), inbox_hint, health, pulse }));
 
-        self.until_over(scheduler, renewals, loops, inputs).await;
+        let died = self.until_over(scheduler, renewals, loops, inputs).await;
         self.current.send_replace(None);
         self.done.send_replace(None);
         writer.task.abort();
-        if let Err(error) = self.ledger.release(lease).await {
+        let given_up = match died {
+            // As if the host had died: it may have been over one of its runs.
+            true => self.ledger.declare_dead(host).await.map(drop),
+            false => self.ledger.release(lease).await,
+        };
+        if let Err(error) = given_up {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
         }
     }
 
-    /// Waits until the term ends: fenced, or stopped and drained.
+    /// Waits until the term ends: fenced, or stopped and drained. Whether its scheduler has died.
     async fn until_over(
         &self,
         mut scheduler: JoinHandle<()>,
         mut renewals: JoinHandle<()>,
         mut loops: JoinSet<()>,
         inputs: Inputs,
-    ) {
+    ) -> bool {
+        let mut died = false;
         tokio::select! {
-            _ = &mut scheduler => {}
+            ended = &mut scheduler => died = ended.is_err_and(|error| error.is_panic()),
             _ = &mut renewals => {}
             // None of them ends while the term can go on.
             _ = loops.join_next() => {}
@@ -386,6 +408,7 @@ impl Fixed {
         }
         scheduler.abort();
         renewals.abort();
+        died
     }
 }
 

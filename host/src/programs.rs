@@ -8,16 +8,16 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
-use backstitch_core::{Digest, Failure, FailureKind, HostId, Json, RunId, RunStatus, Scope, TenantId};
-use backstitch_ledger::{ClaimedRun, ComponentKind as Offers, Ledger, LedgerError};
+use backstitch_core::{Digest, Failure, FailureKind, Fault, Json, Scope, TenantId};
+use backstitch_ledger::{ComponentKind as Offers, Ledger, LedgerError};
 use backstitch_sandbox::{
     ActivityCall, ActivityProgram, ComponentKind, LoadError, Manifest, Program, Sandbox, WorkflowProgram,
 };
+use tokio::time::Instant;
 
-use crate::derived::{self, Derived};
 use crate::quota::{OverQuota, Quotas};
-use crate::scheduler::{Facts, Loaded, LoadedRun};
 use crate::{crash, retry};
 
 /// Components whose code is kept mapped. Each costs address space, and memory as far as it is run.
@@ -222,6 +222,7 @@ impl Programs {
         let program =
             self.load_activity(scope, digest).await.map_err(|error| unloadable(error.to_string()))?;
         crash::point("activity-during");
+        crash::over("attempt-of", &call.context.workflow_id);
         match self.inner.sandbox.invoke(&program, call).await {
             Ok(outcome) => self.kept(scope, outcome),
             Err(fault) => Err(unloadable(fault.to_string())),
@@ -236,67 +237,30 @@ impl Programs {
         Ok(output)
     }
 
-    /// Reads a run that this host may own, however long the database takes to answer.
-    pub(crate) async fn read(&self, ledger: &Ledger, host: HostId, run: RunId) -> Loaded {
-        let read = retry::until_answered("reading a run", || ledger.owned_run(host, run)).await;
-        let Some(claimed) = read else { return Loaded { run, result: None } };
-        let loaded = self.read_claimed(ledger, vec![claimed]).await;
-        loaded.into_iter().next().unwrap_or(Loaded { run, result: None })
-    }
-
-    /// Reads runs that this host has just claimed.
-    pub(crate) async fn read_claimed(&self, ledger: &Ledger, claimed: Vec<ClaimedRun>) -> Vec<Loaded> {
-        let ids: Vec<RunId> = claimed.iter().map(|claimed| claimed.run).collect();
-        let ledgers = retry::until_answered("reading ledgers", || ledger.rows_of(&ids)).await;
-        let mut derived = derived::read(ledger, &ledgers).await;
-        let mut loaded = Vec::with_capacity(claimed.len());
-        for (claimed, (run, rows)) in claimed.into_iter().zip(ledgers) {
-            let derived = derived.remove(&run).unwrap_or_default();
-            loaded.push(Loaded { run, result: Some(self.complete(claimed, rows, derived).await) });
-        }
-        loaded
-    }
-
-    async fn complete(
-        &self,
-        claimed: ClaimedRun,
-        rows: Vec<backstitch_core::Row>,
-        derived: Derived,
-    ) -> LoadedRun {
-        let program = self.workflow_for_good(claimed.scope, claimed.digest).await;
-        LoadedRun {
-            facts: Facts {
-                scope: claimed.scope,
-                run: claimed.run,
-                workflow_id: claimed.workflow_id.into(),
-                generation: claimed.generation,
-                workflow: claimed.workflow.into(),
-                digest: claimed.digest,
-                parent: claimed.parent,
-            },
-            program,
-            parked: claimed.status == RunStatus::Parked,
-            rows,
-            derived,
-        }
-    }
-
-    /// A workflow component, or the fault that says why there will be none.
-    async fn workflow_for_good(
+    /// A workflow component for runs that are pinned to it, or the fault to park them with. A database that does not
+    /// answer is waited for; so is, for `patience`, a host that cannot do its part.
+    pub(crate) async fn load_for_runs(
         &self,
         scope: Scope,
         digest: Digest,
-    ) -> Result<WorkflowProgram, backstitch_core::Fault> {
+        patience: Duration,
+    ) -> Result<WorkflowProgram, Fault> {
+        let begun = Instant::now();
         let mut pace = retry::Pace::default();
         loop {
-            match self.load_workflow(scope, digest).await {
+            let error = match self.load_workflow(scope, digest).await {
                 Ok(program) => return Ok(program),
-                Err(error) if error.is_final() => return Err(error.to_fault()),
-                Err(error) => {
-                    tracing::warn!(%digest, %error, "a component cannot be loaded yet");
-                    pace.wait().await;
-                }
+                Err(error) => error,
+            };
+            let is_over = match &error {
+                LoadError::Fetch { error, .. } => is_missing(&**error),
+                _ => begun.elapsed() >= patience,
+            };
+            if is_over || error.is_final() {
+                return Err(error.to_fault());
             }
+            tracing::warn!(%digest, %error, "a component cannot be loaded yet");
+            pace.wait().await;
         }
     }
 }
@@ -312,6 +276,11 @@ enum Unfetched {
 
 fn found(bytes: Option<Vec<u8>>) -> Result<Vec<u8>, Unfetched> {
     bytes.ok_or(Unfetched::Missing)
+}
+
+/// Whether the database answered, and does not hold the component.
+fn is_missing(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref::<Unfetched>(), Some(Unfetched::Missing))
 }
 
 fn wrong_kind(digest: Digest, kind: ComponentKind) -> LoadError {

@@ -15,8 +15,9 @@ mod update;
 mod views;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_client::views::{
@@ -43,6 +44,7 @@ use crate::host::Term;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retrace::Recorded;
+use crate::room::{Held, Room};
 use crate::scheduler::Counters;
 use crate::{ambient, retrace, time};
 
@@ -57,12 +59,18 @@ pub struct Service {
     desk: Desk,
     crier: Crier,
     quotas: Quotas,
-    /// Turns to hold a whole ledger for a client.
-    readings: Arc<Semaphore>,
+    /// Turns to lead a guest along a whole ledger for a client.
+    computing: Arc<Semaphore>,
+    /// For ledgers and pages of ledgers, until clients have them.
+    room: Room,
     /// Somebody has changed a schedule.
     schedule_hint: Arc<Notify>,
+    /// Which schedules have started which runs here, of late.
+    scheduled: Arc<Mutex<lru::LruCache<RunId, (Scope, Arc<str>)>>>,
 }
 
+/// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a look that is due.
+const SCHEDULED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// How often a parked run is looked at that is to stop.
 const PARKED_POLL: Duration = Duration::from_millis(50);
 /// How often a waiting client's run is looked at when another host has it.
@@ -79,9 +87,24 @@ impl Service {
     ) -> Self {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
         let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone()));
-        let readings = Arc::new(Semaphore::new(query::READINGS_MAX));
+        let computing = Arc::new(Semaphore::new(query::COMPUTING_MAX));
+        let room = Room::new(limits::READINGS_MAX, limits::READINGS_BYTES_MAX);
         let schedule_hint = Arc::new(Notify::new());
-        Self { ledger, programs, term, closings, counters, desk, crier, quotas, readings, schedule_hint }
+        let scheduled = Arc::new(Mutex::new(lru::LruCache::new(SCHEDULED_MAX)));
+        Self {
+            ledger,
+            programs,
+            term,
+            closings,
+            counters,
+            desk,
+            crier,
+            quotas,
+            computing,
+            room,
+            schedule_hint,
+            scheduled,
+        }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities
@@ -193,7 +216,7 @@ impl Service {
     /// One run, by run id or workflow id (then its latest generation).
     pub async fn run(&self, scope: Scope, id: &str) -> Result<RunDetailView, ServiceError> {
         let info = self.find(scope, id).await?;
-        let rows = self.rows(info.summary.run).await?;
+        let (rows, _held) = self.whole(info.summary.run, 1).await?;
         // A damaged ledger still shows what the runs table says.
         let folded = Run::load_closed(info.summary.run, &rows, info.head);
         Ok(RunDetailView {
@@ -245,7 +268,7 @@ impl Service {
         Ok(RunCountView { runs: by_status.iter().map(|count| count.runs).sum(), by_status })
     }
 
-    /// A page of a run's ledger.
+    /// A page of a run's ledger: no more rows than `limit`, and no more bytes than fit one answer.
     pub async fn ledger(
         &self,
         scope: Scope,
@@ -255,11 +278,8 @@ impl Service {
     ) -> Result<LedgerView, ServiceError> {
         let run = self.find_id(scope, id).await?;
         let limit = page_limit(limit, limits::PAGE_ROWS_MAX)?;
-        let rows = self.ledger.shown_rows(run, from, limit).await?;
-        let full = rows.len() == limit as usize;
-        let next_seq = rows.last().filter(|_| full).map(|(row, _)| Seq(row.seq.0 + 1));
-        let rows = rows.iter().map(row_view).collect();
-        Ok(LedgerView { rows, next_seq })
+        let shown = self.ledger.shown_rows(run, from, limit, limits::PAGE_BYTES_MAX).await?;
+        Ok(LedgerView { rows: shown.rows.iter().map(row_view).collect(), next_seq: shown.next })
     }
 
     /// The run as soon as it has closed or is parked, or as it is when `wait` is over.
@@ -301,12 +321,14 @@ impl Service {
             }
             Some(bytes) => self.foreign(bytes).await?,
         };
-        let rows = self.rows(run).await?;
+        let turn = self.turn_to_compute().await;
+        let (rows, held) = self.whole(run, 1).await?;
         let workflow_id = info.summary.workflow_id.into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
-        let retrace = move || retrace::retrace(&recorded, digest, &program);
+        // The turn and the room go with the work, which a client that hangs up does not end.
+        let retrace = move || (retrace::retrace(&recorded, digest, &program), recorded, held, turn);
         let retraced = tokio::task::spawn_blocking(retrace).await;
-        retraced.map_err(|error| internal(&error))
+        retraced.map(|(view, ..)| view).map_err(|error| internal(&error))
     }
 
     /// A component that is not deployed, ready to be replayed.
@@ -383,10 +405,14 @@ impl Service {
         found.ok_or_else(|| ServiceError::Internal(format!("{by:?} was here a moment ago")))
     }
 
-    /// A whole ledger, as a takeover reads it: a row at a place that no run has is among them.
-    async fn rows(&self, run: RunId) -> Result<Vec<Row>, ServiceError> {
-        let ledgers = self.ledger.rows_of(&[run]).await?;
-        Ok(ledgers.into_iter().flat_map(|(_, rows)| rows).collect())
+    /// A whole ledger, and the room that it takes for as long as it, or `copies` of it, are in memory.
+    async fn whole(&self, run: RunId, copies: usize) -> Result<(Vec<Row>, Held), ServiceError> {
+        Ok(self.room.read(&self.ledger, run, copies).await?)
+    }
+
+    /// Room for a page of a ledger.
+    pub(crate) async fn room_for_page(&self) -> Held {
+        self.room.turn().await
     }
 }
 

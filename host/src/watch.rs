@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::limits;
-use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse, Sweep};
+use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use crate::desk::{Desk, Queue};
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
-use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
+use crate::scheduler::{Absent, DEADLINE, Guard, Input, Inputs};
 use crate::{ambient, crash};
 
 /// How old this host's copy of the names may be, in milliseconds.
@@ -29,6 +29,8 @@ const INBOX_MS_MAX: u64 = 500;
 const INBOX_MS_MIN: u64 = 10;
 /// How often to keep house, in milliseconds: partitions are made weeks ahead.
 const CHORES_MS: u64 = 3_600_000;
+/// How soon to try again to make partitions, in milliseconds, if somebody reads the ledger for long.
+const PARTITIONS_MS: u64 = 60_000;
 /// Longest wait between two looks at the leases of workers, in milliseconds: another host may have set one.
 const TASKS_MS_MAX: u64 = 1_000;
 /// Shortest: a lease that another host is ending just now is not asked for all the time.
@@ -43,6 +45,8 @@ const LACKING_MS_MIN: u64 = 250;
 const LACKING_REST: u32 = 20;
 /// How long to wait when all runs were looked at, in leases: a minute by default.
 const LACKING_LEASES: u64 = 20;
+/// Shortest wait, in milliseconds, before a timer is handed over that was handed over just now.
+const TIMERS_MS_MIN: u64 = 10;
 /// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
 const TIMERS_MS_MAX: u64 = 30_000;
 
@@ -61,6 +65,8 @@ pub(crate) struct Watcher {
     pub(crate) inbox_hint: Arc<Notify>,
     /// The earliest timer that was set since the last look.
     pub(crate) timer_hint: watch::Sender<u64>,
+    /// Runs whose timers wait for them to be read.
+    pub(crate) absent: Absent,
     /// Where workers wait for tasks.
     pub(crate) desk: Desk,
     /// Tells other hosts.
@@ -150,20 +156,34 @@ impl Watcher {
     /// Fires timers: sleeps until the earliest, or until an earlier one is set.
     pub(crate) async fn timers(self) {
         let mut hint = self.timer_hint.subscribe();
+        let (mut from_ms, mut all_at) = (0, Instant::now());
+        let mut before = None;
         loop {
             // From here on a sooner timer lowers it again, whatever the queries below still see.
-            self.timer_hint.send_replace(u64::MAX);
+            from_ms = from_ms.min(self.timer_hint.send_replace(u64::MAX));
             hint.mark_unchanged();
+            if all_at.elapsed() >= Duration::from_millis(TIMERS_MS_MAX) {
+                (from_ms, all_at) = (0, Instant::now());
+            }
             let now_ms = ambient::now_ms();
-            let due = || self.ledger.due_timers(self.lease.host, now_ms, DEADLINE, limits::CLAIM_ROWS_MAX);
+            let absent = self.absent.runs();
+            let look =
+                TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
+            let due = || self.ledger.due_timers(look, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due timers", due).await;
-            if !due.is_empty() {
+            if let Some(first) = due.first().copied() {
+                if before.replace(first) == Some(first) {
+                    // Nobody could do anything about it yet.
+                    tokio::time::sleep(Duration::from_millis(TIMERS_MS_MIN)).await;
+                }
                 if self.hand_over(|guard| Input::Timers(due, guard)).await.is_err() {
                     return;
                 }
                 continue;
             }
-            let next = || self.ledger.next_due(self.lease.host, now_ms, DEADLINE);
+            // What is set for a time before comes with a hint, and what waits for its run is found when that is read.
+            from_ms = now_ms;
+            let next = || self.ledger.next_due(look);
             let next = until_answered("looking for the next timer", next).await;
             let latest_ms = ambient::now_ms() + TIMERS_MS_MAX;
             let mut wake_ms = next.unwrap_or(u64::MAX).min(latest_ms);
@@ -292,14 +312,25 @@ impl Watcher {
 
     /// Keeps house: partitions for the weeks to come, no leases of hosts long dead.
     pub(crate) async fn chores(self) {
-        let mut ticks = tokio::time::interval(Duration::from_millis(CHORES_MS));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            let partitions = || self.ledger.ensure_partitions(ambient::now_ms());
-            until_answered("making partitions", partitions).await;
             until_answered("forgetting dead hosts", || self.ledger.forget_dead()).await;
             until_answered("forgetting tasks of closed runs", || self.ledger.forget_tasks()).await;
+            let mut wait_ms = CHORES_MS;
+            while wait_ms > 0 {
+                let partitions = || self.ledger.ensure_partitions(ambient::now_ms());
+                let put_off = until_answered("making partitions", partitions).await.put_off;
+                let nap_ms = if put_off > 0 {
+                    tracing::info!(
+                        put_off,
+                        "partitions of weeks to come wait until nobody reads the ledger for long"
+                    );
+                    PARTITIONS_MS.min(wait_ms)
+                } else {
+                    wait_ms
+                };
+                tokio::time::sleep(Duration::from_millis(nap_ms)).await;
+                wait_ms -= nap_ms;
+            }
         }
     }
 

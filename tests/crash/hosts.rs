@@ -6,7 +6,8 @@ use backstitch_core::RunStatus;
 use sqlx::PgConnection;
 
 use crate::load::{
-    self, ASKED, LATE, approve, attempts, check_attempts, deployed_database, options, order, overdue, owner,
+    self, ASKED, LATE, approve, attempts, check_attempts, count, deployed_database, options, order, overdue,
+    owner,
 };
 use crate::support::{HostOptions, TestHost, check_ledgers, connect, eventually};
 
@@ -193,4 +194,20 @@ async fn a_host_that_is_stopped_hands_its_runs_over_at_once() {
     let taken: BTreeSet<_> = attempts(&heir).into_iter().map(attempt).collect();
     assert_eq!(handed.intersection(&taken).next(), None);
     check_attempts(&database, &[(&stopping, BTreeSet::new()), (&heir, BTreeSet::new())]).await;
+}
+
+#[tokio::test]
+async fn a_host_that_stops_hears_its_attempts_out() {
+    let database = deployed_database().await;
+    let mut host = TestHost::start(options(&database)).await;
+    host.start_run("calls", "slow", r#"{"name":"busy","args":[300],"attempts":1}"#).await;
+    eventually("the attempt is made", async || {
+        (host.client.health().await.ok()?.activities_running == 1).then_some(())
+    })
+    .await;
+    host.signal("-TERM");
+    assert!(host.exit().await.success(), "{}", host.log());
+    let outcomes = "select count(*) from ledger where kind in (20, 21, 22)";
+    assert_eq!(count(&mut connect(&database).await, outcomes).await, 1, "{}", host.log());
+    check_ledgers(&database).await;
 }

@@ -1,6 +1,7 @@
 //! Schedules whose hosts die: each time has one run, whoever looks and whoever dies over it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use backstitch::crash::SCHEDULE_POINTS;
 use backstitch_client::schedules::{BackfillSchedule, CreateSchedule, ScheduleView, TriggerSchedule};
@@ -206,4 +207,27 @@ async fn a_failure_pauses_and_people_ask_for_runs_all_the_same() {
         .await
         .unwrap();
     assert_eq!(runs, before.cast_signed() + 3);
+}
+
+/// Starts that wait for each other, and how soon all of them have been made: looks that are due come every half second,
+/// and would take three times as long.
+const ONE_BY_ONE: u64 = 60;
+const ONE_BY_ONE_WITHIN: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn starts_that_wait_for_each_other_wait_for_nothing_else() {
+    let database = deployed_database().await;
+    let host = TestHost::start(options(&database)).await;
+    let create = CreateSchedule { paused: true, ..ticking("queue", 0, Overlap::BufferAll) };
+    host.client.create_schedule(&create).await.unwrap();
+    let to_ms = backstitch::ambient::now_ms() / TICK_MS * TICK_MS - 10 * TICK_MS;
+    let from_ms = to_ms - (ONE_BY_ONE - 1) * TICK_MS;
+    let begun = Instant::now();
+    let backfill = BackfillSchedule { from_ms, to_ms, overlap: None };
+    host.client.backfill_schedule("queue", backfill).await.unwrap();
+    let filled = started(&host, "queue", ONE_BY_ONE).await;
+    let took = begun.elapsed();
+    assert_eq!((filled.started, filled.waiting, filled.skipped), (ONE_BY_ONE, 0, 0));
+    assert!(took < ONE_BY_ONE_WITHIN, "{ONE_BY_ONE} starts took {took:?}");
+    check_ledgers(&database).await;
 }

@@ -34,6 +34,8 @@ pub enum FaultKind {
     Corrupt,
     /// The component cannot be loaded here.
     Component,
+    /// Several hosts in a row died while the run was led.
+    HostLost,
 }
 
 impl FaultKind {
@@ -50,6 +52,7 @@ impl FaultKind {
             Self::Divergence => "divergence",
             Self::Corrupt => "corrupt",
             Self::Component => "component",
+            Self::HostLost => "host-lost",
         }
     }
 }

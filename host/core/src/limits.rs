@@ -292,13 +292,55 @@ pub const WRITER_QUEUE_MAX: usize = 4_096;
 /// spread over hosts.
 pub const CLAIM_ROWS_MAX: i64 = 500;
 
-/// Ledgers of a takeover that are read in one query: enough to be cheap when they are small, few
-/// enough to fit in memory when they are not.
+/// Small ledgers of a takeover that are read in one query: enough to be cheap.
 pub const LEDGERS_READ_MAX: usize = 32;
+/// Rows of a ledger that is read together with others: nearly every run that waits has fewer.
+pub const LEDGER_ROWS_SMALL: u32 = 64;
+/// Bytes of one: [`LEDGERS_READ_MAX`] of them are held at once, for each of [`LOADS_RUNNING_MAX`] readers.
+pub const LEDGER_BYTES_SMALL: usize = 64 << 10;
+/// Bytes of a larger ledger that are read at once.
+pub const LEDGER_PAGE_BYTES: usize = 1 << 20;
+/// What a row takes in memory besides its texts, about: a ledger of 200,000 small rows is no small ledger.
+pub const ROW_BYTES: usize = 256;
+/// Readers of ledgers at once in a takeover: each has a connection of the pool while it asks.
+pub const LOADS_RUNNING_MAX: usize = 4;
+/// Bytes of large ledgers, of all of a host's runs that are being loaded, from the first row read until their guests
+/// have been led along them: the largest ledger fits, with all its rows, and a second one while the first is replayed.
+pub const LOADS_BYTES_MAX: usize = 640 << 20;
+/// How long a host tries to make a component ready that it could not make ready for a reason of its own (no memory, no
+/// process), in milliseconds, before the runs that wait for it are parked.
+pub const COMPONENT_LOAD_MS_MAX: u64 = 30_000;
+/// Hosts lost over one run before it is parked: the first two may have died of anything, the third had it on trial, alone.
+pub const HOSTS_LOST_MAX: u16 = 3;
+/// How long a host lives before it puts runs on trial, in milliseconds: a host that dies sooner, as one of a fleet that is
+/// killed again and again, dies of something else.
+pub const TRIALS_AFTER_MS: u64 = 2_000;
+/// How long an attempt of an activity is on trial, in milliseconds: what has not killed its host by then is none that
+/// does so at once, and others wait for their turn.
+pub const TRIAL_MS_MAX: u64 = 10_000;
+/// How long news of runs that went on are gathered, in milliseconds, before they are written down in one statement.
+pub const TRIAL_NEWS_MS: u64 = 100;
+
+/// Messages and timers that wait for one run while it is loaded: the others stay in the database and come again.
+pub const ARRIVALS_WAITING_MAX: usize = 16;
+/// The payload of a message that waits in memory for a run to be loaded; a larger one is read again.
+pub const ARRIVAL_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of whole ledgers that are held for clients (exports, queries, forks, what a run waits for), until the last of
+/// it is written to them: the largest ledger fits, with all its rows, and a second one.
+pub const READINGS_BYTES_MAX: usize = 640 << 20;
+/// Clients' small ledgers and pages of ledgers held at once.
+pub const READINGS_MAX: usize = 64;
+/// Bytes of a ledger's page that a client gets in one answer.
+pub const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// How long a host may be silent before others take its runs, in milliseconds. A pause this long
 /// costs a host its lease but never a run its ledger, so it may be short.
 pub const LEASE_MS: u64 = 3_000;
+
+/// How long the making of a week's partition waits for a lock that others may hold, in milliseconds: so long everybody
+/// waits who comes after it. There are weeks of time to try it again.
+pub const PARTITION_LOCK_MS: u64 = 100;
 
 /// Rows of one page of a listing or a ledger.
 pub const PAGE_ROWS_MAX: u32 = 1_000;

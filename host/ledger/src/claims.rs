@@ -1,7 +1,17 @@
-//! Claims: how an open run that nobody works on gets an owner.
+//! Claims: how an open run that nobody works on gets an owner, and what is known against runs whose owners have died.
+//!
+//! | what happened to the owner | `losses` | `trial` |
+//! |---|---|---|
+//! | it gave its runs back | as before | 0 |
+//! | it died | one more, at most 2 | 1: to be led |
+//! | it died with the run on trial, alone | one more | 1 |
+//! | it died with an attempt on trial | as before, or 2 | 1; the attempt has failed |
+//! | it lives, and has led the run along its ledger | as before | 0 |
+//! | it lives, and the run went on from there | 0 | 0 |
 
 use backstitch_core::{Digest, HostId, Op, RunId, RunStatus, Scope, TenantId};
 use sqlx::FromRow;
+use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
 use crate::connect::Ledger;
@@ -27,6 +37,12 @@ pub struct ClaimedRun {
     pub status: RunStatus,
     /// Who started it, with which command.
     pub parent: Option<(RunId, Op)>,
+    /// Hosts that were lost with it since it last went on.
+    pub losses: u16,
+    /// The host before died before it had led the run along its ledger.
+    pub unled: bool,
+    /// The attempt of this call was on trial when the host before died.
+    pub lost_attempt: Option<Op>,
 }
 
 #[derive(FromRow)]
@@ -40,12 +56,15 @@ struct ClaimRow {
     status: i16,
     parent_run: Option<Uuid>,
     parent_op: Option<i32>,
+    losses: i16,
+    unled: bool,
+    lost_attempt: Option<i32>,
 }
 
 impl Ledger {
     /// Takes up to `limit` open runs whose owner is dead or that have none.
     ///
-    /// Two hosts never get the same run: rows that another claim has locked are skipped. The claimer's
+    /// Their timers come with them. Two hosts never get the same run: rows that another claim has locked are skipped. The claimer's
     /// own lease is locked like an append's: a dead claimer gets nothing. Not idempotent: runs of a
     /// claim whose reply is lost ([`LedgerError::Unknown`]) belong to the claimer, who does not know
     /// which; they come back when it gives up its lease, which waits for the claim.
@@ -56,23 +75,36 @@ impl Ledger {
                  select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for share
              ),
              unowned as materialized (
-                 select r.shard, r.run_id from runs r, fence
+                 select r.shard, r.run_id, r.trial, r.trial_op, false as is_lost from runs r, fence
                  where r.shard = $1 and r.owner is null and r.status < 10
                  limit $4 for update of r skip locked
              ),
              orphaned as materialized (
-                 select r.shard, r.run_id from leases l
+                 select r.shard, r.run_id, r.trial, r.trial_op, not l.released as is_lost from leases l
                  join runs r on r.shard = $1 and r.owner = l.host_id and r.status < 10, fence
                  where l.shard = $1 and l.dead
                  limit $4 for update of r skip locked
              ),
              free as (
-                 select shard, run_id from unowned union all select shard, run_id from orphaned limit $4
+                 select * from unowned union all select * from orphaned limit $4
+             ),
+             -- An array, so that each run's timers are found by their key whatever else there is.
+             timed as (
+                 update timers set owner = $2 where shard = $1 and run_id = any (array(select run_id from free))
              )
-             update runs set owner = $2 from free
+             update runs
+             set owner = $2,
+                 losses = case when not free.is_lost then runs.losses
+                               when free.trial = 2 and free.trial_op is null then runs.losses + 1
+                               else greatest(runs.losses, least(runs.losses + 1, 2)) end,
+                 trial = case when free.is_lost or free.trial = 1 then 1 else 0 end,
+                 trial_op = null
+             from free
              where runs.shard = free.shard and runs.run_id = free.run_id
              returning runs.tenant, runs.run_id, runs.workflow_id, runs.generation, runs.workflow,
-                       runs.digest, runs.status, runs.parent_run, runs.parent_op",
+                       runs.digest, runs.status, runs.parent_run, runs.parent_op, runs.losses,
+                       free.is_lost and free.trial > 0 as unled,
+                       case when free.is_lost and free.trial = 2 then free.trial_op end as lost_attempt",
         )
         .bind(self.shard.0)
         .bind(lease.host.0)
@@ -90,7 +122,8 @@ impl Ledger {
     /// An open run that `host` owns, as [`Self::claim_runs`] would have given it. Reads only.
     pub async fn owned_run(&self, host: HostId, run: RunId) -> Result<Option<ClaimedRun>, LedgerError> {
         let row: Option<ClaimRow> = sqlx::query_as(
-            "select tenant, run_id, workflow_id, generation, workflow, digest, status, parent_run, parent_op
+            "select tenant, run_id, workflow_id, generation, workflow, digest, status, parent_run, parent_op,
+                    losses, trial > 0 as unled, null::integer as lost_attempt
              from runs where shard = $1 and run_id = $2 and owner = $3 and status < 10",
         )
         .bind(self.shard.0)
@@ -111,7 +144,72 @@ impl Ledger {
             digest: digest(row.digest)?,
             status: known(RunStatus::from_tag(row.status), "run status", row.status)?,
             parent: parent(row.parent_run, row.parent_op),
+            losses: row.losses.cast_unsigned(),
+            unled: row.unled,
+            lost_attempt: row.lost_attempt.map(|op| Op(op.cast_unsigned())),
         })
+    }
+
+    /// Notes that these runs of the host were led along their ledgers (`led`), or went on from there (`went_on`). Rows that
+    /// somebody else is changing are left: what is noted of those that come back is certain. May be repeated.
+    pub async fn note_progress(
+        &self,
+        host: HostId,
+        led: &[RunId],
+        went_on: &[RunId],
+    ) -> Result<Vec<RunId>, LedgerError> {
+        let noted: Vec<Uuid> = sqlx::query_scalar(
+            "with noted as materialized (
+                 select shard, run_id from runs
+                 where shard = $1 and run_id = any ($3 || $4) and owner = $2 and trial < 2
+                 for update skip locked
+             )
+             update runs
+             set trial = 0, losses = case when runs.run_id = any ($4) then 0 else runs.losses end
+             from noted
+             where runs.shard = noted.shard and runs.run_id = noted.run_id
+             returning runs.run_id",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .bind(led.iter().map(|run| run.0).bind_iter())
+        .bind(went_on.iter().map(|run| run.0).bind_iter())
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(noted.into_iter().map(RunId).collect())
+    }
+
+    /// Puts a run on trial, or the attempt of one of its calls: if the host dies now, it was over this. False: the run or
+    /// the lease is gone. May be repeated.
+    pub async fn begin_trial(&self, lease: Lease, run: RunId, op: Option<Op>) -> Result<bool, LedgerError> {
+        let begun = sqlx::query(
+            "update runs set trial = 2, trial_op = $5
+             where shard = $1 and run_id = $4 and owner = $2 and status < 10
+               and exists (select from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead)",
+        )
+        .bind(self.shard.0)
+        .bind(lease.host.0)
+        .bind(lease.epoch.0)
+        .bind(run.0)
+        .bind(op.map(|op| op.0.cast_signed()))
+        .execute(&self.pool)
+        .await?;
+        Ok(begun.rows_affected() == 1)
+    }
+
+    /// Ends a trial that the host has survived. `went_on`: there is nothing against the run any more. May be repeated.
+    pub async fn end_trial(&self, host: HostId, run: RunId, went_on: bool) -> Result<(), LedgerError> {
+        sqlx::query(
+            "update runs set trial = 0, trial_op = null, losses = case when $4 then 0 else losses end
+             where shard = $1 and run_id = $3 and owner = $2",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .bind(run.0)
+        .bind(went_on)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 }
 

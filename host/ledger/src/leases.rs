@@ -5,7 +5,8 @@
 //! | [`Ledger::register`] | none, alive or dead | alive, next epoch; its open runs belong to nobody |
 //! | [`Ledger::heartbeat`] | alive, same epoch | alive for `lease_ms` more |
 //! | [`Ledger::heartbeat`] | dead, or another epoch | unchanged: the host must drop everything |
-//! | [`Ledger::release`], [`Ledger::declare_dead`] | alive | dead |
+//! | [`Ledger::release`] | alive or dead | dead, and given back |
+//! | [`Ledger::declare_dead`] | alive | dead |
 //! | [`Ledger::declare_overdue_dead`] | alive, silent for `lease_ms` | dead |
 //!
 //! A dead lease stays dead in its epoch. Setting `dead` waits for the appends that hold the row's lock,
@@ -48,7 +49,7 @@ impl Ledger {
              values ($1, $2, 1, now(), $3, false, $4)
              on conflict (shard, host_id) do update
              set epoch = leases.epoch + 1, heartbeat_at = now(), lease_ms = excluded.lease_ms,
-                 dead = false, name = excluded.name
+                 dead = false, released = false, name = excluded.name
              returning epoch",
         )
         .bind(self.shard.0)
@@ -83,10 +84,12 @@ impl Ledger {
         Ok(if beaten.rows_affected() == 1 { Pulse::Alive } else { Pulse::Dead })
     }
 
-    /// Gives the lease back: others may take its runs at once. May be repeated.
+    /// Gives the lease back: others may take its runs at once, and know that its host did not die over them. One that was
+    /// declared dead too: its host lived. May be repeated.
     pub async fn release(&self, lease: Lease) -> Result<(), LedgerError> {
         sqlx::query(
-            "update leases set dead = true where shard = $1 and host_id = $2 and epoch = $3 and not dead",
+            "update leases set dead = true, released = true
+             where shard = $1 and host_id = $2 and epoch = $3 and not (dead and released)",
         )
         .bind(self.shard.0)
         .bind(lease.host.0)

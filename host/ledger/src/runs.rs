@@ -10,8 +10,8 @@ use uuid::Uuid;
 use crate::claims::{digest, parent};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
-use crate::payloads::store::{Closed, of_run, unopened};
-use crate::payloads::{Column, Place, Reference, Spot, has_private_detail, reference};
+use crate::payloads::store::{Closed, of_run};
+use crate::payloads::{Column, Place, Spot, has_private_detail};
 use crate::time::Timestamp;
 
 /// How a caller names a run.
@@ -342,24 +342,6 @@ impl Ledger {
         Ok(rows.into_iter().map(|row| row.row).collect())
     }
 
-    /// The same, to be shown: payloads out of row stay where they are, and what cannot be opened is left out.
-    pub async fn shown_rows(
-        &self,
-        run: RunId,
-        from: Seq,
-        limit: u32,
-    ) -> Result<Vec<(Row, Option<Reference>)>, LedgerError> {
-        let mut rows = self.closed_rows(run, from, limit).await?;
-        let mut references: Vec<Option<Reference>> = Vec::with_capacity(rows.len());
-        for row in &mut rows {
-            let reference = row.row.payload.as_deref().and_then(reference);
-            row.row.payload.take_if(|_| reference.is_some());
-            references.push(reference);
-        }
-        self.open_some(&mut columns(&mut rows)).await?;
-        Ok(rows.into_iter().map(|row| row.row).zip(references).collect())
-    }
-
     async fn closed_rows(&self, run: RunId, from: Seq, limit: u32) -> Result<Vec<ClosedRow>, LedgerError> {
         let rows = sqlx::query(
             "select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain, tenant
@@ -395,11 +377,7 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let mut rows = rows.iter().map(ledger_row).collect::<Result<Vec<_>, _>>()?;
-        let mut columns = columns(&mut rows);
-        for (index, error) in self.open_each(&self.pool, &mut columns).await? {
-            tracing::error!(error = %unopened(&columns[index].0, &error), "a ledger cannot be read");
-        }
-        drop(columns);
+        self.open_or_leave(&mut columns(&mut rows)).await?;
         let mut rows = rows.into_iter().peekable();
         let mut ledgers = Vec::with_capacity(runs.len());
         for run in runs {
@@ -414,14 +392,14 @@ impl Ledger {
 }
 
 /// A ledger row with its payload in the stored form.
-struct ClosedRow {
-    tenant: i32,
-    run: Uuid,
-    row: Row,
+pub(crate) struct ClosedRow {
+    pub(crate) tenant: i32,
+    pub(crate) run: Uuid,
+    pub(crate) row: Row,
 }
 
 /// The texts of these rows that may be in another form than the chain was made of.
-fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
+pub(crate) fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
     let columns = rows.iter_mut().flat_map(|row| {
         let ClosedRow { tenant, run, row: Row { seq, op, kind, payload, detail, .. } } = row;
         let op = op.map(|op| op.0.cast_signed());
@@ -435,7 +413,7 @@ fn columns(rows: &mut [ClosedRow]) -> Vec<Closed<'_>> {
 
 /// A row of `select run_id, seq, kind, op, name, payload::text, detail::text, attempt, at, chain, tenant`.
 /// The texts are copied once.
-fn ledger_row(row: &PgRow) -> Result<ClosedRow, sqlx::Error> {
+pub(crate) fn ledger_row(row: &PgRow) -> Result<ClosedRow, sqlx::Error> {
     let text = |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<&str>, _>(index)?.map(Arc::from));
     let number =
         |index: usize| Ok::<_, sqlx::Error>(row.try_get::<Option<i32>, _>(index)?.map(i32::cast_unsigned));

@@ -20,7 +20,7 @@ use backstitch_ledger::{
 };
 use common::{
     Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, json, ledger, ledger_at,
-    new_id, session,
+    new_id, now_ms, session,
 };
 
 /// A text of about so many bytes, as JSON.
@@ -107,7 +107,7 @@ async fn a_large_payload_leaves_its_row_and_comes_back_byte_for_byte() {
     assert_eq!(quota.stored_bytes, (input.len() + signal.len()) as u64);
 
     // Shown, it is referred to; asked for, it comes in parts.
-    let shown = ledger.shown_rows(grown.id, Seq(0), 10).await.unwrap();
+    let shown = ledger.shown_rows(grown.id, Seq(0), 10, usize::MAX).await.unwrap().rows;
     assert_eq!(shown[0].0.payload, None);
     assert_eq!(shown[0].1.unwrap().bytes, input.len() as u64);
     let mut reader = ledger.payload(SCOPE, grown.id, Seq(0)).await.unwrap().unwrap();
@@ -171,7 +171,7 @@ async fn what_looks_like_a_stored_form_is_a_payload_like_any_other() {
             host.commit(run.start()).await;
             let rows = checked_rows(&ledger, run.id).await;
             assert_eq!(rows[0].payload.as_deref(), Some(&*text));
-            let shown = ledger.shown_rows(run.id, Seq(0), 1).await.unwrap();
+            let shown = ledger.shown_rows(run.id, Seq(0), 1, usize::MAX).await.unwrap().rows;
             assert_eq!((shown[0].0.payload.as_deref(), shown[0].1), (Some(&*text), None));
         }
         // Names of attributes are the guest's choice as well, and are in a detail.
@@ -534,10 +534,10 @@ async fn views_can_be_looked_into_whatever_payloads_hold() {
     for (number, (text, shown)) in texts.iter().enumerate() {
         let mut grown = Grown::with_input(&format!("run-{number}"), text);
         host.commit(grown.start()).await;
-        let rows = vec![grown.signal(text)];
+        let grown_by = grown.grown_by(|grown| vec![grown.signal(text)]);
         let entity =
             NewMemory { run: grown.id, entity: Some((*text).into()), attributes: Default::default() };
-        host.commit(Append { rows, memories: vec![entity], ..Append::new(SCOPE, grown.id) }).await;
+        host.commit(Append { memories: vec![entity], ..grown_by }).await;
         let grown = Grown::named(&format!("unread-{number}"));
         host.commit(grown.start()).await;
         let message = Message::Signal { name: "s".into(), payload: json(text), id: None }.to_row();

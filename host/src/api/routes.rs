@@ -7,9 +7,10 @@
 //! id. 202: the request is durable, the run will take it up.
 //! Whatever goes wrong is a [`Problem`].
 
+use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +33,7 @@ use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params,
 use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
 use super::{Api, etag, stream as events};
+use crate::room::Held;
 use crate::service::{Service, ServiceError};
 
 /// Requests that touch the database and nothing else.
@@ -40,6 +42,9 @@ const QUICK: Duration = Duration::from_secs(30);
 const WAITING: Duration = Duration::from_millis(RESULT_WAIT_MS_MAX + 30_000);
 /// Requests that compile a component, or hold a whole ledger and go over it.
 const SLOW: Duration = Duration::from_secs(300);
+
+/// What a large answer is written in.
+const SLICE_BYTES: usize = 64 << 10;
 
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
@@ -245,7 +250,9 @@ async fn ledger(
     if events::is_wanted(&headers) {
         return events::ledger(api, scope, &id, &headers, from).await;
     }
-    Ok(axum::Json(api.service.ledger(scope, &id, from, query.limit).await?).into_response())
+    let held = api.service.room_for_page().await;
+    let page = api.service.ledger(scope, &id, from, query.limit).await?;
+    Ok(held_json(serde_json::to_vec(&page).map_err(Problem::internal)?, held))
 }
 
 /// The payload of a ledger's row, byte for byte as it was given.
@@ -625,9 +632,22 @@ async fn history(
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, Problem> {
     let parts = query.parts().map_err(|problem| Problem::invalid("invalid-query", problem))?;
-    let text = service.history(scope, &id, &parts).await?;
-    let media_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(([media_type], text).into_response())
+    let (text, held) = service.held_history(scope, &id, &parts).await?;
+    Ok(held_json(text, held))
+}
+
+/// A JSON document that keeps its room until its client has taken nearly all of it: what is not written yet is in memory.
+fn held_json(text: Vec<u8>, held: Held) -> Response {
+    let length = text.len();
+    let slices = stream::unfold((Bytes::from(text), held), async |(mut rest, held)| {
+        let slice = rest.split_to(rest.len().min(SLICE_BYTES));
+        (!slice.is_empty()).then_some((Ok::<_, Infallible>(slice), (rest, held)))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CONTENT_LENGTH, length.into()),
+    ];
+    (headers, Body::from_stream(slices)).into_response()
 }
 
 pub(super) async fn no_route(method: Method, uri: Uri) -> Problem {

@@ -39,6 +39,19 @@ struct Effects {
 impl Scheduler {
     /// Does whatever can be done for a run now. Called after everything that happens to it.
     pub(super) fn advance(&mut self, id: RunId) {
+        self.go_on(id);
+        // If its guest does not begin now, others may have the room; but for a large ledger that begins on trial, and waits
+        // for nobody who needs room.
+        let held = self.slots.get_mut(&id).and_then(|slot| slot.held.take());
+        if let Some(held) = held.filter(|held| held.is_large())
+            && self.waits_for_trial(id)
+            && let Some(slot) = self.slots.get_mut(&id)
+        {
+            slot.held = Some(held);
+        }
+    }
+
+    fn go_on(&mut self, id: RunId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if !slot.run.is_open() || slot.stale {
             if slot.unacked == 0
@@ -49,6 +62,9 @@ impl Scheduler {
                 self.release(&slot);
                 if slot.reload {
                     self.reload(id);
+                } else if !self.loading.contains_key(&id) {
+                    // A read that was begun for its guest is of what the run was before.
+                    self.reading.remove(&id);
                 }
             }
             return;
@@ -63,9 +79,11 @@ impl Scheduler {
             return self.time_out(id);
         }
         if matches!(slot.guest, Guest::Parked) {
-            return;
+            return self.rests(id);
         }
         if slot.is_held(ambient::now_ms()) {
+            self.rests(id);
+            let Some(slot) = self.slots.get(&id) else { return };
             // Everything of it is in the database: it comes back with whatever happens to it.
             if slot.can_leave() {
                 self.warm.pop(&id);
@@ -83,6 +101,9 @@ impl Scheduler {
 
     /// Gives the guest what it may have now, in a job.
     pub(super) fn dispatch(&mut self, id: RunId) {
+        if !self.may_dispatch(id) {
+            return;
+        }
         let check_wanted = self.tools.check_activations;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let ready = slot.ready_ahead();
@@ -95,7 +116,8 @@ impl Scheduler {
                 if let Some(history) = &mut slot.history {
                     history.clone_from(&rows);
                 }
-                Job::Begin { turn, origin: slot.origin(), rows, check: check_wanted }
+                let held = slot.held.take();
+                Job::Begin { turn, origin: slot.origin(), rows, check: check_wanted, held }
             }
             Guest::Idle(guest) if ready > 0 => {
                 let rows: Vec<Ahead> = slot.ahead.drain(..ready).collect();
@@ -133,6 +155,13 @@ impl Scheduler {
     /// An activation came back.
     pub(super) fn activated(&mut self, activated: Activated) {
         let Activated { run: id, turn, result } = activated;
+        if !matches!(result, Err(Undone::NoRoom(_))) {
+            // One that ends its run, or is parked for what it did, has not harmed its host either.
+            let went_on = result.as_ref().map_or(true, |done| {
+                !done.commands.is_empty() || !matches!(done.status, Status::Blocked) || !done.repeats
+            });
+            self.survived(id, went_on);
+        }
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.turn != turn || !matches!(slot.guest, Guest::Busy) {
             // Of a slot that was given up while its guest was on a thread.
@@ -159,7 +188,7 @@ impl Scheduler {
 
     /// Records what a guest asked for, and starts it.
     fn accept(&mut self, id: RunId, done: Done) {
-        let Done { mut guest, commands, status, memory, outcomes } = done;
+        let Done { mut guest, commands, status, memory, outcomes, repeats: _ } = done;
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let bytes = commands.iter().map(|(_, command, _)| command.payload_bytes()).sum();
         if !slot.run.has_room(commands.len() + 1, bytes) {
@@ -373,6 +402,7 @@ impl Scheduler {
                     slot.durable = slot.run.next_seq();
                     slot.sent = head(&slot.run);
                 }
+                self.has_come(id);
                 self.advance(id);
             }
             None => self.load(id),
@@ -403,7 +433,7 @@ impl Scheduler {
     /// Closes a run that has taken as long as its start allows.
     fn time_out(&mut self, id: RunId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let guard = slot.overdue.take();
+        let guard = slot.overdue.take().and_then(|overdue| overdue.0);
         let Some((due_ms, bound)) = slot.run.start().deadline(slot.run.started_at_ms()) else { return };
         let message = format!("the run was not over at {}", crate::time::rfc3339(due_ms));
         let failure = Failure::fatal(FailureKind::Timeout, bound, message);

@@ -1,21 +1,23 @@
 //! What comes from the database: runs to take over, ledgers that were read, timers, messages.
 //!
 //! A message or timer for a run that is not in memory has its ledger read first. Nothing here is
-//! lost when it is dropped: the row it came from is still there and comes again.
+//! lost when it is dropped: the row it came from is still there and comes again. No batch waits for a run that is being
+//! read: that may take long, and is nobody else's affair.
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Chain, Event, Failure, FailureKind, Fault, FaultKind, Message, Op, Projection, Run, RunId, RunStatus,
-    Seq, limits,
+    Chain, Event, Failure, FailureKind, Fault, Message, Op, Projection, Run, RunId, RunStatus, Seq, limits,
 };
 use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
 use uuid::Uuid;
 
 use super::activation::{parking, stop_children, taken, tell_parent};
 use super::attempts::Ended;
-use super::slot::{Attempt, Guest, Purpose, Request, Slot};
-use super::{Arrival, Guard, Input, Loaded, LoadedRun, Scheduler, head};
+use super::slot::{Attempt, Guest, Overdue, Purpose, Request, Slot};
+use super::trials::host_lost;
+use super::{Arrival, Guard, Loading, Reading, Scheduler, head};
 use crate::guests::Ahead;
+use crate::loads::{Damaged, Loaded, LoadedRun, Wanted};
 use crate::{ambient, crash};
 
 impl Scheduler {
@@ -24,64 +26,67 @@ impl Scheduler {
         let taken = runs.len() as u64;
         self.tools.counters.runs_taken_over.fetch_add(taken, std::sync::atomic::Ordering::Relaxed);
         crash::point("takeover-middle");
-        for run in &runs {
-            self.reading.entry(run.run).or_default().0 += 1;
-            self.loading.entry(run.run).or_default().push(Arrival::Claim(guard.clone()));
-        }
-        let (programs, ledger, sender) =
-            (self.tools.programs.clone(), self.tools.ledger.clone(), self.sender.clone());
-        tokio::spawn(async move {
-            // A few ledgers at a time: each may be large, and all that are read are in memory.
-            for runs in runs.chunks(limits::LEDGERS_READ_MAX) {
-                for loaded in programs.read_claimed(&ledger, runs.to_vec()).await {
-                    let _ = sender.send(Input::Loaded(Box::new(loaded))).await;
-                }
-            }
+        let wanted = runs.into_iter().map(|run| {
+            self.loading.entry(run.run).or_default();
+            let number = self.begin_reading(run.run);
+            self.reading.entry(run.run).or_default().is_claim = true;
+            Wanted { number, run }
         });
+        let wanted = wanted.collect();
+        self.tools.loads.claimed(wanted, guard);
     }
 
-    /// Reads a run's ledger; the answer comes as [`Input::Loaded`].
+    /// Reads a run; the answer comes as [`Input::Loaded`](super::Input::Loaded).
     pub(super) fn load(&mut self, id: RunId) {
-        let (programs, ledger, sender) =
-            (self.tools.programs.clone(), self.tools.ledger.clone(), self.sender.clone());
-        let host = self.tools.host;
-        self.reading.entry(id).or_default().0 += 1;
-        tokio::spawn(async move {
-            let loaded = programs.read(&ledger, host, id).await;
-            let _ = sender.send(Input::Loaded(Box::new(loaded))).await;
-        });
+        let number = self.begin_reading(id);
+        let program = self.slots.get(&id).map(|slot| slot.program.clone());
+        self.tools.loads.one(id, number, program);
     }
 
-    /// A run's ledger was read.
+    /// A read that begins now: earlier ones of the same run do not count any more.
+    fn begin_reading(&mut self, id: RunId) -> u64 {
+        self.reads += 1;
+        let reading = self.reading.entry(id).or_default();
+        (reading.number, reading.has_written) = (self.reads, false);
+        self.reads
+    }
+
+    /// A run was read.
     pub(super) fn loaded(&mut self, loaded: Loaded) {
-        let Loaded { run: id, result } = loaded;
-        if self.is_overtaken(id) {
-            return;
+        let Loaded { run: id, number, result } = loaded;
+        // An earlier read does not count: the run may have gone on since.
+        let reading = self.reading.get(&id).copied().filter(|reading| reading.number == number);
+        let Some(Reading { has_written, is_claim, .. }) = reading else { return };
+        if has_written && !self.slots.contains_key(&id) {
+            // The run was in memory meanwhile, wrote more, and has gone again.
+            return self.load(id);
         }
-        let arrivals = self.loading.remove(&id).unwrap_or_default();
+        let arrivals = self.arrived(id);
         self.report_rewound(id, result.as_ref());
         let Some(loaded) = result else {
             // Closed, or another host's by now: its messages are that host's.
             self.take_up(id);
             return self.forget(arrivals);
         };
-        let LoadedRun { facts, program, parked, rows, derived } = loaded;
-        let folded = Run::load_all(id, &rows)
-            .map_err(|corrupt| Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")));
-        match (folded, program) {
-            (Ok((run, events)), Ok(program)) => {
+        let LoadedRun { facts, program, parked, ledger, derived, held, losses, unled, lost_attempt } = loaded;
+        let program = match losses >= limits::HOSTS_LOST_MAX && !parked {
+            true => Err(host_lost(losses)),
+            false => program,
+        };
+        match (ledger, program) {
+            (Ok((run, rows)), Ok(program)) => {
                 self.take_up(id);
-                let rows: Vec<Ahead> = rows
-                    .iter()
-                    .zip(events)
-                    .map(|(row, event)| Ahead { seq: row.seq, at_ms: row.at_ms, event })
-                    .collect();
-                let is_claim = arrivals.iter().any(|arrival| matches!(arrival, Arrival::Claim(_)));
                 let anew = is_claim || self.anew.contains_key(&id);
                 let projection = anew.then(|| Projection::of(rows.iter().map(|row| &row.event)));
                 match self.slots.get(&id).map(|slot| &slot.guest) {
                     None => {
                         self.restore(facts, program, parked, run, rows, &derived.offered);
+                        if let Some(slot) = self.slots.get_mut(&id) {
+                            (slot.losses, slot.unled) = (losses, unled);
+                        }
+                        if let Some(op) = lost_attempt.filter(|_| !parked) {
+                            self.attempt_lost(id, op);
+                        }
                         self.amend(id, derived, projection.as_ref());
                     }
                     Some(Guest::Loading(rows_min)) if run.next_seq() < *rows_min => self.rewind(id),
@@ -89,29 +94,40 @@ impl Scheduler {
                     Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
                 self.give_up_rewinding(id);
-                for arrival in arrivals {
-                    self.arrive(id, arrival);
+                if let Some(slot) = self.slots.get_mut(&id) {
+                    slot.held = Some(held);
                 }
+                self.deliver(id, arrivals);
                 self.advance(id);
             }
-            (Err(fault), _) => self.refuse(&facts, &fault, arrivals, Err(rows.len())),
+            (Err(Damaged { fault, rows }), _) => self.refuse(&facts, &fault, arrivals, Err(rows)),
             (Ok((run, _)), Err(fault)) => self.refuse(&facts, &fault, arrivals, Ok(run)),
         }
     }
 
-    /// Whether a ledger that was read is of no use: the run was in memory meanwhile, wrote more, and has gone again. It is
-    /// read once more then.
-    fn is_overtaken(&mut self, id: RunId) -> bool {
-        let Some((to_come, has_written)) = self.reading.get_mut(&id) else { return false };
-        *to_come = to_come.saturating_sub(1);
-        let (to_come, overtaken) = (*to_come, *has_written && !self.slots.contains_key(&id));
-        if to_come == 0 {
-            self.reading.remove(&id);
-            if overtaken {
-                self.load(id);
-            }
+    /// A run is in memory that somebody may be reading: what waits for that goes to it.
+    pub(super) fn has_come(&mut self, id: RunId) {
+        let arrivals = self.arrived(id);
+        self.deliver(id, arrivals);
+    }
+
+    /// What has come for a run that is not read any more.
+    fn arrived(&mut self, id: RunId) -> Vec<Arrival> {
+        self.reading.remove(&id);
+        let Loading { arrivals, left_out } = self.loading.remove(&id).unwrap_or_default();
+        if left_out {
+            self.tools.inbox_hint.notify_one();
         }
-        overtaken
+        if self.tools.absent.remove(id) {
+            self.hint_timers(0);
+        }
+        arrivals
+    }
+
+    fn deliver(&mut self, id: RunId, arrivals: Vec<Arrival>) {
+        for arrival in arrivals {
+            self.arrive(id, arrival, None);
+        }
     }
 
     /// A run that was not in memory.
@@ -193,12 +209,12 @@ impl Scheduler {
         append.after = ledger.as_ref().ok().and_then(head);
         let mut terminated = None;
         for arrival in &arrivals {
-            if let Arrival::Timer(timer, _) = arrival
+            if let Arrival::Timer(timer) = arrival
                 && timer.purpose == Purpose::Deadline.tag()
             {
                 terminated = Some("it has taken as long as it may".to_owned());
             }
-            let Arrival::Message(item, _) = arrival else { continue };
+            let Arrival::Message(item) = arrival else { continue };
             match item.message.message() {
                 Ok(Message::Terminate { reason }) => {
                     append.inbox_done.push((id, item.item_id));
@@ -237,7 +253,7 @@ impl Scheduler {
 
     fn forget(&mut self, arrivals: Vec<Arrival>) {
         for arrival in arrivals {
-            if let Arrival::Message(item, _) = arrival {
+            if let Arrival::Message(item) = arrival {
                 self.consuming.remove(&item.item_id);
             }
         }
@@ -247,7 +263,7 @@ impl Scheduler {
     pub(super) fn timers_due(&mut self, due: Vec<DueTimer>, guard: &Guard) {
         for timer in due {
             let id = timer.run;
-            self.arrive_or_load(id, Arrival::Timer(timer, guard.clone()));
+            self.arrive_or_load(id, Arrival::Timer(timer), Some(guard));
         }
     }
 
@@ -261,7 +277,7 @@ impl Scheduler {
             if item.status == RunStatus::Continued {
                 self.look_for_successor(item);
             } else if item.status.is_open() {
-                self.arrive_or_load(item.run, Arrival::Message(item, Some(guard.clone())));
+                self.arrive_or_load(item.run, Arrival::Message(item), Some(guard));
             } else {
                 // It was accepted while the run was open, and the run closed before it was read.
                 let mut append = Append::new(item.scope, item.run);
@@ -276,45 +292,74 @@ impl Scheduler {
     pub(super) fn posted(&mut self, item: InboxItem) {
         if self.slots.contains_key(&item.run) {
             if self.consuming.insert(item.item_id) {
-                self.arrive_or_load(item.run, Arrival::Message(item, None));
+                self.arrive_or_load(item.run, Arrival::Message(item), None);
             }
         } else {
             self.tools.inbox_hint.notify_one();
         }
     }
 
-    pub(super) fn arrive_or_load(&mut self, id: RunId, arrival: Arrival) {
-        if let Some(waiting) = self.loading.get_mut(&id) {
-            waiting.push(arrival);
+    /// `guard`: of the batch that it came with, which waits for runs in memory only.
+    fn arrive_or_load(&mut self, id: RunId, arrival: Arrival, guard: Option<&Guard>) {
+        if self.loading.contains_key(&id) {
+            self.wait_for_run(id, arrival);
         } else if self.slots.contains_key(&id) {
-            self.arrive(id, arrival);
+            self.arrive(id, arrival, guard);
             self.advance(id);
         } else {
-            self.loading.insert(id, vec![arrival]);
             self.load(id);
+            self.wait_for_run(id, arrival);
         }
     }
 
-    fn arrive(&mut self, id: RunId, arrival: Arrival) {
+    /// Keeps what has come for a run that is being read, as far as that is little: all of it is in the database.
+    fn wait_for_run(&mut self, id: RunId, arrival: Arrival) {
+        let loading = self.loading.entry(id).or_default();
+        let has_room = loading.arrivals.len() < limits::ARRIVALS_WAITING_MAX;
+        match &arrival {
+            Arrival::Timer(timer) => {
+                self.tools.absent.add(id);
+                let same = |known: &Arrival| matches!(known, Arrival::Timer(known) if known.op == timer.op);
+                if has_room && !loading.arrivals.iter().any(same) {
+                    loading.arrivals.push(arrival);
+                }
+            }
+            Arrival::Message(item) => {
+                let terminates = matches!(item.message.message(), Ok(Message::Terminate { .. }));
+                let payload = item.message.payload.as_ref().map_or(0, |payload| payload.len());
+                if !terminates && (!has_room || payload > limits::ARRIVAL_BYTES_MAX) {
+                    loading.left_out = true;
+                    self.consuming.remove(&item.item_id);
+                    return;
+                }
+                loading.arrivals.push(arrival);
+                if let (true, Some(reading)) = (terminates, self.reading.get(&id)) {
+                    self.tools.loads.unled(id, reading.number);
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, id: RunId, arrival: Arrival, guard: Option<&Guard>) {
         let takes = self.slots.get(&id).is_some_and(|slot| slot.run.is_open() && !slot.stale);
         match arrival {
-            Arrival::Message(item, _) if !takes => {
+            Arrival::Message(item) if !takes => {
                 self.consuming.remove(&item.item_id);
             }
-            Arrival::Message(item, guard) => self.message(id, &item, guard),
-            Arrival::Timer(timer, guard) if takes => self.timer(id, &timer, guard),
-            Arrival::Timer(..) | Arrival::Claim(_) => {}
+            Arrival::Message(item) => self.message(id, &item, guard.cloned()),
+            Arrival::Timer(timer) if takes => self.timer(id, &timer, guard.cloned()),
+            Arrival::Timer(_) => {}
         }
     }
 
-    fn timer(&mut self, id: RunId, timer: &DueTimer, guard: Guard) {
+    fn timer(&mut self, id: RunId, timer: &DueTimer, guard: Option<Guard>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let op = timer.op;
         match (Purpose::from_tag(timer.purpose), slot.run.open_op(op)) {
             // Its row goes with the run.
-            (Some(Purpose::Deadline), _) => slot.overdue = Some(guard),
+            (Some(Purpose::Deadline), _) => slot.overdue = Some(Overdue(guard)),
             (Some(Purpose::Sleep), Some(OpenOp::Timer { .. })) => {
-                self.outcome(id, Event::TimerFired { op }, Some(guard), |append| {
+                self.outcome(id, Event::TimerFired { op }, guard, |append| {
                     append.timers_done.push((id, op));
                 });
             }
@@ -328,7 +373,7 @@ impl Scheduler {
                 let mut append = Append::new(slot.facts.scope, id);
                 append.timers_done.push((id, op));
                 let call = retries.then_some(op);
-                self.send_with_calls(id, append, call, None, |pending| pending.waiting = Some(guard).into());
+                self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
             }
         }
     }

@@ -234,8 +234,17 @@ impl Scheduler {
             let Some(line) = self.attempt_queue.iter().position(|line| !line.is_empty()) else { return };
             let Ok(permit) = Arc::clone(&self.attempts_running).try_acquire_owned() else { return };
             let Some((id, op)) = self.attempt_queue[line].pop_front() else { return };
+            if !self.may_attempt(id, op) {
+                continue;
+            }
             self.start_attempt(id, op, Turn { permit: Some(permit), ended: Arc::clone(&self.attempt_ended) });
         }
+    }
+
+    /// Starts an attempt that is on trial: one more than there are places for, if need be.
+    pub(super) fn start_tried(&mut self, id: RunId, op: Op) {
+        let permit = Arc::clone(&self.attempts_running).try_acquire_owned().ok();
+        self.start_attempt(id, op, Turn { permit, ended: Arc::clone(&self.attempt_ended) });
     }
 
     fn start_attempt(&mut self, id: RunId, op: Op, turn: Turn) {
@@ -294,6 +303,7 @@ impl Scheduler {
 
     /// An attempt ended.
     pub(super) fn attempted(&mut self, id: RunId, op: Op, attempt: u32, end: AttemptEnd) {
+        self.attempt_survived(id, op);
         let outcome = match end {
             AttemptEnd::Outcome(outcome) => outcome,
             AttemptEnd::Held(lease) => return self.left(id, op, lease),

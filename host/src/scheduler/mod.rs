@@ -14,8 +14,9 @@
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
 //! `activation`: guests and what they ask for. `drafts`: what they have before it is committed. `attempts`: activities,
-//! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database. `repair`: what follows
-//! from a ledger and is not there. `rewind`: what follows when the database has lost what it had committed.
+//! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database. `trials`: runs
+//! over which hosts may have been lost. `repair`: what follows from a ledger and is not there. `rewind`: what follows when
+//! the database has lost what it had committed.
 
 mod activation;
 mod arrivals;
@@ -25,20 +26,21 @@ mod messages;
 mod repair;
 mod rewind;
 mod slot;
+mod trials;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Event, Failure, Fault, FaultKind, HostId, Json, Op, Projection, Row, Run, RunId, RunStatus, Scope, Seq,
-    StartOptions, TaskLease, TaskToken,
+    Event, Failure, Fault, FaultKind, Json, Op, Projection, Run, RunId, RunStatus, Scope, Seq, StartOptions,
+    TaskLease, TaskToken,
 };
 use backstitch_ledger::{
-    Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, NewItem, NewMemory, NewRun, NewTimer, Outcome,
-    PoisonKind, StatusChange,
+    Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, Lease, NewItem, NewMemory, NewRun, NewTimer,
+    Outcome, PoisonKind, StatusChange,
 };
 use backstitch_sandbox::WorkflowProgram;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -48,15 +50,17 @@ use uuid::Uuid;
 use crate::ambient;
 use crate::closings::Closings;
 use crate::crier::Crier;
-use crate::derived::Derived;
 use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
+use crate::loads::{Loaded, Loads};
 use crate::programs::Programs;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
 use attempts::{Held, Offer};
 pub(crate) use slot::Facts;
 use slot::Purpose;
+use trials::Trials;
+pub(crate) use trials::{Trial, TrialStep};
 
 /// The purpose of timers that fire for parked and paused runs too.
 pub(crate) const DEADLINE: i16 = Purpose::Deadline as i16;
@@ -124,6 +128,10 @@ pub(crate) enum Input {
     Lost(Vec<(RunId, Head)>),
     /// These messages were consumed, and are there again.
     Reappeared(Vec<(RunId, Uuid)>),
+    /// Something became of a trial.
+    Trial(Trial, TrialStep),
+    /// There is something to note about runs that went on.
+    NoteProgress,
     /// No more work: answer when nothing is on its way any more.
     Drain(oneshot::Sender<()>),
 }
@@ -181,33 +189,49 @@ pub(crate) struct Deferring {
 /// Answer to a [`Start`]; the error is a mistake of ours.
 pub(crate) type Started = Result<Option<u64>, String>;
 
-/// What reading a run's ledger gave.
-pub(crate) struct Loaded {
-    /// The run.
-    pub(crate) run: RunId,
-    /// None: it does not exist, is closed, or belongs to another host.
-    pub(crate) result: Option<LoadedRun>,
-}
-
-/// A run as the database has it.
-pub(crate) struct LoadedRun {
-    /// What does not change about it.
-    pub(crate) facts: Facts,
-    /// The code it is pinned to, or why that cannot be loaded.
-    pub(crate) program: Result<WorkflowProgram, backstitch_core::Fault>,
-    /// Whether it is parked.
-    pub(crate) parked: bool,
-    /// Its ledger.
-    pub(crate) rows: Vec<Row>,
-    /// What stands beside it.
-    pub(crate) derived: Derived,
-}
-
-/// Something that waits for a run's ledger to be read.
+/// Something that waits for a run to be read.
 enum Arrival {
-    Claim(#[expect(dead_code, reason = "held, not read")] Guard),
-    Timer(DueTimer, Guard),
-    Message(InboxItem, Option<Guard>),
+    Timer(DueTimer),
+    Message(InboxItem),
+}
+
+/// A run that is being read, and what has come for it meanwhile.
+#[derive(Default)]
+struct Loading {
+    arrivals: Vec<Arrival>,
+    /// More has come, which is still in the database.
+    left_out: bool,
+}
+
+/// A read of a run that is under way.
+#[derive(Clone, Copy, Default)]
+struct Reading {
+    number: u64,
+    /// The run has written since it was begun.
+    has_written: bool,
+    /// The run was claimed, and has not been read since.
+    is_claim: bool,
+}
+
+/// Runs that are being read and whose timers have been found due: nobody needs to find them again until then. Cheap to
+/// clone: all clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Absent(Arc<Mutex<HashSet<RunId>>>);
+
+impl Absent {
+    /// All of them.
+    pub(crate) fn runs(&self) -> Vec<RunId> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn add(&self, run: RunId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(run);
+    }
+
+    /// Whether it was among them.
+    fn remove(&self, run: RunId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&run)
+    }
 }
 
 /// Who waits for the commit of an append.
@@ -286,9 +310,13 @@ pub(crate) struct Counters {
 /// What the scheduler works with.
 pub(crate) struct Tools {
     /// Whose runs these are.
-    pub(crate) host: HostId,
-    /// Reads ledgers.
+    pub(crate) lease: Lease,
+    /// For attempts and messages.
     pub(crate) ledger: backstitch_ledger::Ledger,
+    /// Reads runs.
+    pub(crate) loads: Loads,
+    /// Tells the timers' watcher.
+    pub(crate) absent: Absent,
     /// Loads and finds components.
     pub(crate) programs: Programs,
     /// To the guest threads.
@@ -325,7 +353,10 @@ pub(crate) struct Scheduler {
     /// For tasks that report back.
     sender: mpsc::Sender<Input>,
     slots: HashMap<RunId, slot::Slot>,
-    loading: HashMap<RunId, Vec<Arrival>>,
+    loading: HashMap<RunId, Loading>,
+    /// The latest read of each run that is being read: what an earlier one gives is past.
+    reading: HashMap<RunId, Reading>,
+    reads: u64,
     warm: lru::LruCache<RunId, ()>,
     outbox: VecDeque<Item>,
     /// Runs with a draft, and when that goes. Those that have gone before their time are here a little longer.
@@ -340,8 +371,6 @@ pub(crate) struct Scheduler {
     unproven: HashSet<RunId>,
     /// Runs that were ahead of it, until something of them is committed again.
     rewound: HashMap<RunId, rewind::Rewound>,
-    /// Ledgers that are being read, with how many answers are to come, and whether the run has written since.
-    reading: HashMap<RunId, (u32, bool)>,
     /// Runs of which everything that follows from their ledgers is to be made anew, and how often that is tried while
     /// they are at work.
     anew: HashMap<RunId, u32>,
@@ -349,6 +378,7 @@ pub(crate) struct Scheduler {
     set_aside: HashMap<RunId, Vec<Uuid>>,
     /// One line for each priority, the first served first.
     attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
+    trials: Trials,
     attempts_running: Arc<Semaphore>,
     attempt_ended: Arc<Notify>,
     draining: Option<oneshot::Sender<()>>,
@@ -378,6 +408,8 @@ impl Scheduler {
             sender,
             slots: HashMap::new(),
             loading: HashMap::new(),
+            reading: HashMap::new(),
+            reads: 0,
             warm: lru::LruCache::unbounded(),
             outbox: VecDeque::new(),
             drafts: VecDeque::new(),
@@ -387,10 +419,10 @@ impl Scheduler {
             consumed: lru::LruCache::new(CONSUMED_MAX),
             unproven: HashSet::new(),
             rewound: HashMap::new(),
-            reading: HashMap::new(),
             anew: HashMap::new(),
             set_aside: HashMap::new(),
             attempt_queue: Default::default(),
+            trials: Trials::new(),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
             attempt_ended: Arc::new(Notify::new()),
             draining: None,
@@ -455,6 +487,8 @@ impl Scheduler {
             Input::Lacking(runs) => self.lacking(runs),
             Input::Lost(runs) => self.lost(&runs),
             Input::Reappeared(items) => self.reappeared(&items),
+            Input::Trial(trial, step) => self.trial(trial, &step),
+            Input::NoteProgress => self.note_progress(),
             Input::Drain(done) => self.draining = Some(done),
         }
     }
@@ -492,7 +526,7 @@ impl Scheduler {
             && self.outbox.is_empty()
             && self.drafts.is_empty()
             && self.running() == 0
-            && !self.slots.values().any(|slot| matches!(slot.guest, slot::Guest::Busy));
+            && !self.slots.values().any(slot::Slot::is_at_work);
         if idle && let Some(done) = self.draining.take() {
             let _ = done.send(());
             return true;
@@ -545,6 +579,9 @@ impl Scheduler {
             terminate: None,
             overdue: None,
             sent: None,
+            held: None,
+            losses: 0,
+            unled: false,
             stale: false,
             reload: false,
             turn: 0,
@@ -586,8 +623,8 @@ impl Scheduler {
             due_ms: append.timers.iter().map(|timer| timer.due_ms).min(),
         };
         note(&mut pending);
-        if let Some((_, has_written)) = self.reading.get_mut(&id) {
-            *has_written = true;
+        if let Some(reading) = self.reading.get_mut(&id) {
+            reading.has_written = true;
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;

@@ -22,7 +22,8 @@ use backstitch_ledger::{Head, Loss};
 use uuid::Uuid;
 
 use super::slot::{Draft, Guest};
-use super::{Facts, Input, LoadedRun, Scheduler};
+use super::{Facts, Input, Scheduler};
+use crate::loads::{Damaged, LoadedRun};
 use crate::retry::until_answered;
 
 /// How often a run is read again before anything of it could be written.
@@ -72,7 +73,7 @@ impl Scheduler {
 
     /// Asks the database whether these ledgers end so; the answer comes as [`Input::Lost`].
     fn compare(&self, heads: Vec<(RunId, Head)>) {
-        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.host, self.sender.clone());
+        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.lease.host, self.sender.clone());
         tokio::spawn(async move {
             for heads in heads.chunks(HEADS_AT_ONCE) {
                 let lost = || ledger.lost_heads(host, heads);
@@ -155,13 +156,17 @@ impl Scheduler {
     pub(super) fn report_rewound(&mut self, id: RunId, loaded: Option<&LoadedRun>) {
         let Some(rewound) = self.rewound.get_mut(&id).filter(|rewound| rewound.untold) else { return };
         rewound.untold = false;
-        let kept = Seq(loaded.map_or(0, |loaded| u32::try_from(loaded.rows.len()).unwrap_or(u32::MAX)));
+        let rows = loaded.map_or(0, |loaded| match &loaded.ledger {
+            Ok((_, rows)) => rows.len(),
+            Err(Damaged { rows, .. }) => *rows,
+        });
+        let kept = Seq(u32::try_from(rows).unwrap_or(u32::MAX));
         let loss = Loss {
             run: id,
             workflow_id: rewound.facts.workflow_id.to_string(),
             kept,
             committed: rewound.durable,
-            host: self.tools.host,
+            host: self.tools.lease.host,
         };
         let scope = rewound.facts.scope;
         if loaded.is_none() {

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::{Guard, Waiting};
 use crate::guests::{Ahead, Origin};
+use crate::room::Held;
 
 /// What does not change about a run.
 #[derive(Clone, Debug)]
@@ -77,6 +78,9 @@ pub(super) struct Draft {
     /// When it goes without the guest.
     pub(super) until: Instant,
 }
+
+/// The deadline of a run has passed, and who waits until that is dealt with.
+pub(super) struct Overdue(pub(super) Option<Guard>);
 
 /// What a row of the timers table is for. Persisted: append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,7 +223,14 @@ pub(super) struct Slot {
     pub(super) cancel: Option<Request>,
     pub(super) terminate: Option<Request>,
     /// The run has taken as long as it may.
-    pub(super) overdue: Option<Guard>,
+    pub(super) overdue: Option<Overdue>,
+    /// The room that the rows of a cold guest take. They go on together, or the room is given back at once: it never stays
+    /// with a slot that waits for something.
+    pub(super) held: Option<Arc<Held>>,
+    /// Hosts that were lost with it since it last went on.
+    pub(super) losses: u16,
+    /// No host has led it along its ledger since it was claimed from one that died.
+    pub(super) unled: bool,
     /// Where its ledger ends with everything that was sent: what the next append follows. None: nothing of it is in the
     /// database yet, or nobody knows what is.
     pub(super) sent: Option<Head>,
@@ -251,6 +262,18 @@ impl Slot {
     /// Whether this attempt of the call is the next one, or under way.
     pub(super) fn awaits_attempt(&self, op: Op, attempt: u32) -> bool {
         matches!(self.run.open_op(op), Some(OpenOp::Activity { attempts, .. }) if attempts + 1 == attempt)
+    }
+
+    /// Whether its guest, or an attempt of its calls on this host, has something to say yet. An attempt gives its place
+    /// back before that is heard.
+    pub(super) fn is_at_work(&self) -> bool {
+        let attempting = self.attempts.values().any(|attempt| matches!(attempt, Attempt::Running(_)));
+        attempting || matches!(self.guest, Guest::Busy)
+    }
+
+    /// Whether an attempt of this call runs on this host.
+    pub(super) fn is_attempting(&self, op: Op) -> bool {
+        matches!(self.attempts.get(&op), Some(Attempt::Running(_)))
     }
 
     /// Whether nothing of its attempts would be lost with the slot.

@@ -17,6 +17,8 @@ const LOOK_MIN: Duration = Duration::from_millis(50);
 
 /// Rows of one look: what a client that stays has in this host's memory.
 const LOOK_ROWS: u32 = limits::PAGE_ROWS_MAX / 10;
+/// Bytes of one look.
+const LOOK_BYTES: usize = limits::PAGE_BYTES_MAX / 8;
 
 /// What comes next.
 pub enum Step {
@@ -58,7 +60,7 @@ impl Follow {
             // First the status, then the rows: a run that is seen closed has all its rows.
             let ledger = &self.service.ledger;
             let status = ledger.run_status(self.scope, self.run).await?;
-            let rows = ledger.shown_rows(self.run, self.from, LOOK_ROWS).await?;
+            let rows = ledger.shown_rows(self.run, self.from, LOOK_ROWS, LOOK_BYTES).await?.rows;
             if let Some((last, _)) = rows.last() {
                 self.from = Seq(last.seq.0 + 1);
                 self.looked_up.extend(rows.iter().map(row_view));

@@ -186,8 +186,8 @@ impl Service {
     /// The fork of a run whose ledger is damaged, at a row before the damage; none given: the last of them.
     async fn salvaged(&self, info: &RunInfo, at: Option<Seq>, into: RunId) -> Result<Salvage, ServiceError> {
         let run = info.summary.run;
-        let _turn = self.reading().await;
-        let rows = self.rows(run).await?;
+        let _turn = self.turn_to_compute().await;
+        let (rows, _held) = self.whole(run, 2).await?;
         let Err(damage) = Run::load_closed(run, &rows, info.head) else {
             let message = format!("the ledger of run {run} is sound; reset the run instead");
             return Err(ServiceError::Conflict { code: "ledger-sound", message });
@@ -213,8 +213,8 @@ impl Service {
 
     /// The fork of a run at a row, and what its ledger says after that row.
     async fn forked(&self, info: &RunInfo, at: Seq, into: RunId) -> Result<(Fork, Vec<Event>), ServiceError> {
-        let _turn = self.reading().await;
-        let rows = self.rows(info.summary.run).await?;
+        let _turn = self.turn_to_compute().await;
+        let (rows, _held) = self.whole(info.summary.run, 2).await?;
         let fork = fork(info.summary.run, &rows, info.head, at, into).map_err(|error| match &error {
             Unforkable::Corrupt(_) => {
                 ServiceError::Conflict { code: "ledger-damaged", message: error.to_string() }

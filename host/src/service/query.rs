@@ -24,9 +24,9 @@ use super::Service;
 use super::error::{ServiceError, internal, invalid, unloadable};
 use crate::retrace::{self, NO_ROOM, Recorded, Unled};
 
-/// Ledgers that are held whole for questions and exports at once. Each may have 256 MiB of text and
-/// take a processor for as long as its guest computes; the others wait for their turn.
-pub(super) const READINGS_MAX: usize = 4;
+/// Guests that are led along whole ledgers for clients at once. Each takes a processor for as long as it computes; the
+/// others wait for their turn.
+pub(super) const COMPUTING_MAX: usize = 4;
 
 /// Names of queries that an error lists.
 const NAMES_SHOWN_MAX: usize = 20;
@@ -60,22 +60,22 @@ impl Service {
         check_name("query", name).map_err(|problem| invalid("invalid-name", problem))?;
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
-        let turn = self.reading().await;
+        let turn = self.turn_to_compute().await;
         let program = self.programs.load_workflow(scope, info.summary.digest).await.map_err(unloadable)?;
-        let rows = self.rows(run).await?;
+        let (rows, held) = self.whole(run, 1).await?;
         let workflow_id = info.summary.workflow_id.as_str().into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
         let question = Question { recorded, name: name.to_owned(), input };
         let asked = program.clone();
-        // The turn goes with the work, which a client that hangs up does not end.
-        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), turn)).await;
-        let (answer, _turn) = answer.map_err(|error| internal(&error))?;
+        // The turn and the room go with the work, which a client that hangs up does not end.
+        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), held, turn)).await;
+        let (answer, ..) = answer.map_err(|error| internal(&error))?;
         Ok(Asked { info, program, answer: answer? })
     }
 
-    /// Waits for a turn to hold a whole ledger.
-    pub(super) async fn reading(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.readings).acquire_owned().await.expect("never closed")
+    /// Waits for a turn to lead a guest along a whole ledger.
+    pub(super) async fn turn_to_compute(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.computing).acquire_owned().await.expect("never closed")
     }
 
     /// The guest has no answer: because nobody knows the name, or for a reason of its own.

@@ -320,7 +320,7 @@ impl Service {
     ) -> Result<(RunId, u32, Option<HostId>), ServiceError> {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
-        let rows = self.rows(run).await?;
+        let (rows, _held) = self.whole(run, 1).await?;
         let (folded, _) = Run::load_all(run, &rows).map_err(|corrupt| {
             let message = format!("the ledger of run {run} is damaged: {corrupt}");
             ServiceError::Conflict { code: "ledger-damaged", message }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use backstitch_client::views::UpdateView;
 use backstitch_client::{SendSignal, SendUpdate};
 use backstitch_core::command::{check_name, check_visible};
-use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits};
+use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq};
 use tokio::time::Instant;
 
 use super::Service;
@@ -97,7 +97,9 @@ impl Service {
     async fn answer(&self, run: RunId, seen: &mut Seen, view: &mut UpdateView) -> Result<bool, ServiceError> {
         let signal_id = format!("{PREFIX}{}", view.update_id);
         loop {
-            let rows = self.ledger.rows(run, seen.from, limits::PAGE_ROWS_MAX).await?;
+            let Some((rows, _)) = self.ledger.pages_from(run, seen.from).next().await? else {
+                return Ok(false);
+            };
             let Some(last) = rows.last() else { return Ok(false) };
             seen.from = Seq(last.seq.0 + 1);
             let told =

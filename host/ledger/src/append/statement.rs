@@ -72,11 +72,12 @@ const APPENDED: &str = "appended as (
     where {r is not refused}
 )";
 
-/// What becomes of runs; the timers of those that close.
+/// What becomes of runs; the timers of those that close. One that an operator lets go on has nothing against it any more.
 const CHANGED: &str = "changed as (
     update runs
     set status = c.status, output = c.output::json, error = c.error::json, fault = c.fault::json,
-        rows = c.rows, chain = c.chain, closed_at = c.closed_at
+        rows = c.rows, chain = c.chain, closed_at = c.closed_at,
+        losses = case when runs.status = 2 and c.status in (1, 3) then 0 else runs.losses end
     from (select $1::smallint as shard, run_id, status, output, error, fault, rows, chain, closed_at
           from unnest($24::uuid[], $25::smallint[], $26::text[], $27::text[], $28::text[], $29::integer[],
                       $30::bigint[], $31::timestamptz[])
@@ -106,13 +107,14 @@ const DONE: &str = "done as (
 
 /// Timers to set.
 const TIMED: &str = "timed as (
-    insert into timers (shard, tenant, run_id, op, due_at, purpose)
-    select $1, t.tenant, t.run_id, t.op, t.due_at, t.purpose
+    insert into timers (shard, tenant, run_id, op, due_at, purpose, owner)
+    select $1, t.tenant, t.run_id, t.op, t.due_at, t.purpose, $2
     from unnest($32::integer[], $33::uuid[], $34::integer[], $35::timestamptz[], $36::smallint[])
          as t (tenant, run_id, op, due_at, purpose),
          fence
     where {t is not refused}
-    on conflict (shard, run_id, op) do update set due_at = excluded.due_at, purpose = excluded.purpose
+    on conflict (shard, run_id, op) do update
+        set due_at = excluded.due_at, purpose = excluded.purpose, owner = excluded.owner
 )";
 
 /// Messages to other runs.

@@ -193,6 +193,15 @@ impl Ledger {
         Ok(())
     }
 
+    /// The same, for the rows of a ledger: what cannot be opened stays as it is, does not fit its row's checksum, and is
+    /// logged.
+    pub(crate) async fn open_or_leave(&self, columns: &mut [Closed<'_>]) -> Result<(), LedgerError> {
+        for (index, error) in self.open_each(&self.pool, columns).await? {
+            tracing::error!(error = %unopened(&columns[index].0, &error), "a ledger cannot be read");
+        }
+        Ok(())
+    }
+
     async fn find(
         &self,
         executor: impl PgExecutor<'_>,

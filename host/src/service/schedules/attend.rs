@@ -4,14 +4,15 @@
 //! by whoever comes first, and finds its runs there. Two hosts that look at the same time decide the same;
 //! the second to write finds another revision and forgets what it wanted.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use backstitch_client::{IdReuse, StartRun};
 use backstitch_core::schedule::{Action, Closing, Decision, Look, Spec, State, Stop, Times, decide};
-use backstitch_core::{Message, RunStatus, limits};
+use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
 use futures::StreamExt;
+use tokio::sync::broadcast::error::RecvError;
 
 use super::{ServiceError, is_open, read, text};
 use crate::calendar::Calendar;
@@ -33,6 +34,7 @@ type Refusal = (Arc<str>, String);
 impl Service {
     /// Looks after all schedules for as long as the term lasts.
     pub(crate) async fn keep_schedules(self) {
+        let mut closings = self.closings();
         loop {
             let now_ms = ambient::now_ms();
             let due = || self.ledger.due_schedules(now_ms, limits::CLAIM_ROWS_MAX);
@@ -45,7 +47,39 @@ impl Service {
                 continue;
             }
             let wait = if all { self.until_next_schedule().await } else { POLL };
-            let _ = tokio::time::timeout(wait, self.schedule_hint.notified()).await;
+            let closed = async {
+                loop {
+                    match closings.recv().await {
+                        Ok(run) => {
+                            if let Some(schedule) = self.started_by(run) {
+                                return schedule;
+                            }
+                        }
+                        // What is missed is found by the next look that is due.
+                        Err(RecvError::Lagged(_)) => {}
+                        Err(RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.schedule_hint.notified() => {}
+                (scope, name) = closed => self.look_for_who_waits(scope, &name).await,
+            }
+        }
+    }
+
+    /// Which schedule has started a run that closed here.
+    fn started_by(&self, run: RunId) -> Option<(Scope, Arc<str>)> {
+        self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).pop(&run)
+    }
+
+    /// One of a schedule's runs has closed: what waits for that need not wait for a look that is due.
+    async fn look_for_who_waits(&self, scope: Scope, name: &str) {
+        let read = || self.ledger.schedule(scope, name);
+        let Some(schedule) = until_answered("reading a schedule", read).await else { return };
+        if super::read::<State>(&schedule.state).is_ok_and(|state| !state.waiting.is_empty()) {
+            self.look_after(&schedule).await;
         }
     }
 
@@ -163,7 +197,12 @@ impl Service {
             ..StartRun::new(&*spec.what.workflow, Some(workflow_id.to_owned()), spec.what.input.clone())
         };
         match self.start_on(*scope, start, spec.options(name, at_ms)).await {
-            Ok(_) => Ok(Ok(())),
+            Ok(started) => {
+                let started_by = (*scope, Arc::from(name.as_str()));
+                let mut scheduled = self.scheduled.lock().unwrap_or_else(PoisonError::into_inner);
+                scheduled.put(started.run.run_id, started_by);
+                Ok(Ok(()))
+            }
             Err(error @ (ServiceError::Unavailable { .. } | ServiceError::Internal(_))) => Err(error),
             Err(refused) => Ok(Err(refused.to_string())),
         }

@@ -1,0 +1,294 @@
+//! Runs over which hosts may have been lost: a guest that takes its host down takes down the next, and the next.
+//!
+//! | hosts lost since the run last went on | it is led |
+//! |---|---|
+//! | 0, 1 | as any other; what it does is noted afterwards, for many runs at once |
+//! | 2 | alone, on trial: the database knows of it before the guest does |
+//! | 3, the last one while it was on trial | not at all: it is parked as `host-lost` |
+//!
+//! Being owned by a host that died proves nothing: thousands of runs were. Only a run of which something was under way can
+//! have done it, and after two losses that is known of one run at a time. What only repeats old ground, on a host that
+//! follows one which has led the run along that ground, is not on trial; nor is anything before the host has lived for
+//! [`limits::TRIALS_AFTER_MS`], so that hosts which are killed one after the other convict nobody.
+//!
+//! An attempt of an activity on this host is put on trial in the same way. If its host dies it has failed, as any attempt
+//! whose worker died: the call's retry policy goes on from there.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Failure, FailureKind, Fault, FaultKind, Op, RunId, limits};
+use tokio::time::Instant;
+
+use super::slot::{Guest, Slot};
+use super::{Input, Scheduler};
+use crate::retry::until_answered;
+
+/// What is on trial: a run's guest, or the attempt of one of its calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trial {
+    run: RunId,
+    op: Option<Op>,
+}
+
+/// Where the trial is that there is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The database is about to know of it.
+    Asked,
+    /// What is on trial goes on.
+    Open,
+    /// The database is about to know that it is over.
+    Ending,
+}
+
+/// What becomes of a trial.
+pub(crate) enum TrialStep {
+    /// The database knows of it, if it can begin.
+    Begun(bool),
+    /// It has taken so long that it has killed nobody.
+    Outlived,
+    /// The database knows that it is over. Whether the run went on.
+    Noted(bool),
+}
+
+/// Trials, and what is to be noted of runs that need none.
+pub(super) struct Trials {
+    not_before: Instant,
+    waiting: VecDeque<Trial>,
+    now: Option<(Trial, Stage)>,
+    /// Runs that were led along their ledgers.
+    led: Vec<RunId>,
+    /// Runs that went on.
+    went_on: Vec<RunId>,
+    /// Somebody comes for them.
+    is_awaited: bool,
+}
+
+impl Trials {
+    pub(super) fn new() -> Self {
+        Self {
+            not_before: Instant::now() + Duration::from_millis(limits::TRIALS_AFTER_MS),
+            waiting: VecDeque::new(),
+            now: None,
+            led: Vec::new(),
+            went_on: Vec::new(),
+            is_awaited: false,
+        }
+    }
+
+    fn is_on(&self, run: RunId, op: Option<Op>) -> bool {
+        self.now == Some((Trial { run, op }, Stage::Open))
+    }
+}
+
+/// Why a run is parked.
+pub(super) fn host_lost(losses: u16) -> Fault {
+    let message = format!(
+        "{losses} hosts in a row died while they had this run, the last one while it was led alone; look at what its \
+         component does to a host before you retry it"
+    );
+    Fault::new(FaultKind::HostLost, message)
+}
+
+impl Slot {
+    /// Whether its guest may go on only on trial.
+    fn is_suspect(&self) -> bool {
+        self.losses + 1 >= limits::HOSTS_LOST_MAX
+    }
+
+    /// The same, of what is to be laid before it now.
+    fn needs_trial(&self) -> bool {
+        let repeats = matches!(self.guest, Guest::Cold(_)) && !self.unled && self.ahead.is_empty();
+        self.is_suspect() && !repeats
+    }
+}
+
+impl Scheduler {
+    /// Whether the guest of a run may be given what it may have. If not, that comes later.
+    pub(super) fn may_dispatch(&mut self, id: RunId) -> bool {
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.needs_trial()) else { return true };
+        let has_something = match &slot.guest {
+            Guest::Cold(_) => slot.durable.0 > 0 || slot.draft.is_some(),
+            Guest::Idle(_) => slot.ready_ahead() > 0,
+            _ => return true,
+        };
+        !has_something || self.may_try(Trial { run: id, op: None })
+    }
+
+    /// Whether the attempt of a call may begin. If not, it does later.
+    pub(super) fn may_attempt(&mut self, id: RunId, op: Op) -> bool {
+        let is_suspect = self.slots.get(&id).is_some_and(Slot::is_suspect);
+        !is_suspect || self.may_try(Trial { run: id, op: Some(op) })
+    }
+
+    /// Whether the guest of a run waits for its trial.
+    pub(super) fn waits_for_trial(&self, id: RunId) -> bool {
+        let trial = Trial { run: id, op: None };
+        self.trials.waiting.contains(&trial) || self.trials.now.is_some_and(|(now, _)| now == trial)
+    }
+
+    fn may_try(&mut self, trial: Trial) -> bool {
+        match self.trials.now {
+            Some((now, Stage::Open)) if now == trial => return true,
+            Some((now, Stage::Asked)) if now == trial => return false,
+            _ => {}
+        }
+        if !self.trials.waiting.contains(&trial) {
+            self.trials.waiting.push_back(trial);
+            self.next_trial();
+        }
+        false
+    }
+
+    /// Begins the next trial, if none is under way.
+    fn next_trial(&mut self) {
+        while self.trials.now.is_none()
+            && let Some(trial) = self.trials.waiting.pop_front()
+        {
+            if !self.slots.contains_key(&trial.run) {
+                continue;
+            }
+            self.trials.now = Some((trial, Stage::Asked));
+            let (ledger, lease, sender) = (self.tools.ledger.clone(), self.tools.lease, self.sender.clone());
+            let not_before = self.trials.not_before;
+            tokio::spawn(async move {
+                tokio::time::sleep_until(not_before).await;
+                let begin = || ledger.begin_trial(lease, trial.run, trial.op);
+                let begun = until_answered("putting a run on trial", begin).await;
+                if !begun {
+                    // The term is about to end, or the run is gone.
+                    tokio::time::sleep(Duration::from_millis(limits::TRIAL_NEWS_MS)).await;
+                }
+                let _ = sender.send(Input::Trial(trial, TrialStep::Begun(begun))).await;
+                if trial.op.is_some() {
+                    tokio::time::sleep(Duration::from_millis(limits::TRIAL_MS_MAX)).await;
+                    let _ = sender.send(Input::Trial(trial, TrialStep::Outlived)).await;
+                }
+            });
+        }
+    }
+
+    /// Something became of a trial.
+    pub(super) fn trial(&mut self, trial: Trial, step: &TrialStep) {
+        if self.trials.now.is_none_or(|(now, _)| now != trial) {
+            return;
+        }
+        let Trial { run: id, op } = trial;
+        match step {
+            TrialStep::Begun(false) => self.end_trial(trial, false),
+            TrialStep::Begun(true) => {
+                self.trials.now = Some((trial, Stage::Open));
+                match op {
+                    Some(op) => self.start_tried(id, op),
+                    None => self.advance(id),
+                }
+                let is_under_way = self.slots.get(&id).is_some_and(|slot| match op {
+                    Some(op) => slot.is_attempting(op),
+                    None => matches!(slot.guest, Guest::Busy),
+                });
+                if !is_under_way {
+                    self.end_trial(trial, false);
+                }
+            }
+            TrialStep::Outlived if self.trials.is_on(id, op) => self.end_trial(trial, true),
+            TrialStep::Outlived => {}
+            TrialStep::Noted(went_on) => {
+                self.trials.now = None;
+                if let Some(slot) = self.slots.get_mut(&id).filter(|_| *went_on) {
+                    slot.losses = 0;
+                }
+                self.advance(id);
+                self.next_trial();
+            }
+        }
+    }
+
+    fn end_trial(&mut self, trial: Trial, went_on: bool) {
+        self.trials.now = Some((trial, Stage::Ending));
+        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.lease.host, self.sender.clone());
+        tokio::spawn(async move {
+            let end = || ledger.end_trial(host, trial.run, went_on);
+            until_answered("ending a trial", end).await;
+            let _ = sender.send(Input::Trial(trial, TrialStep::Noted(went_on))).await;
+        });
+    }
+
+    /// A guest came back from its thread. `went_on`: with something that it had not done before.
+    pub(super) fn survived(&mut self, id: RunId, went_on: bool) {
+        if self.trials.is_on(id, None) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                slot.unled = false;
+            }
+            return self.end_trial(Trial { run: id, op: None }, went_on);
+        }
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.losses == 0 && !slot.unled {
+            return;
+        }
+        if std::mem::take(&mut slot.unled) {
+            self.trials.led.push(id);
+        }
+        if went_on && slot.losses > 0 && !slot.is_suspect() {
+            slot.losses = 0;
+            self.trials.went_on.push(id);
+        }
+        self.await_news();
+    }
+
+    /// A run was read, and nothing is led now: an operator holds it, or its time has not come. That harms no host.
+    pub(super) fn rests(&mut self, id: RunId) {
+        if let Some(slot) = self.slots.get_mut(&id)
+            && std::mem::take(&mut slot.unled)
+        {
+            self.trials.led.push(id);
+            self.await_news();
+        }
+    }
+
+    fn await_news(&mut self) {
+        if !std::mem::replace(&mut self.trials.is_awaited, true) {
+            let sender = self.sender.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(limits::TRIAL_NEWS_MS)).await;
+                let _ = sender.send(Input::NoteProgress).await;
+            });
+        }
+    }
+
+    /// An attempt came to its end, and its host is there.
+    pub(super) fn attempt_survived(&mut self, id: RunId, op: Op) {
+        if self.trials.is_on(id, Some(op)) {
+            self.end_trial(Trial { run: id, op: Some(op) }, true);
+        }
+    }
+
+    /// Writes down what runs have done that were claimed from hosts that died.
+    pub(super) fn note_progress(&mut self) {
+        self.trials.is_awaited = false;
+        let (led, went_on) = (std::mem::take(&mut self.trials.led), std::mem::take(&mut self.trials.went_on));
+        let (ledger, host) = (self.tools.ledger.clone(), self.tools.lease.host);
+        tokio::spawn(async move {
+            let note = || ledger.note_progress(host, &led, &went_on);
+            // What is not noted counts against its run once more, which two losses outweigh.
+            until_answered("noting what runs did", note).await;
+        });
+    }
+
+    /// The host before died while it had this attempt on trial.
+    pub(super) fn attempt_lost(&mut self, id: RunId, op: Op) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(OpenOp::Activity { attempts, .. }) = slot.run.open_op(op) else { return };
+        let attempt = attempts + 1;
+        slot.attempts.remove(&op);
+        let message = "the host that made this attempt died while it was under way";
+        let failure = Failure {
+            retryable: true,
+            ..Failure::fatal(FailureKind::Application, "host-lost", message.to_owned())
+        };
+        if let Some((event, timer)) = self.judge(id, op, attempt, Err(failure), None) {
+            self.outcome(id, event, None, |append| append.timers.extend(timer));
+        }
+    }
+}
