@@ -27,7 +27,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use backstitch_core::limits;
-use rustix::process::{Resource, Rlimit, getpriority_process, setpriority_process, setrlimit};
+use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
 use serde::{Deserialize, Serialize};
 
 /// How much a caged process may have.
@@ -83,7 +83,9 @@ pub(crate) fn shut(bounds: Bounds) -> io::Result<CageReport> {
     Ok(report)
 }
 
+/// An operator may have set less, which cannot be raised.
 fn bound(resource: Resource, most: u64) -> io::Result<()> {
+    let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
     Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
 }
 
