@@ -118,6 +118,8 @@ pub struct HostOptions<'a> {
     pub database: &'a str,
     /// A crash point, as `BACKSTITCH_CRASH` takes it.
     pub crash: Option<String>,
+    /// The folder of its gates, as `BACKSTITCH_GATES` takes it.
+    pub gates: Option<PathBuf>,
     /// Further arguments of the command.
     pub args: Vec<String>,
     /// `serve`, or `dev`, which does not look at `database`.
@@ -133,11 +135,25 @@ pub struct HostOptions<'a> {
 impl<'a> HostOptions<'a> {
     pub fn new(database: &'a str) -> Self {
         let (args, command) = (Vec::new(), "serve");
-        Self { database, crash: None, args, command, lease_ms: LEASE_MS, before: None, data: None }
+        Self {
+            database,
+            crash: None,
+            args,
+            gates: None,
+            command,
+            lease_ms: LEASE_MS,
+            before: None,
+            data: None,
+        }
     }
 
     pub fn crash(mut self, point: impl Into<String>) -> Self {
         self.crash = Some(point.into());
+        self
+    }
+
+    pub fn gates(mut self, gates: &Gates) -> Self {
+        self.gates = Some(gates.0.path().to_owned());
         self
     }
 
@@ -149,6 +165,36 @@ impl<'a> HostOptions<'a> {
     pub fn data(mut self, dir: impl Into<PathBuf>) -> Self {
         self.data = Some(dir.into());
         self
+    }
+}
+
+/// Places where a host waits as long as a test wants it to.
+pub struct Gates(tempfile::TempDir);
+
+impl Gates {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn shut(&self, gate: &str) {
+        let _ = std::fs::remove_file(self.0.path().join(format!("{gate}.reached")));
+        std::fs::write(self.0.path().join(gate), "").unwrap();
+    }
+
+    pub fn open(&self, gate: &str) {
+        std::fs::remove_file(self.0.path().join(gate)).unwrap();
+        let _ = std::fs::remove_file(self.0.path().join(format!("{gate}.reached")));
+    }
+
+    /// Lets one through who waits there.
+    pub fn pass(&self, gate: &str) {
+        std::fs::write(self.0.path().join(format!("{gate}.pass")), "").unwrap();
+    }
+
+    /// Whether somebody waits there, who has not been let through.
+    pub fn is_reached(&self, gate: &str) -> bool {
+        let is_there = |file: &str| self.0.path().join(format!("{gate}.{file}")).exists();
+        !is_there("pass") && is_there("reached")
     }
 }
 
@@ -193,6 +239,9 @@ impl TestHost {
             .stderr(std::fs::File::create(data.path().join("log")).unwrap());
         if let Some(point) = &options.crash {
             command.env("BACKSTITCH_CRASH", point);
+        }
+        if let Some(gates) = &options.gates {
+            command.env("BACKSTITCH_GATES", gates);
         }
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
