@@ -1061,6 +1061,7 @@ export interface Operations {
     method: "POST";
     route: "/v1/runs/{id}/cancel";
     path: { id: string };
+    query: { cancel_id?: string };
     header: { "backstitch-tenant"?: string };
     body: ReasonBody;
     answers: { 202: undefined };

@@ -3,7 +3,8 @@
 //! Everything here happens to real processes on a real Postgres. `points` has a host die at every named
 //! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away, `losses` what it
 //! had committed,
-//! `dev` does the same to the private one. `messages` is about what runs hear, `heartbeats` about what
+//! `dev` does the same to the private one. `messages` is about what runs hear, `generations` about what meets a run
+//! that continues as new, `answers` about those that meet each other, `heartbeats` about what
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
 //! `terms` about the bounds of their lives, `operators` about those who hold and rewind them, `schedules` about
 //! runs that the calendar starts, `authors` about what is built on top of commands; `waiting` kills hosts whose
@@ -22,6 +23,8 @@ mod dev;
 mod embedding;
 #[path = "crash/heartbeats.rs"]
 mod heartbeats;
+#[path = "crash/generations.rs"]
+mod generations;
 #[path = "crash/hosts.rs"]
 mod hosts;
 #[path = "crash/interleavings.rs"]

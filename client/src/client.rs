@@ -18,8 +18,8 @@ use crate::views::{
     RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView, WaitView,
 };
 use crate::wire::{
-    DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER, RESULT_WAIT_MS_MAX,
-    ReasonBody, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
+    CancelQuery, DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER,
+    RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -250,7 +250,18 @@ impl Client {
 
     /// Asks a run to cancel.
     pub async fn cancel(&self, id: &str, reason: &str) -> Result<(), ClientError> {
-        self.send(self.post(&["runs", id, "cancel"]).json(&because(reason))).await.map(drop)
+        self.cancel_once(id, reason, None).await
+    }
+
+    /// Asks a run to cancel under an id: repeated, it is asked once.
+    pub async fn cancel_once(
+        &self,
+        id: &str,
+        reason: &str,
+        cancel_id: Option<String>,
+    ) -> Result<(), ClientError> {
+        let request = self.post(&["runs", id, "cancel"]).query(&CancelQuery { cancel_id });
+        self.send(request.json(&because(reason))).await.map(drop)
     }
 
     /// Stops a run.

@@ -111,6 +111,16 @@ pub struct SignalQuery {
     pub signal_id: Option<String>,
 }
 
+/// Parameters of `POST /v1/runs/{id}/cancel`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct CancelQuery {
+    /// A second request of the same id is dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancel_id: Option<String>,
+}
+
 /// Parameters of `POST /v1/runs/{id}/updates/{name}`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]

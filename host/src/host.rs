@@ -22,6 +22,7 @@ use crate::closings::Closings;
 use crate::desk::{Desk, Queue};
 use crate::embed::Workers;
 use crate::guests::AtOnce;
+use crate::in_hand::InHand;
 use crate::loads::Loads;
 use crate::programs::Programs;
 use crate::quota::Quotas;
@@ -296,7 +297,7 @@ impl Fixed {
         let (inputs, inputs_taken) = scheduler::channel();
         let (items, items_taken) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let (acks, acks_taken) = mpsc::channel(ACKS_WAITING_MAX);
-        let inbox_hint = Arc::new(Notify::new());
+        let (inbox_hint, in_hand) = (Arc::new(Notify::new()), InHand::default());
         let (timer_hint, _) = watch::channel(0);
         let writing = WriterConfig {
             batch_max: self.config.batch_max,
@@ -327,6 +328,7 @@ impl Fixed {
             programs: self.programs.clone(),
             jobs: self.jobs.clone(),
             items,
+            in_hand: in_hand.clone(),
             connections: writer.connections.clone(),
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint: timer_hint.clone(),
@@ -346,6 +348,7 @@ impl Fixed {
             lease,
             lease_ms,
             inputs: inputs.clone(),
+            in_hand,
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint,
             absent,

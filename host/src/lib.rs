@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod embed;
 mod guests;
 pub mod host;
+mod in_hand;
 mod loads;
 mod process;
 mod programs;

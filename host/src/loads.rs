@@ -20,6 +20,7 @@ use backstitch_core::{Digest, Fault, FaultKind, HostId, Op, Row, Run, RunId, Run
 use backstitch_ledger::{ClaimedRun, Ledger};
 use backstitch_sandbox::WorkflowProgram;
 
+use crate::crash;
 use crate::derived::{self, Derived};
 use crate::guests::Ahead;
 use crate::programs::Programs;
@@ -230,6 +231,7 @@ impl Loads {
     }
 
     async fn tell(&self, loaded: Loaded) {
+        crash::gate("load-after").await;
         // The scheduler is gone only when nobody needs the run here any more.
         let _ = self.inputs.send(Input::Loaded(Box::new(loaded))).await;
     }

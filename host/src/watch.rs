@@ -4,17 +4,19 @@
 //! Polling is the truth; hints only make it sooner. Every loop hands what it found to the scheduler
 //! and goes on when all of it was dealt with, so no loop can run ahead of the host.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::limits;
-use backstitch_ledger::{Health, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
+use backstitch_core::{RunId, RunStatus, limits};
+use backstitch_ledger::{Health, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::crier::Crier;
 use crate::desk::{Desk, Queue};
+use crate::in_hand::InHand;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
@@ -61,6 +63,8 @@ pub(crate) struct Watcher {
     pub(crate) lease_ms: u64,
     /// To the scheduler.
     pub(crate) inputs: Inputs,
+    /// Messages that the scheduler works on.
+    pub(crate) in_hand: InHand,
     /// Somebody says that there may be messages.
     pub(crate) inbox_hint: Arc<Notify>,
     /// The earliest timer that was set since the last look.
@@ -119,11 +123,6 @@ impl Watcher {
             }
             let others = || self.ledger.has_other_hosts(self.lease.host);
             self.crier.set_others(until_answered("looking for other hosts", others).await);
-            let left = || self.ledger.inbox_left_behind(limits::CLAIM_ROWS_MAX);
-            let left = until_answered("looking for messages left behind", left).await;
-            if !left.is_empty() && self.hand_over(|guard| Input::Inbox(left, guard)).await.is_err() {
-                return;
-            }
             loop {
                 crash::point("claim-before");
                 let claim = async || match self.ledger.claim_runs(self.lease, limits::CLAIM_ROWS_MAX).await {
@@ -198,25 +197,66 @@ impl Watcher {
         }
     }
 
-    /// Reads messages for this host's runs: at once on a hint, with growing waits without one.
+    /// Reads messages for this host's runs: at once on a hint, with growing waits without one. Walks from run to
+    /// run, and begins again when it has come to the end.
     pub(crate) async fn inbox(self) {
         let mut wait_ms = INBOX_MS_MIN;
-        let mut seen: Vec<Uuid> = Vec::new();
+        let (mut after, mut was_busy) = (None, false);
+        let mut before: HashSet<(RunId, Uuid)> = HashSet::new();
         loop {
-            let read = || self.ledger.inbox_for(self.lease.host, &seen, limits::CLAIM_ROWS_MAX);
-            let items = until_answered("reading the inbox", read).await;
-            if items.is_empty() {
-                // What was seen and is still there waits for its run; look at it again.
-                seen.clear();
-                let wait = Duration::from_millis(wait_ms);
-                let hinted = tokio::time::timeout(wait, self.inbox_hint.notified()).await.is_ok();
-                wait_ms = if hinted { INBOX_MS_MIN } else { (wait_ms * 2).min(INBOX_MS_MAX) };
+            let look = || self.ledger.unread(self.lease.host, after);
+            let unread = until_answered("looking into the inbox", look).await;
+            // First: who they are for must hear them before what was sent to it later.
+            self.see_to_closed(&unread.closed).await;
+            let items = self.read_inbox(&unread.open).await;
+            let found: HashSet<_> = items.iter().map(|item| (item.run, item.item_id)).collect();
+            // What comes back again and again is not worth hurrying for.
+            was_busy |= !found.is_subset(&before);
+            if !items.is_empty() && self.hand_over(|guard| Input::Inbox(items, guard)).await.is_err() {
+                return;
+            }
+            before = found;
+            after = unread.next;
+            if after.is_some() {
                 continue;
             }
-            wait_ms = INBOX_MS_MIN;
-            seen.extend(items.iter().map(|item| item.item_id));
-            if self.hand_over(|guard| Input::Inbox(items, guard)).await.is_err() {
-                return;
+            if std::mem::take(&mut was_busy) {
+                wait_ms = INBOX_MS_MIN;
+                continue;
+            }
+            let wait = Duration::from_millis(wait_ms);
+            let hinted = tokio::time::timeout(wait, self.inbox_hint.notified()).await.is_ok();
+            wait_ms = if hinted { INBOX_MS_MIN } else { (wait_ms * 2).min(INBOX_MS_MAX) };
+        }
+    }
+
+    /// The next page of these runs' messages.
+    async fn read_inbox(&self, runs: &[RunId]) -> Vec<InboxItem> {
+        if runs.is_empty() {
+            return Vec::new();
+        }
+        let readers = self.in_hand.readers(runs);
+        let unreadable = self.in_hand.unreadable();
+        let read = || self.ledger.inbox_of(self.lease.host, &readers, &unreadable, limits::CLAIM_ROWS_MAX);
+        let heard = until_answered("reading the inbox", read).await;
+        heard.unreadable.into_iter().for_each(|(_, item)| self.in_hand.set_unreadable(item));
+        heard.items
+    }
+
+    /// Messages of runs that have closed go on with them, or go.
+    async fn see_to_closed(&self, closed: &[(RunId, RunStatus)]) {
+        let (went_on, over): (Vec<_>, Vec<_>) =
+            closed.iter().partition(|(_, status)| *status == RunStatus::Continued);
+        let over: Vec<RunId> = over.into_iter().map(|(run, _)| run).collect();
+        if !over.is_empty() {
+            until_answered("clearing the inbox", || self.ledger.clear_inbox(&over)).await;
+        }
+        for (run, _) in went_on {
+            let unreadable = self.in_hand.unreadable();
+            let passed = || self.ledger.pass_on(run, &unreadable);
+            let passed = until_answered("passing messages on", passed).await;
+            if let Some(owner) = passed.owner.filter(|_| passed.items > 0) {
+                self.crier.messages(owner);
             }
         }
     }

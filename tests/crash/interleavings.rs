@@ -59,8 +59,8 @@ impl Hand {
     async fn request(&self, id: &str, request: &str) {
         let reason = "enough".to_owned();
         let message = match request {
-            "cancel" => Message::Cancel { reason },
-            _ => Message::Terminate { reason },
+            "cancel" => Message::Cancel { reason, id: None },
+            _ => Message::Terminate { reason, only_this: false },
         };
         self.post(id, &message).await;
     }

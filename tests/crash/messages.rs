@@ -237,3 +237,44 @@ async fn a_workflow_id_is_used_again_as_its_starter_says() {
     assert_eq!(host.output("made").await, "[5]");
     check_ledgers(&database).await;
 }
+
+#[tokio::test]
+async fn a_run_that_does_not_listen_keeps_nobody_waiting() {
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let host = TestHost::start(options(&database)).await;
+    for id in ["flooded", "other", "held"] {
+        host.start_run("collect", id, "1").await;
+    }
+    for id in ["flooded", "held"] {
+        host.client.pause(id, "").await.unwrap();
+    }
+    until(&mut connection, "both are held", 2, "select count(*) from runs where status = 3").await;
+    // More than it keeps, and more than may wait for it beside that.
+    let flood = "insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at)
+                 select 0, 1, run_id, ('0190' || lpad(to_hex(n), 28, '0'))::uuid, 1, 's', '1', now()
+                 from runs, generate_series(1, 20050) n where workflow_id = 'flooded'";
+    sqlx::query(flood).execute(&mut connection).await.unwrap();
+    host.client.signal("other", "item", &json("1")).await.unwrap();
+    assert_eq!(host.output("other").await, "[1]");
+    let refused = host.client.signal("flooded", "s", &json("1")).await.unwrap_err();
+    assert!(
+        refused.has_status(429) && refused.code() == Some("inbox-full") && !refused.is_final(),
+        "{refused}"
+    );
+    let taken = "select count(*) from ledger where kind = 24 and name = 's'";
+    until(&mut connection, "it has as many as it keeps", 10_000, taken).await;
+    // What it cannot hear yet is left where it is, and keeps neither of them in memory.
+    host.client.cancel("held", "enough").await.unwrap();
+    eventually("they are put away", async || {
+        (host.client.health().await.unwrap().runs_loaded == 0).then_some(())
+    })
+    .await;
+    assert_eq!(count(&mut connection, taken).await, 10_000);
+    host.client.resume("held", "").await.unwrap();
+    assert_eq!(host.ended_run("held").await.status, RunStatus::Cancelled);
+    host.client.terminate("flooded", "enough").await.unwrap();
+    assert_eq!(host.ended_run("flooded").await.status, RunStatus::Terminated);
+    until(&mut connection, "its messages go", 0, "select -count(*) from inbox").await;
+    check_ledgers(&database).await;
+}

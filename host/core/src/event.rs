@@ -24,7 +24,7 @@
 //! | signal-received | | signal | payload | `{"id"}`, if the sender gave one | |
 //! | child-completed | of the start | | output | | |
 //! | child-failed | of the start | | failure | | |
-//! | cancel-requested | | | | `{"reason"}` | |
+//! | cancel-requested | | | | `{"reason"}`, `{"id"}` if the sender gave one | |
 //! | message-accepted | of the message | | | | |
 //! | message-refused | of the message | | failure | | |
 //! | run-paused, run-resumed | | | | `{"reason"}` | |
@@ -114,6 +114,8 @@ pub enum Event {
     CancelRequested {
         /// Who asked, and why, as given.
         reason: String,
+        /// What its sender calls it: a second one of the same id is dropped.
+        id: Option<Arc<str>>,
     },
     /// An operator holds the run: its guest hears of nothing until it is resumed.
     RunPaused {

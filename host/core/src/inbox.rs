@@ -4,7 +4,8 @@
 //! | kind | op | name | payload | detail |
 //! |---|---|---|---|---|
 //! | signal | | signal | payload | `{"id"}`, if the sender gave one |
-//! | cancel, terminate | | | | `{"reason"}` |
+//! | cancel | | | | `{"reason"}`, and `{"id"}`, if the sender gave one |
+//! | terminate, terminate-this | | | | `{"reason"}` |
 //! | retry, repair | | | | |
 //! | pause, resume | | | | `{"reason"}` |
 //! | child-completed, child-failed | of the start | | output, failure | |
@@ -36,11 +37,15 @@ pub enum Message {
     Cancel {
         /// Who and why.
         reason: String,
+        /// What its sender calls it: a second one of the same id is dropped.
+        id: Option<Arc<str>>,
     },
     /// Stop now: the guest is not asked.
     Terminate {
         /// Who and why.
         reason: String,
+        /// Not the run that this one may have gone on as meanwhile.
+        only_this: bool,
     },
     /// A parked run may go on.
     Retry,
@@ -113,6 +118,8 @@ pub struct UnreadableMessage(String);
 #[derive(Serialize, Deserialize)]
 struct Reason {
     reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<Arc<str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -140,13 +147,29 @@ const ATTEMPT_FAILED: i16 = 10;
 const ATTEMPT_FREED: i16 = 11;
 const ATTEMPT_WANTED: i16 = 12;
 const REPAIR: i16 = 13;
+const TERMINATE_THIS: i16 = 14;
 
 /// Kinds of the messages that a task leaves when it goes. Until the run's owner has read one, its call is
 /// not offered.
 pub const LEFT_BY_TASKS: [i16; 3] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED, ATTEMPT_FREED];
 
 /// Kinds of the messages whose detail is what somebody said.
-pub const REASONED: [i16; 4] = [CANCEL, TERMINATE, PAUSE, RESUME];
+pub const REASONED: [i16; 5] = [CANCEL, TERMINATE, PAUSE, RESUME, TERMINATE_THIS];
+
+/// Kinds of the messages that are for whoever has the workflow id: a run that continued as new has not to hear them.
+pub const PASSED_ON: [i16; 5] = [SIGNAL, CANCEL, TERMINATE, PAUSE, RESUME];
+
+/// Kinds of the messages that a parked run hears. It hears the others, in their order, when it goes on.
+pub const HEARD_WHEN_PARKED: [i16; 4] = [TERMINATE, RETRY, REPAIR, TERMINATE_THIS];
+
+/// Kinds of the messages that a run which is held does not hear before it goes on.
+pub const UNHEARD_WHEN_HELD: [i16; 2] = [CANCEL, ATTEMPT_WANTED];
+
+/// The kind of signals: what a run takes as long as it has room for them.
+pub const SIGNALS: i16 = SIGNAL;
+
+/// The kind of requests to pause.
+pub const PAUSES: i16 = PAUSE;
 
 impl Message {
     /// The persisted form.
@@ -159,10 +182,11 @@ impl Message {
                 detail: id.as_ref().map(|id| text(&SignalId { id: Arc::clone(id) })),
                 ..MessageRow::default()
             },
-            Self::Cancel { reason } => reasoned(CANCEL, reason),
-            Self::Terminate { reason } => reasoned(TERMINATE, reason),
-            Self::Pause { reason } => reasoned(PAUSE, reason),
-            Self::Resume { reason } => reasoned(RESUME, reason),
+            Self::Cancel { reason, id } => reasoned(CANCEL, reason, id.clone()),
+            Self::Terminate { reason, only_this: false } => reasoned(TERMINATE, reason, None),
+            Self::Terminate { reason, only_this: true } => reasoned(TERMINATE_THIS, reason, None),
+            Self::Pause { reason } => reasoned(PAUSE, reason, None),
+            Self::Resume { reason } => reasoned(RESUME, reason, None),
             Self::Retry => MessageRow { kind: RETRY, ..MessageRow::default() },
             Self::Repair => MessageRow { kind: REPAIR, ..MessageRow::default() },
             Self::ChildClosed { op, outcome: Ok(output) } => MessageRow {
@@ -207,8 +231,13 @@ impl MessageRow {
                     id: id.map_err(bad)?.map(|signal| signal.id),
                 })
             }
-            CANCEL => Ok(Message::Cancel { reason: self.reason()? }),
-            TERMINATE => Ok(Message::Terminate { reason: self.reason()? }),
+            CANCEL => {
+                let Reason { reason, id } = self.reasoned()?;
+                Ok(Message::Cancel { reason, id })
+            }
+            TERMINATE | TERMINATE_THIS => {
+                Ok(Message::Terminate { reason: self.reason()?, only_this: self.kind == TERMINATE_THIS })
+            }
             RETRY => Ok(Message::Retry),
             REPAIR => Ok(Message::Repair),
             PAUSE => Ok(Message::Pause { reason: self.reason()? }),
@@ -249,14 +278,18 @@ impl MessageRow {
         serde_json::from_str(text).map_err(bad)
     }
 
-    fn reason(&self) -> Result<String, UnreadableMessage> {
+    fn reasoned(&self) -> Result<Reason, UnreadableMessage> {
         let text = self.detail.as_deref().ok_or_else(|| bad("no detail"))?;
-        serde_json::from_str::<Reason>(text).map(|detail| detail.reason).map_err(bad)
+        serde_json::from_str(text).map_err(bad)
+    }
+
+    fn reason(&self) -> Result<String, UnreadableMessage> {
+        self.reasoned().map(|detail| detail.reason)
     }
 }
 
-fn reasoned(kind: i16, reason: &str) -> MessageRow {
-    let detail = Some(text(&Reason { reason: reason.to_owned() }));
+fn reasoned(kind: i16, reason: &str, id: Option<Arc<str>>) -> MessageRow {
+    let detail = Some(text(&Reason { reason: reason.to_owned(), id }));
     MessageRow { kind, detail, ..MessageRow::default() }
 }
 
@@ -286,8 +319,10 @@ mod tests {
                 id: None,
             },
             Message::Signal { name: "s".into(), payload: Json::null(), id: Some("\"i".into()) },
-            Message::Cancel { reason: "why \"so\"".into() },
-            Message::Terminate { reason: String::new() },
+            Message::Cancel { reason: "why \"so\"".into(), id: None },
+            Message::Cancel { reason: "why".into(), id: Some("i".into()) },
+            Message::Terminate { reason: String::new(), only_this: false },
+            Message::Terminate { reason: "so".into(), only_this: true },
             Message::Retry,
             Message::Repair,
             Message::Pause { reason: "x".into() },

@@ -10,6 +10,7 @@
 //! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
 //!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
 //! * [`fork`]: a new run from the first rows of another.
+//! * [`heard`]: which messages were heard before.
 //! * [`projection`]: what a run's commands say about it, for searches.
 //! * [`filter`]: the conditions by which runs are searched.
 //! * [`retry`]: whether and when a failed activity is tried again.
@@ -29,6 +30,7 @@ pub mod event;
 pub mod fault;
 pub mod filter;
 pub mod fork;
+pub mod heard;
 pub mod ids;
 pub mod inbox;
 pub mod json;
@@ -53,6 +55,7 @@ pub use entity::{Edit, Entity};
 pub use event::{Event, Kind};
 pub use fault::{Fault, FaultKind};
 pub use filter::{Filter, FilterError};
+pub use heard::{Heard, HeardId};
 pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TaskLease, TenantId};
 pub use inbox::Message;
 pub use json::Json;

@@ -77,6 +77,26 @@ pub const CHILDREN_OPEN_MAX: usize = 10_000;
 /// row, it is delivered.
 pub const SIGNALS_BUFFERED_MAX: usize = 10_000;
 
+/// Ids of messages that a run which continues as new passes on, the latest: whoever repeats a message does so within
+/// minutes, and all of them are in row 0 of each run that follows.
+pub const HEARD_IDS_MAX: usize = 1_000;
+
+/// Messages that wait for one run. Whoever sends faster than the run reads is told to wait, before the database is full
+/// of it.
+pub const INBOX_ITEMS_MAX: u32 = 10_000;
+/// Messages that a host cannot read and leaves out of its looks: beyond so many it finds them once more.
+pub const UNREADABLE_ITEMS_MAX: usize = 1_000;
+/// Room beyond [`INBOX_ITEMS_MAX`] for what ends such a state: cancel, terminate, pause, resume, retry.
+pub const INBOX_REQUESTS_MAX: u32 = 100;
+
+/// Generations of one workflow id that are gone through: by a message after a run that continues as new faster than it
+/// comes, by an update back to where it was received, and by who looks whether those before have unread messages. A run
+/// that continues as new every few milliseconds takes a second for so many.
+pub const GENERATIONS_FOLLOWED_MAX: u32 = 100;
+
+/// How often a start is decided anew because another under the same workflow id was faster: each time, one has got through.
+pub const STARTS_TRIED_MAX: usize = 32;
+
 /// Longest durable sleep: a hundred years, leap days included.
 pub const SLEEP_MS_MAX: u64 = 36_525 * 24 * 3600 * 1000;
 

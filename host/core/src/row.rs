@@ -86,6 +86,13 @@ struct ReasonDetail {
     reason: String,
 }
 
+#[derive(Serialize, Deserialize)]
+struct CancelDetail {
+    reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<Arc<str>>,
+}
+
 /// The columns of a row before it has a place.
 #[derive(Default)]
 struct Columns {
@@ -146,13 +153,16 @@ impl Event {
             Self::ChildClosed { op, outcome } => {
                 Columns { op: Some(*op), payload: Some(outcome_text(outcome)), ..Columns::default() }
             }
-            Self::CancelRequested { reason }
-            | Self::RunTerminated { reason }
-            | Self::RunPaused { reason }
-            | Self::RunResumed { reason } => Columns {
-                detail: Some(detail_text(&ReasonDetail { reason: reason.clone() })),
+            Self::CancelRequested { reason, id } => Columns {
+                detail: Some(detail_text(&CancelDetail { reason: reason.clone(), id: id.clone() })),
                 ..Columns::default()
             },
+            Self::RunTerminated { reason } | Self::RunPaused { reason } | Self::RunResumed { reason } => {
+                Columns {
+                    detail: Some(detail_text(&ReasonDetail { reason: reason.clone() })),
+                    ..Columns::default()
+                }
+            }
             Self::RunRetried => Columns::default(),
             Self::RunCompleted { output: payload } | Self::RunContinued { input: payload } => {
                 Columns { payload: Some(payload.text()), ..Columns::default() }
@@ -304,7 +314,10 @@ impl Row {
             Kind::MessageRefused => Event::MessageClosed { op: self.op()?, outcome: Err(self.failure()?) },
             Kind::ChildCompleted => Event::ChildClosed { op: self.op()?, outcome: Ok(self.payload()?) },
             Kind::ChildFailed => Event::ChildClosed { op: self.op()?, outcome: Err(self.failure()?) },
-            Kind::CancelRequested => Event::CancelRequested { reason: self.detail::<ReasonDetail>()?.reason },
+            Kind::CancelRequested => {
+                let CancelDetail { reason, id } = self.detail()?;
+                Event::CancelRequested { reason, id }
+            }
             Kind::RunCompleted => Event::RunCompleted { output: self.payload()? },
             Kind::RunFailed => Event::RunFailed { failure: self.failure()? },
             Kind::RunCancelled => Event::RunCancelled { failure: self.failure()? },
@@ -423,6 +436,7 @@ mod tests {
             depth: 5,
             parent: Some(Parent { run: RUN, workflow_id: "p".into() }),
             forked: Some(Forked { run: RUN, rows: Seq(6), original: RUN }),
+            heard: vec![crate::heard::HeardId::signal("i")],
         })
     }
 
@@ -497,7 +511,8 @@ mod tests {
             Event::MessageClosed { op: Op(7), outcome: Err(failure.clone()) },
             Event::ChildClosed { op: Op(3), outcome: Ok(json("true")) },
             Event::ChildClosed { op: Op(3), outcome: Err(failure.clone()) },
-            Event::CancelRequested { reason: "why".into() },
+            Event::CancelRequested { reason: "why".into(), id: None },
+            Event::CancelRequested { reason: "why".into(), id: Some("i".into()) },
             Event::RunCompleted { output: json("[]") },
             Event::RunFailed { failure: failure.clone() },
             Event::RunCancelled { failure: failure.clone() },

@@ -20,19 +20,18 @@
 //! | run-paused, run-resumed | open and not paused, paused | paused, open as before |
 //! | run-completed … run-timed-out | open | closed for good |
 //!
-//! Memory is proportional to what is open, not to the history, but for 16 bytes of each signal that
+//! Memory is proportional to what is open, not to the history, but for some bytes of each message that
 //! came with an id.
 //!
 //! Which *wait* a signal closes is the one thing that the fold can only estimate: see `apply_signal`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-
-use xxhash_rust::xxh3::xxh3_128;
 
 use crate::command::{ActivityOptions, ChildOptions, Command, Failure, ParentClose, Target};
 use crate::event::Event;
 use crate::fault;
+use crate::heard::{Heard, HeardId};
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
@@ -239,8 +238,7 @@ pub struct Run {
     waits: Waits,
     signals: HashMap<Arc<str>, u32>,
     signals_kept: u32,
-    /// Hashes of the ids of signals received.
-    signal_ids: HashSet<u128>,
+    heard: Heard,
     /// Of the open ops.
     shielded: BTreeSet<Op>,
 }
@@ -263,7 +261,7 @@ impl Run {
             waits: Waits::default(),
             signals: HashMap::new(),
             signals_kept: 0,
-            signal_ids: HashSet::new(),
+            heard: Heard::default(),
             shielded: BTreeSet::new(),
         }
     }
@@ -398,9 +396,9 @@ impl Run {
         heed.map(|(run, _)| run).collect()
     }
 
-    /// Whether a signal of this id was received before.
-    pub fn has_signal_id(&self, id: &str) -> bool {
-        self.signal_ids.contains(&xxh3_128(id.as_bytes()))
+    /// Which messages were heard, by this run and by those before it that it continues.
+    pub fn heard(&self) -> &Heard {
+        &self.heard
     }
 
     /// Open children and what their options ask for when this run closes.
@@ -492,6 +490,7 @@ impl Run {
                 self.status = Some(RunStatus::Running);
                 self.started_at_ms = row.at_ms;
                 self.start = Arc::clone(options);
+                self.heard = Heard::before(&options.heard);
             }
             Event::Commanded { op, command } => {
                 self.next_op.0 += 1;
@@ -514,10 +513,11 @@ impl Run {
                 self.close_op(*op);
             }
             Event::SignalReceived { name, id, .. } => {
-                self.signal_ids.extend(id.as_ref().map(|id| xxh3_128(id.as_bytes())));
+                id.iter().for_each(|id| self.heard.note(HeardId::signal(id)));
                 self.apply_signal(name);
             }
-            Event::CancelRequested { .. } => {
+            Event::CancelRequested { id, .. } => {
+                id.iter().for_each(|id| self.heard.note(HeardId::cancel(id)));
                 let ended: Vec<Op> =
                     self.open.keys().filter(|op| !self.shielded.contains(op)).copied().collect();
                 for op in ended {
@@ -622,7 +622,7 @@ impl Run {
         self.waits = Waits::default();
         self.signals = HashMap::new();
         self.signals_kept = 0;
-        self.signal_ids = HashSet::new();
+        self.heard = Heard::default();
         self.shielded = BTreeSet::new();
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::attribute::{self, Attributes};
 use crate::command::attached;
 use crate::entity::Entity;
+use crate::heard::HeardId;
 use crate::ids::{RunId, Seq};
 use crate::json::Json;
 use crate::limits;
@@ -46,6 +47,9 @@ pub struct StartOptions {
     /// Where its first rows come from, if it is a fork.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forked: Option<Forked>,
+    /// What the run before has heard, if this one continues it as new; the latest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heard: Vec<HeardId>,
 }
 
 /// The run that started a child.

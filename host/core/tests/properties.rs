@@ -329,7 +329,9 @@ impl<'a> Host<'a> {
             }
             Some((op, OpenOp::Timer { .. })) => Event::TimerFired { op: *op },
             Some((op, OpenOp::Child { .. })) => Event::ChildClosed { op: *op, outcome: outcome() },
-            None if choice % 7 == 3 && is_quiescent => Event::CancelRequested { reason: "r".into() },
+            None if choice % 7 == 3 && is_quiescent => {
+                Event::CancelRequested { reason: "r".into(), id: None }
+            }
             Some((_, OpenOp::Signal { .. })) | None => Event::SignalReceived {
                 name: signal_name(choice / 5),
                 payload: Json::of(&choice).unwrap(),

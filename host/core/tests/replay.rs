@@ -139,7 +139,7 @@ fn signal(name: &str, payload: &str) -> Do {
 }
 
 fn cancel_requested() -> Do {
-    Lay(Event::CancelRequested { reason: "enough".into() })
+    Lay(Event::CancelRequested { reason: "enough".into(), id: None })
 }
 
 fn completed(output: &str) -> Status {

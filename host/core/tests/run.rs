@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use backstitch_core::run::{Corrupt, OpenOp};
 use backstitch_core::{
-    ActivityOptions, Chain, ChildOptions, Command, Event, Failure, Json, Kind, Op, ParentClose, Row, Run,
-    RunId, RunStatus, Seq, Target, limits,
+    ActivityOptions, Chain, ChildOptions, Command, Event, Failure, HeardId, Json, Kind, Op, ParentClose, Row,
+    Run, RunId, RunStatus, Seq, Target, limits,
 };
 use uuid::Uuid;
 
@@ -69,7 +69,7 @@ fn signal(name: &str) -> Event {
 }
 
 fn cancel_requested() -> Event {
-    Event::CancelRequested { reason: "r".into() }
+    Event::CancelRequested { reason: "r".into(), id: None }
 }
 
 fn endings() -> [Event; 6] {
@@ -247,7 +247,8 @@ fn the_ids_of_signals_are_remembered_by_a_loaded_run_too() {
     let (run, rows) = fold(&[started(), with_id, signal("s")]);
     let loaded = Run::load_all(RUN, &rows).unwrap().0;
     for run in [run, loaded] {
-        assert!(run.has_signal_id("once") && !run.has_signal_id("s") && !run.has_signal_id(""));
+        let heard = |id| run.heard().contains(HeardId::signal(id));
+        assert!(heard("once") && !heard("s") && !heard(""));
     }
 }
 

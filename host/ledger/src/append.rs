@@ -198,7 +198,7 @@ impl Append {
     /// Bytes that the append carries.
     pub fn text_bytes(&self) -> usize {
         let rows: usize = self.rows.iter().map(Row::text_bytes).sum();
-        let starts: usize = self.new_runs.iter().map(|new| new.first.text_bytes()).sum();
+        let starts: usize = self.new_runs.iter().flat_map(NewRun::rows).map(Row::text_bytes).sum();
         let items: usize = self.inbox.iter().map(|item| message_bytes(&item.message)).sum();
         let closing = match &self.status {
             Some(StatusChange::Close(close)) => text_len(&close.output) + text_len(&close.error),
@@ -237,6 +237,15 @@ pub struct NewRun {
     pub parent: Option<(RunId, Op)>,
     /// Row 0 of its ledger.
     pub first: Row,
+    /// What it begins with besides: the signals that the run before it had not used.
+    pub further: Vec<Row>,
+}
+
+impl NewRun {
+    /// All of its rows.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+        std::iter::once(&self.first).chain(&self.further)
+    }
 }
 
 /// What is known about a run besides its ledger.

@@ -2,10 +2,16 @@
 //!
 //! A message is removed by the append that records what it did ([`crate::Append::inbox_done`]), so it
 //! has its effect exactly once. A message that was accepted while the run was open may find it closed
-//! when it is read: the owner gets it all the same, with the run's status, and decides.
+//! when it is looked for: see `pass_on`.
 
-use backstitch_core::inbox::MessageRow;
-use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId};
+mod look;
+mod pass_on;
+
+pub use look::{Heard, Reader, Unread};
+pub use pass_on::PassedOn;
+
+use backstitch_core::inbox::{MessageRow, PAUSES, SIGNALS};
+use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId, limits};
 use sqlx::{Connection as _, FromRow, PgConnection, PgExecutor};
 use uuid::Uuid;
 
@@ -25,6 +31,8 @@ pub enum Posted {
     },
     /// The run is closed: nothing was written.
     Closed(RunStatus),
+    /// As much as may wait for one run waits for this one: nothing was written, and it may be sent later.
+    Full,
     /// There is no such run.
     Unknown,
 }
@@ -42,8 +50,6 @@ pub struct InboxItem {
     pub message: MessageRow,
     /// When it was sent, in milliseconds since the epoch.
     pub at_ms: u64,
-    /// How the run stands.
-    pub status: RunStatus,
 }
 
 #[derive(FromRow)]
@@ -57,7 +63,6 @@ struct ItemRow {
     payload: Option<String>,
     detail: Option<String>,
     at: Timestamp,
-    status: i16,
 }
 
 impl Ledger {
@@ -114,7 +119,7 @@ impl Ledger {
              from inbox where shard = $1 and run_id = $2 and item_id = $3 for update",
         )
         .bind(self.shard.0)
-        .bind(from.0)
+        .bind(run.0)
         .bind(item_id)
         .fetch_optional(&mut *transaction)
         .await?;
@@ -134,64 +139,45 @@ impl Ledger {
         .bind(self.shard.0)
         .bind(from.0)
         .bind(item_id)
-        .bind(to.0)
-        .bind(message.payload.as_deref())
-        .bind(message.detail.as_deref())
-        .execute(&mut *transaction)
+        .fetch_optional(&self.pool)
         .await?;
-        transaction.commit().await?;
-        Ok(true)
+        found.map(|tag| known(RunStatus::from_tag(tag), "run status", tag)).transpose()
     }
 
-    /// Messages for runs that `host` owns, open or closed, oldest first, at most `limit`, without
-    /// those that it is working on. Reads only.
-    pub async fn inbox_for(
+    /// Whether a run is to be paused by a message that it has not read yet, or that waits with the run it continues.
+    /// Reads only, and in one snapshot with the run's status: it is never seen as neither paused nor to be paused.
+    pub async fn status_and_pause(
         &self,
-        host: HostId,
-        working_on: &[Uuid],
-        limit: i64,
-    ) -> Result<Vec<InboxItem>, LedgerError> {
-        let rows: Vec<ItemRow> = sqlx::query_as(
-            "select i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::text, i.detail::text,
-                    i.at, r.status
-             from inbox i join runs r on r.shard = $1 and r.run_id = i.run_id
-             where i.shard = $1 and i.kind >= 0 and r.owner = $2 and i.item_id <> all ($3)
-             order by i.item_id limit $4",
+        scope: Scope,
+        run: RunId,
+    ) -> Result<Option<(RunStatus, bool)>, LedgerError> {
+        let found: Option<(i16, bool)> = sqlx::query_as(
+            "select r.status,
+                    exists (select from runs p
+                            where p.shard = $1 and p.tenant = $2 and p.workflow_id = r.workflow_id
+                              and p.generation >= greatest(r.generation - 1, 0) and p.generation <= r.generation
+                              and (select true from inbox i
+                                   where i.shard = p.shard and i.run_id = p.run_id and i.kind = $4 limit 1))
+             from runs r where r.shard = $1 and r.tenant = $2 and r.run_id = $3",
         )
-        .bind(self.shard.0)
-        .bind(host.0)
-        .bind(working_on)
-        .bind(limit)
-        .fetch_all(&self.pool)
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(run.0)
+        .bind(PAUSES)
+        .fetch_optional(&self.pool)
         .await?;
-        self.items(&self.pool, rows).await
-    }
-
-    /// Messages for closed runs whose owner is dead: the last thing that a host may have died over.
-    /// Anyone may handle them; handling twice must do no harm. Reads only.
-    pub async fn inbox_left_behind(&self, limit: i64) -> Result<Vec<InboxItem>, LedgerError> {
-        let rows: Vec<ItemRow> = sqlx::query_as(
-            "select i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::text, i.detail::text,
-                    i.at, r.status
-             from inbox i join runs r on r.shard = $1 and r.run_id = i.run_id
-             where i.shard = $1 and i.kind >= 0 and r.status >= 10
-               and not exists (select from leases l
-                               where l.shard = $1 and l.host_id = r.owner and not l.dead)
-             order by i.item_id limit $2",
-        )
-        .bind(self.shard.0)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        self.items(&self.pool, rows).await
+        let known = |(tag, pauses): (i16, bool)| {
+            Ok::<_, LedgerError>((known(RunStatus::from_tag(tag), "run status", tag)?, pauses))
+        };
+        found.map(known).transpose()
     }
 
     /// Messages as they were sent. One that cannot be opened stays where it is, and is no business of the others.
-    async fn items(
+    async fn heard(
         &self,
         executor: impl PgExecutor<'_>,
         mut rows: Vec<ItemRow>,
-    ) -> Result<Vec<InboxItem>, LedgerError> {
+    ) -> Result<Heard, LedgerError> {
         let mut columns: Vec<_> = Vec::with_capacity(2 * rows.len());
         for row in &mut rows {
             let place = |column| of_run(row.tenant, row.run_id, row.op, Spot::Item(row.item_id, column));
@@ -205,8 +191,22 @@ impl Ledger {
             unread.push(index / 2);
         }
         drop(columns);
-        let items = rows.into_iter().enumerate().filter(|(index, _)| !unread.contains(index));
-        items.map(|(_, row)| self.item(row)).collect()
+        let mut heard = Heard::default();
+        for (index, row) in rows.into_iter().enumerate() {
+            let key = (RunId(row.run_id), row.item_id);
+            if unread.contains(&index) {
+                heard.unreadable.push(key);
+                continue;
+            }
+            match self.item(row) {
+                Ok(item) => heard.items.push(item),
+                Err(error) => {
+                    tracing::error!(%error, "a message cannot be read");
+                    heard.unreadable.push(key);
+                }
+            }
+        }
+        Ok(heard)
     }
 
     fn item(&self, row: ItemRow) -> Result<InboxItem, LedgerError> {
@@ -215,6 +215,9 @@ impl Ledger {
             op: row.op.map(|op| Op(op.cast_unsigned())),
             name: row.name.map(Into::into),
             payload: row.payload.map(Into::into),
+         crowd as materialized (
+             select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
+         ),
             detail: row.detail.map(Into::into),
         };
         let opened = self.payloads().open_heartbeat(TenantId(row.tenant), RunId(row.run_id), &message);
@@ -228,12 +231,12 @@ impl Ledger {
             item_id: row.item_id,
             message,
             at_ms: row.at.0,
-            status: known(RunStatus::from_tag(row.status), "run status", row.status)?,
         })
     }
 }
 
 /// See [`Ledger::post`]. The message is in its stored form.
+    .bind(i64::from(room - 1))
 async fn post(
     connection: &mut PgConnection,
     scope: Scope,
@@ -242,16 +245,21 @@ async fn post(
     at_ms: u64,
     message: &MessageRow,
 ) -> Result<Posted, LedgerError> {
-    let found: Option<(i16, Option<Uuid>)> = sqlx::query_as(
+    let room = match message.kind {
+        SIGNALS => limits::INBOX_ITEMS_MAX,
+        _ => limits::INBOX_ITEMS_MAX + limits::INBOX_REQUESTS_MAX,
+    };
+    let found: Option<(i16, Option<Uuid>, bool)> = sqlx::query_as(
         "with target as materialized (
              select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
          ),
          posted as (
              insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-             select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target where status < 10
+             select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target
+             where status < 10 and not exists (select from crowd)
              on conflict (shard, run_id, item_id) do nothing
          )
-         select status, owner from target",
+         select status, owner, exists (select from crowd) from target",
     )
     .bind(scope.shard.0)
     .bind(scope.tenant.0)
@@ -265,7 +273,11 @@ async fn post(
     .bind(Timestamp(at_ms))
     .fetch_optional(connection)
     .await?;
-    let Some((tag, owner)) = found else { return Ok(Posted::Unknown) };
+    let Some((tag, owner, is_full)) = found else { return Ok(Posted::Unknown) };
     let status = known(RunStatus::from_tag(tag), "run status", tag)?;
-    Ok(if status.is_open() { Posted::Accepted { owner: owner.map(HostId) } } else { Posted::Closed(status) })
+    Ok(match (status.is_open(), is_full) {
+        (false, _) => Posted::Closed(status),
+        (true, true) => Posted::Full,
+        (true, false) => Posted::Accepted { owner: owner.map(HostId) },
+    })
 }

@@ -48,7 +48,7 @@ pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
 pub use connect::{ConnectError, ConnectOptions, Ledger};
 pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
-pub use inbox::{InboxItem, Posted};
+pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread};
 pub use leases::{Lease, Pulse};
 pub use losses::Loss;
 pub use pages::{Pages, ShownRows};

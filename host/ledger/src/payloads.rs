@@ -376,7 +376,9 @@ impl Payloads {
         let mut stored = std::mem::take(&mut append.stored);
         for new in &mut append.new_runs {
             let before = stored.len();
-            self.seal_row(tenant, new.run, &mut new.first, &mut stored);
+            for row in std::iter::once(&mut new.first).chain(&mut new.further) {
+                self.seal_row(tenant, new.run, row, &mut stored);
+            }
             stored[before..].iter_mut().for_each(|first| first.first_of = Some(new.run));
         }
         let run = append.run;

@@ -90,6 +90,7 @@ async fn insert_run(
         return Ok(false);
     }
     insert_rows(to, scope, payloads, new, std::slice::from_ref(&new.first)).await?;
+    insert_rows(to, scope, payloads, new, &new.further).await?;
     Ok(true)
 }
 
@@ -205,12 +206,22 @@ pub(crate) async fn insert_items(
         payloads.seal_message(scope.tenant, item.run, item.item_id, &mut item.message, &mut stored);
     }
     store::insert(to, scope.shard, &stored).await?;
+    insert_stored_items(to, scope, &items).await
+}
+
+/// [`insert_items`] that are in their stored form. One that is there stays as it is.
+pub(crate) async fn insert_stored_items(
+    to: &mut InTransaction<'_>,
+    scope: Scope,
+    items: &[NewItem],
+) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
          select $1, $2, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at
          from unnest($3::uuid[], $4::uuid[], $5::smallint[], $6::integer[], $7::text[], $8::text[], $9::text[],
                      $10::timestamptz[])
-              as i (run_id, item_id, kind, op, name, payload, detail, at)",
+              as i (run_id, item_id, kind, op, name, payload, detail, at)
+         on conflict (shard, run_id, item_id) do nothing",
     )
     .bind(scope.shard.0)
     .bind(scope.tenant.0)

@@ -250,6 +250,23 @@ impl Ledger {
         Ok(found.map(RunId))
     }
 
+    /// The run of the same workflow id so many generations later, or earlier. Reads only.
+    pub async fn generation_beside(&self, run: RunId, by: i32) -> Result<Option<RunId>, LedgerError> {
+        let found: Option<Uuid> = sqlx::query_scalar(
+            "select other.run_id
+             from runs this join runs other
+               on other.shard = $1 and other.tenant = this.tenant and other.workflow_id = this.workflow_id
+                  and other.generation = this.generation + $3 and other.generation >= 0
+             where this.shard = $1 and this.run_id = $2",
+        )
+        .bind(self.shard.0)
+        .bind(run.0)
+        .bind(by)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(found.map(RunId))
+    }
+
     /// Runs of the tenant, newest first. Costs at most a page for each status asked for, and what a
     /// filter by workflow skips; what a condition costs, `search.rs` says.
     pub async fn list(

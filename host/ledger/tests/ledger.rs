@@ -333,7 +333,7 @@ async fn the_history_view_tells_what_a_run_waits_for() {
         .grown_by(|grown| events.iter().map(|event| grown.run.append(now_ms(), event).unwrap()).collect());
     let timers = vec![NewTimer { run: grown.id, op: Op(2), due_ms: 77, purpose: 1 }];
     host.commit(Append { timers, ..append }).await;
-    let message = Message::Cancel { reason: "r".into() }.to_row();
+    let message = Message::Cancel { reason: "r".into(), id: None }.to_row();
     ledger.post(SCOPE, grown.id, new_id(), 1, &message).await.unwrap();
 
     let mut session = session(&ledger.options().url).await;
@@ -355,7 +355,7 @@ async fn the_history_view_tells_what_a_run_waits_for() {
         (None, "unread cancel".to_owned(), None, false),
     ];
     assert_eq!(waiting().await, expected);
-    let cancelled = Event::CancelRequested { reason: "r".into() };
+    let cancelled = Event::CancelRequested { reason: "r".into(), id: None };
     host.commit(grown.event(&cancelled)).await;
     assert_eq!(waiting().await, expected[3..]);
     host.commit(grown.complete("1")).await;
@@ -441,7 +441,7 @@ async fn a_message_id_is_accepted_once_and_names_the_owner() {
         let posted = ledger.post(SCOPE, runs[0].id, item_id, 3, &message.to_row()).await.unwrap();
         assert_eq!(posted, Posted::Accepted { owner: Some(host.id) });
     }
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let items = inbox(&ledger, host.id, &[]).await;
     assert_eq!(items.len(), 1);
     assert_eq!(items[0].message.message().unwrap(), message);
     let elsewhere = ledger.scope(TenantId(2));

@@ -15,12 +15,12 @@ use backstitch_core::{
     limits,
 };
 use backstitch_ledger::{
-    Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewMemory, Outcome, PayloadCodec,
-    Payloads, Posted, RunRef, Settled, StatusChange,
+    Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewMemory, Outcome, PassedOn,
+    PayloadCodec, Payloads, Posted, RunRef, Settled, StatusChange,
 };
 use common::{
-    Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, json, ledger, ledger_at,
-    new_id, now_ms, session,
+    Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, inbox, json, ledger,
+    ledger_at, new_id, now_ms, session,
 };
 
 /// A text of about so many bytes, as JSON.
@@ -198,7 +198,7 @@ async fn what_is_sealed_is_nowhere_in_the_clear_and_comes_back() {
     let long = large(300_000);
     host.commit(grown.grown_by(|grown| vec![grown.signal(&secret("signal")), grown.signal(&long)])).await;
     let signal = Message::Signal { name: "s".into(), payload: json(&secret("message")), id: None };
-    let terminate = Message::Terminate { reason: "SECRET reason".to_owned() };
+    let terminate = Message::Terminate { reason: "SECRET reason".to_owned(), only_this: false };
     let failed = Message::AttemptEnded {
         op: Op(3),
         attempt: 1,
@@ -212,7 +212,7 @@ async fn what_is_sealed_is_nowhere_in_the_clear_and_comes_back() {
     let spec = r#"{"input":"SECRET spec"}"#;
     assert!(ledger.create_schedule(SCOPE, "s", spec, "\"SECRET state\"", None, 1).await.unwrap());
 
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let items = inbox(&ledger, host.id, &[]).await;
     let messages: Vec<Message> = items.iter().map(|item| item.message.message().unwrap()).collect();
     assert_eq!(messages, [signal, terminate, failed]);
     assert_eq!(ledger.schedule(SCOPE, "s").await.unwrap().unwrap().spec, spec);
@@ -242,16 +242,17 @@ async fn a_sealed_message_can_be_read_by_the_run_it_is_moved_to() {
     let url = database(cluster()).await;
     let ledger = sealing(&url, "k").await;
     let mut host = Host::new(&ledger).await;
-    let (from, to) = (Grown::named("from"), Grown::named("to"));
+    let (from, mut to) = (Grown::named("a"), Grown::named("a"));
+    to.new.generation = 1;
     host.commit(from.start()).await;
     host.commit(to.start()).await;
     for payload in ["\"small\"".to_owned(), large(300_000)] {
         let message = Message::Signal { name: "s".into(), payload: json(&payload), id: None };
         let item = new_id();
         ledger.post(SCOPE, from.id, item, 1, &message.to_row()).await.unwrap();
-        assert!(ledger.move_item(from.id, item, to.id).await.unwrap());
-        assert!(!ledger.move_item(from.id, item, to.id).await.unwrap(), "it is gone from there");
-        let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+        assert_eq!(ledger.pass_on(from.id, &[]).await.unwrap(), PassedOn { items: 1, owner: Some(host.id) });
+        assert_eq!(ledger.pass_on(from.id, &[]).await.unwrap().items, 0, "it is gone from there");
+        let items = inbox(&ledger, host.id, &[]).await;
         let moved = items.iter().find(|found| found.item_id == item).unwrap();
         assert_eq!((moved.run, moved.message.message().unwrap()), (to.id, message));
     }
@@ -313,7 +314,7 @@ async fn a_payload_that_was_damaged_or_moved_stops_its_own_run_and_nobody_else()
     let damage =
         "update inbox set payload = '{\"backstitch.payload\":{\"sealed\":\"AAAA\"}}' where item_id = $1";
     sqlx::query(damage).bind(first).execute(&mut sql).await.unwrap();
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let items = inbox(&ledger, host.id, &[]).await;
     assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
 }
 
@@ -381,7 +382,7 @@ async fn what_is_sealed_opens_in_its_own_column_row_and_message_alone() {
     }
     let copy = "update inbox set payload = (select payload from inbox where item_id = $2) where item_id = $1";
     sqlx::query(copy).bind(first).bind(second).execute(&mut session(&url).await).await.unwrap();
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let items = inbox(&ledger, host.id, &[]).await;
     assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
     let memory = NewMemory {
         run: grown.id,

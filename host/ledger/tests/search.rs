@@ -245,6 +245,7 @@ async fn tell(host: &mut Host, told: &Told, before: &[RunId]) -> RunId {
         digest: DIGEST,
         parent: told.parent.map(|place| (before[place], Op(0))),
         first,
+        further: Vec::new(),
     };
     let memory = |attributes| NewMemory { run: id, entity: None, attributes };
     let at_first = told.attributes.iter().map(|(name, said)| ((*name).into(), Some(attribute(said))));

@@ -58,7 +58,7 @@ fn completion(token: TaskToken, output: &str) -> NewItem {
 }
 
 async fn messages(ledger: &Ledger, host: &Host) -> Vec<(RunId, Message)> {
-    let items = ledger.inbox_for(host.id, &[], 10_000).await.unwrap();
+    let items = inbox(ledger, host.id, &[]).await;
     items.into_iter().map(|item| (item.run, item.message.message().unwrap())).collect()
 }
 

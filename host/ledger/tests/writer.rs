@@ -10,10 +10,10 @@ mod common;
 use std::sync::Arc;
 
 use backstitch_core::inbox::{Message, MessageRow};
-use backstitch_core::{Attribute, Chain, Op, Row, RunId, RunStatus, Seq};
+use backstitch_core::{Attribute, Chain, HostId, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
     Append, Cluster, ClusterOptions, Head, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
-    RunRef, StatusChange, Stopped,
+    RunRef, StatusChange, Stopped, Unread,
 };
 use common::*;
 
@@ -438,7 +438,8 @@ async fn the_last_word_on_a_timer_counts() {
 async fn a_message_is_moved_once_however_many_try() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
-    let (from, to) = (Grown::named("a"), Grown::named("b"));
+    let (from, mut to) = (Grown::named("a"), Grown::named("a"));
+    to.new.generation = 1;
     host.commit(from.start()).await;
     host.commit(to.start()).await;
     let signal = Message::Signal { name: "s".into(), payload: json("1"), id: None }.to_row();
@@ -446,12 +447,12 @@ async fn a_message_is_moved_once_however_many_try() {
     ledger.post(SCOPE, from.id, item_id, now_ms(), &signal).await.unwrap();
     let mut moves = tokio::task::JoinSet::new();
     for _ in 0..8 {
-        let (ledger, from, to) = (ledger.clone(), from.id, to.id);
-        moves.spawn(async move { ledger.move_item(from, item_id, to).await.unwrap() });
+        let (ledger, from) = (ledger.clone(), from.id);
+        moves.spawn(async move { ledger.pass_on(from, &[]).await.unwrap().items });
     }
     let moved = moves.join_all().await;
-    assert_eq!(moved.iter().filter(|moved| **moved).count(), 1, "{moved:?}");
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    assert_eq!(moved.iter().sum::<usize>(), 1, "{moved:?}");
+    let items = inbox(&ledger, host.id, &[]).await;
     let found: Vec<_> = items.iter().map(|item| (item.run, item.item_id, &item.message)).collect();
     assert_eq!(found, [(to.id, item_id, &signal)]);
 }
@@ -469,11 +470,11 @@ async fn messages_are_sent_once_and_consumed_with_their_effect() {
     closing.inbox = vec![NewItem { run: parent.id, item_id, at_ms: 5, message: message.clone() }];
     host.commit(closing).await;
 
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
+    let items = inbox(&ledger, host.id, &[]).await;
     assert_eq!(items.len(), 1);
     assert_eq!((items[0].run, items[0].item_id, items[0].at_ms), (parent.id, item_id, 5));
     assert_eq!(items[0].message.message().unwrap(), outcome);
-    assert!(ledger.inbox_for(host.id, &[item_id], 10).await.unwrap().is_empty());
+    assert!(inbox(&ledger, host.id, &[item_id]).await.is_empty());
 
     // Sent and consumed in one burst: gone.
     let (mut sends, second) = (Append::new(SCOPE, parent.id), new_id());
@@ -483,7 +484,7 @@ async fn messages_are_sent_once_and_consumed_with_their_effect() {
         ..Append::new(SCOPE, parent.id)
     };
     host.append_all(vec![sends, consumes]).await;
-    assert!(ledger.inbox_for(host.id, &[], 10).await.unwrap().is_empty());
+    assert!(inbox(&ledger, host.id, &[]).await.is_empty());
 }
 
 #[tokio::test]
@@ -501,13 +502,15 @@ async fn a_message_to_a_closed_run_is_not_accepted() {
     }
     host.commit(run.complete("1")).await;
     assert_eq!(post(run.id, new_id()).await, Posted::Closed(RunStatus::Completed));
-    // What was accepted before is still read, once, with the run's status.
-    let items = ledger.inbox_for(host.id, &[], 10).await.unwrap();
-    assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [item]);
-    assert_eq!(items[0].status, RunStatus::Completed);
-    assert!(ledger.inbox_left_behind(10).await.unwrap().is_empty());
+    // What was accepted before is found, by its host or, if that is dead, by anyone, and goes.
+    let closed = [(run.id, RunStatus::Completed)];
+    assert_eq!(ledger.unread(host.id, None).await.unwrap().closed, closed);
+    let anyone = HostId(new_id());
+    assert_eq!(ledger.unread(anyone, None).await.unwrap(), Unread::default());
     ledger.declare_dead(host.id).await.unwrap();
-    assert_eq!(ledger.inbox_left_behind(10).await.unwrap(), items);
+    assert_eq!(ledger.unread(anyone, None).await.unwrap().closed, closed);
+    ledger.clear_inbox(&[run.id]).await.unwrap();
+    assert_eq!(ledger.unread(host.id, None).await.unwrap(), Unread::default());
 }
 
 #[tokio::test]

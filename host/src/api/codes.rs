@@ -5,6 +5,7 @@
 
 /// A code and what to do about it.
 pub(super) const CODES: &[(&str, &str)] = &[
+    ("already-answered", "The call was answered otherwise at the same time: look at its run."),
     ("body-timeout", "Send the body without long pauses."),
     ("body-too-large", "Send less: a payload holds at most 2 MiB."),
     ("component-too-large", "A component has at most 64 MiB."),
@@ -20,6 +21,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("heartbeat-too-large", "Send fewer details with a heartbeat."),
     ("host-not-ready", "Send the same request again: the host is stopping, or registers anew."),
     ("idempotency-key-reused", "Use a new key for a new start; repeat a start with the very same body."),
+    ("inbox-full", "Send the same request again when the run has read what waits for it."),
     ("incomplete-body", "The connection broke while the body came in: send it again."),
     ("internal", "A mistake of the host: its log has more under the number in `instance`."),
     ("invalid", "The component is not valid WebAssembly: look at `detail`."),

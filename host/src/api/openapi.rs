@@ -44,7 +44,7 @@ const TAGS: [(&str, &str); 6] = [
 ];
 
 /// The answers that are problem documents: status, name in the document, and what they mean.
-const PROBLEMS: [(u16, &str, &str); 10] = [
+const PROBLEMS: [(u16, &str, &str); 11] = [
     (400, "Invalid", "The request cannot be understood, or asks for what is out of bounds."),
     (403, "Forbidden", "The request is one that a web page from elsewhere would send."),
     (404, "NotFound", "There is no such thing, or no such tenant."),
@@ -53,6 +53,7 @@ const PROBLEMS: [(u16, &str, &str); 10] = [
     (413, "TooLarge", "The body, or something in it, is larger than its bound."),
     (415, "UnsupportedMediaType", "The body is not of a media type that the route takes."),
     (422, "Unfit", "The request is well-formed, but what it carries or names cannot be used."),
+    (429, "Busy", "As much waits for the run as may: try again."),
     (500, "Internal", "A mistake of the host, whose log has more under the number in `instance`."),
     (503, "Unavailable", "The database is away, or the host is busy or stopping: try again."),
 ];
@@ -167,6 +168,9 @@ pub(super) struct NotModified;
 /// A request that contradicts what is there: 409.
 pub(super) struct Conflict;
 
+/// As much waits for the run as may: 429.
+pub(super) struct Busy;
+
 /// What a request carries or names cannot be used: 422.
 pub(super) struct Unfit;
 
@@ -180,6 +184,12 @@ impl IntoResponses for NotModified {
 impl IntoResponses for Conflict {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         [answer(409)].into()
+    }
+}
+
+impl IntoResponses for Busy {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        [answer(429)].into()
     }
 }
 
@@ -286,7 +296,7 @@ fn answer(status: u16) -> (String, RefOr<Response>) {
 fn problem(status: u16, what: &str) -> Response {
     let document = Content::new(Some(Ref::from_schema_name(ProblemDocument::name())));
     let response = ResponseBuilder::new().description(what).content(MEDIA_TYPE, document);
-    if status != 503 {
+    if ![429, 503].contains(&status) {
         return response.build();
     }
     let seconds = HeaderBuilder::new()

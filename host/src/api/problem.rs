@@ -78,6 +78,7 @@ impl From<ServiceError> for Problem {
             ServiceError::TooLarge { code, message } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, message)
             }
+            ServiceError::Busy { code, message } => Self::new(StatusCode::TOO_MANY_REQUESTS, code, message),
             ServiceError::Unavailable { code, message } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message)
             }
@@ -91,7 +92,7 @@ impl IntoResponse for Problem {
         let body = serde_json::to_vec(&self.document()).expect("strings and numbers always serialise");
         let media_type = (header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         let mut response = (self.status, [media_type], body).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if [StatusCode::SERVICE_UNAVAILABLE, StatusCode::TOO_MANY_REQUESTS].contains(&self.status) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
@@ -112,6 +113,7 @@ mod tests {
             (ServiceError::NotFound { code: "c", message: message() }, 404),
             (ServiceError::Conflict { code: "c", message: message() }, 409),
             (ServiceError::TooLarge { code: "c", message: message() }, 413),
+            (ServiceError::Busy { code: "c", message: message() }, 429),
             (ServiceError::Unavailable { code: "c", message: message() }, 503),
         ];
         for (error, status) in cases {

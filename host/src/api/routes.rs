@@ -20,8 +20,8 @@ use backstitch_client::views::{
     RunListView, RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
-    DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery,
-    UpdateQuery, WAIT_MS_ASKED_MAX,
+    CancelQuery, DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
+    SignalQuery, UpdateQuery, WAIT_MS_ASKED_MAX,
 };
 use backstitch_client::{
     CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendSignal, SendUpdate, StartRun,
@@ -30,7 +30,7 @@ use backstitch_core::Seq;
 use futures::{StreamExt, stream};
 
 use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params, Payload, Segments, Tenant};
-use super::openapi::{Component, Conflict, NotModified, Routes, Unfit};
+use super::openapi::{Busy, Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
 use super::{Api, etag, stream as events};
 use crate::room::Held;
@@ -154,7 +154,7 @@ async fn deployments(
     responses(
         (status = 201, body = StartedView, description = "It is started, durably.", headers(("location" = String, description = "Where it is."))),
         (status = 200, body = StartedView, description = "The run was there already.", headers(("location" = String, description = "Where it is."))),
-        Conflict,
+        Conflict, Busy,
         Unfit,
     ),
 )]
@@ -345,7 +345,7 @@ async fn result(
     request_body(content = serde_json::Value, description = "What the workflow gets."),
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn signal(
@@ -362,20 +362,21 @@ async fn signal(
 /// Asks a run to stop.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/cancel", tag = "runs", operation_id = "cancel_run",
+    params(CancelQuery),
     request_body = ReasonBody,
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn cancel(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     Segments(id): Segments<String>,
-    _: NoParams,
+    Params(CancelQuery { cancel_id }): Params<CancelQuery>,
     Document(body): Document<ReasonBody>,
 ) -> Result<StatusCode, Problem> {
-    service.cancel(scope, &id, body.reason).await?;
+    service.cancel(scope, &id, body.reason, cancel_id).await?;
     Ok(StatusCode::ACCEPTED)
 }
 
@@ -385,7 +386,7 @@ async fn cancel(
     request_body = ReasonBody,
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn terminate(
@@ -405,7 +406,7 @@ async fn terminate(
     request_body = ReasonBody,
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn pause(
@@ -425,7 +426,7 @@ async fn pause(
     request_body = ReasonBody,
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn resume(
@@ -539,7 +540,7 @@ async fn children(
     post, path = "/v1/runs/{id}/retry", tag = "runs", operation_id = "retry_run",
     responses(
         (status = 202, description = "Durable: the run will take it up."),
-        Conflict,
+        Conflict, Busy,
     ),
 )]
 async fn retry(
@@ -599,7 +600,7 @@ async fn query(
     responses(
         (status = 200, body = UpdateView, description = "The answer."),
         (status = 202, body = UpdateView, description = "No answer yet: ask again under the same id."),
-        Conflict,
+        Conflict, Busy,
         Unfit,
     ),
 )]

@@ -79,6 +79,9 @@ pub(super) enum RunCommand {
         /// Kept in the ledger
         #[arg(long, default_value = "")]
         reason: String,
+        /// What you call it: a second request of the same id is dropped
+        #[arg(long)]
+        id: Option<String>,
     },
     /// Stop a run without asking it
     Terminate {
@@ -195,8 +198,8 @@ pub(super) async fn run(command: RunCommand, context: &Context) -> CliResult {
         }
         RunCommand::Query { run, name, input } => query(&run, &name, input.as_deref(), context).await,
         RunCommand::Export(args) => export::export(&args, context).await,
-        RunCommand::Cancel { run, reason } => {
-            let answer = client.cancel(&run, &reason).await;
+        RunCommand::Cancel { run, reason, id } => {
+            let answer = client.cancel_once(&run, &reason, id).await;
             told(format!("cancel {run}"), answer, "the run has been asked to cancel")
         }
         RunCommand::Terminate { run, reason } => {

@@ -30,8 +30,8 @@ struct Effects {
     given_up: Vec<Attempt>,
     /// Children that could not be started, with the reason.
     stillborn: Vec<(Op, Failure)>,
-    /// Messages that the next run gets, because this one closes without having had them.
-    unused: Vec<Message>,
+    /// Signals that the next run begins with, because this one closes without having had them.
+    unused: Vec<UnusedSignal>,
     /// On which terms the next run starts.
     next: Option<Arc<StartOptions>>,
 }
@@ -82,6 +82,10 @@ impl Scheduler {
             return self.rests(id);
         }
         if slot.is_held(ambient::now_ms()) {
+            // What it does not hear now stays in its inbox, and is not looked for as long as it is held.
+            if let Some(request) = slot.cancel.take() {
+                self.tools.in_hand.put_back(id, request.item);
+            }
             self.rests(id);
             let Some(slot) = self.slots.get(&id) else { return };
             // Everything of it is in the database: it comes back with whatever happens to it.
@@ -200,8 +204,8 @@ impl Scheduler {
         let memory = NewMemory { run: id, entity: entity.map(|json| json.text()), attributes };
         append.memories.extend((!memory.is_empty()).then_some(memory));
         if matches!(status, Status::ContinueAsNew(_)) {
-            effects.unused = unused_messages(&mut guest, slot);
-            effects.next = Some(Arc::new(next_options(&mut guest, slot.run.start())));
+            effects.unused = unused_signals(&mut guest, slot);
+            effects.next = Some(Arc::new(next_options(&mut guest, &slot.run)));
         }
         slot.guest = Guest::Idle(guest);
         if let Err(fault) = self.record(id, commands, &mut append, &mut effects) {
@@ -228,6 +232,7 @@ impl Scheduler {
                 self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
             }
         }
+        self.makes_room(id);
         let Effects { children, calls, messages, given_up, stillborn, unused: _, next: _ } = effects;
         let draft = self
             .slots
@@ -372,7 +377,7 @@ impl Scheduler {
         match begun {
             Ok((facts, new_run, run)) => {
                 append.new_runs.push(new_run);
-                effects.children.push(Child { facts, run, input, op: Some(op) });
+                effects.children.push(Child { facts, run, input, ahead: Vec::new(), op: Some(op) });
             }
             Err(failure) => effects.stillborn.push((op, failure)),
         }
@@ -380,7 +385,7 @@ impl Scheduler {
 
     /// A run that an append of `parent` started is in the database, or its id was taken.
     pub(super) fn child_committed(&mut self, parent: RunId, child: Child, refused: &[RunId]) {
-        let Child { facts, run, input, op } = child;
+        let Child { facts, run, input, ahead, op } = child;
         let id = facts.run;
         if refused.contains(&id) {
             let failure = taken(&facts.workflow_id);
@@ -395,12 +400,18 @@ impl Scheduler {
             }
             return;
         }
+        if self.slots.contains_key(&id) {
+            // A message or timer has found it in the database before its commit was heard of here: it is loaded, and
+            // may have gone on.
+            return;
+        }
         match self.tools.programs.loaded(facts.digest) {
             Some(program) => {
                 self.insert(facts, program, run, input);
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.durable = slot.run.next_seq();
                     slot.sent = head(&slot.run);
+                    slot.ahead = ahead.into();
                 }
                 self.has_come(id);
                 self.advance(id);
@@ -417,13 +428,13 @@ impl Scheduler {
         timers.retain(|op| !slot.run.is_shielded(*op));
         let (given_up, offered) = slot.take_attempts(|run, op| !run.is_shielded(op));
         let reason = request.reason.clone();
-        let event = Event::CancelRequested { reason: request.reason };
+        let event = Event::CancelRequested { reason: request.reason, id: request.id };
         self.outcome(id, event, None, |append| {
             append.inbox_done.push((id, request.item));
             append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
             append.tasks_given_up.extend(offered);
             for child in children {
-                append.inbox.push(note(child, &Message::Cancel { reason: reason.clone() }));
+                append.inbox.push(note(child, &Message::Cancel { reason: reason.clone(), id: None }));
             }
         });
         // Whoever has the run next finds the request and does the same.
@@ -484,9 +495,14 @@ impl Scheduler {
     fn close(&mut self, id: RunId, event: &Event, append: &mut Append, effects: &mut Effects) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let children = slot.run.children_to_stop();
-        for request in [slot.cancel.take(), slot.terminate.take()].into_iter().flatten() {
-            append.inbox_done.push((id, request.item));
+        let (cancel, terminate) = (slot.cancel.take(), slot.terminate.take());
+        let goes_on = matches!(event, Event::RunContinued { .. });
+        // The run that goes on is the one to cancel: there the request is found in its inbox.
+        let (unheard, cancel) = if goes_on { (cancel, None) } else { (None, cancel) };
+        if let Some(request) = unheard {
+            self.tools.in_hand.put_back(id, request.item);
         }
+        append.inbox_done.extend([cancel, terminate].into_iter().flatten().map(|request| (id, request.item)));
         append.tasks_given_up.extend(calls_outside(slot));
         effects.given_up.extend(slot.take_attempts(|_, _| true).0);
         slot.guest = Guest::Evicted;
@@ -530,12 +546,23 @@ impl Scheduler {
             ..facts.clone()
         };
         match begin_run(&next, input, effects.next.take().unwrap_or_default(), now_ms) {
-            Ok((new_run, run)) => {
+            Ok((mut new_run, mut run)) => {
+                // Before anything that is sent to the new run itself.
+                let mut ahead = Vec::with_capacity(effects.unused.len());
+                for UnusedSignal { name, payload, id, .. } in effects.unused.drain(..) {
+                    let event = Event::SignalReceived { name, payload, id };
+                    match run.append(now_ms, &event) {
+                        Ok(row) => {
+                            ahead.push(Ahead { seq: row.seq, at_ms: row.at_ms, event });
+                            new_run.further.push(row);
+                        }
+                        Err(illegal) => tracing::error!(run = %next.run, %illegal, "a signal is lost"),
+                    }
+                }
                 append.new_runs.push(new_run);
                 append.timers.extend(timers_of_start(&run, now_ms));
                 append.memories.extend(memory_at_start(&run));
-                append.inbox.extend(effects.unused.drain(..).map(|message| note(next.run, &message)));
-                effects.children.push(Child { facts: next, run, input: input.clone(), op: None });
+                effects.children.push(Child { facts: next, run, input: input.clone(), ahead, op: None });
             }
             Err(problem) => tracing::error!(run = %facts.run, problem, "the run could not continue as new"),
         }
@@ -553,6 +580,14 @@ impl Scheduler {
         append.status = Some(parking(fault));
         self.send(id, append, |pending| pending.closes = true);
         self.advance(id);
+    }
+
+    /// Signals that wait for the run come in again, if they had to wait for room.
+    fn makes_room(&self, id: RunId) {
+        let kept = self.slots.get(&id).map_or(0, |slot| slot.run.signals_kept() as usize);
+        if kept < limits::SIGNALS_BUFFERED_MAX && self.tools.in_hand.set_full(id, false) {
+            self.tools.inbox_hint.notify_one();
+        }
     }
 
     /// A guest is idle: the oldest ones go if there are too many.
@@ -608,14 +643,15 @@ pub(crate) fn child_options(run: RunId, workflow_id: &Arc<str>, start: &StartOpt
 }
 
 /// On which terms the next run of a guest starts that continues as new.
-fn next_options(guest: &mut WorkflowInstance, before: &StartOptions) -> StartOptions {
+fn next_options(guest: &mut WorkflowInstance, run: &Run) -> StartOptions {
     let replay = guest.replay();
     StartOptions {
         start_at_ms: None,
         forked: None,
         attributes: replay.attributes().clone(),
         entity: (*replay.entity() != Entity::default()).then(|| replay.entity().to_json()),
-        ..before.clone()
+        heard: run.heard().latest(),
+        ..(**run.start()).clone()
     }
 }
 
@@ -637,8 +673,8 @@ pub(super) fn stop_children(id: RunId, children: Vec<(RunId, ParentClose)>, appe
     for (child, policy) in children {
         let reason = format!("its parent {id} closed");
         let message = match policy {
-            ParentClose::RequestCancel => Message::Cancel { reason },
-            _ => Message::Terminate { reason },
+            ParentClose::RequestCancel => Message::Cancel { reason, id: None },
+            _ => Message::Terminate { reason, only_this: false },
         };
         append.inbox.push(note(child, &message));
     }
@@ -661,7 +697,7 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) -> Vec
         }
         Some(OpenOp::Child { run, .. }) => {
             let reason = format!("its parent {id} gave it up");
-            append.inbox.push(note(*run, &Message::Cancel { reason }));
+            append.inbox.push(note(*run, &Message::Cancel { reason, id: None }));
         }
         _ => {}
     }
@@ -676,17 +712,11 @@ fn calls_outside(slot: &super::slot::Slot) -> Vec<Op> {
     calls.map(|(op, _)| op).collect()
 }
 
-/// What a guest that continues as new has not had: signals, in ledger order, and a request to cancel.
-fn unused_messages(guest: &mut WorkflowInstance, slot: &super::slot::Slot) -> Vec<Message> {
+/// The signals that a guest which continues as new has not had, in ledger order.
+fn unused_signals(guest: &mut WorkflowInstance, slot: &super::slot::Slot) -> Vec<UnusedSignal> {
     let mut signals = guest.replay().unused_signals();
     signals.extend(slot.ahead.iter().filter_map(|row| UnusedSignal::of(row.seq, &row.event)));
-    let signals = signals.into_iter().map(|UnusedSignal { name, payload, id, .. }| Message::Signal {
-        name,
-        payload,
-        id,
-    });
-    let cancel = slot.cancel.as_ref().map(|request| Message::Cancel { reason: request.reason.clone() });
-    signals.chain(cancel).collect()
+    signals
 }
 
 /// Ops that have a row in the timers table.

@@ -6,7 +6,8 @@
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Chain, Event, Failure, FailureKind, Fault, Message, Op, Projection, Run, RunId, RunStatus, Seq, limits,
+    Chain, Event, Failure, FailureKind, Fault, HeardId, Message, Op, Projection, Run, RunId, RunStatus, Seq,
+    limits,
 };
 use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
 use uuid::Uuid;
@@ -65,8 +66,7 @@ impl Scheduler {
         self.report_rewound(id, result.as_ref());
         let Some(loaded) = result else {
             // Closed, or another host's by now: its messages are that host's.
-            self.take_up(id);
-            return self.forget(arrivals);
+            return self.forget(id, arrivals);
         };
         let LoadedRun { facts, program, parked, ledger, derived, held, losses, unled, lost_attempt } = loaded;
         let program = match losses >= limits::HOSTS_LOST_MAX && !parked {
@@ -75,7 +75,6 @@ impl Scheduler {
         };
         match (ledger, program) {
             (Ok((run, rows)), Ok(program)) => {
-                self.take_up(id);
                 let anew = is_claim || self.anew.contains_key(&id);
                 let projection = anew.then(|| Projection::of(rows.iter().map(|row| &row.event)));
                 match self.slots.get(&id).map(|slot| &slot.guest) {
@@ -207,7 +206,7 @@ impl Scheduler {
         let mut append = Append::new(facts.scope, id);
         append.status = Some(parking(fault));
         append.after = ledger.as_ref().ok().and_then(head);
-        let mut terminated = None;
+        let (mut terminated, mut unheard) = (None, Vec::new());
         for arrival in &arrivals {
             if let Arrival::Timer(timer) = arrival
                 && timer.purpose == Purpose::Deadline.tag()
@@ -216,45 +215,28 @@ impl Scheduler {
             }
             let Arrival::Message(item) = arrival else { continue };
             match item.message.message() {
-                Ok(Message::Terminate { reason }) => {
+                Ok(Message::Terminate { reason, .. }) => {
                     append.inbox_done.push((id, item.item_id));
                     terminated = Some(reason);
                 }
                 Ok(Message::Retry | Message::Repair) => append.inbox_done.push((id, item.item_id)),
-                // Kept in the inbox, and marked as seen: it waits for a retry that succeeds.
-                _ => self.set_aside.entry(id).or_default().push(item.item_id),
+                // It stays in the inbox, and a run that is parked does not hear it.
+                _ => unheard.push(item.item_id),
             }
         }
         if let Some(reason) = terminated {
             close_unled(facts, reason, ledger, &mut append);
-            let unheard = self.set_aside.remove(&id).into_iter().flatten();
-            append.inbox_done.extend(unheard.map(|item| (id, item)));
         }
-        self.send_detached(id, append, false);
-    }
-
-    /// What was set aside while a run could not be loaded is read again.
-    fn take_up(&mut self, id: RunId) {
-        if let Some(items) = self.set_aside.remove(&id) {
-            for item in items {
-                self.consuming.remove(&item);
-            }
-            self.tools.inbox_hint.notify_one();
-        }
-    }
-
-    /// Sends an append of a run that is not in memory. `then_load`: read its ledger afterwards.
-    pub(super) fn send_detached(&mut self, id: RunId, append: Append, then_load: bool) {
         self.enqueue(id, append, |pending| {
             pending.closes = true;
-            pending.then_load = then_load;
+            pending.put_back = unheard;
         });
     }
 
-    fn forget(&mut self, arrivals: Vec<Arrival>) {
+    fn forget(&mut self, id: RunId, arrivals: Vec<Arrival>) {
         for arrival in arrivals {
             if let Arrival::Message(item) = arrival {
-                self.consuming.remove(&item.item_id);
+                self.tools.in_hand.put_back(id, item.item_id);
             }
         }
     }
@@ -270,20 +252,19 @@ impl Scheduler {
     /// Messages for runs of this host.
     pub(super) fn messages(&mut self, items: Vec<InboxItem>, guard: &Guard) {
         for item in items {
-            let is_past = self.consumed.contains(&(item.run, item.item_id));
-            if is_past || !self.consuming.insert(item.item_id) {
+            if !self.tools.in_hand.take(item.run, item.item_id) {
                 continue;
             }
-            if item.status == RunStatus::Continued {
-                self.look_for_successor(item);
-            } else if item.status.is_open() {
-                self.arrive_or_load(item.run, Arrival::Message(item), Some(guard));
-            } else {
-                // It was accepted while the run was open, and the run closed before it was read.
-                let mut append = Append::new(item.scope, item.run);
-                append.inbox_done.push((item.run, item.item_id));
-                self.send_detached(item.run, append, false);
+            let key = (item.run, item.item_id);
+            if let Some(was_seen) = self.consumed.get_mut(&key)
+                && !std::mem::replace(was_seen, true)
+            {
+                // Read before it was consumed, or sent again: then it is there the next time as well.
+                self.tools.in_hand.put_back(item.run, item.item_id);
+                continue;
             }
+            self.consumed.pop(&key);
+            self.arrive_or_load(item.run, Arrival::Message(item), Some(guard));
         }
     }
 
@@ -291,7 +272,7 @@ impl Scheduler {
     /// inbox of whoever owns it.
     pub(super) fn posted(&mut self, item: InboxItem) {
         if self.slots.contains_key(&item.run) {
-            if self.consuming.insert(item.item_id) {
+            if self.tools.in_hand.take(item.run, item.item_id) {
                 self.arrive_or_load(item.run, Arrival::Message(item), None);
             }
         } else {
@@ -329,7 +310,7 @@ impl Scheduler {
                 let payload = item.message.payload.as_ref().map_or(0, |payload| payload.len());
                 if !terminates && (!has_room || payload > limits::ARRIVAL_BYTES_MAX) {
                     loading.left_out = true;
-                    self.consuming.remove(&item.item_id);
+                    self.tools.in_hand.put_back(id, item.item_id);
                     return;
                 }
                 loading.arrivals.push(arrival);
@@ -343,9 +324,7 @@ impl Scheduler {
     fn arrive(&mut self, id: RunId, arrival: Arrival, guard: Option<&Guard>) {
         let takes = self.slots.get(&id).is_some_and(|slot| slot.run.is_open() && !slot.stale);
         match arrival {
-            Arrival::Message(item) if !takes => {
-                self.consuming.remove(&item.item_id);
-            }
+            Arrival::Message(item) if !takes => self.tools.in_hand.put_back(id, item.item_id),
             Arrival::Message(item) => self.message(id, &item, guard.cloned()),
             Arrival::Timer(timer) if takes => self.timer(id, &timer, guard.cloned()),
             Arrival::Timer(_) => {}
@@ -374,6 +353,8 @@ impl Scheduler {
                 append.timers_done.push((id, op));
                 let call = retries.then_some(op);
                 self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
+                // There may be what it could not hear before its time.
+                self.tools.inbox_hint.notify_one();
             }
         }
     }
@@ -384,17 +365,19 @@ impl Scheduler {
             Ok(message) => message,
             Err(error) => {
                 tracing::error!(run = %id, item = %item.item_id, %error, "a message is left in the inbox");
-                return;
+                self.tools.in_hand.set_unreadable(item.item_id);
+                return self.tools.in_hand.put_back(id, item.item_id);
             }
         };
-        let request = |reason| Request { reason, item: item.item_id };
+        let request = |reason, id| Request { reason, id, item: item.item_id };
         match message {
-            // It stays in the inbox, and is read again, until the guest has awaited some.
-            Message::Signal { .. } if slot.run.signals_kept() as usize >= limits::SIGNALS_BUFFERED_MAX => {
-                self.consuming.remove(&item.item_id);
-            }
-            Message::Signal { id: Some(known), .. } if slot.run.has_signal_id(&known) => {
+            Message::Signal { id: Some(known), .. } if slot.run.heard().contains(HeardId::signal(&known)) => {
                 self.consume(id, item.item_id);
+            }
+            // It stays in the inbox until the guest has awaited some.
+            Message::Signal { .. } if slot.run.signals_kept() as usize >= limits::SIGNALS_BUFFERED_MAX => {
+                self.tools.in_hand.set_full(id, true);
+                self.tools.in_hand.put_back(id, item.item_id);
             }
             Message::Signal { name, payload, id: signal_id } => {
                 let event = Event::SignalReceived { name, payload, id: signal_id };
@@ -408,9 +391,14 @@ impl Scheduler {
                     self.consume(id, item.item_id);
                 }
             }
-            Message::Cancel { reason } if slot.cancel.is_none() => slot.cancel = Some(request(reason)),
-            Message::Terminate { reason } if slot.terminate.is_none() => {
-                slot.terminate = Some(request(reason));
+            Message::Cancel { id: Some(known), .. } if slot.run.heard().contains(HeardId::cancel(&known)) => {
+                self.consume(id, item.item_id);
+            }
+            Message::Cancel { reason, id } if slot.cancel.is_none() => {
+                slot.cancel = Some(request(reason, id));
+            }
+            Message::Terminate { reason, .. } if slot.terminate.is_none() => {
+                slot.terminate = Some(request(reason, None));
             }
             Message::Cancel { .. } | Message::Terminate { .. } => self.consume(id, item.item_id),
             Message::AttemptEnded { op, attempt, outcome, heartbeat } => {
@@ -469,7 +457,7 @@ impl Scheduler {
         // Whatever arrives meanwhile waits for the ledger.
         self.loading.entry(id).or_default();
         self.anew.insert(id, super::repair::TRIES);
-        self.send_detached(id, append, true);
+        self.enqueue(id, append, |pending| (pending.closes, pending.then_load) = (true, true));
     }
 
     /// Consumes a message that has nothing to say any more.
@@ -483,8 +471,9 @@ impl Scheduler {
     /// A slot goes without having answered its requests: they are read from the inbox again.
     pub(super) fn release(&mut self, slot: &Slot) {
         for request in [&slot.cancel, &slot.terminate].into_iter().flatten() {
-            self.consuming.remove(&request.item);
+            self.tools.in_hand.put_back(slot.facts.run, request.item);
         }
+        self.tools.in_hand.set_full(slot.facts.run, false);
         self.tools.inbox_hint.notify_one();
     }
 }

@@ -1,17 +1,17 @@
 //! What one run says to another: sent when the command is committed, as often as it takes, and heard
 //! once. The message's identity comes from the command, so that a host that dies in between has its
-//! successor send the same one; a signal that was consumed meanwhile is known by its id.
+//! successor send the same one; one that was consumed meanwhile is known by its id.
 
 use std::sync::Arc;
 
 use backstitch_core::ids::message_id;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, FailureKind, Json, Message, Op, RunId, RunStatus, Scope, Target};
-use backstitch_ledger::{Append, InboxItem, Ledger, Posted, RunRef};
+use backstitch_ledger::{Ledger, Posted, RunRef};
 
 use super::{Input, Scheduler};
 use crate::ambient;
-use crate::retry::until_answered;
+use crate::retry::{Pace, until_answered};
 
 /// Where a message goes.
 enum Address {
@@ -56,7 +56,7 @@ impl Scheduler {
         let item_id = message_id(id, op, *sent_at_ms);
         let (scope, ledger) = (slot.facts.scope, self.tools.ledger.clone());
         let (sender, hint) = (self.sender.clone(), Arc::clone(&self.tools.inbox_hint));
-        tokio::spawn(async move {
+        self.sending.spawn(async move {
             let outcome = post(&ledger, scope, address, item_id, &message).await;
             hint.notify_one();
             let _ = sender.send(Input::Delivered { run: id, op, outcome }).await;
@@ -75,46 +75,6 @@ impl Scheduler {
         self.send_next(id);
         self.advance(id);
     }
-
-    /// A message has come for a run that continued as new: the latest run of its workflow id gets it. It
-    /// may have been read before it was moved and come here again: there is nothing to move then.
-    pub(super) fn look_for_successor(&mut self, item: InboxItem) {
-        let (ledger, sender) = (self.tools.ledger.clone(), self.sender.clone());
-        tokio::spawn(async move {
-            let to = until_answered("looking for a run's successor", || ledger.successor(item.run)).await;
-            let to = to.filter(|_| concerns_all(&item));
-            if let Some(to) = to {
-                let moved = || ledger.move_item(item.run, item.item_id, to);
-                until_answered("passing a message on", moved).await;
-            }
-            let _ = sender.send(Input::Forwarded { item, to }).await;
-        });
-    }
-
-    /// A message is in the inbox that it is for now, or there is nobody left to hear it.
-    pub(super) fn forwarded(&mut self, item: &InboxItem, to: Option<RunId>) {
-        if to.is_some() {
-            self.consuming.remove(&item.item_id);
-            self.tools.inbox_hint.notify_one();
-            return;
-        }
-        let mut append = Append::new(item.scope, item.run);
-        append.inbox_done.push((item.run, item.item_id));
-        self.send_detached(item.run, append, false);
-    }
-}
-
-/// Whether a message is for whoever has the workflow id. An outcome of a child or a retry is not.
-fn concerns_all(item: &InboxItem) -> bool {
-    let message = item.message.message();
-    matches!(
-        message,
-        Ok(Message::Signal { .. }
-            | Message::Cancel { .. }
-            | Message::Terminate { .. }
-            | Message::Pause { .. }
-            | Message::Resume { .. })
-    )
 }
 
 fn message(from: RunId, op: Op, signal: Option<&(Arc<str>, Json)>) -> Message {
@@ -124,7 +84,10 @@ fn message(from: RunId, op: Op, signal: Option<&(Arc<str>, Json)>) -> Message {
             payload: payload.clone(),
             id: Some(format!("{from}:{op}").into()),
         },
-        None => Message::Cancel { reason: format!("run {from} asked for it") },
+        None => Message::Cancel {
+            reason: format!("run {from} asked for it"),
+            id: Some(format!("{from}:{op}").into()),
+        },
     }
 }
 
@@ -147,6 +110,7 @@ async fn post(
             until_answered("looking for a run", || ledger.run_id(scope, RunRef::WorkflowId(&id))).await
         }
     };
+    let mut pace = Pace::default();
     while let Some(run) = to {
         let posted =
             until_answered("sending a message", || ledger.post(scope, run, item_id, ambient::now_ms(), &row));
@@ -157,6 +121,8 @@ async fn post(
                 name = format!("the successor of run {run}");
             }
             Posted::Closed(status) => return Err(closed(&name, Some(status))),
+            // Its reader is slower than this sender, which waits.
+            Posted::Full => pace.wait().await,
             Posted::Unknown => break,
         }
     }

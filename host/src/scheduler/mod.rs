@@ -44,6 +44,7 @@ use backstitch_ledger::{
 };
 use backstitch_sandbox::WorkflowProgram;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -53,6 +54,7 @@ use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
 use crate::loads::{Loaded, Loads};
+use crate::in_hand::InHand;
 use crate::programs::Programs;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
@@ -108,13 +110,6 @@ pub(crate) enum Input {
         op: Op,
         /// What its guest hears.
         outcome: Result<(), Failure>,
-    },
-    /// A message for a run that has continued as new was passed on.
-    Forwarded {
-        /// The message.
-        item: InboxItem,
-        /// To this run; none: there is nobody left to hear it.
-        to: Option<RunId>,
     },
     /// A run's ledger was read.
     Loaded(Box<Loaded>),
@@ -263,7 +258,9 @@ struct Pending {
     /// Commands of the append whose messages are sent as soon as it is committed.
     messages: Vec<Op>,
     /// Messages that the append consumes.
-    consumed: Vec<Uuid>,
+    consumed: Vec<(RunId, Uuid)>,
+    /// Messages that the run does not hear any more when it is committed, and that stay in its inbox.
+    put_back: Vec<Uuid>,
     /// Tasks that the append offers.
     offers: Vec<Offer>,
     /// Calls whose first attempts on this host begin then, for their guest ran ahead of its ledger.
@@ -303,6 +300,8 @@ pub(crate) struct Counters {
     pub(crate) activities_started: AtomicU64,
     pub(crate) activations: AtomicU64,
     pub(crate) runs_taken_over: AtomicU64,
+    /// What comes after row 0.
+    ahead: Vec<Ahead>,
     /// Runs whose last rows the database has lost.
     pub(crate) runs_rewound: AtomicU64,
 }
@@ -336,6 +335,8 @@ pub(crate) struct Tools {
     /// Tells who waits for a result that a run closed or was parked.
     pub(crate) closings: Closings,
     /// What the API shows.
+    /// Messages that this host works on.
+    pub(crate) in_hand: InHand,
     pub(crate) counters: Arc<Counters>,
     /// Guests kept in memory.
     pub(crate) warm_runs_max: usize,
@@ -374,8 +375,6 @@ pub(crate) struct Scheduler {
     /// Runs of which everything that follows from their ledgers is to be made anew, and how often that is tried while
     /// they are at work.
     anew: HashMap<RunId, u32>,
-    /// Messages of runs that cannot be loaded: in `consuming` until one can.
-    set_aside: HashMap<RunId, Vec<Uuid>>,
     /// One line for each priority, the first served first.
     attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
     trials: Trials,
@@ -415,12 +414,10 @@ impl Scheduler {
             drafts: VecDeque::new(),
             pending: HashMap::new(),
             next_ticket: 0,
-            consuming: HashSet::new(),
             consumed: lru::LruCache::new(CONSUMED_MAX),
             unproven: HashSet::new(),
             rewound: HashMap::new(),
             anew: HashMap::new(),
-            set_aside: HashMap::new(),
             attempt_queue: Default::default(),
             trials: Trials::new(),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
@@ -479,7 +476,6 @@ impl Scheduler {
             Input::Settle(settle) => self.settle(settle),
             Input::Leased(tokens) => self.leased(&tokens),
             Input::Delivered { run, op, outcome } => self.delivered(run, op, outcome),
-            Input::Forwarded { item, to } => self.forwarded(&item, to),
             Input::Loaded(loaded) => self.loaded(*loaded),
             Input::Timers(due, guard) => self.timers_due(due, &guard),
             Input::Inbox(items, guard) => self.messages(items, &guard),
@@ -525,6 +521,8 @@ impl Scheduler {
             && self.pending.is_empty()
             && self.outbox.is_empty()
             && self.drafts.is_empty()
+        // Those that have ended.
+        while self.sending.try_join_next().is_some() {}
             && self.running() == 0
             && !self.slots.values().any(slot::Slot::is_at_work);
         if idle && let Some(done) = self.draining.take() {
@@ -564,7 +562,7 @@ impl Scheduler {
         let slot = slot::Slot {
             facts: Arc::new(facts),
             program,
-            started_at_ms: run.at_ms(),
+            started_at_ms: run.started_at_ms(),
             run,
             input,
             guest: slot::Guest::Cold(Vec::new()),
@@ -611,7 +609,8 @@ impl Scheduler {
             children: Vec::new(),
             messages: Vec::new(),
             posted: append.inbox.iter().map(|sent| received(append.scope, sent)).collect(),
-            consumed: append.inbox_done.iter().map(|(_, item)| *item).collect(),
+            consumed: append.inbox_done.clone(),
+            put_back: Vec::new(),
             offers: Vec::new(),
             calls: Vec::new(),
             given_up: Vec::new(),
@@ -661,14 +660,15 @@ impl Scheduler {
             goes_on,
             due_ms,
         } = pending;
-        for item in consumed {
-            self.consuming.remove(&item);
-            self.consumed.put((id, item), ());
+        for (run, item) in consumed {
+            self.tools.in_hand.put_back(run, item);
+            self.consumed.put((run, item), false);
         }
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
             slot.durable = slot.durable.max(upto);
         }
+            put_back,
         self.proven(id);
         self.try_again(id);
         if let Some(started) = started {
@@ -683,6 +683,7 @@ impl Scheduler {
             let _ = started.send(Ok(started_at_ms));
         }
         if then_load {
+        put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(id, item));
             self.load(id);
         }
         if goes_on {
@@ -705,6 +706,7 @@ impl Scheduler {
             self.queue_up(id, op);
         }
         given_up.into_iter().for_each(slot::Attempt::give_up);
+            self.tools.inbox_hint.notify_one();
         for child in children {
             self.child_committed(id, child, refused);
         }
@@ -731,8 +733,8 @@ impl Scheduler {
     /// Postgres refused what this run wanted to write, and will refuse it again. Nothing of it was
     /// written, so the run stands where its ledger says.
     fn poisoned(&mut self, pending: Pending, kind: PoisonKind, problem: &str) {
-        for item in pending.consumed {
-            self.consuming.remove(&item);
+        for (run, item) in pending.consumed {
+            self.tools.in_hand.put_back(run, item);
         }
         if kind == PoisonKind::Gap && !self.slots.contains_key(&pending.run) {
             // Of a run whose start was refused.
@@ -752,6 +754,7 @@ impl Scheduler {
             if matches!(kind, PoisonKind::Behind | PoisonKind::SeqTaken) {
                 // The ledger ends elsewhere than this host thought.
                 return self.rewind(pending.run);
+        pending.put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(pending.run, item));
             }
             tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
             // What the database holds of it is not what was sent.
@@ -776,8 +779,8 @@ impl Scheduler {
         let mut append = Append::new(slot.facts.scope, id);
         fill(&mut append);
         if let Err(full) = self.lay(id, event, &mut append) {
-            for (_, item) in &append.inbox_done {
-                self.consuming.remove(item);
+            for (run, item) in &append.inbox_done {
+                self.tools.in_hand.put_back(*run, *item);
             }
             return self.park(id, &full);
         }
@@ -825,7 +828,6 @@ fn received(scope: Scope, sent: &NewItem) -> InboxItem {
         item_id: sent.item_id,
         message: sent.message.clone(),
         at_ms: sent.at_ms,
-        status: RunStatus::Running,
     }
 }
 
@@ -889,3 +891,4 @@ pub(crate) fn begin_run(
     };
     Ok((new_run, run))
 }
+        further: Vec::new(),

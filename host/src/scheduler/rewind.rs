@@ -87,7 +87,7 @@ impl Scheduler {
 
     /// Asks the database which of the messages are there that were consumed of late.
     fn compare_consumed(&self) {
-        let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, ())| *item).collect();
+        let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, _)| *item).collect();
         if consumed.is_empty() {
             return;
         }
@@ -129,8 +129,8 @@ impl Scheduler {
             slot.guest = Guest::Evicted;
         }
         if let Some(Draft { append, .. }) = slot.draft.take() {
-            for (_, item) in &append.inbox_done {
-                self.consuming.remove(item);
+            for (run, item) in &append.inbox_done {
+                self.tools.in_hand.put_back(*run, *item);
             }
         }
         let rewound = self.rewound.entry(id).or_insert_with(|| Rewound {

@@ -65,6 +65,8 @@ pub(super) enum Guest {
 pub(super) struct Request {
     /// Who and why.
     pub(super) reason: String,
+    /// What its sender calls it.
+    pub(super) id: Option<Arc<str>>,
     /// The inbox item to consume with it.
     pub(super) item: uuid::Uuid,
 }
@@ -348,7 +350,6 @@ impl Slot {
             && !matches!(self.guest, Guest::Busy | Guest::Loading(_) | Guest::Parked)
             && self.has_no_attempts_here()
             && self.outgoing.is_empty()
-            && self.cancel.is_none()
             && self.terminate.is_none()
     }
 

@@ -1,5 +1,6 @@
 //! What a client is told when a call is not answered, and how the errors of the rooms become that.
 
+use backstitch_core::{RunId, RunStatus, limits};
 use backstitch_ledger::LedgerError;
 use backstitch_sandbox::{CompileError, LoadError, Refused};
 
@@ -46,6 +47,14 @@ pub enum ServiceError {
         /// Which limit and what to do.
         message: String,
     },
+    /// More of it than may wait: 429, try again.
+    #[error("{message}")]
+    Busy {
+        /// For programs.
+        code: &'static str,
+        /// What is full and what to do.
+        message: String,
+    },
     /// Postgres does not answer or does not take writes, or the host is stopping: 503, try again.
     #[error("{message}")]
     Unavailable {
@@ -74,6 +83,19 @@ pub(super) fn internal(error: &dyn std::fmt::Display) -> ServiceError {
 pub(super) fn unknown_run(id: &str) -> ServiceError {
     let message = format!("there is no run {id:?}; `backstitch run list` shows what there is");
     ServiceError::NotFound { code: "unknown-run", message }
+}
+
+pub(super) fn closed(run: RunId, status: RunStatus) -> ServiceError {
+    let message = format!("run {run} is {}: it takes no more messages", status.as_str());
+    ServiceError::Conflict { code: "run-closed", message }
+}
+
+pub(super) fn crowded(run: RunId) -> ServiceError {
+    let message = format!(
+        "{} messages wait for run {run}, which has not read them: send it again when it has",
+        limits::INBOX_ITEMS_MAX
+    );
+    ServiceError::Busy { code: "inbox-full", message }
 }
 
 pub(super) fn away(reason: &str, consequence: &str) -> ServiceError {

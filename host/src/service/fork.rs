@@ -12,10 +12,11 @@ use backstitch_client::{ForkRun, RepairRun, ResetRun};
 use backstitch_core::fork::{Fork, Unforkable, fork};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
-use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef};
+use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
 
 use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
+use super::steer::bounded;
 use super::{Service, run_view};
 use crate::ambient;
 use crate::scheduler::{self, Facts};
@@ -90,19 +91,13 @@ impl Service {
     ) -> Result<(RunInfo, Successor), ServiceError> {
         let (run, name) = (info.summary.run, info.summary.workflow_id.clone());
         let digest = self.version(scope, &info, deployed).await?;
-        let latest = self.info(scope, RunRef::WorkflowId(&name)).await?.summary;
-        if latest.run != run && latest.status.is_open() {
-            let message = format!(
-                "run {} of the workflow id {name:?} is {}; terminate it first, or fork instead",
-                latest.run,
-                latest.status.as_str()
-            );
-            return Err(ServiceError::Conflict { code: "later-run-open", message });
-        }
+        self.latest_but(scope, run, &name).await?;
         if info.summary.status.is_open() {
             self.stop(scope, run, reason).await?;
         }
         let info = self.info(scope, RunRef::Id(run)).await?;
+        // It may have gone on as a new run before it heard that it should stop.
+        let latest = self.latest_but(scope, run, &name).await?;
         let to = Successor {
             run: ambient::new_run_id(),
             workflow_id: name.into(),
@@ -110,6 +105,20 @@ impl Service {
             digest,
         };
         Ok((info, to))
+    }
+
+    /// The latest run of a workflow id, which must not be an open one besides `run`.
+    async fn latest_but(&self, scope: Scope, run: RunId, name: &str) -> Result<RunSummary, ServiceError> {
+        let latest = self.info(scope, RunRef::WorkflowId(name)).await?.summary;
+        if latest.run == run || !latest.status.is_open() {
+            return Ok(latest);
+        }
+        let message = format!(
+            "run {} of the workflow id {name:?} is {}; terminate it first, or fork instead",
+            latest.run,
+            latest.status.as_str()
+        );
+        Err(ServiceError::Conflict { code: "later-run-open", message })
     }
 
     /// The component that the new run is pinned to.
@@ -124,9 +133,10 @@ impl Service {
 
     /// Terminates a run and waits until that is so.
     async fn stop(&self, scope: Scope, run: RunId, reason: String) -> Result<(), ServiceError> {
-        match self.terminate(scope, &run.to_string(), reason).await {
+        let message = Message::Terminate { reason: bounded(reason), only_this: true };
+        match self.post_to(scope, run, false, &message).await {
             // It has closed by itself meanwhile.
-            Ok(()) | Err(ServiceError::Conflict { code: "run-closed", .. }) => {}
+            Ok(_) | Err(ServiceError::Conflict { code: "run-closed", .. }) => {}
             Err(error) => return Err(error),
         }
         let deadline = tokio::time::Instant::now() + STOP;
@@ -168,6 +178,7 @@ impl Service {
                 digest: to.digest,
                 parent: None,
                 first,
+                further: Vec::new(),
             },
             rows,
             timers: scheduler::timers_of(&run, now_ms),

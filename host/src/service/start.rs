@@ -41,7 +41,7 @@ impl Service {
         let signal = start.signal.clone();
         let started = self.start_run(scope, start).await?;
         if let Some(signal) = signal {
-            self.signal(scope, &started.run.run_id.to_string(), signal).await?;
+            self.signal_after(scope, started.run.run_id, signal).await?;
         }
         Ok(started)
     }
@@ -72,7 +72,7 @@ impl Service {
         if let Some(signal) = start.signal {
             // It counts once, as its start does.
             let id = signal.id.or(Some(workflow_id));
-            self.signal(scope, &started.run.run_id.to_string(), SendSignal { id, ..signal }).await?;
+            self.signal_after(scope, started.run.run_id, SendSignal { id, ..signal }).await?;
         }
         Ok(started)
     }
@@ -108,6 +108,8 @@ impl Service {
     }
 
     /// Starts a run on terms that are ready to be recorded.
+    ///
+    /// A start that somebody else's is faster than is decided anew, by what there is then.
     pub(super) async fn start_on(
         &self,
         scope: Scope,
@@ -117,15 +119,35 @@ impl Service {
         let named = |problem| invalid("invalid-name", problem);
         check_name("workflow", &start.workflow).map_err(named)?;
         self.admit(scope, &start.input)?;
+        let options = Arc::new(options);
+        for _ in 0..limits::STARTS_TRIED_MAX {
+            let generation = match self.next_generation(scope, &start).await? {
+                Generation::New(generation) => generation,
+                Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
+            };
+            if let Some(started) = self.try_start(scope, &start, &options, generation).await? {
+                return Ok(started);
+            }
+            if start.reuse == IdReuse::Reject {
+                break;
+            }
+        }
+        self.started_before(scope, &start).await
+    }
+
+    /// Starts a run as this generation of its workflow id. None: that is taken.
+    async fn try_start(
+        &self,
+        scope: Scope,
+        start: &StartRun,
+        options: &Arc<StartOptions>,
+        generation: u32,
+    ) -> Result<Option<StartedView>, ServiceError> {
         let run = ambient::new_run_id();
         let workflow_id = workflow_id(start.workflow_id.as_deref(), run);
-        let generation = match self.next_generation(scope, &start).await? {
-            Generation::New(generation) => generation,
-            Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
-        };
         let workflow: Arc<str> = start.workflow.as_str().into();
         let Some(digest) = self.programs.workflow_by_now(scope, &workflow).await? else {
-            return self.start_unserved(scope, &start).await;
+            return self.start_unserved(scope, start).await.map(Some);
         };
         let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
         let view = RunView {
@@ -145,7 +167,7 @@ impl Service {
         };
         let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
         let (reply, started) = oneshot::channel();
-        let options = Arc::new(options);
+        let options = Arc::clone(options);
         let request = Input::Start(Start { facts, options, program, input: start.input.clone(), reply });
         let term = self.term()?;
         if let Some(reason) = lasting_outage(&term) {
@@ -162,9 +184,9 @@ impl Service {
         match started {
             Ok(Ok(Some(started_ms))) => {
                 let run = RunView { started_at: time::rfc3339(started_ms), ..view };
-                Ok(StartedView { run, created: true })
+                Ok(Some(StartedView { run, created: true }))
             }
-            Ok(Ok(None)) => self.started_before(scope, &start).await,
+            Ok(Ok(None)) => Ok(None),
             Ok(Err(problem)) => Err(ServiceError::Internal(problem)),
             // The lease was lost in between: the start may or may not be durable, and a repetition with
             // the same id finds out.

@@ -6,29 +6,54 @@ use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::Posted;
 
 use super::Service;
-use super::error::{ServiceError, invalid, unknown_run};
+use super::error::{ServiceError, closed, crowded, invalid, unknown_run};
 use crate::ambient;
 
 impl Service {
     /// Sends a signal to an open run.
     pub async fn signal(&self, scope: Scope, id: &str, signal: SendSignal) -> Result<(), ServiceError> {
-        let SendSignal { name, payload, id: signal_id } = signal;
-        let named = |problem| invalid("invalid-name", problem);
-        check_name("signal", &name).map_err(named)?;
-        signal_id.as_deref().map_or(Ok(()), |id| check_visible("signal id", id)).map_err(named)?;
-        self.admit(scope, &payload)?;
-        let message = Message::Signal { name: name.into(), payload, id: signal_id.map(Into::into) };
+        let message = self.signal_of(scope, signal)?;
         self.post(scope, id, &message).await
     }
 
-    /// Asks an open run to cancel.
-    pub async fn cancel(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
-        self.post(scope, id, &Message::Cancel { reason: bounded(reason) }).await
+    /// Sends a signal to a run, or to what it has gone on as.
+    pub(super) async fn signal_after(
+        &self,
+        scope: Scope,
+        run: RunId,
+        signal: SendSignal,
+    ) -> Result<(), ServiceError> {
+        let message = self.signal_of(scope, signal)?;
+        self.post_to(scope, run, true, &message).await.map(drop)
+    }
+
+    /// A signal, if it may be sent.
+    pub(super) fn signal_of(&self, scope: Scope, signal: SendSignal) -> Result<Message, ServiceError> {
+        let SendSignal { name, payload, id } = signal;
+        let named = |problem| invalid("invalid-name", problem);
+        check_name("signal", &name).map_err(named)?;
+        id.as_deref().map_or(Ok(()), |id| check_visible("signal id", id)).map_err(named)?;
+        self.admit(scope, &payload)?;
+        Ok(Message::Signal { name: name.into(), payload, id: id.map(Into::into) })
+    }
+
+    /// Asks an open run to cancel; of several requests under one id it hears one.
+    pub async fn cancel(
+        &self,
+        scope: Scope,
+        id: &str,
+        reason: String,
+        cancel_id: Option<String>,
+    ) -> Result<(), ServiceError> {
+        let named = |problem| invalid("invalid-name", problem);
+        cancel_id.as_deref().map_or(Ok(()), |id| check_visible("cancel id", id)).map_err(named)?;
+        self.post(scope, id, &Message::Cancel { reason: bounded(reason), id: cancel_id.map(Into::into) })
+            .await
     }
 
     /// Stops an open run.
     pub async fn terminate(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
-        self.post(scope, id, &Message::Terminate { reason: bounded(reason) }).await
+        self.post(scope, id, &Message::Terminate { reason: bounded(reason), only_this: false }).await
     }
 
     /// Lets a parked run go on.
@@ -73,9 +98,12 @@ impl Service {
 
     /// Lets a paused run go on.
     pub async fn resume(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
-        let run = self.find(scope, id).await?.summary;
-        if run.status.is_open() && run.status != RunStatus::Paused {
-            let message = format!("run {} is not paused: it is {}", run.run, run.status.as_str());
+        let run = self.find_id(scope, id).await?;
+        // Its pause may be on its way: whoever asks for both is heard in that order.
+        let found = self.ledger.status_and_pause(scope, run).await?;
+        let (status, pauses) = found.ok_or_else(|| unknown_run(id))?;
+        if status.is_open() && status != RunStatus::Paused && !pauses {
+            let message = format!("run {run} is not paused: it is {}", status.as_str());
             return Err(ServiceError::Conflict { code: "not-paused", message });
         }
         self.post(scope, id, &Message::Resume { reason: bounded(reason) }).await
@@ -83,26 +111,35 @@ impl Service {
 
     /// A run that continues as new in between has a successor under the same workflow id.
     pub(super) async fn post(&self, scope: Scope, id: &str, message: &Message) -> Result<(), ServiceError> {
-        let mut run = self.find_id(scope, id).await?;
-        let (item, now_ms) = (ambient::new_item_id(), ambient::now_ms());
-        let mut posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
-        while posted == Posted::Closed(RunStatus::Continued) && id.parse::<RunId>().is_err() {
-            run = self.find_id(scope, id).await?;
-            posted = self.ledger.post(scope, run, item, now_ms, &message.to_row()).await?;
-        }
-        match posted {
-            Posted::Accepted { owner } => {
-                if let Some(owner) = owner {
-                    self.crier.messages(owner);
+        let run = self.find_id(scope, id).await?;
+        self.post_to(scope, run, id.parse::<RunId>().is_err(), message).await.map(drop)
+    }
+
+    /// Puts a message into the inbox of a run, or, if `goes_after`, of what the run has gone on as; which it was.
+    pub(super) async fn post_to(
+        &self,
+        scope: Scope,
+        mut run: RunId,
+        goes_after: bool,
+        message: &Message,
+    ) -> Result<RunId, ServiceError> {
+        let (item, now_ms, row) = (ambient::new_item_id(), ambient::now_ms(), message.to_row());
+        for _ in 0..limits::GENERATIONS_FOLLOWED_MAX {
+            match self.ledger.post(scope, run, item, now_ms, &row).await? {
+                Posted::Accepted { owner } => {
+                    owner.into_iter().for_each(|owner| self.crier.messages(owner));
+                    return Ok(run);
                 }
-                Ok(())
+                Posted::Closed(RunStatus::Continued) if goes_after => {
+                    let next = self.ledger.successor(run).await?;
+                    run = next.ok_or_else(|| closed(run, RunStatus::Continued))?;
+                }
+                Posted::Closed(status) => return Err(closed(run, status)),
+                Posted::Full => return Err(crowded(run)),
+                Posted::Unknown => return Err(unknown_run(&run.to_string())),
             }
-            Posted::Closed(status) => {
-                let message = format!("run {run} is {}: it takes no more messages", status.as_str());
-                Err(ServiceError::Conflict { code: "run-closed", message })
-            }
-            Posted::Unknown => Err(unknown_run(id)),
         }
+        Err(closed(run, RunStatus::Continued))
     }
 }
 

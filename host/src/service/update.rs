@@ -12,11 +12,13 @@ use std::time::Duration;
 use backstitch_client::views::UpdateView;
 use backstitch_client::{SendSignal, SendUpdate};
 use backstitch_core::command::{check_name, check_visible};
-use backstitch_core::{Command, Event, Failure, Json, Kind, Row, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{
+    Command, Event, Failure, HeardId, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits,
+};
 use tokio::time::Instant;
 
 use super::Service;
-use super::error::{ServiceError, internal, invalid};
+use super::error::{ServiceError, closed, internal, invalid};
 use crate::ambient;
 
 /// What the names of signals and queries that belong to updates begin with.
@@ -39,29 +41,21 @@ impl Service {
         check_name("update", &name).map_err(named)?;
         let id = id.unwrap_or_else(|| ambient::new_item_id().to_string());
         check_visible("update id", &id).map_err(named)?;
+        let goes_after = run.parse::<RunId>().is_err();
         let mut run = self.find_id(scope, run).await?;
         let mut view =
             UpdateView { run_id: run, update_id: id, output: None, failure: None, answered: false };
         // Before anything is sent: an update that was answered is not made again.
+        if self.was_received(run, &mut view).await? {
+            if view.answered {
+                return Ok(view);
+            }
+        } else {
+            let signal = signal(&name, &view.update_id, &input)?;
+            run = self.send_update(scope, run, goes_after, &name, input, signal).await?;
+            view.run_id = run;
+        }
         let mut seen = Seen::default();
-        if self.answer(run, &mut seen, &mut view).await? {
-            return Ok(view);
-        }
-        if !seen.received {
-            self.validate(scope, run, &name, input.clone()).await?;
-            let payload = format!(
-                r#"{{"id":{},"input":{}}}"#,
-                serde_json::to_string(&view.update_id).map_err(|error| internal(&error))?,
-                input.as_str()
-            );
-            let payload = Json::new(payload).map_err(|error| ServiceError::TooLarge {
-                code: "payload-too-large",
-                message: error.to_string(),
-            })?;
-            let id = Some(format!("{PREFIX}{}", view.update_id));
-            let signal = SendSignal { name: format!("{PREFIX}{name}"), payload, id };
-            self.signal(scope, &run.to_string(), signal).await?;
-        }
         let mut pause = POLLS.0;
         loop {
             // The status first: an answer is never later than the end of its run.
@@ -70,10 +64,10 @@ impl Service {
                 return Ok(view);
             }
             if status == Some(RunStatus::Continued)
-                && let Some(successor) = self.ledger.successor(run).await?
+                && let Some(next) = self.ledger.generation_beside(run, 1).await?
             {
                 // What the run had not had has been handed on.
-                (run, view.run_id, seen) = (successor, successor, Seen::default());
+                (run, view.run_id, seen) = (next, next, Seen::default());
                 continue;
             }
             if let Some(status) = status.filter(|status| !status.is_open()) {
@@ -83,6 +77,52 @@ impl Service {
             tokio::time::sleep_until(over.min(Instant::now() + pause)).await;
             pause = (pause * 2).min(POLLS.1);
         }
+    }
+
+    /// Sends an update that the run, or what it has gone on as, would take; which it was.
+    async fn send_update(
+        &self,
+        scope: Scope,
+        mut run: RunId,
+        goes_after: bool,
+        name: &str,
+        input: Json,
+        signal: SendSignal,
+    ) -> Result<RunId, ServiceError> {
+        let message = self.signal_of(scope, signal)?;
+        for _ in 0..limits::GENERATIONS_FOLLOWED_MAX {
+            self.validate(scope, run, name, input.clone()).await?;
+            match self.post_to(scope, run, false, &message).await {
+                Err(ServiceError::Conflict { code: "run-closed", .. }) if goes_after => {
+                    // Another run, which may think otherwise.
+                    let next = self.ledger.successor(run).await?;
+                    run = next.ok_or_else(|| closed(run, RunStatus::Continued))?;
+                }
+                posted => return posted,
+            }
+        }
+        Err(closed(run, RunStatus::Continued))
+    }
+
+    /// Whether the update was received by a run or one that it continues, and its answer, if there is one. A run knows
+    /// by what it was started with whether those before it had heard of an update.
+    async fn was_received(&self, run: RunId, view: &mut UpdateView) -> Result<bool, ServiceError> {
+        let id = HeardId::signal(&format!("{PREFIX}{}", view.update_id));
+        let mut at = Some(run);
+        for _ in 0..limits::GENERATIONS_FOLLOWED_MAX {
+            let Some(run) = at else { break };
+            let mut seen = Seen::default();
+            if self.answer(run, &mut seen, view).await? || seen.received {
+                view.run_id = run;
+                return Ok(true);
+            }
+            if !seen.heard_before.contains(&id) {
+                return Ok(false);
+            }
+            at = self.ledger.generation_beside(run, -1).await?;
+        }
+        // Long ago: it is not made again.
+        Ok(true)
     }
 
     /// Asks the run whether it would take the update.
@@ -102,10 +142,14 @@ impl Service {
             };
             let Some(last) = rows.last() else { return Ok(false) };
             seen.from = Seq(last.seq.0 + 1);
-            let told =
-                |row: &&Row| [Kind::SignalReceived.tag(), Kind::UpdateAnswered.tag()].contains(&row.kind);
+            let told = |row: &&Row| {
+                [Kind::RunStarted, Kind::SignalReceived, Kind::UpdateAnswered]
+                    .map(Kind::tag)
+                    .contains(&row.kind)
+            };
             for row in rows.iter().filter(told) {
                 match row.event() {
+                    Ok(Event::RunStarted { options, .. }) => seen.heard_before.clone_from(&options.heard),
                     Ok(Event::SignalReceived { id: Some(id), .. }) => seen.received |= *id == *signal_id,
                     Ok(Event::Commanded { command: Command::AnswerUpdate { update, outcome }, .. })
                         if *update == *view.update_id =>
@@ -128,6 +172,21 @@ struct Seen {
     from: Seq,
     /// Whether the update is among the rows.
     received: bool,
+    /// What the runs before have heard.
+    heard_before: Vec<HeardId>,
+}
+
+/// The message of an update.
+fn signal(name: &str, update: &str, input: &Json) -> Result<SendSignal, ServiceError> {
+    let payload = format!(
+        r#"{{"id":{},"input":{}}}"#,
+        serde_json::to_string(update).map_err(|error| internal(&error))?,
+        input.as_str()
+    );
+    let payload = Json::new(payload)
+        .map_err(|error| ServiceError::TooLarge { code: "payload-too-large", message: error.to_string() })?;
+    let id = Some(format!("{PREFIX}{update}"));
+    Ok(SendSignal { name: format!("{PREFIX}{name}"), payload, id })
 }
 
 fn split(outcome: Result<Json, Failure>) -> (Option<Json>, Option<Failure>) {

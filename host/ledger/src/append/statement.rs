@@ -117,14 +117,18 @@ const TIMED: &str = "timed as (
         set due_at = excluded.due_at, purpose = excluded.purpose, owner = excluded.owner
 )";
 
-/// Messages to other runs.
+/// Messages to other runs. One to a run that is not there is to a child that was refused: nobody would ever read it.
 const SENT: &str = "sent as (
     insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-    select $1, i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at
-    from unnest($39::integer[], $40::uuid[], $41::uuid[], $42::smallint[], $43::integer[], $44::text[],
-                $45::text[], $46::text[], $47::timestamptz[])
-         as i (tenant, run_id, item_id, kind, op, name, payload, detail, at),
+    select i.shard, i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at
+    from (select $1::smallint as shard, keys.*
+          from unnest($39::integer[], $40::uuid[], $41::uuid[], $42::smallint[], $43::integer[], $44::text[],
+                      $45::text[], $46::text[], $47::timestamptz[])
+               as keys (tenant, run_id, item_id, kind, op, name, payload, detail, at)
+          offset 0) as i,
          fence
+    where i.run_id = any ({started})
+       or (select true from runs where runs.shard = i.shard and runs.run_id = i.run_id)
     on conflict (shard, run_id, item_id) do nothing
 )";
 
@@ -331,6 +335,7 @@ fn composed(parts: Parts) -> String {
         all = all.replace(&format!("{{{part} is not refused}}"), &condition);
     }
     let started = if parts.started { "array(select run_id from started)" } else { "array[]::uuid[]" };
+    let all = all.replace("{started}", started);
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
     format!(
         "{all}\nselect exists (select from lease), {started}, {changed}, array(select run_id from missing)"
@@ -381,12 +386,13 @@ fn bind_new_runs<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(all().map(|(_, new)| Timestamp(new.first.at_ms)).bind_iter())
 }
 
-/// Every ledger row of the batch: the first rows of new runs, and the further rows of open ones.
+/// Every ledger row of the batch: those of new runs, and the further rows of open ones.
 pub(crate) fn rows_of(items: &[Item]) -> impl Iterator<Item = (&Append, RunId, &Row)> {
     items.iter().flat_map(|item| {
         let append = &item.append;
-        let first = append.new_runs.iter().map(move |new| (append, new.run, &new.first));
-        first.chain(append.rows.iter().map(move |row| (append, append.run, row)))
+        let new =
+            append.new_runs.iter().flat_map(move |new| new.rows().map(move |row| (append, new.run, row)));
+        new.chain(append.rows.iter().map(move |row| (append, append.run, row)))
     })
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
-    Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, Item, Lease, Ledger, NewRun,
-    NewTask, Outcome, StatusChange, TimerLook, Writer, WriterConfig,
+    Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, InboxItem, Item, Lease, Ledger,
+    NewRun, NewTask, Outcome, Reader, StatusChange, TimerLook, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -97,6 +97,7 @@ impl Grown {
             digest: DIGEST,
             parent: None,
             first,
+            further: Vec::new(),
         };
         Self { run, id, new }
     }
@@ -263,6 +264,14 @@ pub(crate) async fn checked_rows(ledger: &Ledger, run: RunId) -> Vec<Row> {
     let rows = ledger.rows(run, backstitch_core::Seq(0), u32::MAX >> 1).await.unwrap();
     Run::load_all(run, &rows).unwrap();
     rows
+}
+
+/// What a host reads in its inbox, without what it has in hand.
+pub(crate) async fn inbox(ledger: &Ledger, host: HostId, in_hand: &[Uuid]) -> Vec<InboxItem> {
+    let unread = ledger.unread(host, None).await.unwrap();
+    let reader = |run: &RunId| Reader { run: *run, is_full: false, except: in_hand.to_vec() };
+    let readers: Vec<Reader> = unread.open.iter().map(reader).collect();
+    ledger.inbox_of(host, &readers, &[], 10_000).await.unwrap().items
 }
 
 /// A session of the test's own.

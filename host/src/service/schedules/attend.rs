@@ -216,8 +216,8 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let reason = format!("the schedule {} starts its next run", schedule.name);
         let message = match how {
-            Stop::Cancel => Message::Cancel { reason },
-            Stop::Terminate => Message::Terminate { reason },
+            Stop::Cancel => Message::Cancel { reason, id: None },
+            Stop::Terminate => Message::Terminate { reason, only_this: false },
         };
         match self.post(schedule.scope, workflow_id, &message).await {
             // It has closed meanwhile.

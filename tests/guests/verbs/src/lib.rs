@@ -100,6 +100,73 @@ async fn rolling(mut total: u64) -> Result<u64> {
     Ok(total)
 }
 
+/// What [`baton`] is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Baton {
+    /// What has come so far.
+    pub items: Vec<u64>,
+    /// How many are to come.
+    pub count: usize,
+    /// How many a run takes before it goes on as a new one.
+    pub each: usize,
+    /// How long it sleeps before that, in milliseconds; 0: not at all.
+    #[serde(default)]
+    pub pause_ms: u64,
+}
+
+/// Takes signals `item`, so many in each run, and returns all of them in the order they came.
+#[workflow]
+async fn baton(mut baton: Baton) -> Result<Vec<u64>> {
+    for _ in 0..baton.each {
+        if baton.items.len() < baton.count {
+            baton.items.push(wait_for("item").await?);
+        }
+    }
+    if baton.items.len() >= baton.count {
+        return Ok(baton.items);
+    }
+    if baton.pause_ms > 0 {
+        sleep_for(format!("{} ms", baton.pause_ms)).await?;
+    }
+    continue_as_new(baton)
+}
+
+/// Goes on as a new run so many times at once, then waits for a signal `item`.
+#[workflow]
+async fn hop(left: u32) -> Result<u64> {
+    if left > 0 { continue_as_new(left - 1) } else { wait_for("item").await }
+}
+
+/// Answers updates `count` with how many there were, so many in each run, and ends after so many in all.
+#[workflow]
+async fn counter((mut counted, count): (u32, u32)) -> Result<u32> {
+    for _ in 0..3 {
+        if counted < count {
+            let update = wait_for_update::<()>("count").await?;
+            counted += 1;
+            update.answer(Ok(counted));
+        }
+    }
+    if counted < count { continue_as_new((counted, count)) } else { Ok(counted) }
+}
+
+/// Asks another run to cancel, and waits for a signal `close`.
+#[workflow]
+async fn canceller(to: String) -> Result<()> {
+    cancel_workflow(&to).await?;
+    wait_for("close").await
+}
+
+/// Starts a child whose workflow id may be taken, gives it up at once, and says how it ended.
+#[workflow]
+async fn regretful(child_id: String) -> Result<String> {
+    let options = ChildOptions::default().workflow_id(child_id);
+    let child = start_child::<collect>(1, options);
+    child.cancel().await.ok();
+    let ended = child.result().await;
+    Ok(ended.err().map(|error| error.code().to_owned()).unwrap_or_default())
+}
+
 /// Sells what there is, on request: no more than it has, and never 13.
 #[workflow]
 async fn shop(mut stock: u32) -> Result<u32> {
@@ -277,6 +344,7 @@ async fn tagged(customer: String) -> Result<()> {
 }
 
 export_workflows!(
-    collect, relay, feed_child, stop_child, careful, keeps_one, rolling, shop, unserved, notebook,
-    deliberate, birth, descend, queues, awaits, borrows, changed, patient, deferred, outside, tagged,
+    collect, relay, feed_child, stop_child, baton, hop, counter, canceller, regretful, careful, keeps_one,
+    rolling, shop, unserved, notebook, deliberate, birth, descend, queues, awaits, borrows, changed, patient,
+    deferred, outside, tagged,
 );

@@ -1,0 +1,159 @@
+//! Looks into the inbox: which runs of a host have messages, and the next page of each.
+//!
+//! A look walks from run to run along the primary key, so it costs what it visits, however much waits for one of
+//! them; and a page of messages is shared by the runs that were found, so nobody waits for somebody else's. What a run
+//! cannot hear now is left out here, and not read again and again:
+//!
+//! | the run is | it hears |
+//! |---|---|
+//! | parked | what ends that: see [`HEARD_WHEN_PARKED`] |
+//! | paused, or its time has not come | all but [`UNHEARD_WHEN_HELD`] |
+//! | full of signals that it has not awaited | all but signals |
+//! | going on from one that has messages still | nothing before it has those |
+//!
+//! The last line is what keeps the order of one sender who does not know that the run goes on as a new one.
+
+use backstitch_core::inbox::{HEARD_WHEN_PARKED, SIGNALS, UNHEARD_WHEN_HELD};
+use backstitch_core::{HostId, RunId, RunStatus, limits};
+use sqlx::postgres::PgBindIterExt;
+use uuid::Uuid;
+
+use super::{InboxItem, ItemRow};
+use crate::connect::Ledger;
+use crate::error::LedgerError;
+
+/// Runs whose messages nobody has read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Runs that can hear them.
+    pub open: Vec<RunId>,
+    /// Runs that have closed since, which anyone may see to: see [`Ledger::pass_on`] and [`Ledger::clear_inbox`].
+    pub closed: Vec<(RunId, RunStatus)>,
+    /// Where the walk goes on; none: it has come to the end.
+    pub next: Option<RunId>,
+}
+
+/// A run whose messages are wanted.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    /// The run.
+    pub run: RunId,
+    /// It takes no more signals now.
+    pub is_full: bool,
+    /// Messages that its host has in hand.
+    pub except: Vec<Uuid>,
+}
+
+/// What a look has brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Those of one run in the order in which they were sent.
+    pub items: Vec<InboxItem>,
+    /// Messages that cannot be read, and are no business of the others.
+    pub unreadable: Vec<(RunId, Uuid)>,
+}
+
+/// Runs that one step of the walk visits, those of other hosts included.
+const RUNS_AT_ONCE: i32 = 500;
+/// The number under which a run's start has its timer.
+const START_OP: i32 = -1;
+
+impl Ledger {
+    /// Runs of `host` that have messages, behind `after` in the order of their ids, and closed ones of hosts that are dead:
+    /// the last thing that a host may have died over. Reads only.
+    pub async fn unread(&self, host: HostId, after: Option<RunId>) -> Result<Unread, LedgerError> {
+        let visited: Vec<(Uuid, Option<i16>)> = sqlx::query_as(
+            "with recursive walk (run_id, place) as (
+                 (select run_id, 1 from inbox where shard = $1 and run_id > $3 order by run_id limit 1)
+                 union all
+                 select (select i.run_id from inbox i where i.shard = $1 and i.run_id > walk.run_id
+                         order by i.run_id limit 1),
+                        walk.place + 1
+                 from walk where walk.run_id is not null and walk.place < $4
+             )
+             select walk.run_id,
+                    (select r.status from runs r
+                     where r.shard = $1 and r.run_id = walk.run_id
+                       and (r.owner = $2
+                            or r.status >= 10 and not coalesce((select not l.dead from leases l
+                                                                where l.shard = $1 and l.host_id = r.owner), false)))
+             from walk where walk.run_id is not null
+             order by walk.place",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .bind(after.map_or(Uuid::nil(), |run| run.0))
+        .bind(RUNS_AT_ONCE)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut unread = Unread::default();
+        if visited.len() >= RUNS_AT_ONCE as usize {
+            unread.next = visited.last().map(|(run, _)| RunId(*run));
+        }
+        for (run, tag) in visited {
+            let Some(tag) = tag else { continue };
+            match RunStatus::from_tag(tag) {
+                Some(status) if status.is_open() => unread.open.push(RunId(run)),
+                Some(status) => unread.closed.push((RunId(run), status)),
+                // Its messages wait for a version that knows.
+                None => tracing::error!(run = %run, tag, "a run has an unknown status"),
+            }
+        }
+        Ok(unread)
+    }
+
+    /// The next messages of these runs, as far as they are open and of `host`: at most `limit`, of each the
+    /// same number. `unreadable`: messages of any runs that were found to be so. Reads only.
+    pub async fn inbox_of(
+        &self,
+        host: HostId,
+        readers: &[Reader],
+        unreadable: &[Uuid],
+        limit: i64,
+    ) -> Result<Heard, LedgerError> {
+        let rows: Vec<ItemRow> = sqlx::query_as(
+            "select i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::text, i.detail::text, i.at
+             from unnest($3::uuid[], $4::boolean[]) with ordinality as w (run_id, is_full, place)
+             cross join lateral (
+                 select r.shard, r.tenant, r.run_id, r.workflow_id, r.generation, r.status,
+                        r.status = $12 or exists (select from timers t where t.shard = $1 and t.run_id = w.run_id
+                                                                         and t.op = $13) as is_held
+                 from runs r
+                 where r.shard = $1 and r.run_id = w.run_id and r.owner = $2 and r.status < 10
+                 offset 0
+             ) r
+             cross join lateral (
+                 select i.* from inbox i
+                 where i.shard = r.shard and i.run_id = r.run_id and i.item_id <> all ($5)
+                   and (r.status <> $11 or i.kind = any ($7))
+                   and (not r.is_held or i.kind <> all ($8))
+                   and (not w.is_full or i.kind <> $9)
+                 order by i.item_id limit $6
+             ) i
+             where r.generation = 0 or not exists (
+                 select from runs p
+                 where p.shard = $1 and p.tenant = r.tenant and p.workflow_id = r.workflow_id
+                   and p.generation >= greatest(r.generation - $10, 0) and p.generation < r.generation
+                   and (select true from inbox e
+                        where e.shard = p.shard and e.run_id = p.run_id and e.item_id <> all ($5) limit 1)
+             )
+             order by w.place, i.item_id",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .bind(readers.iter().map(|reader| reader.run.0).bind_iter())
+        .bind(readers.iter().map(|reader| reader.is_full).bind_iter())
+        .bind(readers.iter().flat_map(|reader| &reader.except).chain(unreadable).copied().bind_iter())
+        .bind(limit.checked_div(i64::try_from(readers.len()).unwrap_or(i64::MAX)).unwrap_or(1).max(1))
+        .bind(HEARD_WHEN_PARKED.as_slice())
+        .bind(UNHEARD_WHEN_HELD.as_slice())
+        .bind(SIGNALS)
+        .bind(limits::GENERATIONS_FOLLOWED_MAX.cast_signed())
+        .bind(RunStatus::Parked.tag())
+        .bind(RunStatus::Paused.tag())
+        .bind(START_OP)
+        .fetch_all(&self.pool)
+        .await?;
+        self.heard(&self.pool, rows).await
+    }
+}
