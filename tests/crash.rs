@@ -13,6 +13,8 @@
 //! answer to others.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+#[path = "crash/answers.rs"]
+mod answers;
 #[path = "crash/authors.rs"]
 mod authors;
 #[path = "crash/deferrals.rs"]
@@ -21,10 +23,10 @@ mod deferrals;
 mod dev;
 #[path = "crash/embedding.rs"]
 mod embedding;
-#[path = "crash/heartbeats.rs"]
-mod heartbeats;
 #[path = "crash/generations.rs"]
 mod generations;
+#[path = "crash/heartbeats.rs"]
+mod heartbeats;
 #[path = "crash/hosts.rs"]
 mod hosts;
 #[path = "crash/interleavings.rs"]

@@ -153,6 +153,9 @@ const TERMINATE_THIS: i16 = 14;
 /// not offered.
 pub const LEFT_BY_TASKS: [i16; 3] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED, ATTEMPT_FREED];
 
+/// Those of them that say how an attempt ended.
+pub const ANSWERS: [i16; 2] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED];
+
 /// Kinds of the messages whose detail is what somebody said.
 pub const REASONED: [i16; 5] = [CANCEL, TERMINATE, PAUSE, RESUME, TERMINATE_THIS];
 

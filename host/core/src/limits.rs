@@ -276,6 +276,9 @@ pub const HTTP_RESPONSE_HEADER_BYTES_MAX: usize = 64 << 10;
 /// Headers of one HTTP response.
 pub const HTTP_RESPONSE_HEADERS_MAX: usize = 128;
 
+/// Rows of a run, the latest, among which an answer to a task is looked for that a worker gives a second time.
+pub const OUTCOME_ROWS_MAX: i64 = 10_000;
+
 /// Connections of clients to one host: each is a file, and a buffer for what comes in.
 pub const API_CONNECTIONS_MAX: usize = 8_192;
 /// Connections of one peer: as many as there may be requests. Whoever has these leaves as many to the others.

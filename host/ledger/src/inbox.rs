@@ -92,52 +92,18 @@ impl Ledger {
         Ok(posted)
     }
 
-    /// Moves a message to the inbox of another run. False: it is not there any more.
-    ///
-    /// One statement on one row, so of several who try one succeeds; may be repeated. Not fenced, as a
-    /// post is not: whoever owns the other run reads it there.
-    pub async fn move_item(&self, from: RunId, item_id: Uuid, to: RunId) -> Result<bool, LedgerError> {
-        if self.payloads().is_bound() {
-            return self.reseal_item(from, item_id, to).await;
-        }
-        let moved =
-            sqlx::query("update inbox set run_id = $4 where shard = $1 and run_id = $2 and item_id = $3")
-                .bind(self.shard.0)
-                .bind(from.0)
-                .bind(item_id)
-                .bind(to.0)
-                .execute(&self.pool)
-                .await?;
-        Ok(moved.rows_affected() > 0)
-    }
-
-    /// [`Self::move_item`], where what is sealed is bound to its run. The row is locked in between.
-    async fn reseal_item(&self, from: RunId, item_id: Uuid, to: RunId) -> Result<bool, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        let row: Option<ItemRow> = sqlx::query_as(
-            "select tenant, run_id, item_id, kind, op, name, payload::text, detail::text, at, 1::smallint as status
-             from inbox where shard = $1 and run_id = $2 and item_id = $3 for update",
+    /// How the run of a message stands that has not been consumed. None: it has been. Reads only.
+    pub async fn status_if_unread(
+        &self,
+        run: RunId,
+        item_id: Uuid,
+    ) -> Result<Option<RunStatus>, LedgerError> {
+        let found: Option<i16> = sqlx::query_scalar(
+            "select (select r.status from runs r where r.shard = $1 and r.run_id = $2)
+             from inbox where shard = $1 and run_id = $2 and item_id = $3",
         )
         .bind(self.shard.0)
         .bind(run.0)
-        .bind(item_id)
-        .fetch_optional(&mut *transaction)
-        .await?;
-        let Some(row) = row else { return Ok(false) };
-        let tenant = TenantId(row.tenant);
-        let mut items = self.items(&mut *transaction, vec![row]).await?;
-        let Some(InboxItem { mut message, .. }) = items.pop() else {
-            return Err(LedgerError::Corrupt(format!("message {item_id} of run {from} cannot be opened")));
-        };
-        let mut stored = Vec::new();
-        self.payloads().seal_message(tenant, to, item_id, &mut message, &mut stored);
-        store::insert(&mut transaction, self.shard, &stored).await?;
-        sqlx::query(
-            "update inbox set run_id = $4, payload = $5::json, detail = $6::json
-             where shard = $1 and run_id = $2 and item_id = $3",
-        )
-        .bind(self.shard.0)
-        .bind(from.0)
         .bind(item_id)
         .fetch_optional(&self.pool)
         .await?;
@@ -215,9 +181,6 @@ impl Ledger {
             op: row.op.map(|op| Op(op.cast_unsigned())),
             name: row.name.map(Into::into),
             payload: row.payload.map(Into::into),
-         crowd as materialized (
-             select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
-         ),
             detail: row.detail.map(Into::into),
         };
         let opened = self.payloads().open_heartbeat(TenantId(row.tenant), RunId(row.run_id), &message);
@@ -236,7 +199,6 @@ impl Ledger {
 }
 
 /// See [`Ledger::post`]. The message is in its stored form.
-    .bind(i64::from(room - 1))
 async fn post(
     connection: &mut PgConnection,
     scope: Scope,
@@ -252,6 +214,9 @@ async fn post(
     let found: Option<(i16, Option<Uuid>, bool)> = sqlx::query_as(
         "with target as materialized (
              select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
+         ),
+         crowd as materialized (
+             select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
          ),
          posted as (
              insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
@@ -271,6 +236,7 @@ async fn post(
     .bind(message.payload.as_deref())
     .bind(message.detail.as_deref())
     .bind(Timestamp(at_ms))
+    .bind(i64::from(room - 1))
     .fetch_optional(connection)
     .await?;
     let Some((tag, owner, is_full)) = found else { return Ok(Posted::Unknown) };

@@ -10,10 +10,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstitch_core::inbox::LEFT_BY_TASKS;
+use backstitch_core::inbox::{ANSWERS, LEFT_BY_TASKS, MessageRow};
 use backstitch_core::task::{Lapse, lapsed, untaken};
 use backstitch_core::{
-    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId,
+    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits,
 };
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
@@ -379,19 +379,27 @@ impl Ledger {
         if stored.is_empty() {
             return settle(&mut connection, scope, token, &item).await;
         }
+        // Payloads before tasks, as in an append: two that do both cannot deadlock.
         let mut transaction = connection.begin().await?;
+        store::insert(&mut transaction, scope.shard, &stored).await?;
         let settled = settle(&mut transaction, scope, token, &item).await?;
-        if matches!(settled, Settled::Left { .. }) {
-            store::insert(&mut transaction, scope.shard, &stored).await?;
+        match settled {
+            Settled::Left { .. } => transaction.commit().await?,
+            Settled::GivenUp => {
+                transaction.rollback().await?;
+                return self::settle(&mut connection, scope, token, &item).await;
+            }
+            Settled::Stale => transaction.rollback().await?,
         }
-        transaction.commit().await?;
         Ok(settled)
     }
 
     /// An operator's word about a call: removes its task, whoever has it, and leaves `message` in its run's
-    /// inbox, in one transaction.
-    pub async fn overrule_task(&self, scope: Scope, op: Op, item: &NewItem) -> Result<(), LedgerError> {
+    /// inbox, in one transaction. False: an answer is there already, and nothing was changed.
+    pub async fn overrule_task(&self, scope: Scope, op: Op, item: &NewItem) -> Result<bool, LedgerError> {
         let mut transaction = self.pool.begin().await?;
+        // First, for it may write payloads: see `settle_task`.
+        insert_items(&mut transaction, scope, self.payloads(), std::slice::from_ref(item)).await?;
         sqlx::query("delete from tasks where shard = $1 and tenant = $2 and run_id = $3 and op = $4")
             .bind(scope.shard.0)
             .bind(scope.tenant.0)
@@ -399,27 +407,38 @@ impl Ledger {
             .bind(op.0.cast_signed())
             .execute(&mut *transaction)
             .await?;
-        insert_items(&mut transaction, scope, self.payloads(), std::slice::from_ref(item)).await?;
+        // Of an answer that was given while this waited for the task's row, too.
+        let is_answered: bool = sqlx::query_scalar(
+            "select exists (select from inbox where shard = $1 and run_id = $2 and op = $3 and kind = any ($4)
+                                                and item_id <> $5)",
+        )
+        .bind(scope.shard.0)
+        .bind(item.run.0)
+        .bind(op.0.cast_signed())
+        .bind(ANSWERS.as_slice())
+        .bind(item.item_id)
+        .fetch_one(&mut *transaction)
+        .await?;
+        if is_answered {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
         transaction.commit().await?;
-        Ok(())
+        Ok(true)
     }
 
-    /// What is recorded as the outcome of an attempt, as JSON text: in the ledger, as one of `kinds`, or in
-    /// the inbox still, as a message of the kind `message`. Reads only.
+    /// What is recorded as the outcome of an attempt, as JSON text, by a row of one of `kinds` among the last
+    /// [`limits::OUTCOME_ROWS_MAX`] of its run. Reads only.
     pub async fn outcome_of(
         &self,
         scope: Scope,
         token: TaskToken,
         kinds: &[Kind],
-        message: i16,
     ) -> Result<Option<String>, LedgerError> {
-        let found: Option<(Option<String>, Option<i32>, Option<Uuid>)> = sqlx::query_as(
-            "select l.payload::text, l.seq, null::uuid from ledger l
-             where l.shard = $1 and l.run_id = $2 and l.op = $3 and l.attempt = $4 and l.kind = any ($5)
-             union all
-             select i.payload::text, null, i.item_id from inbox i
-             where i.shard = $1 and i.run_id = $2 and i.op = $3 and i.kind = $6
-               and (readable(i.detail) ->> 'attempt')::integer = $4
+        let found: Option<(Option<String>, i32)> = sqlx::query_as(
+            "select l.payload::text, l.seq
+             from (select * from ledger where shard = $1 and run_id = $2 order by seq desc limit $6) as l
+             where l.op = $3 and l.attempt = $4 and l.kind = any ($5)
              limit 1",
         )
         .bind(self.shard.0)
@@ -427,15 +446,41 @@ impl Ledger {
         .bind(token.op.0.cast_signed())
         .bind(token.attempt.cast_signed())
         .bind(kinds.iter().map(|kind| kind.tag()).bind_iter())
-        .bind(message)
+        .bind(limits::OUTCOME_ROWS_MAX)
         .fetch_optional(&self.pool)
         .await?;
-        let Some((mut payload, seq, item)) = found else { return Ok(None) };
-        let row = seq.map(|seq| Spot::Row(Seq(seq.cast_unsigned()), Column::Payload));
-        let Some(spot) = row.or(item.map(|item| Spot::Item(item, Column::Payload))) else { return Ok(None) };
+        let Some((mut payload, seq)) = found else { return Ok(None) };
+        let spot = Spot::Row(Seq(seq.cast_unsigned()), Column::Payload);
         let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op), spot };
         self.open_all(&mut [(place, &mut payload)]).await?;
         Ok(payload)
+    }
+
+    /// The message that waits for the run with this very answer to an attempt. Reads only.
+    pub async fn answer_waiting(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        answer: &MessageRow,
+    ) -> Result<Option<Uuid>, LedgerError> {
+        let mut found: Option<(Uuid, Option<String>)> = sqlx::query_as(
+            "select item_id, payload::text from inbox
+             where shard = $1 and run_id = $2 and op = $3 and kind = $5
+               and (readable(detail) ->> 'attempt')::integer = $4
+             limit 1",
+        )
+        .bind(self.shard.0)
+        .bind(token.run.0)
+        .bind(token.op.0.cast_signed())
+        .bind(token.attempt.cast_signed())
+        .bind(answer.kind)
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some((item, payload)) = &mut found else { return Ok(None) };
+        let spot = Spot::Item(*item, Column::Payload);
+        let place = Place::Run { tenant: scope.tenant, run: token.run, op: Some(token.op), spot };
+        self.open_all(&mut [(place, payload)]).await?;
+        Ok((payload.as_deref() == answer.payload.as_deref()).then_some(*item))
     }
 
     /// Which of these runs' calls have a task, or the message of one that is gone. Reads only, and in one

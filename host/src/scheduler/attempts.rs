@@ -20,10 +20,13 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, Json, Op, Run, RunId, StartOptions, TaskLease, TaskToken};
 use backstitch_ledger::{Append, NewTask, NewTimer, Taking};
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, oneshot};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::slot::{Attempt, Purpose, Running};
-use super::{AttemptEnd, Deferring, Guard, Input, Pending, Scheduler, Settle, Waiting};
+use super::{
+    AttemptEnd, Deferring, Guard, Input, Pending, SETTLING_MAX, Scheduler, Settle, Settlement, Waiting,
+};
 use crate::deferral::Deferral;
 use crate::desk::{Promise, Queue};
 use crate::{ambient, attempt, crash};
@@ -172,22 +175,38 @@ impl Scheduler {
         }
     }
 
-    /// A worker has carried out a task. One whose lease this host knows becomes a row at once.
+    /// A worker has carried out a task. One whose lease this host knows becomes a row at once, and whoever else shows
+    /// that lease waits for it: only one answer counts.
     pub(super) fn settle(&mut self, settle: Settle) {
         let Settle { scope, token: TaskToken { run: id, op, attempt, lease }, output, reply } = settle;
+        if let Some(first) = self.settling.get(&lease).filter(|first| !first.is_cancelled()) {
+            let _ = reply.send(Settlement::Later(first.clone()));
+            return;
+        }
         let known = self.slots.get_mut(&id).filter(|slot| slot.run.is_open() && !slot.stale);
         let known = known.filter(|slot| slot.facts.scope == scope);
         let known = known.filter(|slot| {
             matches!(slot.attempts.get(&op), Some(Attempt::Offered { lease: Some(known) }) if *known == lease)
                 && slot.awaits_attempt(op, attempt)
         });
-        let Some(slot) = known else {
-            let _ = reply.send(false);
+        let (Some(slot), Some(output)) = (known, output) else {
+            if let Some(Attempt::Offered { lease: known }) =
+                self.slots.get_mut(&id).and_then(|slot| slot.attempts.get_mut(&op))
+            {
+                // From now on it is for the task's row to say which answer was the first.
+                known.take_if(|known| *known == lease);
+            }
+            let _ = reply.send(Settlement::Elsewhere);
             return;
         };
         slot.attempts.remove(&op);
         let event = Event::ActivityClosed { op, attempt, outcome: Ok(output) };
-        let waiting = Waiting { settled: Some(reply), ..Waiting::default() };
+        let on_its_way = CancellationToken::new();
+        if self.settling.len() >= SETTLING_MAX {
+            self.settling.retain(|_, other| !other.is_cancelled());
+        }
+        self.settling.insert(lease, on_its_way.clone());
+        let waiting = Waiting { settled: Some((reply, on_its_way.drop_guard())), ..Waiting::default() };
         self.outcome(id, event, waiting, |append| append.tasks_done.push(op));
         self.advance(id);
     }

@@ -35,8 +35,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Event, Failure, Fault, FaultKind, Json, Op, Projection, Run, RunId, RunStatus, Scope, Seq, StartOptions,
-    TaskLease, TaskToken,
+    Event, Failure, Fault, FaultKind, Json, Op, Projection, Run, RunId, Scope, Seq, StartOptions, TaskLease,
+    TaskToken,
 };
 use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, Lease, NewItem, NewMemory, NewRun, NewTimer,
@@ -46,6 +46,7 @@ use backstitch_sandbox::WorkflowProgram;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::ambient;
@@ -53,8 +54,8 @@ use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::guests::{Activated, Ahead, Job};
-use crate::loads::{Loaded, Loads};
 use crate::in_hand::InHand;
+use crate::loads::{Loaded, Loads};
 use crate::programs::Programs;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
@@ -71,6 +72,8 @@ pub(crate) const DEADLINE: i16 = Purpose::Deadline as i16;
 const INPUTS_WAITING_MAX: usize = 4_096;
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+/// Answers to tasks that are remembered while they are on their way, before those that are not any more are forgotten.
+const SETTLING_MAX: usize = 1_024;
 /// Inputs taken in one go, before acknowledgements are looked at again.
 const INPUTS_PER_TURN: usize = 256;
 
@@ -151,10 +154,20 @@ pub(crate) struct Settle {
     pub(crate) scope: Scope,
     /// Which.
     pub(crate) token: TaskToken,
-    /// What the guest gets.
-    pub(crate) output: Json,
-    /// True once its row is committed. False: nothing is known here of that lease, ask the database.
-    pub(crate) reply: oneshot::Sender<bool>,
+    /// What the guest gets. None: the answer is one for the database; what is on its way here comes before it.
+    pub(crate) output: Option<Json>,
+    /// What is known here.
+    pub(crate) reply: oneshot::Sender<Settlement>,
+}
+
+/// What a scheduler says of an answer to a task.
+pub(crate) enum Settlement {
+    /// Its row is committed.
+    Done,
+    /// Another answer under that lease is on its way to the ledger: when this ends, ask the database.
+    Later(CancellationToken),
+    /// Nothing is known here of that lease: ask the database.
+    Elsewhere,
 }
 
 /// How an attempt on this host ended.
@@ -234,8 +247,8 @@ impl Absent {
 struct Waiting {
     /// The batch that it is part of.
     guard: Option<Guard>,
-    /// The worker whose task it settles.
-    settled: Option<oneshot::Sender<bool>>,
+    /// The worker whose task it settles, and who else has answered.
+    settled: Option<(oneshot::Sender<Settlement>, DropGuard)>,
     /// The client whose run it starts.
     started: Option<oneshot::Sender<Started>>,
 }
@@ -287,6 +300,8 @@ struct Child {
     facts: Facts,
     run: Run,
     input: Json,
+    /// What comes after row 0.
+    ahead: Vec<Ahead>,
     /// The command of the parent that hears about it; none for a continuation.
     op: Option<Op>,
 }
@@ -300,8 +315,6 @@ pub(crate) struct Counters {
     pub(crate) activities_started: AtomicU64,
     pub(crate) activations: AtomicU64,
     pub(crate) runs_taken_over: AtomicU64,
-    /// What comes after row 0.
-    ahead: Vec<Ahead>,
     /// Runs whose last rows the database has lost.
     pub(crate) runs_rewound: AtomicU64,
 }
@@ -322,6 +335,8 @@ pub(crate) struct Tools {
     pub(crate) jobs: crossbeam_channel::Sender<Job>,
     /// To the writer.
     pub(crate) items: mpsc::Sender<Item>,
+    /// Messages that this host works on.
+    pub(crate) in_hand: InHand,
     /// How many connections the writer has made.
     pub(crate) connections: tokio::sync::watch::Receiver<u64>,
     /// Wakes the inbox watcher of this host.
@@ -335,8 +350,6 @@ pub(crate) struct Tools {
     /// Tells who waits for a result that a run closed or was parked.
     pub(crate) closings: Closings,
     /// What the API shows.
-    /// Messages that this host works on.
-    pub(crate) in_hand: InHand,
     pub(crate) counters: Arc<Counters>,
     /// Guests kept in memory.
     pub(crate) warm_runs_max: usize,
@@ -364,10 +377,13 @@ pub(crate) struct Scheduler {
     drafts: VecDeque<(RunId, Instant)>,
     pending: HashMap<u64, Pending>,
     next_ticket: u64,
-    /// Messages that are being consumed: the watcher may see them once more.
-    consuming: HashSet<Uuid>,
-    /// Messages that were consumed of late: the watcher may have read them before that, and bring them after.
-    consumed: lru::LruCache<(RunId, Uuid), ()>,
+    /// Messages that were consumed of late, and whether they have come again since: once may be because they were read
+    /// before. Who comes twice is heard again, and known by its id if it was sent again.
+    consumed: lru::LruCache<(RunId, Uuid), bool>,
+    /// Tasks with an answer on its way to the ledger, whatever becomes of it.
+    settling: HashMap<TaskLease, CancellationToken>,
+    /// Messages on their way to other runs. They end with the term: who has the run next sends them.
+    sending: JoinSet<()>,
     /// Runs that may be ahead of a database that has lost commits: compared with it when their appends have answers.
     unproven: HashSet<RunId>,
     /// Runs that were ahead of it, until something of them is committed again.
@@ -415,6 +431,8 @@ impl Scheduler {
             pending: HashMap::new(),
             next_ticket: 0,
             consumed: lru::LruCache::new(CONSUMED_MAX),
+            settling: HashMap::new(),
+            sending: JoinSet::new(),
             unproven: HashSet::new(),
             rewound: HashMap::new(),
             anew: HashMap::new(),
@@ -503,6 +521,8 @@ impl Scheduler {
             }
         }
         self.start_attempts();
+        // Those that have ended.
+        while self.sending.try_join_next().is_some() {}
         let counters = &self.tools.counters;
         counters.runs_loaded.store(self.slots.len() as u64, Ordering::Relaxed);
         counters.runs_warm.store(self.warm.len() as u64, Ordering::Relaxed);
@@ -521,8 +541,6 @@ impl Scheduler {
             && self.pending.is_empty()
             && self.outbox.is_empty()
             && self.drafts.is_empty()
-        // Those that have ended.
-        while self.sending.try_join_next().is_some() {}
             && self.running() == 0
             && !self.slots.values().any(slot::Slot::is_at_work);
         if idle && let Some(done) = self.draining.take() {
@@ -650,6 +668,7 @@ impl Scheduler {
             posted,
             messages,
             consumed,
+            put_back,
             offers,
             calls,
             given_up,
@@ -664,11 +683,11 @@ impl Scheduler {
             self.tools.in_hand.put_back(run, item);
             self.consumed.put((run, item), false);
         }
+        put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(id, item));
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
             slot.durable = slot.durable.max(upto);
         }
-            put_back,
         self.proven(id);
         self.try_again(id);
         if let Some(started) = started {
@@ -683,18 +702,18 @@ impl Scheduler {
             let _ = started.send(Ok(started_at_ms));
         }
         if then_load {
-        put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(id, item));
             self.load(id);
         }
         if goes_on {
             self.hint_timers(0);
+            self.tools.inbox_hint.notify_one();
             self.make_anew(id);
         }
         if let Some(due_ms) = due_ms {
             self.hint_timers(due_ms);
         }
-        if let Some(settled) = settled {
-            let _ = settled.send(true);
+        if let Some((settled, _others)) = settled {
+            let _ = settled.send(Settlement::Done);
         }
         if let Some(held) = held {
             self.held(id, held);
@@ -706,7 +725,6 @@ impl Scheduler {
             self.queue_up(id, op);
         }
         given_up.into_iter().for_each(slot::Attempt::give_up);
-            self.tools.inbox_hint.notify_one();
         for child in children {
             self.child_committed(id, child, refused);
         }
@@ -736,6 +754,7 @@ impl Scheduler {
         for (run, item) in pending.consumed {
             self.tools.in_hand.put_back(run, item);
         }
+        pending.put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(pending.run, item));
         if kind == PoisonKind::Gap && !self.slots.contains_key(&pending.run) {
             // Of a run whose start was refused.
             return;
@@ -754,7 +773,6 @@ impl Scheduler {
             if matches!(kind, PoisonKind::Behind | PoisonKind::SeqTaken) {
                 // The ledger ends elsewhere than this host thought.
                 return self.rewind(pending.run);
-        pending.put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(pending.run, item));
             }
             tracing::error!(run = %pending.run, problem, "a write was refused for good; the run is parked");
             // What the database holds of it is not what was sent.
@@ -888,7 +906,7 @@ pub(crate) fn begin_run(
         digest: facts.digest,
         parent: facts.parent,
         first,
+        further: Vec::new(),
     };
     Ok((new_run, run))
 }
-        further: Vec::new(),

@@ -11,21 +11,27 @@ use backstitch_client::tasks::{
 };
 use backstitch_client::wire::WAIT_MS_ASKED_MAX;
 use backstitch_core::command::check_name;
-use backstitch_core::inbox::MessageRow;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, Scope, TaskToken, limits,
+    Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
+    TaskToken, limits,
 };
 use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, Taking, TaskPage, TaskState, Wanted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::crier::Crier;
 use crate::desk::{GiveBack, Queue, Seat, Wish, Woken};
-use crate::scheduler::{Input, Settle, note};
+use crate::scheduler::{Input, Settle, Settlement, note};
 use crate::{attempt, time};
+
+/// How long an answer waits to be read by a run of another host: longer than a host lives that does not.
+const DECISION: Duration = Duration::from_secs(10);
+/// Looks whether it was grow rarer from the one to the other.
+const POLLS: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(100));
 
 impl Service {
     /// Tasks for a worker: those that wait, or the first ones that come within its wait.
@@ -150,9 +156,7 @@ impl Service {
             self.admit(scope, output)?;
         }
         let _answered = self.desk.answered(token.lease);
-        if let Ok(output) = &outcome
-            && self.settle_here(scope, token, output).await
-        {
+        if self.settle_here(scope, token, outcome.as_ref().ok()).await {
             return Ok(());
         }
         let TaskToken { op, attempt, .. } = token;
@@ -199,12 +203,23 @@ impl Service {
         if self.ledger.hold_task(scope, token).await? { Ok(()) } else { Err(stale(token)) }
     }
 
-    /// By the scheduler of this host, if it has the run and knows of the lease: one commit.
-    async fn settle_here(&self, scope: Scope, token: TaskToken, output: &Json) -> bool {
+    /// By the scheduler of this host, if it has the run and knows of the lease: one commit. False: it is for the
+    /// database to say what is the first answer, and by now it can.
+    async fn settle_here(&self, scope: Scope, token: TaskToken, output: Option<&Json>) -> bool {
         let Ok(term) = self.term() else { return false };
         let (reply, settled) = oneshot::channel();
-        let settle = Settle { scope, token, output: output.clone(), reply };
-        term.inputs.send(Input::Settle(settle)).await.is_ok() && settled.await.unwrap_or(false)
+        let settle = Settle { scope, token, output: output.cloned(), reply };
+        if term.inputs.send(Input::Settle(settle)).await.is_err() {
+            return false;
+        }
+        match settled.await {
+            Ok(Settlement::Done) => true,
+            Ok(Settlement::Later(first)) => {
+                first.cancelled().await;
+                false
+            }
+            Ok(Settlement::Elsewhere) | Err(_) => false,
+        }
     }
 
     /// By the inbox of the run, whoever has it.
@@ -217,10 +232,17 @@ impl Service {
         let item = note(token.run, message);
         match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
-                if let Some(owner) = owner {
-                    self.crier.messages(owner);
+                owner.into_iter().for_each(|owner| self.crier.messages(owner));
+                if owner == self.term().ok().map(|term| term.host)
+                    || matches!(message, Message::AttemptFreed { .. })
+                {
+                    return Ok(());
                 }
-                Ok(())
+                // The owner may have had an answer before the task was gone.
+                match self.is_outcome(scope, token, message, item.item_id).await? {
+                    true => Ok(()),
+                    false => Err(stale(token)),
+                }
             }
             Settled::GivenUp if matches!(message, Message::AttemptFreed { .. }) => Ok(()),
             Settled::GivenUp => {
@@ -228,37 +250,56 @@ impl Service {
                 let message = format!("run {run} does not wait for op {op} any more");
                 Err(ServiceError::Conflict { code: "task-given-up", message })
             }
+            Settled::Stale if matches!(message, Message::AttemptFreed { .. }) => Err(stale(token)),
+            // The very same answer may have been given before, and be on its way.
             Settled::Stale => {
-                let kinds = match message {
-                    Message::AttemptEnded { outcome: Ok(_), .. } => &[Kind::ActivityCompleted][..],
-                    Message::AttemptEnded { outcome: Err(_), .. } => {
-                        &[Kind::ActivityFailed, Kind::ActivityAttemptFailed]
-                    }
-                    _ => return Err(stale(token)),
+                let waits = match self.ledger.run_status(scope, token.run).await? {
+                    Some(_) => self.ledger.answer_waiting(scope, token, &item.message).await?,
+                    None => return Err(stale(token)),
                 };
-                if self.is_recorded(scope, token, kinds, &item.message).await? {
-                    Ok(())
-                } else {
-                    Err(stale(token))
-                }
+                let is_outcome = match waits {
+                    Some(earlier) => self.is_outcome(scope, token, message, earlier).await?,
+                    None => self.is_recorded(scope, token, message).await?,
+                };
+                if is_outcome { Ok(()) } else { Err(stale(token)) }
             }
         }
     }
 
-    /// Whether this very answer is in the ledger, as a row of one of `kinds`, or on its way there: it was given
-    /// before.
+    /// Whether an answer that was left in the inbox of its run is what the ledger says then, and not one that the run
+    /// had from elsewhere at the same time. A run that does not read takes no other answer either.
+    async fn is_outcome(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        message: &Message,
+        item: Uuid,
+    ) -> Result<bool, ServiceError> {
+        let over = Instant::now() + DECISION;
+        let mut pause = POLLS.0;
+        while let Some(status) = self.ledger.status_if_unread(token.run, item).await? {
+            if Instant::now() >= over || status == RunStatus::Parked {
+                return Ok(true);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLLS.1);
+        }
+        self.is_recorded(scope, token, message).await
+    }
+
+    /// Whether this very answer is in the ledger.
     async fn is_recorded(
         &self,
         scope: Scope,
         token: TaskToken,
-        kinds: &[Kind],
-        answer: &MessageRow,
+        message: &Message,
     ) -> Result<bool, ServiceError> {
-        if self.ledger.run_status(scope, token.run).await?.is_none() {
-            return Ok(false);
-        }
-        let recorded = self.ledger.outcome_of(scope, token, kinds, answer.kind).await?;
-        Ok(recorded.is_some() && recorded.as_deref() == answer.payload.as_deref())
+        let kinds = match message {
+            Message::AttemptEnded { outcome: Ok(_), .. } => &[Kind::ActivityCompleted][..],
+            _ => &[Kind::ActivityFailed, Kind::ActivityAttemptFailed],
+        };
+        let recorded = self.ledger.outcome_of(scope, token, kinds).await?;
+        Ok(recorded.is_some() && recorded.as_deref() == message.to_row().payload.as_deref())
     }
 
     /// A page of open tasks.
@@ -298,11 +339,16 @@ impl Service {
         }
         let (run, attempt, owner) = self.open_call(scope, id, op).await?;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        self.ledger.overrule_task(scope, op, &note(run, &message)).await?;
-        if let Some(owner) = owner {
-            self.crier.messages(owner);
+        let item = note(run, &message);
+        let is_first = self.ledger.overrule_task(scope, op, &item).await?;
+        owner.into_iter().for_each(|owner| self.crier.messages(owner));
+        // Which task it was does not matter any more.
+        let token = TaskToken { run, op, attempt, lease: TaskLease(Uuid::nil()) };
+        if is_first && self.is_outcome(scope, token, &message, item.item_id).await? {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("op {op} of run {run} was answered otherwise at the same time, or given up");
+        Err(ServiceError::Conflict { code: "already-answered", message })
     }
 
     /// An operator wants the next attempt of a call now.
