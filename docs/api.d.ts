@@ -348,6 +348,12 @@ export type LimitTenant = {
   stored_bytes_max?: number | null;
 };
 
+/** That a host is alive. */
+export type LiveView = {
+  /** `live`. */
+  status: string;
+};
+
 /** A name that a component serves. */
 export type NameView = {
   /** Workflow or activity. */
@@ -423,6 +429,22 @@ export type QueryView = {
   rows: number;
   /** The run. */
   run_id: string;
+};
+
+/** That a host is ready for requests. */
+export type ReadyView = {
+  /** How far the machine's clock is ahead of the database's. */
+  clock_skew_ms: number;
+  /** This host. */
+  host_id: string;
+  /** How long ago the last heartbeat was sent that the database has taken. */
+  lease_age_ms: number;
+  /** How long its lease lasts, in milliseconds. */
+  lease_ms: number;
+  /** `ready`. */
+  status: string;
+  /** How long the writer has been at the statement that it is at. */
+  writer_busy_ms: number;
 };
 
 /** Body of a cancel or terminate request. An empty body is one without a reason. */
@@ -977,6 +999,18 @@ export interface Operations {
     method: "GET";
     route: "/v1/health";
     answers: { 200: HealthView };
+  };
+  /** That the host is alive: it answers. Nothing else is asked, so an outage of Postgres gets no host restarted. */
+  live: {
+    method: "GET";
+    route: "/v1/health/live";
+    answers: { 200: LiveView };
+  };
+  /** Whether the host is ready: it has its lease, the database takes its heartbeats, and its writer gets through. */
+  ready: {
+    method: "GET";
+    route: "/v1/health/ready";
+    answers: { 200: ReadyView };
   };
   /** This document. */
   openapi: {

@@ -111,7 +111,7 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
 /// CPU of one look for timers of the host that are due, and for the next one, in microseconds.
 async fn look_us(server: &Server, host: HostId) -> Result<f64> {
     let ledger = Ledger::connect(ConnectOptions::new(&server.url)).await?;
-    let now_ms = backstitch::ambient::now_ms();
+    let now_ms = backstitch::ambient::wall_ms();
     let look = TimerLook { host, from_ms: 0, now_ms, always: 4, except: &[] };
     let before = server.cpu()?;
     for _ in 0..LOOKS {

@@ -14,8 +14,9 @@ use crate::history::Part;
 use crate::problem::ProblemDocument;
 use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendUpdate, StartRun};
 use crate::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, QueryView, RepairsView, ReplayView, RunCountView,
-    RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, LiveView, QueryView, ReadyView, RepairsView,
+    ReplayView, RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
+    WaitView,
 };
 use crate::wire::{
     CancelQuery, DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER,
@@ -145,6 +146,16 @@ impl Client {
     /// have told, entities and attributes. Their hosts do it soon after.
     pub async fn repair_all(&self) -> Result<RepairsView, ClientError> {
         self.give(self.post(&["repairs"]).timeout(SLOW_TIMEOUT)).await
+    }
+
+    /// That the host is alive.
+    pub async fn live(&self) -> Result<LiveView, ClientError> {
+        self.give(self.get(&["health", "live"])).await
+    }
+
+    /// That the host is ready. Refused with `not-ready` and the reason.
+    pub async fn ready(&self) -> Result<ReadyView, ClientError> {
+        self.give(self.get(&["health", "ready"])).await
     }
 
     /// Deploys a component. Refused with status 422 if it is none, or not one that this host runs.

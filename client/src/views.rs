@@ -386,6 +386,32 @@ pub struct HealthView {
     pub runs_rewound: u64,
 }
 
+/// That a host is alive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LiveView {
+    /// `live`.
+    pub status: String,
+}
+
+/// That a host is ready for requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReadyView {
+    /// `ready`.
+    pub status: String,
+    /// This host.
+    pub host_id: String,
+    /// How long its lease lasts, in milliseconds.
+    pub lease_ms: u64,
+    /// How long ago the last heartbeat was sent that the database has taken.
+    pub lease_age_ms: u64,
+    /// How long the writer has been at the statement that it is at.
+    pub writer_busy_ms: u64,
+    /// How far the machine's clock is ahead of the database's.
+    pub clock_skew_ms: i64,
+}
+
 /// JSON that is `null` is not the same as none.
 pub(crate) fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
     Json::deserialize(deserializer).map(Some)

@@ -6,30 +6,61 @@
 use std::io;
 use std::path::PathBuf;
 
-use backstitch_core::{HostId, RunId, TaskLease};
+use backstitch_core::{HostId, TaskLease};
 use uuid::Uuid;
 
-/// Milliseconds since the Unix epoch. May step backwards when an operator sets the clock: what must
-/// not is made monotonic where it is used.
+/// What this machine's wall clock says, in milliseconds since the Unix epoch. Nothing of a run goes by it: see
+/// [`crate::clock`].
+pub fn wall_ms() -> u64 {
+    wall().saturating_add_signed(skew_ms())
+}
+
 #[expect(clippy::disallowed_methods, reason = "the one reading of the wall clock")]
-pub fn now_ms() -> u64 {
+fn wall() -> u64 {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_epoch.map_or(0, |elapsed| u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The identity of a run that starts now.
-pub fn new_run_id() -> RunId {
-    RunId(new_uuid())
+/// By how much a test has this machine's clock be wrong, in milliseconds: what the file says that `BACKSTITCH_CLOCK` names,
+/// now. Only builds with debug assertions ask.
+#[cfg(debug_assertions)]
+fn skew_ms() -> i64 {
+    static FILE: std::sync::LazyLock<Option<PathBuf>> =
+        std::sync::LazyLock::new(|| variable_path("BACKSTITCH_CLOCK"));
+    let said = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    said.and_then(|said| said.trim().parse().ok()).unwrap_or(0)
+}
+
+/// None.
+#[cfg(not(debug_assertions))]
+fn skew_ms() -> i64 {
+    0
+}
+
+/// Milliseconds since the machine was started, those included in which it slept: whoever was not there for a while
+/// must be able to tell.
+pub fn uptime_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::Boottime;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(clock);
+    let ms = now.tv_sec.unsigned_abs().saturating_mul(1_000);
+    ms.saturating_add(now.tv_nsec.unsigned_abs() / 1_000_000)
+}
+
+/// An identity that is ordered by time: a UUID v7 at a place in time, in 4,096ths of a millisecond since the Unix epoch.
+pub fn id_at(place: u64) -> Uuid {
+    // Of the random bytes, those of the place are overwritten. The version and the variant are the builder's.
+    let mut bytes = *random_uuid().as_bytes();
+    bytes[..6].copy_from_slice(&(place >> 12).to_be_bytes()[2..]);
+    bytes[6..8].copy_from_slice(&((place & 0xfff) as u16 | 0x7000).to_be_bytes());
+    Uuid::from_bytes(bytes)
 }
 
 /// The identity of this host process. A restarted process is another host.
 pub fn new_host_id() -> HostId {
     HostId(new_uuid())
-}
-
-/// The identity of a message that is sent now.
-pub fn new_item_id() -> Uuid {
-    new_uuid()
 }
 
 /// Ties an error that a client sees to the line in the log that explains it.
@@ -38,9 +69,13 @@ pub fn new_incident_id() -> Uuid {
 }
 
 /// One handing-out of tasks. All of it is random: whoever knows it was given it.
-#[expect(clippy::disallowed_methods, reason = "the one source of identities")]
 pub fn new_task_lease() -> TaskLease {
-    TaskLease(Uuid::new_v4())
+    TaskLease(random_uuid())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one source of identities")]
+fn random_uuid() -> Uuid {
+    Uuid::new_v4()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one source of identities")]
@@ -76,15 +111,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn run_ids_are_ordered_by_time() {
-        let first = new_run_id();
-        let second = new_run_id();
-        assert!(first < second);
-        assert_eq!(first.0.get_version_num(), 7);
+    fn identities_are_ordered_by_time() {
+        let at = |ms: u64| id_at(ms << 12);
+        assert!(at(1_700_000_000_000) < at(1_700_000_000_001));
+        assert!(id_at(5) < id_at(6));
+        assert_eq!((id_at(5).get_version_num(), id_at(5).get_variant()), (7, uuid::Variant::RFC4122));
     }
 
     #[test]
     fn the_clock_shows_this_century() {
-        assert!(now_ms() > 1_700_000_000_000);
+        assert!(wall_ms() > 1_700_000_000_000);
+        assert!(uptime_ms() > 0);
     }
 }

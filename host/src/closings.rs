@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_closing_wakes_those_who_wait_for_its_run_and_nobody_else() {
         let closings = Closings::new();
-        let (run, other) = (ambient::new_run_id(), ambient::new_run_id());
+        let (run, other) = (RunId(ambient::id_at(1)), RunId(ambient::id_at(2)));
         let (mut one, mut two) = (closings.of(run), closings.of(run));
         let mut elsewhere = closings.of(other);
         closings.tell(run);
@@ -106,7 +106,7 @@ mod tests {
     fn who_hears_of_all_hears_of_each() {
         let closings = Closings::new();
         let mut all = closings.all();
-        let run = ambient::new_run_id();
+        let run = RunId(ambient::id_at(1));
         closings.tell(run);
         assert_eq!(all.try_recv().unwrap(), run);
     }

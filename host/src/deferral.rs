@@ -15,6 +15,7 @@ use backstitch_ledger::{Ledger, Settled};
 use backstitch_sandbox::{Defer, Pulse};
 use tokio::sync::{OnceCell, oneshot};
 
+use crate::clock::Clock;
 use crate::crier::Crier;
 use crate::retry::until_answered;
 use crate::scheduler::{AttemptEnd, Deferring, Input, Inputs, note};
@@ -34,6 +35,8 @@ pub(crate) struct Deferral {
     pub(crate) pulse: Arc<Pulse>,
     /// To the scheduler.
     pub(crate) inputs: Inputs,
+    /// What time it is.
+    pub(crate) clock: Clock,
     /// What came of the first time that it was asked for.
     pub(crate) handed: OnceCell<Option<Handed>>,
 }
@@ -92,7 +95,7 @@ impl Deferral {
         }
         if let Err(failure) = outcome {
             let message = Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: None };
-            let item = note(run, &message);
+            let item = note(&self.clock, run, &message);
             let leave = || ledger.settle_task(scope, token, &item);
             if let Settled::Left { owner: Some(owner) } = until_answered("failing a held call", leave).await {
                 crier.messages(owner);

@@ -21,6 +21,7 @@ use crate::api::problem::Problem;
 use crate::host::{Host, HostConfig, HostError};
 use crate::push::{self, PushKeys, PushTarget};
 use crate::service::{Service, ServiceError};
+use crate::tenure::Tenure;
 
 /// The host of this process, as its workers see it.
 #[derive(Clone)]
@@ -32,7 +33,7 @@ pub struct Local {
 /// A worker of the host in this process.
 pub type LocalWorker = Worker<Local>;
 
-type SetUp = Box<dyn FnOnce(LocalWorker) -> LocalWorker + Send>;
+type SetUp = Box<dyn FnOnce(LocalWorker, &Tenure) -> LocalWorker + Send>;
 
 /// A host that is being set up.
 ///
@@ -102,7 +103,7 @@ impl HostBuilder {
     /// Adds a worker in this process: `set_up` says which queue it serves, and its activities. May be called for
     /// each queue. What a deployed component serves is not for workers.
     pub fn worker(mut self, set_up: impl FnOnce(LocalWorker) -> LocalWorker + Send + 'static) -> Self {
-        self.workers.push(Box::new(set_up));
+        self.workers.push(Box::new(|worker, _| set_up(worker)));
         self
     }
 
@@ -119,9 +120,12 @@ impl HostBuilder {
         ca_file: Option<&Path>,
     ) -> Result<Self, EgressError> {
         let http = push::http(ca_file)?;
-        Ok(targets.into_iter().fold(self, |builder, target| {
+        Ok(targets.into_iter().fold(self, |mut builder, target| {
             let (keys, http) = (keys.clone(), http.clone());
-            builder.worker(move |worker| push::pusher(worker, target, keys, http))
+            let set_up =
+                move |worker, tenure: &Tenure| push::pusher(worker, tenure.clone(), target, keys, http);
+            builder.workers.push(Box::new(set_up));
+            builder
         }))
     }
 
@@ -153,7 +157,8 @@ impl Workers {
     fn start(workers: Vec<SetUp>, local: &Local) -> Self {
         let stopping = CancellationToken::new();
         let run = |set_up: SetUp| {
-            let worker = set_up(Worker::new(local.clone()).grace(Duration::from_secs(5)));
+            let worker =
+                set_up(Worker::new(local.clone()).grace(Duration::from_secs(5)), local.service.tenure());
             let stopped = stopping.clone().cancelled_owned();
             tokio::spawn(async move {
                 if let Err(error) = worker.run(stopped).await {

@@ -13,16 +13,22 @@ use backstitch_core::{Command, Event, Failure, Json, Memory, Op, Replay, RunId, 
 use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use crossbeam_channel::Receiver;
 
+use crate::clock::Clock;
 use crate::programs::Programs;
 use crate::room::Held;
 use crate::scheduler::Facts;
-use crate::{ambient, attempt, crash};
+use crate::tenure::Tenure;
+use crate::{attempt, crash};
 
 /// Carries out calls on the thread of the guest that makes them.
 #[derive(Clone)]
 pub(crate) struct AtOnce {
     /// Who serves them.
     pub(crate) programs: Programs,
+    /// What time it is.
+    pub(crate) clock: Clock,
+    /// Whether this host may begin anything.
+    pub(crate) tenure: Tenure,
     /// How long the calls of one activation may take, before they are left to the scheduler.
     pub(crate) bound: Duration,
 }
@@ -194,12 +200,12 @@ impl AtOnce {
         let mut outcomes = Vec::new();
         for (op, command, open) in commands {
             let Command::ScheduleActivity { name, input, options } = command else { continue };
-            if !open || begun.elapsed() >= self.bound {
+            if !open || begun.elapsed() >= self.bound || !self.tenure.holds() {
                 continue;
             }
             let program = self.programs.activity_at_hand(facts.scope, options.queue(), name);
             let Some(program) = program else { continue };
-            let now_ms = ambient::now_ms();
+            let now_ms = self.clock.now_ms();
             let due = attempt::Due::new(options, now_ms, now_ms);
             let call = due.call(
                 facts,

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use backstitch_core::HostId;
 use backstitch_core::limits;
-use backstitch_ledger::{ConnectOptions, Health, Ledger, Payloads, Wake, Writer, WriterConfig};
+use backstitch_ledger::{ConnectOptions, Health, Heart, Ledger, Payloads, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, EgressConfig, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::desk::{Desk, Queue};
 use crate::embed::Workers;
@@ -30,11 +31,14 @@ use crate::retry::until_answered;
 use crate::room::Room;
 use crate::scheduler::{self, Absent, Counters, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
+use crate::tenure::Tenure;
 use crate::watch::Watcher;
 use crate::{ambient, guests};
 
 /// Acknowledgements that may wait for the scheduler, in batches.
 const ACKS_WAITING_MAX: usize = 64;
+/// How long to wait, in milliseconds, before a clock that was wrong is looked at again.
+const CLOCK_MS_MAX: u64 = 1_000;
 /// How long a stopping host waits for what is on its way.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -106,6 +110,9 @@ pub enum HostError {
     /// The keys of its payloads.
     #[error(transparent)]
     Keys(#[from] backstitch_ledger::KeyError),
+    /// This machine's clock.
+    #[error("{0}")]
+    Clock(String),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] backstitch_sandbox::SandboxError),
@@ -122,11 +129,19 @@ pub(crate) struct Term {
     pub(crate) inbox_hint: Arc<Notify>,
     /// Whether the writer gets through.
     pub(crate) health: watch::Receiver<Health>,
+    /// Since when it has been at one statement.
+    pub(crate) busy: watch::Receiver<Option<Instant>>,
     /// Whether the heartbeat does.
     pub(crate) pulse: watch::Receiver<Health>,
 }
 
 impl Term {
+    /// How long the writer has been at one statement.
+    pub(crate) fn writer_busy_ms(&self) -> u64 {
+        let busy = self.busy.borrow().map_or(Duration::ZERO, |since| since.elapsed());
+        u64::try_from(busy.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What keeps the database from taking writes, and since when.
     pub(crate) fn outage(&self) -> Option<(Instant, Arc<str>)> {
         [&self.health, &self.pulse].into_iter().find_map(|health| match &*health.borrow() {
@@ -151,6 +166,9 @@ pub struct Host {
 struct Fixed {
     config: HostConfig,
     ledger: Ledger,
+    heart: Arc<Heart>,
+    clock: Clock,
+    tenure: Tenure,
     programs: Programs,
     /// For the ledgers of runs that are loaded: what one term holds, the next has not.
     room: Room,
@@ -169,11 +187,18 @@ impl Host {
     /// Connects, brings the schema up to date, and starts to work. Fails rather than waits.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
         let payloads = config.payloads.clone();
-        let options = ConnectOptions { payloads, ..ConnectOptions::new(&config.database_url) };
+        let lease_ms = config.lease_ms;
+        let options = ConnectOptions { payloads, lease_ms, ..ConnectOptions::new(&config.database_url) };
         let ledger = Ledger::connect(options).await?;
-        ledger.migrate().await?;
+        // Before anything else takes what connections the server has left, and for as long as the host lives.
+        let heart = Arc::new(ledger.heart()?);
+        let clock = Clock::new(&heart.read_clock().await?);
+        if let Some(wrong) = clock.wrong() {
+            return Err(HostError::Clock(wrong));
+        }
+        ledger.prepare_schema().await?;
         ledger.check_keys().await?;
-        ledger.ensure_partitions(ambient::now_ms()).await?;
+        ledger.ensure_partitions(clock.now_ms()).await?;
         if let Some(dead) = config.predecessor {
             ledger.declare_dead(dead).await?;
         }
@@ -193,7 +218,10 @@ impl Host {
         let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
         let (done, _) = watch::channel(None::<Inputs>);
         let scheduler = done.clone();
-        let at_once = AtOnce { programs: programs.clone(), bound: Duration::from_millis(config.at_once_ms) };
+        let tenure = Tenure::new(lease_ms);
+        let bound = Duration::from_millis(config.at_once_ms);
+        let at_once =
+            AtOnce { programs: programs.clone(), clock: clock.clone(), tenure: tenure.clone(), bound };
         let threads = guests::spawn(config.guest_threads, &jobs_waiting, &at_once, move |activated| {
             // Between two terms nobody wants it: the run is read from its ledger again.
             let inputs = scheduler.borrow().clone();
@@ -212,10 +240,14 @@ impl Host {
             current_seen.clone(),
             closings.clone(),
             Arc::clone(&counters),
+            (clock.clone(), tenure.clone()),
         );
         let fixed = Fixed {
             config,
             ledger,
+            heart,
+            clock,
+            tenure,
             programs,
             room: Room::new(limits::LOADS_RUNNING_MAX, limits::LOADS_BYTES_MAX),
             jobs,
@@ -285,13 +317,20 @@ impl Fixed {
     }
 
     async fn term(&self) {
+        if self.clock.wrong().is_some() {
+            return self.until_the_clock_is_right().await;
+        }
         let host = ambient::new_host_id();
-        let (ledger, lease_ms) = (&self.ledger, self.config.lease_ms);
-        let registered = until_answered("registering", || ledger.register(host, lease_ms, "backstitch"));
-        let lease = tokio::select! {
-            lease = registered => lease,
+        let (heart, lease_ms) = (&self.heart, self.config.lease_ms);
+        let registered = until_answered("registering", async || {
+            let sent_ms = ambient::uptime_ms();
+            heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
+        });
+        let (sent_ms, lease) = tokio::select! {
+            registered = registered => registered,
             () = self.stop.cancelled() => return,
         };
+        self.tenure.renew(sent_ms);
         tracing::info!(%host, "registered");
 
         let (inputs, inputs_taken) = scheduler::channel();
@@ -304,7 +343,7 @@ impl Fixed {
             hook: crate::crash::writer_hook(),
             ..WriterConfig::default()
         };
-        let writer = match Writer::spawn(self.ledger.options(), lease, items_taken, acks, writing) {
+        let writer = match Writer::spawn(&self.ledger, lease, items_taken, acks, writing) {
             Ok(writer) => writer,
             Err(error) => {
                 // The same URL has made the pool.
@@ -322,6 +361,8 @@ impl Fixed {
         };
         let tools = Tools {
             lease,
+            clock: self.clock.clone(),
+            tenure: self.tenure.clone(),
             ledger: self.ledger.clone(),
             loads,
             absent: absent.clone(),
@@ -345,6 +386,8 @@ impl Fixed {
 
         let watcher = Watcher {
             ledger: self.ledger.clone(),
+            clock: self.clock.clone(),
+            tenure: self.tenure.clone(),
             lease,
             lease_ms,
             inputs: inputs.clone(),
@@ -364,24 +407,45 @@ impl Fixed {
         loops.spawn(watcher.clone().backlog());
         loops.spawn(watcher.clone().lacking());
         loops.spawn(watcher.clone().directory(self.programs.clone(), self.service.quotas().clone()));
-        loops.spawn(self.service.clone().keep_schedules());
+        loops.spawn(self.service.for_host().keep_schedules());
         loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint), self.service.desk().clone()));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
-        let renewals = tokio::spawn(watcher.renewals(pulse_sender));
-        let health = writer.health.clone();
-        self.current.send_replace(Some(Term { host, inputs: inputs.clone(), inbox_hint, health, pulse }));
+        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heart), pulse_sender));
+        let (health, busy) = (writer.health.clone(), writer.busy.clone());
+        self.current.send_replace(Some(Term {
+            host,
+            inputs: inputs.clone(),
+            inbox_hint,
+            health,
+            busy,
+            pulse,
+        }));
 
         let died = self.until_over(scheduler, renewals, loops, inputs).await;
+        self.tenure.end();
         self.current.send_replace(None);
         self.done.send_replace(None);
         writer.task.abort();
         let given_up = match died {
             // As if the host had died: it may have been over one of its runs.
             true => self.ledger.declare_dead(host).await.map(drop),
-            false => self.ledger.release(lease).await,
+            false => self.heart.release(lease).await,
         };
         if let Err(error) = given_up {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
+        }
+    }
+
+    /// A clock that is wrong is looked at again and again: whoever sets it right need not start the host anew.
+    async fn until_the_clock_is_right(&self) {
+        let pause = Duration::from_millis(self.config.lease_ms.min(CLOCK_MS_MAX));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.stop.cancelled() => return,
+        }
+        match self.heart.read_clock().await {
+            Ok(reading) => self.clock.set_by(&reading),
+            Err(error) => tracing::debug!(%error, "the database's clock could not be read"),
         }
     }
 

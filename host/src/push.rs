@@ -38,6 +38,7 @@ use serde::Deserialize;
 use crate::ambient;
 use crate::api::trim;
 use crate::embed::LocalWorker;
+use crate::tenure::Tenure;
 
 /// Where tasks of a queue go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,14 +139,25 @@ impl PushKeys {
 }
 
 /// Has a worker push the tasks of a queue.
-pub(crate) fn pusher(worker: LocalWorker, target: PushTarget, keys: PushKeys, http: Http) -> LocalWorker {
+pub(crate) fn pusher(
+    worker: LocalWorker,
+    tenure: Tenure,
+    target: PushTarget,
+    keys: PushKeys,
+    http: Http,
+) -> LocalWorker {
     let url = target.url;
     worker.name(format!("push to {url}")).task_queue(target.task_queue).concurrency(PUSHES_AT_ONCE).any_activity(
         move |context| {
-            let (http, url, keys) = (http.clone(), url.clone(), keys.clone());
+            let (http, url, keys, tenure) = (http.clone(), url.clone(), keys.clone(), tenure.clone());
             async move {
+                let pushed = async {
+                    // The host may have been stopped since it was given the task.
+                    tenure.until_it_holds().await;
+                    push(&http, url, &keys, &context).await
+                };
                 tokio::select! {
-                    ending = push(&http, url, &keys, &context) => ending,
+                    ending = pushed => ending,
                     // Nobody waits for it: the endpoint sees its connection go.
                     () = context.cancelled() => Ending::Failed(Failure::fatal("cancelled", "nobody waits for it")),
                 }
@@ -184,7 +196,7 @@ async fn push(http: &Http, url: Uri, keys: &PushKeys, context: &Context) -> Endi
         Err(error) => return Ending::Failed(Failure::fatal("bad-task", error.to_string())),
     };
     let id = format!("{}:{}", task.idempotency_key, task.attempt);
-    let at_s = ambient::now_ms() / 1_000;
+    let at_s = ambient::wall_ms() / 1_000;
     let request = Request::post(url)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::USER_AGENT, concat!("backstitch/", env!("CARGO_PKG_VERSION")))
@@ -224,7 +236,7 @@ fn unreachable(error: &(dyn std::error::Error + 'static)) -> Ending {
 async fn answered(response: Response<Incoming>) -> Ending {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|after| delay(after.to_str().ok()?.trim(), ambient::now_ms()));
+    let retry_after = retry_after.and_then(|after| delay(after.to_str().ok()?.trim(), ambient::wall_ms()));
     if status == StatusCode::ACCEPTED {
         return Ending::Later;
     }

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_client::views::{
-    DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReplayView, RowView, RunCountView,
-    RunDetailView, RunListView, RunView, StatusCountView, StoredView, WaitView,
+    DeployedView, DeploymentView, HealthView, LedgerView, NameView, ReadyView, ReplayView, RowView,
+    RunCountView, RunDetailView, RunListView, RunView, StatusCountView, StoredView, WaitView,
 };
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
@@ -35,8 +35,9 @@ use backstitch_sandbox::{ComponentKind, Described, Manifest, Program, WorkflowPr
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 
 pub use self::error::ServiceError;
-use self::error::{between_terms, internal, invalid, unfit, unknown_run, unloadable};
+use self::error::{between_terms, internal, invalid, out_of_time, unfit, unknown_run, unloadable};
 pub use self::follow::{Follow, Step};
+use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::desk::Desk;
@@ -46,16 +47,22 @@ use crate::quota::Quotas;
 use crate::retrace::Recorded;
 use crate::room::{Held, Room};
 use crate::scheduler::Counters;
-use crate::{ambient, retrace, time};
+use crate::tenure::Tenure;
+use crate::{retrace, time};
 
 /// The host, as clients see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
+    /// Over the connections of clients.
     ledger: Ledger,
+    /// Over the host's own: what may take its time, or must not wait behind clients.
+    patient: Ledger,
     programs: Programs,
     term: watch::Receiver<Option<Term>>,
     closings: Closings,
     counters: Arc<Counters>,
+    clock: Clock,
+    tenure: Tenure,
     desk: Desk,
     crier: Crier,
     quotas: Quotas,
@@ -84,19 +91,24 @@ impl Service {
         term: watch::Receiver<Option<Term>>,
         closings: Closings,
         counters: Arc<Counters>,
+        (clock, tenure): (Clock, Tenure),
     ) -> Self {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
-        let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone()));
+        let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
         let computing = Arc::new(Semaphore::new(query::COMPUTING_MAX));
         let room = Room::new(limits::READINGS_MAX, limits::READINGS_BYTES_MAX);
         let schedule_hint = Arc::new(Notify::new());
         let scheduled = Arc::new(Mutex::new(lru::LruCache::new(SCHEDULED_MAX)));
+        let (ledger, patient) = (ledger.for_clients(), ledger);
         Self {
             ledger,
+            patient,
             programs,
             term,
             closings,
             counters,
+            clock,
+            tenure,
             desk,
             crier,
             quotas,
@@ -105,6 +117,11 @@ impl Service {
             schedule_hint,
             scheduled,
         }
+    }
+
+    /// The same for what the host does of its own accord.
+    pub(crate) fn for_host(&self) -> Self {
+        Self { ledger: self.patient.clone(), ..self.clone() }
     }
 
     /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities
@@ -138,7 +155,7 @@ impl Service {
             return Err(unfit("nothing-offered", message));
         }
         if kind == ComponentKind::Activity {
-            self.ledger.put_manifest(scope, digest, manifest, ambient::now_ms()).await?;
+            self.ledger.put_manifest(scope, digest, manifest, self.clock.now_ms()).await?;
         }
         let created = self.store(scope, kind, digest, &bytes, described).await?;
         self.programs.refresh().await?;
@@ -178,9 +195,9 @@ impl Service {
         };
         let names: Vec<&str> = described.iter().map(|described| described.name.as_str()).collect();
         let names_json = serde_json::to_string(&names).map_err(|error| internal(&error))?;
-        let now_ms = ambient::now_ms();
+        let now_ms = self.clock.now_ms();
         let new = NewComponent { digest, kind: offers, bytes, names: &names_json, created_ms: now_ms };
-        let created = self.ledger.put_component(scope, new).await?;
+        let created = self.patient.put_component(scope, new).await?;
         let mut queues: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for described in described {
             let queue = queue_of(kind, described).unwrap_or_default();
@@ -346,10 +363,7 @@ impl Service {
     /// How the host is.
     pub async fn health(&self) -> HealthView {
         let term = self.term.borrow().clone();
-        let database = match &term {
-            None => Some("the host has no lease at the moment".to_owned()),
-            Some(term) => term.outage().map(|(_, reason)| reason.to_string()),
-        };
+        let database = self.unready(term.as_ref());
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HealthView {
             status: if database.is_none() { "ok" } else { "degraded" }.to_owned(),
@@ -366,9 +380,46 @@ impl Service {
         }
     }
 
+    /// Whether the host can do what clients ask of it; an error says why it cannot.
+    pub fn ready(&self) -> Result<ReadyView, ServiceError> {
+        let term = self.term.borrow().clone();
+        if let Some(message) = self.unready(term.as_ref()) {
+            return Err(ServiceError::Unavailable { code: "not-ready", message });
+        }
+        Ok(ReadyView {
+            status: "ready".to_owned(),
+            host_id: term.as_ref().map(|term| term.host.to_string()).unwrap_or_default(),
+            lease_ms: self.tenure.lease_ms(),
+            lease_age_ms: self.tenure.age_ms().unwrap_or(u64::MAX),
+            writer_busy_ms: term.as_ref().map_or(0, Term::writer_busy_ms),
+            clock_skew_ms: self.clock.skew_ms(),
+        })
+    }
+
+    /// What keeps the host from its work.
+    fn unready(&self, term: Option<&Term>) -> Option<String> {
+        let Some(term) = term else {
+            let no_lease = || "the host has no lease at the moment".to_owned();
+            return Some(self.clock.wrong().unwrap_or_else(no_lease));
+        };
+        if let Some((_, reason)) = term.outage() {
+            return Some(reason.to_string());
+        }
+        if !self.tenure.holds() {
+            return Some("no heartbeat has reached the database for longer than the lease lasts".to_owned());
+        }
+        let (busy_ms, lease_ms) = (term.writer_busy_ms(), self.tenure.lease_ms());
+        (busy_ms > lease_ms).then(|| format!("the writer has waited for one statement for {busy_ms} ms"))
+    }
+
     /// Runs that close or are parked on this host from now on. A receiver that lags misses some.
     pub fn closings(&self) -> broadcast::Receiver<RunId> {
         self.closings.all()
+    }
+
+    /// Whether anything may begin.
+    pub(crate) fn tenure(&self) -> &Tenure {
+        &self.tenure
     }
 
     /// Where workers wait for tasks.
@@ -382,7 +433,8 @@ impl Service {
     }
 
     fn term(&self) -> Result<Term, ServiceError> {
-        self.term.borrow().clone().ok_or_else(between_terms)
+        let term = self.term.borrow().clone();
+        term.ok_or_else(|| self.clock.wrong().map_or_else(between_terms, out_of_time))
     }
 
     /// Who a run is, without its payloads.

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::{RunId, RunStatus, limits};
-use backstitch_ledger::{Health, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
+use backstitch_ledger::{Health, Heart, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::clock::Clock;
 use crate::crier::Crier;
 use crate::desk::{Desk, Queue};
 use crate::in_hand::InHand;
@@ -21,6 +22,7 @@ use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::scheduler::{Absent, DEADLINE, Guard, Input, Inputs};
+use crate::tenure::Tenure;
 use crate::{ambient, crash};
 
 /// How old this host's copy of the names may be, in milliseconds.
@@ -57,6 +59,10 @@ const TIMERS_MS_MAX: u64 = 30_000;
 pub(crate) struct Watcher {
     /// The database.
     pub(crate) ledger: Ledger,
+    /// What time it is.
+    pub(crate) clock: Clock,
+    /// Whether this host may begin anything.
+    pub(crate) tenure: Tenure,
     /// This host's registration.
     pub(crate) lease: Lease,
     /// How long it may be silent.
@@ -81,17 +87,24 @@ impl Watcher {
     /// Renews the lease until it is lost. The scheduler may still be at work then: the fence holds
     /// its rows back. Tells `pulse` whether the database takes the heartbeat: an outage is noticed also
     /// when there is nothing else to write.
-    pub(crate) async fn renewals(self, pulse: watch::Sender<Health>) {
+    pub(crate) async fn renewals(self, heart: Arc<Heart>, pulse: watch::Sender<Health>) {
         let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             crash::point("lease-renewal");
-            match self.ledger.heartbeat(self.lease).await {
-                Ok(Pulse::Alive) => {
+            let sent_ms = ambient::uptime_ms();
+            match heart.beat(self.lease).await {
+                Ok((Pulse::Alive, reading)) => {
+                    self.tenure.renew(sent_ms);
+                    self.clock.set_by(&reading);
+                    if self.clock.wrong().is_some() {
+                        // It has been said why.
+                        return;
+                    }
                     pulse.send_replace(Health::Healthy);
                 }
-                Ok(Pulse::Dead) => {
+                Ok((Pulse::Dead, _)) => {
                     tracing::warn!(host = %self.lease.host, "the lease is lost: others have this host's runs");
                     return;
                 }
@@ -164,7 +177,7 @@ impl Watcher {
             if all_at.elapsed() >= Duration::from_millis(TIMERS_MS_MAX) {
                 (from_ms, all_at) = (0, Instant::now());
             }
-            let now_ms = ambient::now_ms();
+            let now_ms = self.clock.now_ms();
             let absent = self.absent.runs();
             let look =
                 TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
@@ -184,11 +197,11 @@ impl Watcher {
             from_ms = now_ms;
             let next = || self.ledger.next_due(look);
             let next = until_answered("looking for the next timer", next).await;
-            let latest_ms = ambient::now_ms() + TIMERS_MS_MAX;
+            let latest_ms = self.clock.now_ms() + TIMERS_MS_MAX;
             let mut wake_ms = next.unwrap_or(u64::MAX).min(latest_ms);
             loop {
                 wake_ms = wake_ms.min(*hint.borrow_and_update());
-                let wait_ms = wake_ms.saturating_sub(ambient::now_ms());
+                let wait_ms = wake_ms.saturating_sub(self.clock.now_ms());
                 tokio::select! {
                     () = tokio::time::sleep(Duration::from_millis(wait_ms)) => break,
                     changed = hint.changed() => if changed.is_err() { return },
@@ -285,8 +298,8 @@ impl Watcher {
     async fn free_tasks(&self, programs: &Programs) {
         for (scope, served) in programs.activities() {
             let free = || {
-                let (now_ms, limit) = (ambient::now_ms(), limits::CLAIM_ROWS_MAX);
-                self.ledger.free_tasks(scope, &served, now_ms, limit, ambient::new_item_id)
+                let (now_ms, limit) = (self.clock.now_ms(), limits::CLAIM_ROWS_MAX);
+                self.ledger.free_tasks(scope, &served, now_ms, limit, || self.clock.new_id())
             };
             while !self.swept(until_answered("freeing tasks", free).await) {}
         }
@@ -303,8 +316,9 @@ impl Watcher {
     /// Ends leases of workers that have died, and waits for workers that have been too long.
     pub(crate) async fn tasks(self) {
         loop {
-            let sweep =
-                || self.ledger.sweep_tasks(ambient::now_ms(), limits::CLAIM_ROWS_MAX, ambient::new_item_id);
+            let sweep = || {
+                self.ledger.sweep_tasks(self.clock.now_ms(), limits::CLAIM_ROWS_MAX, || self.clock.new_id())
+            };
             if !self.swept(until_answered("looking after tasks", sweep).await) {
                 continue;
             }
@@ -357,7 +371,7 @@ impl Watcher {
             until_answered("forgetting tasks of closed runs", || self.ledger.forget_tasks()).await;
             let mut wait_ms = CHORES_MS;
             while wait_ms > 0 {
-                let partitions = || self.ledger.ensure_partitions(ambient::now_ms());
+                let partitions = || self.ledger.ensure_partitions(self.clock.now_ms());
                 let put_off = until_answered("making partitions", partitions).await.put_off;
                 let nap_ms = if put_off > 0 {
                     tracing::info!(

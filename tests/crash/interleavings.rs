@@ -40,7 +40,7 @@ impl Hand {
     async fn post(&self, id: &str, message: &Message) {
         let run = self.0.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap();
         // Ordered as the calls are.
-        let (item, row) = (backstitch::ambient::new_item_id(), message.to_row());
+        let (item, row) = (uuid::Uuid::now_v7(), message.to_row());
         let posted = self.0.post(Scope::DEFAULT, run, item, 1, &row).await.unwrap();
         assert!(matches!(posted, Posted::Accepted { .. }), "{posted:?}");
     }

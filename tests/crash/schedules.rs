@@ -100,9 +100,9 @@ async fn dies_alone(point: &str) {
     // The reply may be lost with the host.
     let _ = dying.client.create_schedule(&ticking("tick", 0, Overlap::AllowAll)).await;
     dying.crashed().await;
-    let dead_ms = backstitch::ambient::now_ms();
+    let dead_ms = backstitch::ambient::wall_ms();
     eventually("some times pass", async || {
-        (backstitch::ambient::now_ms() > dead_ms + 5 * TICK_MS).then_some(())
+        (backstitch::ambient::wall_ms() > dead_ms + 5 * TICK_MS).then_some(())
     })
     .await;
     let heir = TestHost::start(options(&database)).await;
@@ -191,7 +191,7 @@ async fn a_failure_pauses_and_people_ask_for_runs_all_the_same() {
     let view =
         eventually("the run is started", async || host.client.run(&asked.workflow_id).await.ok()).await;
     assert_eq!(view.run.workflow, "book_trip");
-    let now_ms = backstitch::ambient::now_ms() / TICK_MS * TICK_MS;
+    let now_ms = backstitch::ambient::wall_ms() / TICK_MS * TICK_MS;
     let (from_ms, to_ms) = (now_ms - 100 * TICK_MS, now_ms - 98 * TICK_MS);
     let backfill = BackfillSchedule { from_ms, to_ms, overlap: Some(Overlap::BufferAll) };
     let before = host.client.schedule("bad").await.unwrap().started;
@@ -220,7 +220,7 @@ async fn starts_that_wait_for_each_other_wait_for_nothing_else() {
     let host = TestHost::start(options(&database)).await;
     let create = CreateSchedule { paused: true, ..ticking("queue", 0, Overlap::BufferAll) };
     host.client.create_schedule(&create).await.unwrap();
-    let to_ms = backstitch::ambient::now_ms() / TICK_MS * TICK_MS - 10 * TICK_MS;
+    let to_ms = backstitch::ambient::wall_ms() / TICK_MS * TICK_MS - 10 * TICK_MS;
     let from_ms = to_ms - (ONE_BY_ONE - 1) * TICK_MS;
     let begun = Instant::now();
     let backfill = BackfillSchedule { from_ms, to_ms, overlap: None };

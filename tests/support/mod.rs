@@ -128,6 +128,8 @@ pub struct HostOptions<'a> {
     pub lease_ms: &'static str,
     /// What a shell says before it becomes the host.
     pub before: Option<&'static str>,
+    /// The file that says by how many milliseconds its machine's clock is wrong.
+    pub clock: Option<PathBuf>,
     /// Where it keeps what outlives it; none: in a folder that goes with the [`TestHost`].
     pub data: Option<PathBuf>,
 }
@@ -143,6 +145,7 @@ impl<'a> HostOptions<'a> {
             command,
             lease_ms: LEASE_MS,
             before: None,
+            clock: None,
             data: None,
         }
     }
@@ -159,6 +162,11 @@ impl<'a> HostOptions<'a> {
 
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    pub fn clock(mut self, file: impl Into<PathBuf>) -> Self {
+        self.clock = Some(file.into());
         self
     }
 
@@ -242,6 +250,9 @@ impl TestHost {
         }
         if let Some(gates) = &options.gates {
             command.env("BACKSTITCH_GATES", gates);
+        }
+        if let Some(file) = &options.clock {
+            command.env("BACKSTITCH_CLOCK", file);
         }
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();

@@ -308,6 +308,9 @@ pub const LINGER_US_MAX: u64 = 300;
 pub const WRITER_IDLE_MS: u64 = 1_000;
 /// Runs whose lost appends the writer remembers: more than can be on their way to it, twice over.
 pub const BROKEN_RUNS_MAX: usize = 10_000;
+/// Appends that wait for locks which others hold, and those behind them: so many again as may wait for the writer, and
+/// then it takes no more.
+pub const APPENDS_ASIDE_MAX: usize = 4_096;
 /// Appends that wait for the writer; a full queue slows the host down instead of growing.
 pub const WRITER_QUEUE_MAX: usize = 4_096;
 
@@ -364,6 +367,17 @@ pub const LEASE_MS: u64 = 3_000;
 /// How long the making of a week's partition waits for a lock that others may hold, in milliseconds: so long everybody
 /// waits who comes after it. There are weeks of time to try it again.
 pub const PARTITION_LOCK_MS: u64 = 100;
+
+/// How far a host's wall clock may differ from the database's before it is warned about, in milliseconds: NTP keeps clocks
+/// a hundred times closer.
+pub const SKEW_WARNED_MS: u64 = 2_000;
+/// Beyond it the host does not serve: signatures of pushes and many certificates are refused that are more than five
+/// minutes off.
+pub const SKEW_MS_MAX: u64 = 5 * 60 * 1000;
+
+/// How long Postgres may work on one statement that a client waits for, in milliseconds: longer than a count over
+/// millions of runs takes, shorter than a client's patience.
+pub const CLIENT_STATEMENT_MS_MAX: u64 = 10_000;
 
 /// Rows of one page of a listing or a ledger.
 pub const PAGE_ROWS_MAX: u32 = 1_000;

@@ -69,10 +69,9 @@ impl Ledger {
     /// claim whose reply is lost ([`LedgerError::Unknown`]) belong to the claimer, who does not know
     /// which; they come back when it gives up its lease, which waits for the claim.
     pub async fn claim_runs(&self, lease: Lease, limit: i64) -> Result<Vec<ClaimedRun>, LedgerError> {
-        let mut connection = self.pool.acquire().await?;
         let rows: Vec<ClaimRow> = sqlx::query_as(
             "with fence as materialized (
-                 select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for share
+                 select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for key share
              ),
              unowned as materialized (
                  select r.shard, r.run_id, r.trial, r.trial_op, false as is_lost from runs r, fence
@@ -110,7 +109,7 @@ impl Ledger {
         .bind(lease.host.0)
         .bind(lease.epoch.0)
         .bind(limit)
-        .fetch_all(&mut *connection)
+        .fetch_all(&self.pool)
         .await
         .map_err(|error| match Failure::of(&error) {
             Failure::Lost => LedgerError::Unknown(error),

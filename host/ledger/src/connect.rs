@@ -1,20 +1,27 @@
 //! Reaching the database, and saying in one sentence what to do when that fails.
 
-use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backstitch_core::{Scope, Shard, TenantId};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection, PgConnection};
+use backstitch_core::{Scope, Shard, TenantId, limits};
+use sqlx::{Connection, Executor as _, PgConnection};
+use tokio::time::Instant;
 
 use crate::error::Failure;
+use crate::opening::{self, Opening, within};
 use crate::payloads::Payloads;
+use crate::pool::{Pool, is_full};
 
 /// The oldest server whose SQL this crate speaks (SQL-standard function bodies).
 const SERVER_VERSION_MIN: i32 = 140_000;
 
-/// How long a caller waits for a connection of the pool before it is told that there is none.
-const ACQUIRE_MS_MAX: u64 = 5_000;
+/// How long to wait for room on the server, and how often to look.
+const ROOM_WAIT: Duration = Duration::from_secs(3);
+/// See [`ROOM_WAIT`].
+const ROOM_POLL: Duration = Duration::from_millis(50);
+/// How long a session that shares its server process may keep us waiting, in milliseconds.
+const POOLED_MS_MAX: u64 = 2_000;
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -23,12 +30,18 @@ pub struct ConnectOptions {
     pub url: String,
     /// The slice of the database that this host works on.
     pub shard: Shard,
-    /// Connections for everything but the writer and the listener, which have their own.
+    /// Connections for the host's own looks into the database. Lease, writer and listener have one each beside these.
     pub pool_max: u32,
+    /// Connections for what clients ask: see [`Ledger::for_clients`].
+    pub clients_max: u32,
+    /// How long the host may be silent: waits for locks and stops within transactions are kept well below it.
+    pub lease_ms: u64,
     /// What `pg_stat_activity` calls the sessions.
     pub application_name: String,
-    /// Bound on any one statement: a dropped future does not cancel what runs on the server.
+    /// Bound on any one statement.
     pub statement_timeout_ms: u64,
+    /// The same for what clients ask.
+    pub client_statement_timeout_ms: u64,
     /// How payloads are stored.
     pub payloads: Payloads,
     /// When a commit counts as done, as Postgres' setting of this name says it. None: [`Ledger::connect`] finds it out.
@@ -36,40 +49,30 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Defaults for `url`: shard 0, 8 connections, 30 s for a statement, payloads as they are.
+    /// Defaults for `url`: shard 0, 8 connections each, 30 s for a statement, 10 s for a client's, payloads as they are.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             shard: Scope::DEFAULT.shard,
             pool_max: 8,
+            clients_max: 8,
+            lease_ms: limits::LEASE_MS,
             application_name: "backstitch".to_owned(),
             statement_timeout_ms: 30_000,
+            client_statement_timeout_ms: limits::CLIENT_STATEMENT_MS_MAX,
             payloads: Payloads::default(),
             synchronous_commit: None,
         }
     }
 
-    /// The options of a session of ours. All plans must use the indexes: every statement has one that
-    /// fits, and a plan that was cached while a table was empty must not outlive its growth.
-    /// JIT is off because the cost of a plan with such an override looks huge, and would trigger it.
-    pub(crate) fn session(&self, role: &str) -> Result<PgConnectOptions, sqlx::Error> {
-        let timeout = self.statement_timeout_ms.to_string();
-        let options = PgConnectOptions::from_str(&self.url)?
-            .application_name(&format!("{} {role}", self.application_name))
-            .options([("statement_timeout", timeout.as_str()), ("enable_seqscan", "off"), ("jit", "off")])
-            .disable_statement_logging();
-        Ok(match &self.synchronous_commit {
-            Some(chosen) => options.options([("synchronous_commit", chosen)]),
-            None => options,
-        })
+    /// The longest wait for a lock that somebody else holds: whoever waits is to notice before a lease is lost over it.
+    pub(crate) fn lock_ms(&self) -> u64 {
+        (self.lease_ms / 3).max(1)
     }
 
-    /// The options of a session that may take its time: migrations.
-    pub(crate) fn patient_session(&self) -> Result<PgConnectOptions, sqlx::Error> {
-        Ok(PgConnectOptions::from_str(&self.url)?
-            .application_name(&format!("{} migrations", self.application_name))
-            .options([("statement_timeout", "0")])
-            .disable_statement_logging())
+    /// The longest pause within a transaction: a host that is stopped in one must not hold others up for a lease.
+    pub(crate) fn idle_ms(&self) -> u64 {
+        (self.lease_ms / 2).max(1)
     }
 }
 
@@ -131,6 +134,28 @@ pub enum ConnectError {
         /// Which of the two kinds.
         why: &'static str,
     },
+    /// The server has no room.
+    #[error(
+        "Postgres at {server} has no connection left for this role ({source}); a host wants about 20: raise max_connections, \
+         or the role's CONNECTION LIMIT, or run fewer hosts. Slots that are reserved for superusers are none of ours"
+    )]
+    Full {
+        /// Host and port, or the socket.
+        server: String,
+        /// What the server said.
+        source: sqlx::Error,
+    },
+    /// Something between here and the server shares server processes among clients.
+    #[error(
+        "a pooler such as PgBouncer answers at {server}, and does not give this host sessions of its own ({how}); set \
+         pool_mode=session for this database, or connect to Postgres directly"
+    )]
+    Pooled {
+        /// Host and port, or the socket.
+        server: String,
+        /// How it was noticed.
+        how: String,
+    },
     /// Anything else the server said.
     #[error("Postgres at {server} cannot be used: {source}")]
     Other {
@@ -141,46 +166,68 @@ pub enum ConnectError {
     },
 }
 
-/// The database, seen from one shard. Cheap to clone; all clones share one pool.
+/// The database, seen from one shard. Cheap to clone; all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    pub(crate) pool: PgPool,
+    pub(crate) pool: Pool,
+    /// See [`Self::for_clients`].
+    clients: Pool,
+    /// Sessions that are [wanted first](Self::open_first).
+    wanted: Arc<AtomicUsize>,
     pub(crate) shard: Shard,
-    pub(crate) options: std::sync::Arc<ConnectOptions>,
+    pub(crate) options: Arc<ConnectOptions>,
 }
 
 impl Ledger {
-    /// Connects once, to learn whether the database will do, and prepares the pool.
+    /// Connects twice, to learn whether the database will do, and prepares the pools.
     pub async fn connect(mut options: ConnectOptions) -> Result<Self, ConnectError> {
-        let session = options.session("pool").map_err(ConnectError::Url)?;
-        let server = address(&session);
-        let mut connection =
-            PgConnection::connect_with(&session).await.map_err(|error| refused(server.clone(), error))?;
+        let opening = Opening::new(&options, "pool").map_err(ConnectError::Url)?;
+        let server = opening.address();
+        let mut connection = opening.open().await.map_err(|error| refused(server.clone(), error))?;
         check(&mut connection, server.clone()).await?;
+        check_sessions(&mut connection, &opening, server.clone()).await?;
         if options.synchronous_commit.is_none() {
             let chosen = synchronous_commit(&mut connection)
                 .await
                 .map_err(|source| ConnectError::Other { server, source })?;
             options.synchronous_commit = Some(chosen);
         }
-        let session = options.session("pool").map_err(ConnectError::Url)?;
+        let opening = Opening::new(&options, "pool").map_err(ConnectError::Url)?;
         // Only a courtesy to the server: what we came for is known.
         connection.close().await.ok();
-        let pool = PgPoolOptions::new()
-            .max_connections(options.pool_max)
-            .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
-            // Instead of a bare ping, for as much: a session that began while the database took no writes
-            // refuses them for as long as it lives.
-            .test_before_acquire(false)
-            .before_acquire(|connection, _| {
-                Box::pin(async move {
-                    let read_only: String =
-                        sqlx::query_scalar("show transaction_read_only").fetch_one(connection).await?;
-                    Ok(read_only == "off")
-                })
-            })
-            .connect_lazy_with(session);
-        Ok(Self { pool, shard: options.shard, options: std::sync::Arc::new(options) })
+        let wanted = Arc::new(AtomicUsize::new(0));
+        let (ms, client_ms) = (options.statement_timeout_ms, options.client_statement_timeout_ms);
+        let pool = Pool::new(opening, options.pool_max, ms, &wanted);
+        let client_statement = client_ms.to_string();
+        let clients = Opening::new(&options, "clients")
+            .map_err(ConnectError::Url)?
+            .with([("statement_timeout", client_statement.as_str())]);
+        let clients = Pool::new(clients, options.clients_max, client_ms, &wanted).with_reserve(pool.clone());
+        Ok(Self { pool, clients, wanted, shard: options.shard, options: Arc::new(options) })
+    }
+
+    /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own looks
+    /// do not wait behind it. Their statements are cut off sooner, and when nobody waits for them any more.
+    #[must_use]
+    pub fn for_clients(&self) -> Self {
+        Self { pool: self.clients.clone(), ..self.clone() }
+    }
+
+    /// Opens one of the sessions that a host cannot be without. While it is wanted, the pools open none, and where the
+    /// server has no room, they give one back.
+    pub(crate) async fn open_first(&self, opening: &Opening) -> Result<PgConnection, sqlx::Error> {
+        let _wanted = Wanted::new(&self.wanted);
+        let until = Instant::now() + ROOM_WAIT;
+        loop {
+            match opening.open().await {
+                Err(error) if is_full(&error) && Instant::now() < until => {
+                    // The place is free as soon as the server has noticed.
+                    let _ = self.clients.make_room() || self.pool.make_room();
+                    tokio::time::sleep(ROOM_POLL).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// The shard that this handle works on.
@@ -198,9 +245,26 @@ impl Ledger {
         Scope { shard: self.shard, tenant }
     }
 
-    /// Closes the pool. Calls under way end first; later ones fail as unavailable.
+    /// Closes the pools. Later calls fail as unavailable.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.pool.close();
+        self.clients.close();
+    }
+}
+
+/// Counts a session that is wanted first.
+struct Wanted<'a>(&'a AtomicUsize);
+
+impl<'a> Wanted<'a> {
+    fn new(wanted: &'a AtomicUsize) -> Self {
+        wanted.fetch_add(1, Ordering::Relaxed);
+        Self(wanted)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -245,18 +309,49 @@ async fn synchronous_commit(connection: &mut PgConnection) -> Result<String, sql
     Ok(if is_weak && source != "client" { "on".to_owned() } else { setting })
 }
 
-fn address(session: &PgConnectOptions) -> String {
-    match session.get_socket() {
-        Some(socket) => format!("{}/.s.PGSQL.{}", socket.display(), session.get_port()),
-        None => format!("{}:{}", session.get_host(), session.get_port()),
+/// Whether sessions stay what they are. While a second one is in a transaction, a pooler that shares server processes has
+/// to give the first another one, or has given the second that of the first.
+async fn check_sessions(
+    first: &mut PgConnection,
+    opening: &Opening,
+    server: String,
+) -> Result<(), ConnectError> {
+    let pooled = |how: &str| ConnectError::Pooled { server: server.clone(), how: how.to_owned() };
+    let mut second = opening.open().await.map_err(|error| refused(server.clone(), error))?;
+    let before = backend(first).await.map_err(|error| refused(server.clone(), error))?;
+    second.execute("begin").await.map_err(|error| refused(server.clone(), error))?;
+    let other = backend(&mut second).await.map_err(|error| refused(server.clone(), error))?;
+    let marked = within(POOLED_MS_MAX, opening::is_marked(first)).await;
+    let after = within(POOLED_MS_MAX, backend(first)).await;
+    second.close().await.ok();
+    match (marked, after) {
+        (Ok(true), Ok(after)) if before == after && before != other => Ok(()),
+        (Ok(_), Ok(_)) => Err(pooled("two connections share a server process: pool_mode=transaction")),
+        (Err(error), _) | (_, Err(error)) if Failure::of(&error) == Failure::Lost => {
+            Err(pooled("a connection has to wait while another is in a transaction"))
+        }
+        (Err(error), _) | (_, Err(error)) => Err(refused(server.clone(), error)),
     }
+}
+
+/// The server process that a session has. Reads only.
+async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar("select pg_backend_pid()").fetch_one(connection).await
 }
 
 fn refused(server: String, source: sqlx::Error) -> ConnectError {
     let code = source.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+    let said = source.to_string();
+    // PgBouncer's own words: it has no code for either.
+    if said.contains("pooling mode") || said.contains("startup parameter") || said.contains(opening::POOLED) {
+        return ConnectError::Pooled { server, how: said };
+    }
     match code.as_deref() {
         Some(code) if code.starts_with("28") => ConnectError::Auth { server, source },
         Some("3D000") => ConnectError::NoDatabase { server, source },
+        Some("53300") => ConnectError::Full { server, source },
+        // A prepared statement that is not there, or is there already: of another client of the same server process.
+        Some("26000" | "42P05") => ConnectError::Pooled { server, how: said },
         _ => match &source {
             sqlx::Error::Tls(_) => ConnectError::Tls(source),
             sqlx::Error::Configuration(_) => ConnectError::Url(source),

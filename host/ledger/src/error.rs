@@ -22,6 +22,11 @@ pub enum LedgerError {
     /// A row holds what no version of this program writes. An operator must look.
     #[error("the database holds what this program cannot have written: {0}")]
     Corrupt(String),
+    /// The role may not do what was asked.
+    #[error(
+        "the role of the database URL may not do this: {0}; `backstitch migrate --role NAME` gives a role what it needs"
+    )]
+    Denied(#[source] sqlx::Error),
     /// The statement and the schema do not fit each other, or a defect of this crate.
     #[error("the database does not match this program (are all migrations applied?): {0}")]
     Mismatch(#[source] sqlx::Error),
@@ -37,12 +42,13 @@ impl LedgerError {
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         match Failure::of(&error) {
-            Failure::Lost | Failure::Contended | Failure::Exhausted | Failure::ReadOnly => {
+            Failure::Lost | Failure::Contended | Failure::Held | Failure::Exhausted | Failure::ReadOnly => {
                 Self::Unavailable(error)
             }
             Failure::Data => Self::Refused(error),
             Failure::Mismatch => match error {
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
+                error if is_denied(&error) => Self::Denied(error),
                 error => Self::Mismatch(error),
             },
         }
@@ -55,8 +61,10 @@ pub(crate) enum Failure {
     /// The connection is gone: whether the statement was committed is unknown. All others below
     /// mean that it was rolled back.
     Lost,
-    /// It lost a race (serialisation, deadlock, a timeout): the same statement may be repeated.
+    /// It lost a race (serialisation, deadlock): the same statement may be repeated.
     Contended,
+    /// It waited too long, for a lock or for itself: the same statement may be repeated, when somebody has let go.
+    Held,
     /// The server is out of something: space, memory, connections. Repeat when an operator has helped.
     Exhausted,
     /// The server does not take writes now; another one may. Reconnect, then repeat.
@@ -90,7 +98,8 @@ impl Failure {
         }
         match database.code() {
             "25006" => Self::ReadOnly,
-            "40001" | "40P01" | "55P03" | "57014" => Self::Contended,
+            "40001" | "40P01" => Self::Contended,
+            "55P03" | "57014" => Self::Held,
             code if code.starts_with("08") || code.starts_with("57") => Self::Lost,
             code if code.starts_with("53") || code.starts_with("58") || code.starts_with("XX") => {
                 Self::Exhausted
@@ -101,6 +110,11 @@ impl Failure {
             _ => Self::Mismatch,
         }
     }
+}
+
+/// Whether the role lacks a permission.
+pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
 }
 
 /// A column's value that must have one of few forms.

@@ -12,12 +12,12 @@ pub use pass_on::PassedOn;
 
 use backstitch_core::inbox::{MessageRow, PAUSES, SIGNALS};
 use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId, limits};
-use sqlx::{Connection as _, FromRow, PgConnection, PgExecutor};
+use sqlx::{FromRow, PgExecutor};
 use uuid::Uuid;
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
-use crate::payloads::store::{self, of_run, unopened};
+use crate::payloads::store::{self, of_run, storing, unopened};
 use crate::payloads::{Column, Spot};
 use crate::time::Timestamp;
 
@@ -68,7 +68,8 @@ struct ItemRow {
 impl Ledger {
     /// Sends a message to an open run. Idempotent by `item_id`, a UUID v7.
     ///
-    /// The run's row is locked FOR SHARE, so that a close either sees the message or is seen by it.
+    /// The run's row is locked FOR SHARE, so that a close either sees the message or is seen by it. One statement: a host
+    /// that is stopped holds no lock.
     pub async fn post(
         &self,
         scope: Scope,
@@ -79,17 +80,53 @@ impl Ledger {
     ) -> Result<Posted, LedgerError> {
         let (mut message, mut stored) = (message.clone(), Vec::new());
         self.payloads().seal_message(scope.tenant, run, item_id, &mut message, &mut stored);
-        let mut connection = self.pool.acquire().await?;
-        if stored.is_empty() {
-            return post(&mut connection, scope, run, item_id, at_ms, &message).await;
-        }
-        let mut transaction = connection.begin().await?;
-        let posted = post(&mut transaction, scope, run, item_id, at_ms, &message).await?;
-        if matches!(posted, Posted::Accepted { .. }) {
-            store::insert(&mut transaction, scope.shard, &stored).await?;
-        }
-        transaction.commit().await?;
-        Ok(posted)
+        let room = match message.kind {
+            SIGNALS => limits::INBOX_ITEMS_MAX,
+            _ => limits::INBOX_ITEMS_MAX + limits::INBOX_REQUESTS_MAX,
+        };
+        let posted = sqlx::query_as(concat!(
+            "with target as materialized (
+                 select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
+             ),
+             crowd as materialized (
+                 select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
+             ),
+             posted as (
+                 insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
+                 select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target
+                 where status < 10 and not exists (select from crowd)
+                 on conflict (shard, run_id, item_id) do nothing
+             ),
+             ",
+            storing!(
+                "$12",
+                "$13",
+                "$14",
+                "$15",
+                "exists (select from target where status < 10) and not exists (select from crowd)"
+            ),
+            " select status, owner, exists (select from crowd) from target"
+        ))
+        .bind(scope.shard.0)
+        .bind(scope.tenant.0)
+        .bind(run.0)
+        .bind(item_id)
+        .bind(message.kind)
+        .bind(message.op.map(|op| op.0.cast_signed()))
+        .bind(message.name.as_deref())
+        .bind(message.payload.as_deref())
+        .bind(message.detail.as_deref())
+        .bind(Timestamp(at_ms))
+        .bind(i64::from(room - 1));
+        let found: Option<(i16, Option<Uuid>, bool)> =
+            store::bind_parts(posted, &stored).fetch_optional(&self.pool).await?;
+        let Some((tag, owner, is_full)) = found else { return Ok(Posted::Unknown) };
+        let status = known(RunStatus::from_tag(tag), "run status", tag)?;
+        Ok(match (status.is_open(), is_full) {
+            (false, _) => Posted::Closed(status),
+            (true, true) => Posted::Full,
+            (true, false) => Posted::Accepted { owner: owner.map(HostId) },
+        })
     }
 
     /// How the run of a message stands that has not been consumed. None: it has been. Reads only.
@@ -196,54 +233,4 @@ impl Ledger {
             at_ms: row.at.0,
         })
     }
-}
-
-/// See [`Ledger::post`]. The message is in its stored form.
-async fn post(
-    connection: &mut PgConnection,
-    scope: Scope,
-    run: RunId,
-    item_id: Uuid,
-    at_ms: u64,
-    message: &MessageRow,
-) -> Result<Posted, LedgerError> {
-    let room = match message.kind {
-        SIGNALS => limits::INBOX_ITEMS_MAX,
-        _ => limits::INBOX_ITEMS_MAX + limits::INBOX_REQUESTS_MAX,
-    };
-    let found: Option<(i16, Option<Uuid>, bool)> = sqlx::query_as(
-        "with target as materialized (
-             select status, owner from runs where shard = $1 and tenant = $2 and run_id = $3 for share
-         ),
-         crowd as materialized (
-             select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
-         ),
-         posted as (
-             insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-             select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target
-             where status < 10 and not exists (select from crowd)
-             on conflict (shard, run_id, item_id) do nothing
-         )
-         select status, owner, exists (select from crowd) from target",
-    )
-    .bind(scope.shard.0)
-    .bind(scope.tenant.0)
-    .bind(run.0)
-    .bind(item_id)
-    .bind(message.kind)
-    .bind(message.op.map(|op| op.0.cast_signed()))
-    .bind(message.name.as_deref())
-    .bind(message.payload.as_deref())
-    .bind(message.detail.as_deref())
-    .bind(Timestamp(at_ms))
-    .bind(i64::from(room - 1))
-    .fetch_optional(connection)
-    .await?;
-    let Some((tag, owner, is_full)) = found else { return Ok(Posted::Unknown) };
-    let status = known(RunStatus::from_tag(tag), "run status", tag)?;
-    Ok(match (status.is_open(), is_full) {
-        (false, _) => Posted::Closed(status),
-        (true, true) => Posted::Full,
-        (true, false) => Posted::Accepted { owner: owner.map(HostId) },
-    })
 }

@@ -2,21 +2,28 @@
 //!
 //! | call | lease before | lease after |
 //! |---|---|---|
-//! | [`Ledger::register`] | none, alive or dead | alive, next epoch; its open runs belong to nobody |
-//! | [`Ledger::heartbeat`] | alive, same epoch | alive for `lease_ms` more |
-//! | [`Ledger::heartbeat`] | dead, or another epoch | unchanged: the host must drop everything |
-//! | [`Ledger::release`] | alive or dead | dead, and given back |
+//! | [`Heart::register`] | none, alive or dead | alive, next epoch; its open runs belong to nobody |
+//! | [`Heart::beat`] | alive, same epoch | alive for `lease_ms` more |
+//! | [`Heart::beat`] | dead, or another epoch | unchanged: the host must drop everything |
+//! | [`Heart::release`] | alive or dead | dead, and given back |
 //! | [`Ledger::declare_dead`] | alive | dead |
 //! | [`Ledger::declare_overdue_dead`] | alive, silent for `lease_ms` | dead |
 //!
-//! A dead lease stays dead in its epoch. Setting `dead` waits for the appends that hold the row's lock,
-//! so whoever sees a dead lease also sees every row that its host has ever written.
+//! A dead lease stays dead in its epoch. Setting `dead` waits for the appends that hold the row's key,
+//! so whoever sees a dead lease also sees every row that its host has ever written. A heartbeat changes no key, and
+//! waits for nobody: see `migrations/0008_fence.sql`.
+//!
+//! A host keeps its lease by a [`Heart`], which has a connection of its own.
 
 use backstitch_core::{Epoch, HostId};
+use sqlx::{PgConnection, PgExecutor};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::connect::Ledger;
-use crate::error::LedgerError;
+use crate::error::{Failure, LedgerError};
+use crate::opening::{Opening, within};
 
 /// A host's right to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,67 +43,157 @@ pub enum Pulse {
     Dead,
 }
 
-impl Ledger {
+/// The database's clock, read between two moments of this host's.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// What it said, in microseconds since the epoch.
+    pub at_us: u64,
+    /// Before it was asked.
+    pub sent: Instant,
+    /// When the answer was there.
+    pub received: Instant,
+}
+
+/// What keeps a host's lease, over a connection of its own: nothing else that the host asks for can be before it.
+#[derive(Debug)]
+pub struct Heart {
+    ledger: Ledger,
+    opening: Opening,
+    /// Longest wait for an answer, in milliseconds: the next beat must have its turn before the lease is over.
+    reply_ms_max: u64,
+    connection: Mutex<Option<PgConnection>>,
+}
+
+impl Heart {
     /// Makes the host's lease, or its next epoch; `name` is for people.
     ///
     /// Not idempotent: each call makes an epoch. Open runs of an earlier epoch are given up, for
-    /// their state was in a memory that is gone. Two statements: the second must see what appends
-    /// that the first has waited for have written.
+    /// their state was in a memory that is gone. Two statements, and not one transaction: the second must see what
+    /// appends that the first has waited for have written, and nobody is to wait while this host is between them. A host
+    /// that dies there has a lease that runs out.
     pub async fn register(&self, host: HostId, lease_ms: u64, name: &str) -> Result<Lease, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        let epoch: i64 = sqlx::query_scalar(
-            "insert into leases (shard, host_id, epoch, heartbeat_at, lease_ms, dead, name)
-             values ($1, $2, 1, now(), $3, false, $4)
-             on conflict (shard, host_id) do update
-             set epoch = leases.epoch + 1, heartbeat_at = now(), lease_ms = excluded.lease_ms,
-                 dead = false, released = false, name = excluded.name
-             returning epoch",
-        )
-        .bind(self.shard.0)
-        .bind(host.0)
-        .bind(i64::try_from(lease_ms).unwrap_or(i64::MAX))
-        .bind(name)
-        .fetch_one(&mut *transaction)
-        .await?;
-        if epoch > 1 {
-            sqlx::query("update runs set owner = null where shard = $1 and owner = $2 and status < 10")
-                .bind(self.shard.0)
-                .bind(host.0)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        transaction.commit().await?;
-        Ok(Lease { host, epoch: Epoch(epoch) })
+        let shard = self.ledger.shard;
+        let register = async |connection: &mut PgConnection| {
+            let epoch: i64 = sqlx::query_scalar(
+                "insert into leases (shard, host_id, epoch, heartbeat_at, lease_ms, dead, name)
+                 values ($1, $2, 1, now(), $3, false, $4)
+                 on conflict (shard, host_id) do update
+                 set epoch = leases.epoch + 1, heartbeat_at = now(), lease_ms = excluded.lease_ms,
+                     dead = false, released = false, name = excluded.name
+                 returning epoch",
+            )
+            .bind(shard.0)
+            .bind(host.0)
+            .bind(i64::try_from(lease_ms).unwrap_or(i64::MAX))
+            .bind(name)
+            .fetch_one(&mut *connection)
+            .await?;
+            if epoch > 1 {
+                sqlx::query("update runs set owner = null where shard = $1 and owner = $2 and status < 10")
+                    .bind(shard.0)
+                    .bind(host.0)
+                    .execute(connection)
+                    .await?;
+            }
+            Ok(Lease { host, epoch: Epoch(epoch) })
+        };
+        self.ask(register).await
     }
 
-    /// Extends the lease from now on, the database's now. May be repeated. A lease that is overdue
+    /// Extends the lease from now on, the database's now, and reads its clock. May be repeated. A lease that is overdue
     /// but was not declared dead lives on: nobody has taken anything yet.
-    pub async fn heartbeat(&self, lease: Lease) -> Result<Pulse, LedgerError> {
-        let beaten = sqlx::query(
-            "update leases set heartbeat_at = now()
-             where shard = $1 and host_id = $2 and epoch = $3 and not dead",
-        )
-        .bind(self.shard.0)
-        .bind(lease.host.0)
-        .bind(lease.epoch.0)
-        .execute(&self.pool)
-        .await?;
-        Ok(if beaten.rows_affected() == 1 { Pulse::Alive } else { Pulse::Dead })
+    pub async fn beat(&self, lease: Lease) -> Result<(Pulse, Reading), LedgerError> {
+        let shard = self.ledger.shard;
+        let sent = Instant::now();
+        let beat = async |connection: &mut PgConnection| {
+            sqlx::query_as(
+                "with beaten as (
+                     update leases set heartbeat_at = now()
+                     where shard = $1 and host_id = $2 and epoch = $3 and not dead
+                     returning 1
+                 )
+                 select exists (select from beaten),
+                        (extract(epoch from clock_timestamp()) * 1000000)::bigint",
+            )
+            .bind(shard.0)
+            .bind(lease.host.0)
+            .bind(lease.epoch.0)
+            .fetch_one(connection)
+            .await
+        };
+        let (alive, at_us): (bool, i64) = self.ask(beat).await?;
+        let pulse = if alive { Pulse::Alive } else { Pulse::Dead };
+        Ok((pulse, Reading { at_us: at_us.try_into().unwrap_or(0), sent, received: Instant::now() }))
+    }
+
+    /// Reads the database's clock. May be repeated.
+    pub async fn read_clock(&self) -> Result<Reading, LedgerError> {
+        let sent = Instant::now();
+        let at_us = self.ask(async |connection: &mut PgConnection| clock_us(connection).await).await?;
+        Ok(Reading { at_us, sent, received: Instant::now() })
     }
 
     /// Gives the lease back: others may take its runs at once, and know that its host did not die over them. One that was
     /// declared dead too: its host lived. May be repeated.
     pub async fn release(&self, lease: Lease) -> Result<(), LedgerError> {
-        sqlx::query(
-            "update leases set dead = true, released = true
-             where shard = $1 and host_id = $2 and epoch = $3 and not (dead and released)",
-        )
-        .bind(self.shard.0)
-        .bind(lease.host.0)
-        .bind(lease.epoch.0)
-        .execute(&self.pool)
+        let shard = self.ledger.shard;
+        let release = async |connection: &mut PgConnection| {
+            sqlx::query(
+                "update leases set dead = true, released = true
+                 where shard = $1 and host_id = $2 and epoch = $3 and not (dead and released)",
+            )
+            .bind(shard.0)
+            .bind(lease.host.0)
+            .bind(lease.epoch.0)
+            .execute(connection)
+            .await
+        };
+        self.ask(release).await.map(drop)
+    }
+
+    /// Asks over the connection, a new one if there is none. One that has not answered in time is given up.
+    async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, LedgerError> {
+        let mut kept = self.connection.lock().await;
+        // Taken out: if this is dropped half-way, the next begins with another one.
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => self.ledger.open_first(&self.opening).await?,
+        };
+        let answer = within(self.reply_ms_max, question(&mut connection)).await;
+        if !answer
+            .as_ref()
+            .is_err_and(|error| matches!(Failure::of(error), Failure::Lost | Failure::ReadOnly))
+        {
+            *kept = Some(connection);
+        }
+        Ok(answer?)
+    }
+}
+
+async fn clock_us(executor: impl PgExecutor<'_>) -> Result<u64, sqlx::Error> {
+    let at_us: i64 = sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
+        .fetch_one(executor)
         .await?;
-        Ok(())
+    Ok(at_us.try_into().unwrap_or(0))
+}
+
+impl Ledger {
+    /// What will keep the lease of a host. It connects when it is first asked, or is [held ready](Heart::read_clock).
+    pub fn heart(&self) -> Result<Heart, LedgerError> {
+        Ok(Heart {
+            opening: Opening::new(&self.options, "lease")?,
+            reply_ms_max: (self.options.lease_ms / 3).max(50),
+            ledger: self.clone(),
+            connection: Mutex::default(),
+        })
+    }
+
+    /// The database's clock now, in microseconds since the epoch.
+    pub async fn clock_us(&self) -> Result<u64, LedgerError> {
+        Ok(clock_us(&self.pool).await?)
     }
 
     /// Declares a host dead whatever its heartbeat says; whether it was alive. May be repeated.

@@ -2,7 +2,8 @@
 //!
 //! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
 //!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
-//! * [`Ledger`] is everything else, over a small pool: leases and claims, timers, schedules, the inbox, tasks,
+//! * [`Heart`] keeps the host's lease, over a connection of its own.
+//! * [`Ledger`] is everything else, over two small pools: claims, timers, schedules, the inbox, tasks,
 //!   reading runs and their rows, components and deployments, migrations and partitions.
 //! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
 //! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
@@ -25,9 +26,11 @@ mod error;
 mod inbox;
 mod leases;
 mod losses;
+mod opening;
 mod pages;
 mod payloads;
 mod plant;
+mod pool;
 mod runs;
 mod schedules;
 mod schema;
@@ -49,7 +52,7 @@ pub use connect::{ConnectError, ConnectOptions, Ledger};
 pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
 pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread};
-pub use leases::{Lease, Pulse};
+pub use leases::{Heart, Lease, Pulse, Reading};
 pub use losses::Loss;
 pub use pages::{Pages, ShownRows};
 pub use payloads::store::{KeyError, PayloadReader, Quota};

@@ -5,12 +5,12 @@
 
 use backstitch_core::{Attribute, Row, Scope};
 use sqlx::postgres::PgBindIterExt;
-use sqlx::{Postgres, Transaction};
 
 use crate::append::{NewItem, NewMemory, NewRun, NewTimer};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 use crate::payloads::{Payloads, Place, Spot, store};
+use crate::pool::Transaction;
 use crate::time::Timestamp;
 
 /// Rows of one statement.
@@ -43,6 +43,7 @@ impl Ledger {
         let mut transaction = self.pool.begin().await?;
         let payloads = self.payloads();
         if !insert_run(&mut transaction, plant.scope, payloads, &plant.run).await? {
+            transaction.rollback().await?;
             return Ok(false);
         }
         for rows in plant.rows.chunks(ROWS_AT_ONCE) {
@@ -59,11 +60,9 @@ impl Ledger {
     }
 }
 
-pub(crate) type InTransaction<'a> = Transaction<'a, Postgres>;
-
 /// A run without an owner, and its first row. False: its workflow id or run id is taken.
 async fn insert_run(
-    to: &mut InTransaction<'_>,
+    to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
     new: &NewRun,
@@ -95,7 +94,7 @@ async fn insert_run(
 }
 
 async fn insert_rows(
-    to: &mut InTransaction<'_>,
+    to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
     new: &NewRun,
@@ -128,11 +127,7 @@ async fn insert_rows(
     Ok(())
 }
 
-async fn insert_timers(
-    to: &mut InTransaction<'_>,
-    scope: Scope,
-    timers: &[NewTimer],
-) -> Result<(), sqlx::Error> {
+async fn insert_timers(to: &mut Transaction, scope: Scope, timers: &[NewTimer]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "insert into timers (shard, tenant, run_id, op, due_at, purpose)
          select $1, $2, t.run_id, t.op, t.due_at, t.purpose
@@ -151,7 +146,7 @@ async fn insert_timers(
 }
 
 async fn insert_memory(
-    to: &mut InTransaction<'_>,
+    to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
     memory: &NewMemory,
@@ -196,7 +191,7 @@ async fn insert_memory(
 
 /// Messages to runs of one tenant. Their ids must be new.
 pub(crate) async fn insert_items(
-    to: &mut InTransaction<'_>,
+    to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
     items: &[NewItem],
@@ -211,7 +206,7 @@ pub(crate) async fn insert_items(
 
 /// [`insert_items`] that are in their stored form. One that is there stays as it is.
 pub(crate) async fn insert_stored_items(
-    to: &mut InTransaction<'_>,
+    to: &mut Transaction,
     scope: Scope,
     items: &[NewItem],
 ) -> Result<(), sqlx::Error> {

@@ -1,13 +1,19 @@
 //! The schema: its migrations and the ledger's partitions.
+//!
+//! Both are the work of the schema's owner, whom `backstitch migrate` logs in as. A host needs neither ownership nor
+//! CREATE: it looks whether all is there, and makes what is missing only if its role may.
+
+use std::collections::BTreeSet;
 
 use backstitch_core::date::civil;
 use backstitch_core::ids::RunId;
 use backstitch_core::limits;
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, PgExecutor};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgExecutor};
 
 use crate::connect::Ledger;
-use crate::error::LedgerError;
+use crate::error::{LedgerError, is_denied};
+use crate::opening::Opening;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
@@ -35,24 +41,180 @@ pub enum MigrateError {
         "the schema is not one that this version made ({0}); run the version that migrated it, or a later one"
     )]
     Foreign(#[source] sqlx::migrate::MigrateError),
+    /// The schema is older than this program, and the role may not change it.
+    #[error(
+        "the schema has {applied} of {needed} migrations, and the role {role:?} may not make the others; run `backstitch \
+         migrate` as {owner}, then start this again"
+    )]
+    Behind {
+        /// How many there are.
+        applied: usize,
+        /// How many there have to be.
+        needed: usize,
+        /// Who asks.
+        role: String,
+        /// Who may.
+        owner: String,
+    },
+    /// Somebody else owns the tables.
+    #[error("only the owner of the tables may migrate them ({0}); log in as that role")]
+    NotOwner(#[source] sqlx::migrate::MigrateError),
+    /// The tables are not where the role looks for them.
+    #[error(
+        "the tables are in the schema {found:?}, where the role {role:?} does not look, be it for a schema that is called like \
+         itself; say where they are: ALTER ROLE {role} SET search_path = {found}"
+    )]
+    Elsewhere {
+        /// Where they are.
+        found: String,
+        /// Who asks.
+        role: String,
+    },
+    /// The role lacks permissions.
+    #[error(
+        "the role {role:?} may not use these tables: {}; `backstitch migrate --role {role}`, run by their owner, gives it \
+         what a host needs", tables.join(", ")
+    )]
+    Denied {
+        /// Who asks.
+        role: String,
+        /// What it may not use.
+        tables: Vec<String>,
+    },
     /// A migration failed. It was rolled back.
     #[error("a migration failed and was rolled back: {0}")]
     Failed(#[source] sqlx::migrate::MigrateError),
 }
 
 impl Ledger {
+    /// Makes sure that the schema is up to date and may be used: makes what is missing if the role may, else says who has
+    /// to. May be repeated, and by several hosts at once.
+    pub async fn prepare_schema(&self) -> Result<(), MigrateError> {
+        let standing = self.standing().await?;
+        if let Some(found) = standing.elsewhere() {
+            let role = standing.role.clone();
+            return Err(match standing.may_look {
+                true => MigrateError::Elsewhere { found, role },
+                false => MigrateError::Denied { role, tables: vec![format!("schema {found}")] },
+            });
+        }
+        let needed = MIGRATIONS.iter().count();
+        match self.applied(&standing).await? {
+            applied if applied == needed => {}
+            _ if standing.may_create => self.migrate().await?,
+            applied => {
+                let owner = match standing.owner {
+                    Some(owner) => format!("the owner of the tables, {owner:?}"),
+                    None => "a role that has CREATE on the schema".to_owned(),
+                };
+                return Err(MigrateError::Behind { applied, needed, role: standing.role, owner });
+            }
+        }
+        let tables = self.forbidden().await.map_err(MigrateError::Unavailable)?;
+        if tables.is_empty() { Ok(()) } else { Err(MigrateError::Denied { role: standing.role, tables }) }
+    }
+
+    /// How many of the migrations are there; an error if there are others.
+    async fn applied(&self, standing: &Standing) -> Result<usize, MigrateError> {
+        use sqlx::migrate::MigrateError as Error;
+        if !standing.is_begun {
+            return Ok(0);
+        }
+        let applied: Vec<(i64, Vec<u8>)> =
+            sqlx::query_as("select version, checksum from _sqlx_migrations where success order by version")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(|error| match is_denied(&error) {
+                    true => MigrateError::Denied {
+                        role: standing.role.clone(),
+                        tables: vec!["_sqlx_migrations".to_owned()],
+                    },
+                    false => MigrateError::Unavailable(error),
+                })?;
+        for (version, checksum) in &applied {
+            match MIGRATIONS.iter().find(|migration| migration.version == *version) {
+                None => return Err(MigrateError::Foreign(Error::VersionMissing(*version))),
+                Some(known) if *known.checksum != **checksum => {
+                    return Err(MigrateError::Foreign(Error::VersionMismatch(*version)));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(applied.len())
+    }
+
+    async fn standing(&self) -> Result<Standing, MigrateError> {
+        let standing = sqlx::query_as(
+            "select current_user::text as role, current_schema()::text as here,
+                    to_regclass('_sqlx_migrations') is not null as is_begun,
+                    to_regclass('ledger_default') is not null as is_here,
+                    coalesce(has_schema_privilege(current_schema(), 'create'), false)
+                        and coalesce((select pg_has_role(c.relowner, 'usage') from pg_class c
+                                      where c.oid = to_regclass('ledger_default')), true) as may_create,
+                    (select pg_get_userbyid(c.relowner)::text from pg_class c
+                     where c.oid = to_regclass('ledger_default')) as owner,
+                    (select min(n.nspname)::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                     where c.relname = 'ledger_default') as found,
+                    coalesce((select bool_or(has_schema_privilege(n.oid, 'usage'))
+                              from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                              where c.relname = 'ledger_default'), false) as may_look",
+        );
+        standing.fetch_one(&self.pool).await.map_err(MigrateError::Unavailable)
+    }
+
+    /// Our tables that the role may not use. Reads only.
+    async fn forbidden(&self) -> Result<Vec<String>, sqlx::Error> {
+        sqlx::query_scalar(
+            "select t.name from unnest($1::text[]) as t (name)
+             where not (coalesce(has_table_privilege(to_regclass(t.name), 'select')
+                                 and has_table_privilege(to_regclass(t.name), 'insert')
+                                 and has_table_privilege(to_regclass(t.name), 'update')
+                                 and has_table_privilege(to_regclass(t.name), 'delete'), false))",
+        )
+        .bind(tables())
+        .fetch_all(&self.pool)
+        .await
+    }
+
+    /// Lets a role do what a host does: use the tables, and look at the views. Only their owner can. May be repeated.
+    pub async fn grant(&self, role: &str) -> Result<(), LedgerError> {
+        let (role, here): (String, String) =
+            sqlx::query_as("select quote_ident($1), quote_ident(current_schema())")
+                .bind(role)
+                .fetch_one(&self.pool)
+                .await?;
+        let mut statements = vec![format!("grant usage on schema {here} to {role}")];
+        statements.extend(
+            tables()
+                .into_iter()
+                .map(|table| format!("grant select, insert, update, delete on {table} to {role}")),
+        );
+        let readable = views().into_iter().chain(["_sqlx_migrations"]);
+        statements.extend(readable.map(|name| format!("grant select on {name} to {role}")));
+        let mut transaction = self.pool.begin().await?;
+        for statement in statements {
+            // Names of ours, and such as the server has quoted.
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(())
+    }
+
     /// Brings the schema up to date, over its own connection and without a statement timeout.
     ///
     /// May be repeated, and run by several hosts at once: an advisory lock puts them in a row, and
     /// each migration is one transaction.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
         use sqlx::migrate::MigrateError as Error;
-        let session = self.options.patient_session().map_err(MigrateError::Unavailable)?;
-        let mut connection = PgConnection::connect_with(&session).await.map_err(MigrateError::Unavailable)?;
+        let opening = Opening::patient(&self.options).map_err(MigrateError::Unavailable)?;
+        let mut connection = opening.open().await.map_err(MigrateError::Unavailable)?;
         let migrated = MIGRATIONS.run(&mut connection).await;
         // Ends the session, and with it the advisory lock, also after a failure.
         connection.close().await.ok();
         migrated.map_err(|error| match error {
+            Error::Execute(ref source) | Error::ExecuteMigration(ref source, _) if is_denied(source) => {
+                MigrateError::NotOwner(error)
+            }
             Error::Execute(error) => MigrateError::Unavailable(error),
             Error::VersionMissing(_) | Error::VersionMismatch(_) | Error::VersionTooNew(..) => {
                 MigrateError::Foreign(error)
@@ -70,6 +232,10 @@ impl Ledger {
     /// the default partition stay there.
     pub async fn ensure_partitions(&self, now_ms: u64) -> Result<Partitions, LedgerError> {
         let current = now_ms.saturating_sub(FIRST_MONDAY_MS) / WEEK_MS;
+        if !self.owns_ledger().await? {
+            self.look_ahead(FIRST_MONDAY_MS + (current + 1) * WEEK_MS).await?;
+            return Ok(Partitions::default());
+        }
         let mut partitions = Partitions::default();
         for week in current.saturating_sub(WEEKS_BEHIND)..=current + WEEKS_AHEAD {
             let monday_ms = FIRST_MONDAY_MS + week * WEEK_MS;
@@ -82,9 +248,30 @@ impl Ledger {
         Ok(partitions)
     }
 
+    async fn owns_ledger(&self) -> Result<bool, LedgerError> {
+        let owns = "select pg_has_role(relowner, 'usage') from pg_class where oid = to_regclass('ledger')";
+        Ok(sqlx::query_scalar(owns).fetch_optional(&self.pool).await?.unwrap_or(true))
+    }
+
+    /// Says in time that nobody has made the partition of the next week. Without it, rows go to the default one.
+    async fn look_ahead(&self, monday_ms: u64) -> Result<(), LedgerError> {
+        let name = week(monday_ms);
+        let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+            .bind(&name)
+            .fetch_one(&self.pool)
+            .await?;
+        if !exists {
+            tracing::warn!(
+                partition = name,
+                "nobody has made the partition of the next week: have the owner of the tables run `backstitch migrate` \
+                 every two weeks"
+            );
+        }
+        Ok(())
+    }
+
     async fn ensure_week(&self, monday_ms: u64, is_past: bool) -> Result<bool, LedgerError> {
-        let (year, month, day) = civil(monday_ms);
-        let name = format!("ledger_{year:04}{month:02}{day:02}");
+        let name = week(monday_ms);
         // Nearly always all are there: that costs no lock.
         let state = self.table_state(&name, &self.pool).await?;
         if state == Table::Attached || (state == Table::Detached && is_past) {
@@ -172,6 +359,52 @@ enum Table {
 /// Whether a lock was not to be had in time.
 fn is_locked(error: &sqlx::Error) -> bool {
     error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+}
+
+/// The partition of the week that begins with this Monday.
+fn week(monday_ms: u64) -> String {
+    let (year, month, day) = civil(monday_ms);
+    format!("ledger_{year:04}{month:02}{day:02}")
+}
+
+/// What a role finds where it looks for the schema.
+#[derive(FromRow)]
+struct Standing {
+    role: String,
+    here: Option<String>,
+    is_begun: bool,
+    is_here: bool,
+    may_create: bool,
+    owner: Option<String>,
+    found: Option<String>,
+    may_look: bool,
+}
+
+impl Standing {
+    /// Where the tables are, if that is not where the role looks and would make them.
+    fn elsewhere(&self) -> Option<String> {
+        let is_lost = !self.may_create || self.here.as_ref() == Some(&self.role);
+        self.found.clone().filter(|_| !self.is_here && is_lost)
+    }
+}
+
+/// What the migrations create of a kind, by name.
+fn created(kind: &str) -> Vec<&'static str> {
+    let lines = MIGRATIONS.iter().flat_map(|migration| migration.sql.as_str().lines());
+    let names = lines.filter_map(|line| {
+        let line = line.strip_prefix("create ")?;
+        let name = line.strip_prefix("or replace ").unwrap_or(line).strip_prefix(kind)?;
+        name.split([' ', '(']).find(|word| !word.is_empty())
+    });
+    names.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn tables() -> Vec<&'static str> {
+    created("table ")
+}
+
+fn views() -> Vec<&'static str> {
+    created("view ")
 }
 
 /// The smallest run id of this millisecond: UUID v7 begins with 48 bits of time.

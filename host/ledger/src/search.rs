@@ -203,13 +203,14 @@ fn operator(comparator: Comparator) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Pool;
     use crate::{Cluster, ConnectOptions};
-    use sqlx::{AssertSqlSafe, Execute as _, PgPool};
+    use sqlx::{AssertSqlSafe, Execute as _};
 
     const RUNS: i32 = 20_000;
 
     /// Many runs of two tenants. `n` counts them, `class` is one of ten, `rare` is what few have.
-    async fn many_runs(pool: &PgPool) {
+    async fn many_runs(pool: &Pool) {
         let statements = [
             "insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status,
                                started_at)
@@ -238,7 +239,7 @@ mod tests {
     }
 
     /// How the database goes about a statement.
-    async fn plan(pool: &PgPool, mut sql: Sql) -> String {
+    async fn plan(pool: &Pool, mut sql: Sql) -> String {
         let text =
             AssertSqlSafe(format!("explain (analyze, timing off, summary off) {}", sql.sql().as_str()));
         let arguments = sql.build().take_arguments().unwrap().unwrap();

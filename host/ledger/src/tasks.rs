@@ -17,15 +17,16 @@ use backstitch_core::{
 };
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, FromRow, PgExecutor, Postgres};
 use uuid::Uuid;
 
 use crate::append::{NewItem, Taking};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
-use crate::payloads::store::{self, Closed, of_run};
-use crate::payloads::{Column, Place, Spot};
-use crate::plant::{InTransaction, insert_items};
+use crate::payloads::store::{self, Closed, of_run, storing};
+use crate::payloads::{Column, Place, Spot, Stored};
+use crate::plant::insert_items;
+use crate::pool::Transaction;
 use crate::time::Timestamp;
 
 /// Which tasks a worker wants.
@@ -375,23 +376,7 @@ impl Ledger {
     ) -> Result<Settled, LedgerError> {
         let (mut item, mut stored) = (item.clone(), Vec::new());
         self.payloads().seal_message(scope.tenant, token.run, item.item_id, &mut item.message, &mut stored);
-        let mut connection = self.pool.acquire().await?;
-        if stored.is_empty() {
-            return settle(&mut connection, scope, token, &item).await;
-        }
-        // Payloads before tasks, as in an append: two that do both cannot deadlock.
-        let mut transaction = connection.begin().await?;
-        store::insert(&mut transaction, scope.shard, &stored).await?;
-        let settled = settle(&mut transaction, scope, token, &item).await?;
-        match settled {
-            Settled::Left { .. } => transaction.commit().await?,
-            Settled::GivenUp => {
-                transaction.rollback().await?;
-                return self::settle(&mut connection, scope, token, &item).await;
-            }
-            Settled::Stale => transaction.rollback().await?,
-        }
-        Ok(settled)
+        settle(&self.pool, scope, token, &item, &stored).await
     }
 
     /// An operator's word about a call: removes its task, whoever has it, and leaves `message` in its run's
@@ -647,7 +632,7 @@ impl Ledger {
     /// Puts what is left of tasks into the inboxes of their runs.
     async fn leave(
         &self,
-        transaction: &mut InTransaction<'_>,
+        transaction: &mut Transaction,
         mut gone: Vec<GoneRow>,
         now_ms: u64,
         message: impl Fn(&GoneRow) -> Result<Message, LedgerError>,
@@ -675,17 +660,28 @@ impl Ledger {
     }
 }
 
-/// See [`Ledger::settle_task`]. The message is in its stored form.
+/// See [`Ledger::settle_task`]. The message is in its stored form. Payloads before tasks, as in an append: two that do
+/// both cannot deadlock.
 async fn settle(
-    connection: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     scope: Scope,
     token: TaskToken,
     item: &NewItem,
+    stored: &[Stored],
 ) -> Result<Settled, LedgerError> {
-    let settled = sqlx::query_as(
-        "with gone as (
+    let settled = sqlx::query_as(concat!(
+        "with waiting as materialized (
+             select 1 from tasks
+             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+               and not given_up
+         ),
+         ",
+        storing!("$12", "$13", "$14", "$15", "exists (select from waiting)"),
+        ",
+         gone as (
              delete from tasks
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
+               and (select count(*) from stored) >= 0
              returning given_up, heartbeat
          ),
          posted as (
@@ -698,14 +694,15 @@ async fn settle(
          )
          select gone.given_up, r.owner
          from gone left join runs r on r.shard = $1 and r.run_id = $3",
-    );
+    ));
     let settled = by_token(settled, scope, token)
         .bind(item.item_id)
         .bind(item.message.kind)
         .bind(item.message.payload.as_deref())
         .bind(item.message.detail.as_deref())
         .bind(Timestamp(item.at_ms));
-    let row: Option<(bool, Option<Uuid>)> = settled.fetch_optional(connection).await?;
+    let row: Option<(bool, Option<Uuid>)> =
+        store::bind_parts(settled, stored).fetch_optional(executor).await?;
     Ok(match row {
         None => Settled::Stale,
         Some((true, _)) => Settled::GivenUp,
@@ -715,7 +712,7 @@ async fn settle(
 
 /// Removes the tasks that the CTE `over` names by their key, and has locked.
 async fn gone<'q>(
-    transaction: &mut InTransaction<'_>,
+    transaction: &mut Transaction,
     over: &'static str,
     bind: impl FnOnce(Statement<'q>) -> Statement<'q>,
 ) -> Result<Vec<GoneRow>, sqlx::Error> {

@@ -7,13 +7,18 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use backstitch_core::{HostId, Shard, TenantId, limits};
-use sqlx::postgres::{PgBindIterExt, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgBindIterExt, PgListener, PgNotification, PgPoolOptions};
 use tokio::sync::mpsc;
 
 use crate::connect::Ledger;
+use crate::opening::{Opening, within};
 
-/// Pause after the listener failed, in milliseconds. Its owner polls meanwhile.
-const RETRY_MS: u64 = 500;
+/// First and last pause after the listener failed, in milliseconds. Its owner polls meanwhile.
+const RETRY_MS: (u64, u64) = (500, 8_000);
+/// How long the listener may hear nothing before it asks whether it is still connected, in milliseconds.
+const QUIET_MS: u64 = 10_000;
+/// Bound on a new listener, and on the answer to that question, in milliseconds.
+const ANSWER_MS_MAX: u64 = 5_000;
 
 /// Why to look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,6 +97,7 @@ pub struct Wakeups {
     channel: String,
     task_channel: String,
     listener: Option<PgListener>,
+    retry_ms: u64,
 }
 
 impl Ledger {
@@ -102,6 +108,7 @@ impl Ledger {
             channel: channel(self.shard, host),
             task_channel: task_channel(self.shard),
             listener: None,
+            retry_ms: RETRY_MS.0,
         }
     }
 }
@@ -112,16 +119,17 @@ impl Wakeups {
     /// connecting, or it begins anew.
     pub async fn next(&mut self) -> Wake {
         let Some(listener) = &mut self.listener else {
-            match self.listen().await {
-                Ok(listener) => self.listener = Some(listener),
+            match within(ANSWER_MS_MAX, self.listen()).await {
+                Ok(listener) => (self.listener, self.retry_ms) = (Some(listener), RETRY_MS.0),
                 Err(error) => {
                     tracing::debug!(%error, "no connection to listen on; polling goes on");
-                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                    tokio::time::sleep(Duration::from_millis(self.retry_ms)).await;
+                    self.retry_ms = (self.retry_ms * 2).min(RETRY_MS.1);
                 }
             }
             return Wake::Lost;
         };
-        match listener.try_recv().await {
+        match hear(listener).await {
             Ok(Some(heard)) if heard.channel() == self.task_channel => heard
                 .payload()
                 .split_once(':')
@@ -144,11 +152,22 @@ impl Wakeups {
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_with(self.ledger.options.session("listener")?)
+            .connect_with(Opening::new(&self.ledger.options, "listener")?.bare())
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.ignore_pool_close_event(true);
         listener.listen_all([self.channel.as_str(), self.task_channel.as_str()]).await?;
         Ok(listener)
+    }
+}
+
+/// The next notification. A connection that has been quiet for long is asked for a sign of life: one that is half open
+/// would be quiet for ever.
+async fn hear(listener: &mut PgListener) -> Result<Option<PgNotification>, sqlx::Error> {
+    loop {
+        if let Ok(heard) = tokio::time::timeout(Duration::from_millis(QUIET_MS), listener.try_recv()).await {
+            return heard;
+        }
+        within(ANSWER_MS_MAX, sqlx::query("select 1").execute(&mut *listener)).await?;
     }
 }

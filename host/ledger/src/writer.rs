@@ -7,9 +7,10 @@
 //! |---|---|
 //! | a reply | acknowledges; if the fence was shut, says so to everyone and stops |
 //! | no reply: the connection is gone | reconnects, ends the old backend, reads back by key, and only then repeats what is not there |
-//! | a lost race (40001, 40P01, a timeout) | repeats it |
+//! | a lost race (40001, 40P01) | repeats it |
+//! | a wait for a lock or for the statement that was too long (55P03, 57014) | halves the batch until it has whose it is, and sets that run aside: others go on |
 //! | out of space, memory, connections; read-only | keeps the batch, waits, repeats; [`Health`] says why |
-//! | an error of the data, a place that is taken | commits the items one by one, and poisons the guilty ones |
+//! | an error of the data, a place that is taken | halves the batch in the same way, and poisons the guilty items |
 //! | the row that an item follows is not there | poisons the items of that run ([`PoisonKind::Behind`]), and sends the others again |
 //!
 //! **The unknown outcome.** A backend may go on with a statement whose client is gone. So the writer first
@@ -30,6 +31,7 @@
 //! It refuses to give up: while the database is away it keeps the batch and the queue fills, which
 //! slows the host down. Whoever wants it to end aborts the task.
 
+mod aside;
 mod broken;
 mod fate;
 mod session;
@@ -44,12 +46,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::aside::{Aside, Line};
 use self::broken::Broken;
 use self::session::Session;
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
-use crate::connect::ConnectOptions;
+use crate::connect::Ledger;
 use crate::error::Failure;
 use crate::leases::Lease;
+use crate::opening::{lost, within};
 use crate::payloads::Payloads;
 
 /// Whether the writer gets through to the database.
@@ -140,6 +144,8 @@ pub struct Writer {
     pub health: watch::Receiver<Health>,
     /// How many connections it has made. One more: what was committed before may be gone.
     pub connections: watch::Receiver<u64>,
+    /// Since when it has been at work on one statement, if it is.
+    pub busy: watch::Receiver<Option<Instant>>,
 }
 
 impl Writer {
@@ -149,29 +155,32 @@ impl Writer {
     /// What follows a start may be sent behind it, or with it, before that is acknowledged: if the start is refused,
     /// nothing of the run is written.
     pub fn spawn(
-        options: &ConnectOptions,
+        ledger: &Ledger,
         lease: Lease,
         items: mpsc::Receiver<Item>,
         acks: mpsc::Sender<Acks>,
         config: WriterConfig,
     ) -> Result<Self, sqlx::Error> {
-        let (session, connections) = Session::new(options)?;
+        let (session, connections) = Session::new(ledger)?;
         let (health_sender, health) = watch::channel(Health::Healthy);
+        let (busy_sender, busy) = watch::channel(None);
         let state = State {
             session,
-            payloads: options.payloads.clone(),
-            scope: Scope { shard: options.shard, tenant: TenantId::DEFAULT },
+            payloads: ledger.options().payloads.clone(),
+            scope: Scope { shard: ledger.shard(), tenant: TenantId::DEFAULT },
             lease,
             items,
             acks,
             config,
             health: health_sender,
+            busy: busy_sender,
             pending: Vec::new(),
             batch: Batch::default(),
             broken: Broken::default(),
+            aside: Aside::default(),
             last: Last::default(),
         };
-        Ok(Self { task: tokio::spawn(state.run()), health, connections })
+        Ok(Self { task: tokio::spawn(state.run()), health, connections, busy })
     }
 }
 
@@ -185,10 +194,12 @@ struct State {
     acks: mpsc::Sender<Acks>,
     config: WriterConfig,
     health: watch::Sender<Health>,
+    busy: watch::Sender<Option<Instant>>,
     /// Received, not yet acknowledged. A batch is its beginning.
     pending: Vec<Item>,
     batch: Batch,
     broken: Broken,
+    aside: Aside,
     last: Last,
 }
 
@@ -197,6 +208,13 @@ struct State {
 struct Last {
     items: usize,
     took: Duration,
+}
+
+/// Items that are committed together when a batch is taken apart.
+struct Part {
+    items: Vec<Item>,
+    /// They were tried, and at least one of them keeps the others from it.
+    failed: bool,
 }
 
 /// What became of one statement.
@@ -209,6 +227,12 @@ enum Settled {
     Behind {
         runs: Vec<Uuid>,
     },
+    /// It took too long, most likely for a lock. Nothing of it was written. If the statement had several items, it is not
+    /// known whose.
+    Held {
+        /// A statement with the same items was of unknown fate once.
+        repeated: bool,
+    },
     /// The data is at fault. If the statement had several items, it is not known whose.
     Guilty {
         kind: PoisonKind,
@@ -219,48 +243,89 @@ enum Settled {
 impl State {
     async fn run(mut self) -> Stopped {
         self.look_after_connection().await;
-        loop {
+        let stopped = loop {
+            if let Some(line) = self.aside.take()
+                && let Err(stopped) = self.try_again(line).await
+            {
+                break stopped;
+            }
             if self.pending.is_empty() {
-                let received = self.items.recv_many(&mut self.pending, self.config.batch_max);
-                match tokio::time::timeout(IDLE, received).await {
-                    Ok(0) => return Stopped::Finished,
-                    Ok(_) => self.prepare(0),
-                    Err(_) => {
+                let received = tokio::select! {
+                    biased;
+                    () = self.aside.due() => continue,
+                    received = self.items.recv_many(&mut self.pending, self.config.batch_max),
+                        if !self.aside.is_full() => received,
+                    () = tokio::time::sleep(IDLE) => {
                         self.look_after_connection().await;
                         continue;
                     }
-                }
-            }
-            self.linger().await;
-            if !self.weed().await {
-                return Stopped::Unheard;
-            }
-            let count = self.cut();
-            if count == 0 {
-                continue;
-            }
-            let began = Instant::now();
-            let heard = match self.settle(0..count).await {
-                Settled::Committed { refused } => self.committed(0..count, refused).await,
-                Settled::Fenced => return self.fenced().await,
-                Settled::Behind { runs } => {
-                    if !self.leave_behind(count, &runs).await {
-                        return Stopped::Unheard;
+                };
+                if received == 0 {
+                    if self.aside.is_empty() {
+                        break Stopped::Finished;
                     }
+                    // Nothing more will come, and what is left is still to be committed.
+                    self.aside.due().await;
                     continue;
                 }
-                Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
-                Settled::Guilty { .. } => match self.isolate(count).await {
-                    Some(heard) => heard,
-                    None => return self.fenced().await,
-                },
-            };
-            if !heard {
-                return Stopped::Unheard;
+                self.prepare(0);
             }
-            self.pending.drain(..count);
-            self.last = Last { items: count, took: began.elapsed() };
+            self.linger().await;
+            if let Err(stopped) = self.step(false).await {
+                break stopped;
+            }
+        };
+        if stopped == Stopped::Fenced { self.fenced().await } else { stopped }
+    }
+
+    /// Commits what fits into one statement of what is pending.
+    async fn step(&mut self, repeated: bool) -> Result<(), Stopped> {
+        self.weed().await?;
+        let count = self.cut();
+        if count == 0 {
+            return Ok(());
         }
+        let began = Instant::now();
+        self.busy.send_replace(Some(began));
+        let settled = self.settle(0..count, repeated).await;
+        let stepped = match settled {
+            Settled::Committed { refused } => self.committed(count, refused).await,
+            Settled::Fenced => Err(Stopped::Fenced),
+            Settled::Behind { runs } => self.leave_behind(count, &runs).await,
+            Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
+            Settled::Held { repeated } if self.is_of_one_run(count) => {
+                self.aside.put(self.pending.drain(..count).collect(), repeated);
+                Ok(())
+            }
+            Settled::Held { repeated } => self.isolate(count, repeated).await,
+            Settled::Guilty { .. } => self.isolate(count, false).await,
+        };
+        self.busy.send_replace(None);
+        self.last = Last { items: count, took: began.elapsed() };
+        stepped
+    }
+
+    fn is_of_one_run(&self, count: usize) -> bool {
+        let mut runs = self.pending[..count].iter().map(|item| item.append.run);
+        let first = runs.next();
+        runs.all(|run| Some(run) == first)
+    }
+
+    /// Tries a run that was set aside.
+    async fn try_again(&mut self, line: Line) -> Result<(), Stopped> {
+        let later = std::mem::replace(&mut self.pending, line.items);
+        self.session.wait_for_locks(Some(LOCK_MOMENT_MS)).await;
+        let mut repeated = line.repeated;
+        let mut tried = Ok(());
+        while tried.is_ok() && !self.pending.is_empty() {
+            tried = self.step(std::mem::take(&mut repeated)).await;
+            self.aside.keep_back(&mut self.pending);
+        }
+        self.session.wait_for_locks(None).await;
+        self.pending.extend(later);
+        let held = self.aside.holds(line.run);
+        self.aside.tried(held);
+        tried
     }
 
     /// Waits a moment for company, if the statement before had some and this one would be smaller:
@@ -300,8 +365,7 @@ impl State {
 
     /// Keeps the connection alive, and notices when it is gone. What it cannot mend now is tried again.
     async fn look_after_connection(&mut self) {
-        let bound = self.session.statement_ms_max;
-        match within(bound, self.session.ping()).await {
+        match within(PING_MS_MAX, self.session.ping()).await {
             Ok(()) => self.report_healthy(),
             Err(error) => {
                 self.session.drop_connection();
@@ -310,8 +374,9 @@ impl State {
         }
     }
 
-    /// Refuses pending items that would leave a gap. False: nobody listens.
-    async fn weed(&mut self) -> bool {
+    /// Refuses pending items that would leave a gap, and sets those aside whose run is.
+    async fn weed(&mut self) -> Result<(), Stopped> {
+        self.aside.keep_back(&mut self.pending);
         let broken = &mut self.broken;
         let mut gaps = Vec::new();
         self.pending.retain(|item| {
@@ -321,61 +386,87 @@ impl State {
             }
             !gap
         });
-        gaps.is_empty() || self.tell(gaps, gap()).await
+        if gaps.is_empty() { Ok(()) } else { self.tell(gaps, gap()).await }
     }
 
-    /// Commits the first `count` items one by one. None: fenced; what was told is no longer pending.
-    async fn isolate(&mut self, count: usize) -> Option<bool> {
-        for index in 0..count {
-            let heard = if self.broken.continues(&self.pending[index]) {
-                self.tell(vec![self.pending[index].ticket], gap()).await
-            } else {
-                match self.settle(index..index + 1).await {
-                    Settled::Committed { refused } => self.committed(index..index + 1, refused).await,
-                    Settled::Guilty { kind, message } => self.poison(index, kind, message).await,
-                    Settled::Behind { .. } => self.poison(index, PoisonKind::Behind, behind()).await,
-                    Settled::Fenced => {
-                        self.pending.drain(..index);
-                        return None;
-                    }
-                }
-            };
-            if !heard {
-                return Some(false);
+    /// Commits the first `count` items in halves, and halves of halves, until those are alone that keep the others from
+    /// it. What is fenced stays pending.
+    async fn isolate(&mut self, count: usize, repeated: bool) -> Result<(), Stopped> {
+        let later = self.pending.split_off(count);
+        let mut parts = vec![Part { items: std::mem::take(&mut self.pending), failed: true }];
+        let mut isolated = Ok(());
+        self.session.wait_for_locks(Some(LOCK_MOMENT_MS)).await;
+        while isolated.is_ok()
+            && let Some(mut part) = parts.pop()
+        {
+            if part.failed && part.items.len() > 1 {
+                let items = part.items.split_off(part.items.len() / 2);
+                parts.push(Part { items, failed: false });
+            }
+            self.pending = part.items;
+            isolated = self.settle_part(&mut parts, repeated).await;
+        }
+        self.session.wait_for_locks(None).await;
+        parts.into_iter().rev().for_each(|part| self.pending.extend(part.items));
+        self.pending.extend(later);
+        isolated
+    }
+
+    /// Commits what is pending, or puts it back among the parts to be halved.
+    async fn settle_part(&mut self, parts: &mut Vec<Part>, repeated: bool) -> Result<(), Stopped> {
+        self.weed().await?;
+        let count = self.pending.len();
+        if count == 0 {
+            return Ok(());
+        }
+        match self.settle(0..count, repeated).await {
+            Settled::Committed { refused } => self.committed(count, refused).await,
+            Settled::Fenced => Err(Stopped::Fenced),
+            Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
+            Settled::Held { repeated } if self.is_of_one_run(count) => {
+                self.aside.put(std::mem::take(&mut self.pending), repeated);
+                Ok(())
+            }
+            Settled::Behind { runs } => {
+                self.leave_behind(count, &runs).await?;
+                parts.push(Part { items: std::mem::take(&mut self.pending), failed: false });
+                Ok(())
+            }
+            Settled::Held { .. } | Settled::Guilty { .. } => {
+                parts.push(Part { items: std::mem::take(&mut self.pending), failed: true });
+                Ok(())
             }
         }
-        Some(true)
     }
 
-    /// Poisons those of the first `count` items whose runs are behind; the others stay. False: nobody listens.
-    async fn leave_behind(&mut self, count: usize, runs: &[Uuid]) -> bool {
+    /// Poisons those of the first `count` items whose runs are behind; the others stay.
+    async fn leave_behind(&mut self, count: usize, runs: &[Uuid]) -> Result<(), Stopped> {
         let mut index = 0;
         for _ in 0..count {
-            if !runs.contains(&self.pending[index].append.run.0) {
+            if runs.contains(&self.pending[index].append.run.0) {
+                self.poison(index, PoisonKind::Behind, behind()).await?;
+            } else {
                 index += 1;
-                continue;
             }
-            if !self.poison(index, PoisonKind::Behind, behind()).await {
-                return false;
-            }
-            self.pending.remove(index);
         }
-        true
+        Ok(())
     }
 
-    async fn committed(&mut self, range: std::ops::Range<usize>, refused: Vec<RunId>) -> bool {
-        let items = &self.pending[range];
+    /// The first `count` items are.
+    async fn committed(&mut self, count: usize, refused: Vec<RunId>) -> Result<(), Stopped> {
+        let items: Vec<Item> = self.pending.drain(..count).collect();
         if !refused.is_empty() {
-            self.broken.refused(items, &refused);
+            self.broken.refused(&items, &refused);
         }
         let tickets = items.iter().map(|item| item.ticket).collect();
         self.tell(tickets, Outcome::Committed { refused }).await
     }
 
-    async fn poison(&mut self, index: usize, kind: PoisonKind, message: String) -> bool {
-        let item = &self.pending[index];
+    /// The item at this place never will be.
+    async fn poison(&mut self, index: usize, kind: PoisonKind, message: String) -> Result<(), Stopped> {
+        let item = self.pending.remove(index);
         tracing::error!(run = %item.append.run, ?kind, message, "an append can never be committed");
-        self.broken.poisoned(item);
+        self.broken.poisoned(&item);
         self.tell(vec![item.ticket], Outcome::Poisoned { kind, message }).await
     }
 
@@ -386,23 +477,24 @@ impl State {
         while let Some(item) = self.items.recv().await {
             self.pending.push(item);
         }
+        self.pending.extend(self.aside.drain());
         let tickets = self.pending.iter().map(|item| item.ticket).collect();
-        self.tell(tickets, Outcome::Fenced).await;
+        // Nobody may be there to hear it: it is over in any case.
+        let _ = self.tell(tickets, Outcome::Fenced).await;
         Stopped::Fenced
     }
 
-    async fn tell(&self, tickets: Vec<u64>, outcome: Outcome) -> bool {
-        self.acks.send(Acks { tickets, outcome }).await.is_ok()
+    async fn tell(&self, tickets: Vec<u64>, outcome: Outcome) -> Result<(), Stopped> {
+        self.acks.send(Acks { tickets, outcome }).await.map_err(|_| Stopped::Unheard)
     }
 
     fn hook(&self, point: &'static str) -> Hook {
         self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point))
     }
 
-    /// Repeats one statement until its fate is known.
-    async fn settle(&mut self, range: std::ops::Range<usize>) -> Settled {
+    /// Repeats one statement until its fate is known. `repeated`: as in [`Settled::Held`].
+    async fn settle(&mut self, range: std::ops::Range<usize>, mut repeated: bool) -> Settled {
         let mut unknown = false;
-        let mut repeated = false;
         let mut tries = 0;
         loop {
             match self.attempt(range.clone(), &mut unknown, &mut repeated).await {
@@ -410,6 +502,10 @@ impl State {
                     self.report_healthy();
                     self.hook("append-after");
                     return settled;
+                }
+                Err((Failure::Held, _)) => {
+                    self.report_healthy();
+                    return Settled::Held { repeated };
                 }
                 Err((failure, error)) => {
                     if matches!(failure, Failure::Lost | Failure::ReadOnly) {
@@ -433,8 +529,9 @@ impl State {
         repeated: &mut bool,
     ) -> Result<Settled, (Failure, sqlx::Error)> {
         let classed = |error: sqlx::Error| (Failure::of(&error), error);
-        let bound = self.session.statement_ms_max;
         let items = &self.pending[range];
+        self.session.connection().await.map_err(classed)?;
+        let patience = self.session.patience();
         let connection = self.session.connection().await.map_err(classed)?;
         if *unknown {
             let found = async {
@@ -444,7 +541,7 @@ impl State {
                 }
                 Ok(settled)
             };
-            if let Some(settled) = within(bound, found).await.map_err(classed)? {
+            if let Some(settled) = patience.reply(found).await.map_err(classed)? {
                 return Ok(settled);
             }
             (*unknown, *repeated) = (false, true);
@@ -452,7 +549,7 @@ impl State {
         let hook = |point| self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point));
         hook("append-before");
         let lease = (self.lease.host, self.lease.epoch);
-        let mut result = within(bound, append::execute(connection, lease, self.scope, items)).await;
+        let mut result = patience.reply(append::execute(connection, lease, self.scope, items)).await;
         if hook("append-sent") == Hook::DropReply {
             result = Err(lost("the test dropped the reply"));
         }
@@ -465,14 +562,14 @@ impl State {
                 if *repeated && !refused.is_empty() {
                     // It is committed; only the question is open. Without an answer, ask as after a lost reply.
                     *unknown = true;
-                    let ours = within(bound, fate::starts_of_ours(connection, self.scope, items)).await;
+                    let ours = patience.reply(fate::starts_of_ours(connection, self.scope, items)).await;
                     let ours = ours.map_err(classed)?;
                     refused.retain(|run| !ours.contains(run));
                 }
                 Ok(Settled::Committed { refused })
             }
             Err(error) if Failure::of(&error) == Failure::Data => {
-                within(bound, fate::judge(connection, self.scope, items, &error)).await.map_err(classed)
+                patience.reply(fate::judge(connection, self.scope, items, &error)).await.map_err(classed)
             }
             Err(error) => {
                 let failure = Failure::of(&error);
@@ -508,9 +605,13 @@ impl State {
     }
 }
 
+/// Bound on a new connection, or on the answer to a ping, in milliseconds.
+const PING_MS_MAX: u64 = 10_000;
 /// How long the writer is idle before it looks whether its connection is still there.
 const IDLE: Duration = Duration::from_millis(limits::WRITER_IDLE_MS);
 
+/// How long a statement may wait for locks, in milliseconds, while others wait for the statement.
+const LOCK_MOMENT_MS: u64 = 25;
 /// Repetitions after lost races before the operator should hear of it.
 const CONTENDED_TRIES: u32 = 10;
 
@@ -526,19 +627,4 @@ fn gap() -> Outcome {
 
 fn behind() -> String {
     "the ledger does not hold the row that this append follows".to_owned()
-}
-
-fn lost(what: &str) -> sqlx::Error {
-    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, what))
-}
-
-/// A reply that takes longer than the server's own bound will not come: the network has lost it.
-async fn within<T>(
-    ms_max: u64,
-    reply: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    match tokio::time::timeout(Duration::from_millis(ms_max), reply).await {
-        Ok(result) => result,
-        Err(_) => Err(lost("no reply in time")),
-    }
 }

@@ -96,26 +96,26 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
 #[tokio::test]
 async fn the_databases_clock_decides_who_is_overdue() {
     let ledger = ledger().await;
-    let patient = ledger.register(HostId(new_id()), 60_000, "patient").await.unwrap();
-    let hasty = ledger.register(HostId(new_id()), 1, "hasty").await.unwrap();
+    let patient = ledger.heart().unwrap().register(HostId(new_id()), 60_000, "patient").await.unwrap();
+    let hasty = ledger.heart().unwrap().register(HostId(new_id()), 1, "hasty").await.unwrap();
     let dead = eventually("the silent host is overdue", || async {
         let dead = ledger.declare_overdue_dead().await.unwrap();
         (!dead.is_empty()).then_some(dead)
     })
     .await;
     assert_eq!(dead, [hasty.host]);
-    assert_eq!(ledger.heartbeat(hasty).await.unwrap(), Pulse::Dead);
-    assert_eq!(ledger.heartbeat(patient).await.unwrap(), Pulse::Alive);
-    ledger.release(patient).await.unwrap();
-    assert_eq!(ledger.heartbeat(patient).await.unwrap(), Pulse::Dead);
+    assert_eq!(ledger.heart().unwrap().beat(hasty).await.unwrap().0, Pulse::Dead);
+    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Alive);
+    ledger.heart().unwrap().release(patient).await.unwrap();
+    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Dead);
 }
 
 #[tokio::test]
 async fn a_host_that_registers_again_gives_its_runs_up() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 3, "r").await;
-    let again = ledger.register(host.id, 60_000, "again").await.unwrap();
-    assert_eq!(ledger.heartbeat(host.lease).await.unwrap(), Pulse::Dead);
+    let again = ledger.heart().unwrap().register(host.id, 60_000, "again").await.unwrap();
+    assert_eq!(ledger.heart().unwrap().beat(host.lease).await.unwrap().0, Pulse::Dead);
     assert_eq!(ledger.claim_runs(again, 500).await.unwrap().len(), runs.len());
 }
 

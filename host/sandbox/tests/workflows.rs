@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use backstitch_core::{Command, Event, Fault, FaultKind, Json, Op, Replay, Status, limits};
-use backstitch_sandbox::{Program, Stopped, Unstarted, WorkflowInstance};
+use backstitch_sandbox::{Stopped, Unstarted, WorkflowInstance};
 use support::*;
 
 /// A guest that sleeps for ever and burns fuel after each event.

@@ -61,6 +61,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
     ("not-a-component", "Upload the component that `backstitch build` writes."),
     ("not-parked", "Only a parked run is retried."),
     ("not-paused", "Only a paused run is resumed."),
+    ("not-ready", "Send requests to another host until this one is ready: `detail` says what it waits for."),
     ("not-stopped", "The run has not stopped in time: send the same request again."),
     ("nothing-offered", "Export at least one workflow or activity."),
     ("overloaded", "Send the same request again in a second."),

@@ -16,8 +16,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::history::History;
 use backstitch_client::views::{
-    DeployedView, HealthView, LedgerView, QueryView, RepairsView, ReplayView, RunCountView, RunDetailView,
-    RunListView, RunView, StartedView, TenantView, UpdateView,
+    DeployedView, HealthView, LedgerView, LiveView, QueryView, ReadyView, RepairsView, ReplayView,
+    RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
     CancelQuery, DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
@@ -52,6 +52,8 @@ pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 pub(super) fn routes() -> Routes {
     let quick = Routes::new()
         .with(__path_health, health)
+        .with(__path_live, live)
+        .with(__path_ready, ready)
         .with(__path_deployments, deployments)
         .with(__path_list, list)
         .with(__path_start, start)
@@ -97,6 +99,28 @@ pub(super) fn routes() -> Routes {
 )]
 async fn health(State(service): State<Service>, _: NoParams) -> axum::Json<HealthView> {
     axum::Json(service.health().await)
+}
+
+/// That the host is alive: it answers. Nothing else is asked, so an outage of Postgres gets no host restarted.
+#[utoipa::path(
+    get, path = "/v1/health/live", tag = "host", operation_id = "live",
+    responses(
+        (status = 200, body = LiveView, description = "It is."),
+    ),
+)]
+async fn live(_: NoParams) -> axum::Json<LiveView> {
+    axum::Json(LiveView { status: "live".to_owned() })
+}
+
+/// Whether the host is ready: it has its lease, the database takes its heartbeats, and its writer gets through.
+#[utoipa::path(
+    get, path = "/v1/health/ready", tag = "host", operation_id = "ready",
+    responses(
+        (status = 200, body = ReadyView, description = "It is."),
+    ),
+)]
+async fn ready(State(service): State<Service>, _: NoParams) -> Answer<ReadyView> {
+    Ok(axum::Json(service.ready()?))
 }
 
 /// Deploys a component: it serves the names that it describes from now on.

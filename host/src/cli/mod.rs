@@ -1,6 +1,6 @@
 //! The command line: parses, calls a host's API or becomes a host, and ends with a code of [`exit`].
 //!
-//! Every command but `dev`, `serve`, `build`, `test`, `doctor` and `replay --history` is a client: it talks to a
+//! Every command but `dev`, `serve`, `migrate`, `build`, `test`, `doctor` and `replay --history` is a client: it talks to a
 //! host by HTTP and touches neither database nor sandbox.
 
 // The printing macros panic when a reader has left; `output` looks at the error.
@@ -15,6 +15,7 @@ mod export;
 mod follow;
 mod fork;
 mod input;
+mod migrate;
 mod offline;
 mod output;
 mod pages;
@@ -72,6 +73,11 @@ enum Command {
     Dev(serve::DevArgs),
     /// Run a host on the Postgres of DATABASE_URL
     Serve(serve::ServeArgs),
+    /// Bring a database up to date, as the owner of its tables
+    ///
+    /// A host does so itself if its role may. If it may not, because it is to own and create nothing, this has to be
+    /// run before a new version starts, and every two weeks for the partitions of the weeks to come.
+    Migrate(migrate::MigrateArgs),
     /// Compile guest crates to components
     Build(build::BuildArgs),
     /// Run the tests of a guest crate, without a host and a database
@@ -177,6 +183,7 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
     match cli.command {
         Command::Dev(args) => serve::dev(args, out).await,
         Command::Serve(args) => serve::serve(args, out).await,
+        Command::Migrate(args) => migrate::migrate(args, out).await,
         Command::Build(args) => build::build(&args, out),
         Command::Test(args) => test::test(&args, out),
         Command::Deploy(args) => deploy::deploy(&args, &Context { client: client()?, out }).await,

@@ -369,7 +369,9 @@ async fn live(
 
 fn not_started(error: BuildError) -> CliError {
     let exit = match error {
-        BuildError::Host(HostError::Connect(_) | HostError::Ledger(_)) => Exit::Unavailable,
+        BuildError::Host(
+            HostError::Connect(_) | HostError::Migrate(_) | HostError::Ledger(_) | HostError::Clock(_),
+        ) => Exit::Unavailable,
         BuildError::Host(HostError::Keys(KeyError::Unusable { .. })) => Exit::Invalid,
         _ => Exit::Internal,
     };

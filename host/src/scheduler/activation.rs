@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::arrivals::due_calls;
 use super::slot::{Attempt, Facts, Guest, Purpose};
 use super::{Child, Guard, Scheduler, Waiting, begin_run, full, head, memory_at_start, timers_of_start};
-use crate::ambient;
+use crate::clock::Clock;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
 /// What one activation, or one ending, adds to the append that carries it.
@@ -81,7 +81,7 @@ impl Scheduler {
         if matches!(slot.guest, Guest::Parked) {
             return self.rests(id);
         }
-        if slot.is_held(ambient::now_ms()) {
+        if slot.is_held(self.tools.clock.now_ms()) {
             // What it does not hear now stays in its inbox, and is not looked for as long as it is held.
             if let Some(request) = slot.cancel.take() {
                 self.tools.in_hand.put_back(id, request.item);
@@ -294,11 +294,11 @@ impl Scheduler {
         append: &mut Append,
         effects: &mut Effects,
     ) -> Result<(), Fault> {
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         for (op, command, open) in commands {
             let slot = self.slots.get_mut(&id).expect("the caller has just seen it");
             if let Command::Cancel { target } = &command {
-                effects.given_up.extend(give_up(slot, *target, append));
+                effects.given_up.extend(give_up(&self.tools.clock, slot, *target, append));
             }
             let event = Event::Commanded { op, command };
             let row = slot.run.append(now_ms, &event).map_err(|illegal| {
@@ -370,7 +370,7 @@ impl Scheduler {
         let slot = &self.slots[&parent];
         let options = child_options(parent, &slot.facts.workflow_id, slot.run.start());
         let begun = facts.and_then(|facts| {
-            let (new_run, run) = begin_run(&facts, &input, Arc::new(options), ambient::now_ms())
+            let (new_run, run) = begin_run(&facts, &input, Arc::new(options), self.tools.clock.now_ms())
                 .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
             Ok((facts, new_run, run))
         });
@@ -427,14 +427,14 @@ impl Scheduler {
         let mut timers: Vec<Op> = timers_of(slot);
         timers.retain(|op| !slot.run.is_shielded(*op));
         let (given_up, offered) = slot.take_attempts(|run, op| !run.is_shielded(op));
-        let reason = request.reason.clone();
+        let (reason, clock) = (request.reason.clone(), self.tools.clock.clone());
         let event = Event::CancelRequested { reason: request.reason, id: request.id };
         self.outcome(id, event, None, |append| {
             append.inbox_done.push((id, request.item));
             append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
             append.tasks_given_up.extend(offered);
             for child in children {
-                append.inbox.push(note(child, &Message::Cancel { reason: reason.clone(), id: None }));
+                append.inbox.push(note(&clock, child, &Message::Cancel { reason: reason.clone(), id: None }));
             }
         });
         // Whoever has the run next finds the request and does the same.
@@ -474,7 +474,7 @@ impl Scheduler {
             append.status = Some(StatusChange::Run);
         });
         let Some(slot) = self.slots.get(&id) else { return };
-        let mut idle = due_calls(&slot.run, ambient::now_ms());
+        let mut idle = due_calls(&slot.run, self.tools.clock.now_ms());
         idle.retain(|op| !slot.attempts.contains_key(op));
         self.enqueue_attempts(id, idle);
     }
@@ -507,7 +507,7 @@ impl Scheduler {
         effects.given_up.extend(slot.take_attempts(|_, _| true).0);
         slot.guest = Guest::Evicted;
         slot.ahead.clear();
-        let row = match slot.run.append(ambient::now_ms(), event) {
+        let row = match slot.run.append(self.tools.clock.now_ms(), event) {
             Ok(row) => row,
             Err(illegal) => {
                 tracing::error!(run = %id, %illegal, "a run could not be closed");
@@ -529,15 +529,15 @@ impl Scheduler {
             self.continue_as_new(&facts, input, append, effects);
         } else {
             let outcome = failure.map_or_else(|| Ok(output.unwrap_or_else(Json::null)), Err);
-            tell_parent(&facts, outcome, append);
+            tell_parent(&self.tools.clock, &facts, outcome, append);
         }
-        stop_children(id, children, append);
+        stop_children(&self.tools.clock, id, children, append);
         self.warm.pop(&id);
     }
 
     /// The next run of the same workflow id, started by the very append that closes this one.
     fn continue_as_new(&mut self, facts: &Facts, input: &Json, append: &mut Append, effects: &mut Effects) {
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         let digest = self.tools.programs.workflow(facts.scope, &facts.workflow).unwrap_or(facts.digest);
         let next = Facts {
             run: RunId::derived(facts.run, Op(u32::MAX), now_ms),
@@ -662,21 +662,26 @@ pub(super) fn parking(fault: &Fault) -> StatusChange {
 }
 
 /// What the parent of a run that closes hears of it.
-pub(super) fn tell_parent(facts: &Facts, outcome: Result<Json, Failure>, append: &mut Append) {
+pub(super) fn tell_parent(clock: &Clock, facts: &Facts, outcome: Result<Json, Failure>, append: &mut Append) {
     if let Some((parent, op)) = facts.parent {
-        append.inbox.push(note(parent, &Message::ChildClosed { op, outcome }));
+        append.inbox.push(note(clock, parent, &Message::ChildClosed { op, outcome }));
     }
 }
 
 /// What the open children of a run that closes are asked to do.
-pub(super) fn stop_children(id: RunId, children: Vec<(RunId, ParentClose)>, append: &mut Append) {
+pub(super) fn stop_children(
+    clock: &Clock,
+    id: RunId,
+    children: Vec<(RunId, ParentClose)>,
+    append: &mut Append,
+) {
     for (child, policy) in children {
         let reason = format!("its parent {id} closed");
         let message = match policy {
             ParentClose::RequestCancel => Message::Cancel { reason, id: None },
             _ => Message::Terminate { reason, only_this: false },
         };
-        append.inbox.push(note(child, &message));
+        append.inbox.push(note(clock, child, &message));
     }
 }
 
@@ -687,7 +692,7 @@ pub(super) fn taken(workflow_id: &str) -> Failure {
 }
 
 /// Gives up an op that may be open: its timer, its child, and its attempt, which is to be told.
-fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) -> Vec<Attempt> {
+fn give_up(clock: &Clock, slot: &mut super::slot::Slot, target: Op, append: &mut Append) -> Vec<Attempt> {
     let id = slot.facts.run;
     let (given_up, outside) = slot.take_attempts(|_, op| op == target);
     append.tasks_given_up.extend(outside);
@@ -697,7 +702,7 @@ fn give_up(slot: &mut super::slot::Slot, target: Op, append: &mut Append) -> Vec
         }
         Some(OpenOp::Child { run, .. }) => {
             let reason = format!("its parent {id} gave it up");
-            append.inbox.push(note(*run, &Message::Cancel { reason, id: None }));
+            append.inbox.push(note(clock, *run, &Message::Cancel { reason, id: None }));
         }
         _ => {}
     }
@@ -733,8 +738,8 @@ fn is_empty(append: &Append) -> bool {
 }
 
 /// A new message from this host.
-pub(crate) fn note(to: RunId, message: &Message) -> NewItem {
-    NewItem { run: to, item_id: ambient::new_item_id(), message: message.to_row(), at_ms: ambient::now_ms() }
+pub(crate) fn note(clock: &Clock, to: RunId, message: &Message) -> NewItem {
+    NewItem { run: to, item_id: clock.new_id(), message: message.to_row(), at_ms: clock.now_ms() }
 }
 
 /// What the `runs` table says about a run that closed with `event`.

@@ -17,9 +17,10 @@ use super::attempts::Ended;
 use super::slot::{Attempt, Guest, Overdue, Purpose, Request, Slot};
 use super::trials::host_lost;
 use super::{Arrival, Guard, Loading, Reading, Scheduler, head};
+use crate::clock::Clock;
+use crate::crash;
 use crate::guests::Ahead;
 use crate::loads::{Damaged, Loaded, LoadedRun, Wanted};
-use crate::{ambient, crash};
 
 impl Scheduler {
     /// Runs that this host owns from now on.
@@ -174,7 +175,7 @@ impl Scheduler {
                 return;
             }
             let (workflow, workflow_id) = (workflow.clone(), options.workflow_id.clone());
-            let facts = self.child_facts(id, op, ambient::now_ms(), &workflow, workflow_id);
+            let facts = self.child_facts(id, op, self.tools.clock.now_ms(), &workflow, workflow_id);
             let failure = facts.map_or_else(|failure| failure, |facts| taken(&facts.workflow_id));
             self.outcome(id, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
         }
@@ -225,7 +226,7 @@ impl Scheduler {
             }
         }
         if let Some(reason) = terminated {
-            close_unled(facts, reason, ledger, &mut append);
+            close_unled(&self.tools.clock, facts, reason, ledger, &mut append);
         }
         self.enqueue(id, append, |pending| {
             pending.closes = true;
@@ -345,10 +346,12 @@ impl Scheduler {
             // The attempt it was for has failed since, and a later timer has taken its row.
             (_, Some(OpenOp::Activity { retry_at_ms: Some(at_ms), .. })) if timer.due_ms < *at_ms => {}
             (purpose, open) => {
+                let is_start = purpose == Some(Purpose::Start);
                 // A host that took the run over may be at it already: the time had come.
                 let retries = purpose == Some(Purpose::Retry)
                     && matches!(open, Some(OpenOp::Activity { .. }))
                     && !slot.attempts.contains_key(&op);
+                slot.time_has_come |= is_start;
                 let mut append = Append::new(slot.facts.scope, id);
                 append.timers_done.push((id, op));
                 let call = retries.then_some(op);
@@ -445,7 +448,7 @@ impl Scheduler {
         let mut append = Append { after: slot.sent, ..Append::new(slot.facts.scope, id) };
         // A run that is full is retried all the same: what remains of it is for its end.
         if slot.run.has_room(1, 0)
-            && let Ok(row) = slot.run.append(ambient::now_ms(), &Event::RunRetried)
+            && let Ok(row) = slot.run.append(self.tools.clock.now_ms(), &Event::RunRetried)
         {
             append.rows.push(row);
         }
@@ -500,12 +503,18 @@ pub(super) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
 }
 
 /// Closes a run that cannot be led along: with the row that says so, if its ledger takes one.
-fn close_unled(facts: &super::Facts, reason: String, ledger: Result<Run, usize>, append: &mut Append) {
-    let mut at_ms = ambient::now_ms();
+fn close_unled(
+    clock: &Clock,
+    facts: &super::Facts,
+    reason: String,
+    ledger: Result<Run, usize>,
+    append: &mut Append,
+) {
+    let mut at_ms = clock.now_ms();
     let mut message = reason.clone();
     let (rows, chain) = match ledger {
         Ok(mut run) => {
-            stop_children(facts.run, run.children_to_stop(), append);
+            stop_children(clock, facts.run, run.children_to_stop(), append);
             if let Ok(row) = run.append(at_ms, &Event::RunTerminated { reason }) {
                 at_ms = row.at_ms;
                 append.rows.push(row);
@@ -528,5 +537,5 @@ fn close_unled(facts: &super::Facts, reason: String, ledger: Result<Run, usize>,
     }));
     // Without a row, a commit of unknown fate may be repeated and send this twice: a parent that has
     // had an outcome of its op drops the second.
-    tell_parent(facts, Err(failure), append);
+    tell_parent(clock, facts, Err(failure), append);
 }

@@ -96,7 +96,7 @@ impl Scheduler {
         let lease = promise.as_ref().map(|promise| promise.taking.lease);
         let view = lease.map(|lease| {
             let token = TaskToken { run: id, op, attempt: task.attempt, lease };
-            attempt::outside(&slot.facts, token, &task, input.clone(), heartbeat, ambient::now_ms())
+            attempt::outside(&slot.facts, token, &task, input.clone(), heartbeat, self.tools.clock.now_ms())
         });
         append.tasks.push(task);
         slot.attempts.insert(op, Attempt::Offered { lease });
@@ -135,7 +135,7 @@ impl Scheduler {
         let task = NewTask {
             // It has been taken, whoever answers it.
             start_by_ms: None,
-            attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(ambient::now_ms())),
+            attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(self.tools.clock.now_ms())),
             // The attempt's own silence is its sandbox's affair, and nobody else's is bounded.
             silence_ms: None,
             taken: Some(Taking { lease, lease_ms: None, worker: "".into() }),
@@ -247,10 +247,13 @@ impl Scheduler {
         self.attempt_queue[usize::from(priority - 1)].push_back((id, op));
     }
 
-    /// Starts attempts while there is room: in the order of the priorities of their runs.
+    /// Starts attempts while there is room, and the host has its lease: in the order of the priorities of their runs.
     pub(super) fn start_attempts(&mut self) {
         while self.draining.is_none() {
             let Some(line) = self.attempt_queue.iter().position(|line| !line.is_empty()) else { return };
+            if !self.tools.tenure.holds() {
+                return;
+            }
             let Ok(permit) = Arc::clone(&self.attempts_running).try_acquire_owned() else { return };
             let Some((id, op)) = self.attempt_queue[line].pop_front() else { return };
             if !self.may_attempt(id, op) {
@@ -283,7 +286,7 @@ impl Scheduler {
             return;
         };
         let number = attempts + 1;
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
         let served = self.tools.programs.activity(slot.facts.scope, options.queue(), name);
         let Some(digest) = served else {
@@ -301,6 +304,7 @@ impl Scheduler {
             until_ms: options.start_to_close_ms.map(|_| due.deadline_ms),
             pulse: Arc::clone(&pulse),
             inputs: self.sender.clone(),
+            clock: self.tools.clock.clone(),
             handed: OnceCell::new(),
         });
         call.defer = Some(Arc::clone(&deferral) as _);
@@ -376,7 +380,7 @@ impl Scheduler {
             Ok(output) => return Some((Event::ActivityClosed { op, attempt, outcome: Ok(output) }, None)),
             Err(failure) => failure,
         };
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         let due = attempt::Due::new(options, *scheduled_at_ms, now_ms);
         let policy = options.retry.clone().unwrap_or_default();
         Some(match policy.decide(attempt, &failure, now_ms, due.close_by_ms) {

@@ -9,7 +9,6 @@ use tokio::time::Instant;
 
 use super::slot::Draft;
 use super::{Scheduler, Waiting};
-use crate::ambient;
 
 /// How long an outcome waits for what its guest makes of it: longer than nearly every activation takes, and
 /// not much longer than a commit.
@@ -18,7 +17,7 @@ pub(super) const DRAFT_MAX: Duration = Duration::from_millis(1);
 impl Scheduler {
     /// Sends an append, or lets its guest go to work on what it ends with before that.
     pub(super) fn send_or_draft(&mut self, id: RunId, append: Append, waiting: Waiting) {
-        if self.slots.get(&id).is_some_and(|slot| slot.may_draft(&append, ambient::now_ms())) {
+        if self.slots.get(&id).is_some_and(|slot| slot.may_draft(&append, self.tools.clock.now_ms())) {
             return self.draft(id, append, waiting);
         }
         self.send(id, append, |pending| pending.waiting = waiting);

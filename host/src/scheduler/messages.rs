@@ -10,7 +10,7 @@ use backstitch_core::{Event, Failure, FailureKind, Json, Message, Op, RunId, Run
 use backstitch_ledger::{Ledger, Posted, RunRef};
 
 use super::{Input, Scheduler};
-use crate::ambient;
+use crate::clock::Clock;
 use crate::retry::{Pace, until_answered};
 
 /// Where a message goes.
@@ -54,10 +54,10 @@ impl Scheduler {
         };
         let message = message(id, op, signal.as_ref());
         let item_id = message_id(id, op, *sent_at_ms);
-        let (scope, ledger) = (slot.facts.scope, self.tools.ledger.clone());
+        let (scope, ledger, clock) = (slot.facts.scope, self.tools.ledger.clone(), self.tools.clock.clone());
         let (sender, hint) = (self.sender.clone(), Arc::clone(&self.tools.inbox_hint));
         self.sending.spawn(async move {
-            let outcome = post(&ledger, scope, address, item_id, &message).await;
+            let outcome = post(&ledger, &clock, scope, address, item_id, &message).await;
             hint.notify_one();
             let _ = sender.send(Input::Delivered { run: id, op, outcome }).await;
         });
@@ -94,6 +94,7 @@ fn message(from: RunId, op: Op, signal: Option<&(Arc<str>, Json)>) -> Message {
 /// Puts a message into the inbox of the run that it is for.
 async fn post(
     ledger: &Ledger,
+    clock: &Clock,
     scope: Scope,
     address: Address,
     item_id: uuid::Uuid,
@@ -113,7 +114,7 @@ async fn post(
     let mut pace = Pace::default();
     while let Some(run) = to {
         let posted =
-            until_answered("sending a message", || ledger.post(scope, run, item_id, ambient::now_ms(), &row));
+            until_answered("sending a message", || ledger.post(scope, run, item_id, clock.now_ms(), &row));
         match posted.await {
             Posted::Accepted { .. } => return Ok(()),
             Posted::Closed(RunStatus::Continued) => {

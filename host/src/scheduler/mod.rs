@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-use crate::ambient;
+use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::desk::Desk;
@@ -57,6 +57,7 @@ use crate::guests::{Activated, Ahead, Job};
 use crate::in_hand::InHand;
 use crate::loads::{Loaded, Loads};
 use crate::programs::Programs;
+use crate::tenure::Tenure;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
 use attempts::{Held, Offer};
@@ -323,6 +324,10 @@ pub(crate) struct Counters {
 pub(crate) struct Tools {
     /// Whose runs these are.
     pub(crate) lease: Lease,
+    /// What time it is.
+    pub(crate) clock: Clock,
+    /// Whether attempts may begin.
+    pub(crate) tenure: Tenure,
     /// For attempts and messages.
     pub(crate) ledger: backstitch_ledger::Ledger,
     /// Reads runs.
@@ -448,7 +453,7 @@ impl Scheduler {
     /// run from memory; their ledgers are all that matters.
     pub(crate) async fn run(mut self) {
         let mut inputs = Vec::with_capacity(INPUTS_PER_TURN);
-        let items = self.tools.items.clone();
+        let (items, mut restored) = (self.tools.items.clone(), self.tools.tenure.restored());
         let mut connections = self.tools.connections.clone();
         loop {
             tokio::select! {
@@ -468,6 +473,8 @@ impl Scheduler {
                 },
                 Ok(()) = connections.changed() => self.prove_all(),
                 () = self.attempt_ended.notified() => {}
+                // Its sender is among our tools.
+                _ = restored.changed() => {}
                 () = drafts::until(self.drafts.front()) => self.send_old_drafts(),
                 taken = self.inputs.recv_many(&mut inputs, INPUTS_PER_TURN) => {
                     if taken == 0 {
@@ -556,7 +563,7 @@ impl Scheduler {
             let _ = reply.send(Err("the host is stopping".into()));
             return;
         }
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         let (new_run, run) = match begin_run(&facts, &input, options, now_ms) {
             Ok(begun) => begun,
             Err(problem) => {
@@ -581,6 +588,7 @@ impl Scheduler {
             facts: Arc::new(facts),
             program,
             started_at_ms: run.started_at_ms(),
+            time_has_come: false,
             run,
             input,
             guest: slot::Guest::Cold(Vec::new()),
@@ -808,7 +816,7 @@ impl Scheduler {
     /// Adds one outcome to an append, and lays it ahead of the guest. Fails if the run must be parked.
     fn lay(&mut self, id: RunId, event: Event, append: &mut Append) -> Result<(), Fault> {
         let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
-        match slot.run.append(ambient::now_ms(), &event) {
+        match slot.run.append(self.tools.clock.now_ms(), &event) {
             Ok(row) => {
                 if !slot.run.has_room(0, 0) {
                     return Err(full());

@@ -12,7 +12,6 @@ use backstitch_ledger::Append;
 use super::arrivals::due_calls;
 use super::slot::Guest;
 use super::{Scheduler, head, memory_of, timers_of};
-use crate::ambient;
 use crate::derived::Derived;
 
 /// How often a run that is at work is compared before it is left alone: what it lacks is found by a later look.
@@ -71,7 +70,7 @@ impl Scheduler {
         self.anew.remove(&id);
         // Their tasks are gone, and no message says why.
         slot.attempts.retain(|op, attempt| !attempt.is_offered() || derived.offered.contains(op));
-        let now_ms = ambient::now_ms();
+        let now_ms = self.tools.clock.now_ms();
         let mut append = Append::new(slot.facts.scope, id);
         append.timers = timers_of(&slot.run, now_ms);
         append.timers.retain(|timer| derived.timers.get(&timer.op) != Some(&timer.due_ms));

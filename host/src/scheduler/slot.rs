@@ -206,6 +206,8 @@ pub(super) struct Slot {
     pub(super) run: Run,
     pub(super) input: Json,
     pub(super) started_at_ms: u64,
+    /// The timer of a delayed start has fired: its word counts, whatever the clock says later.
+    pub(super) time_has_come: bool,
     pub(super) guest: Guest,
     /// Outcomes that the guest has not had, in ledger order; committed ones first.
     pub(super) ahead: VecDeque<Ahead>,
@@ -341,7 +343,9 @@ impl Slot {
 
     /// Whether its guest may not be given anything: an operator holds the run, or its time has not come.
     pub(super) fn is_held(&self, now_ms: u64) -> bool {
-        self.run.is_paused() || self.run.start().start_at_ms.is_some_and(|at_ms| at_ms > now_ms)
+        // One whose guest has done something has begun, on a host that had another time.
+        let may_wait = !self.time_has_come && self.run.next_op() == Op(0);
+        self.run.is_paused() || (may_wait && self.run.start().start_at_ms.is_some_and(|at_ms| at_ms > now_ms))
     }
 
     /// Whether a run that is held can be dropped until something happens to it.

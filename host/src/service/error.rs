@@ -108,6 +108,11 @@ pub(super) fn between_terms() -> ServiceError {
     ServiceError::Unavailable { code: "host-not-ready", message: message.to_owned() }
 }
 
+/// The host has given up its runs because its clock is wrong.
+pub(super) fn out_of_time(wrong: String) -> ServiceError {
+    ServiceError::Unavailable { code: "host-not-ready", message: wrong }
+}
+
 fn refused(refused: Refused) -> ServiceError {
     let (code, message) = (refused.code(), refused.to_string());
     match refused {

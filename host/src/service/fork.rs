@@ -18,7 +18,7 @@ use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
 use super::steer::bounded;
 use super::{Service, run_view};
-use crate::ambient;
+use crate::clock::Clock;
 use crate::scheduler::{self, Facts};
 
 /// How long a run that is reset may take to stop: its host may be dying.
@@ -46,7 +46,7 @@ impl Service {
     pub async fn fork(&self, scope: Scope, id: &str, ask: ForkRun) -> Result<StartedView, ServiceError> {
         ask.workflow_id.as_deref().map_or(Ok(()), check_workflow_id)?;
         let info = self.find(scope, id).await?;
-        let run = ambient::new_run_id();
+        let run = self.clock.new_run_id();
         let to = Successor {
             run,
             workflow_id: workflow_id(ask.workflow_id.as_deref(), run),
@@ -61,7 +61,7 @@ impl Service {
     pub async fn reset(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
         let info = self.find(scope, id).await?;
         // Before anything is stopped: the row must be one to go on from.
-        self.forked(&info, ask.to_seq, ambient::new_run_id()).await?;
+        self.forked(&info, ask.to_seq, self.clock.new_run_id()).await?;
         let reason = because("reset", ask.to_seq, &ask.reason);
         let (info, to) = self.stop_for(scope, info, ask.deployed, reason).await?;
         let (fork, later) = self.forked(&info, ask.to_seq, to.run).await?;
@@ -73,7 +73,7 @@ impl Service {
     /// damaged run is stopped if it is open, and otherwise left as it is.
     pub async fn repair(&self, scope: Scope, id: &str, ask: RepairRun) -> Result<StartedView, ServiceError> {
         let info = self.find(scope, id).await?;
-        let at = self.salvaged(&info, ask.to_seq, ambient::new_run_id()).await?.at;
+        let at = self.salvaged(&info, ask.to_seq, self.clock.new_run_id()).await?.at;
         let reason = because("repaired", at, &ask.reason);
         let (info, to) = self.stop_for(scope, info, ask.deployed, reason).await?;
         let Salvage { fork, later, .. } = self.salvaged(&info, Some(at), to.run).await?;
@@ -99,7 +99,7 @@ impl Service {
         // It may have gone on as a new run before it heard that it should stop.
         let latest = self.latest_but(scope, run, &name).await?;
         let to = Successor {
-            run: ambient::new_run_id(),
+            run: self.clock.new_run_id(),
             workflow_id: name.into(),
             generation: latest.generation + 1,
             digest,
@@ -163,8 +163,8 @@ impl Service {
         to: Successor,
         later: &[Event],
     ) -> Result<StartedView, ServiceError> {
-        let now_ms = ambient::now_ms();
-        let inbox = later.iter().filter_map(|event| again(event, to.run, now_ms)).collect();
+        let now_ms = self.clock.now_ms();
+        let inbox = later.iter().filter_map(|event| again(event, to.run, &self.clock)).collect();
         let children = self.children_of(scope, &fork, &to, now_ms);
         let Fork { run, mut rows, projection } = fork;
         let first = rows.remove(0);
@@ -275,8 +275,8 @@ fn because(what: &str, at: Seq, reason: &str) -> String {
 }
 
 /// A signal that the new run has still to get.
-fn again(event: &Event, to: RunId, now_ms: u64) -> Option<NewItem> {
+fn again(event: &Event, to: RunId, clock: &Clock) -> Option<NewItem> {
     let Event::SignalReceived { name, payload, id } = event else { return None };
     let signal = Message::Signal { name: Arc::clone(name), payload: payload.clone(), id: id.clone() };
-    Some(NewItem { run: to, item_id: ambient::new_item_id(), at_ms: now_ms, message: signal.to_row() })
+    Some(NewItem { run: to, item_id: clock.new_id(), at_ms: clock.now_ms(), message: signal.to_row() })
 }

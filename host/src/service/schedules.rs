@@ -29,7 +29,6 @@ use serde::de::DeserializeOwned;
 
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
-use crate::ambient;
 use crate::calendar::{Calendar, CalendarError};
 use crate::time;
 
@@ -50,7 +49,7 @@ impl Service {
         check_new_id("schedule name", &name).map_err(named)?;
         spec.what.id_prefix.as_deref().map_or(Ok(()), |id| check_new_id("id prefix", id)).map_err(named)?;
         self.check_spec(scope, &name, &spec).await?;
-        let now_ms = ambient::now_ms();
+        let now_ms = self.clock.now_ms();
         let mut state = State::new(&spec, now_ms);
         if paused {
             state.pause(now_ms, note);
@@ -97,7 +96,7 @@ impl Service {
         let ReplaceSchedule { spec: new, spec_revision } = replace;
         self.find_schedule(scope, name).await?;
         self.check_spec(scope, name, &new).await?;
-        let settled_ms = ambient::now_ms();
+        let settled_ms = self.clock.now_ms();
         self.settle(scope, name).await?;
         self.edit_schedule(scope, name, |spec, state, now_ms| {
             if spec_revision.as_ref().is_some_and(|known| *known != spec.revision()) {
@@ -227,7 +226,7 @@ impl Service {
             let schedule = self.find_schedule(scope, name).await?;
             let (old, mut state): (Spec, State) = (read(&schedule.spec)?, read(&schedule.state)?);
             let mut spec = old.clone();
-            let now_ms = ambient::now_ms();
+            let now_ms = self.clock.now_ms();
             let edited = edit(&mut spec, &mut state, now_ms)?;
             let new_spec = (spec != old).then(|| text(&spec)).transpose()?;
             let state = text(&state)?;
@@ -244,7 +243,7 @@ impl Service {
     /// Has what is due now done before the schedule is changed: it belongs to the terms as they are.
     async fn settle(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
         let schedule = self.find_schedule(scope, name).await?;
-        let is_due = schedule.due_ms.is_some_and(|due| due <= ambient::now_ms());
+        let is_due = schedule.due_ms.is_some_and(|due| due <= self.clock.now_ms());
         if is_due { self.attend(&schedule).await } else { Ok(()) }
     }
 
@@ -275,8 +274,8 @@ impl Service {
         let read: Vec<(Spec, State)> = read.collect::<Result<_, ServiceError>>()?;
         let states: Vec<&State> = read.iter().map(|(_, state)| state).collect();
         let statuses = self.statuses(scope, &states).await?;
-        let views = schedules.iter().zip(read);
-        views.map(|(schedule, (spec, state))| view(schedule, spec, state, &statuses)).collect()
+        let (views, now_ms) = (schedules.iter().zip(read), self.clock.now_ms());
+        views.map(|(schedule, (spec, state))| view(schedule, spec, state, &statuses, now_ms)).collect()
     }
 }
 
@@ -298,11 +297,12 @@ fn view(
     spec: Spec,
     state: State,
     statuses: &BTreeMap<String, RunStatus>,
+    now_ms: u64,
 ) -> Result<ScheduleView, ServiceError> {
     let calendar = Calendar::new(&spec.when).map_err(|error| internal(&error))?;
     let left = state.remaining_starts.map_or(NEXT_TIMES, |left| usize::try_from(left).unwrap_or(usize::MAX));
     let shown = if state.paused.is_some() { 0 } else { left.min(NEXT_TIMES) };
-    let from_ms = state.considered_ms.max(ambient::now_ms());
+    let from_ms = state.considered_ms.max(now_ms);
     let open = |id: &str| statuses.get(id).is_some_and(|status| is_open(*status));
     Ok(ScheduleView {
         name: schedule.name.clone(),

@@ -15,7 +15,7 @@ use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, 
 use super::{Service, run_view, views};
 use crate::host::Term;
 use crate::scheduler::{Facts, Input, Start};
-use crate::{ambient, time};
+use crate::time;
 
 /// Which run a start makes.
 enum Generation {
@@ -61,7 +61,7 @@ impl Service {
         let workflow_id = format!("{IDEMPOTENCY_KEY_PREFIX}{key}");
         // The id is nobody else's: what other starts may do with it is not for this one to say.
         let start = StartRun { workflow_id: Some(workflow_id.clone()), reuse: IdReuse::Reject, ..start };
-        let options = options_of(&start.options, ambient::now_ms())?;
+        let options = options_of(&start.options, self.clock.now_ms())?;
         let started = match self.start_on(scope, start.clone(), options.clone()).await {
             Ok(StartedView { created: false, .. })
             | Err(ServiceError::Conflict { code: "workflow-id-taken", .. }) => {
@@ -103,7 +103,7 @@ impl Service {
 
     async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
         start.workflow_id.as_deref().map_or(Ok(()), check_workflow_id)?;
-        let options = options_of(&start.options, ambient::now_ms())?;
+        let options = options_of(&start.options, self.clock.now_ms())?;
         self.start_on(scope, start, options).await
     }
 
@@ -143,7 +143,7 @@ impl Service {
         options: &Arc<StartOptions>,
         generation: u32,
     ) -> Result<Option<StartedView>, ServiceError> {
-        let run = ambient::new_run_id();
+        let run = self.clock.new_run_id();
         let workflow_id = workflow_id(start.workflow_id.as_deref(), run);
         let workflow: Arc<str> = start.workflow.as_str().into();
         let Some(digest) = self.programs.workflow_by_now(scope, &workflow).await? else {

@@ -7,7 +7,7 @@ use backstitch_ledger::Posted;
 
 use super::Service;
 use super::error::{ServiceError, closed, crowded, invalid, unknown_run};
-use crate::ambient;
+use crate::clock::id_by_database;
 
 impl Service {
     /// Sends a signal to an open run.
@@ -71,10 +71,12 @@ impl Service {
     pub async fn repair_all(&self, scope: Scope) -> Result<u64, ServiceError> {
         let (message, mut runs, mut after) = (Message::Repair.to_row(), 0, None);
         loop {
-            let now_ms = ambient::now_ms();
+            let now_ms = self.clock.now_ms();
             let page = limits::PAGE_ROWS_MAX;
-            let (last, posted) =
-                self.ledger.post_to_open(scope, after, &message, now_ms, page, ambient::new_item_id).await?;
+            let (last, posted) = self
+                .ledger
+                .post_to_open(scope, after, &message, now_ms, page, || self.clock.new_id())
+                .await?;
             runs += posted;
             if last.is_none() {
                 return Ok(runs);
@@ -123,7 +125,8 @@ impl Service {
         goes_after: bool,
         message: &Message,
     ) -> Result<RunId, ServiceError> {
-        let (item, now_ms, row) = (ambient::new_item_id(), ambient::now_ms(), message.to_row());
+        let at_us = self.ledger.clock_us().await?;
+        let (item, now_ms, row) = (id_by_database(at_us), at_us / 1_000, message.to_row());
         for _ in 0..limits::GENERATIONS_FOLLOWED_MAX {
             match self.ledger.post(scope, run, item, now_ms, &row).await? {
                 Posted::Accepted { owner } => {

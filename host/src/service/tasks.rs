@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
+use crate::clock::Clock;
 use crate::crier::Crier;
 use crate::desk::{GiveBack, Queue, Seat, Wish, Woken};
 use crate::scheduler::{Input, Settle, Settlement, note};
@@ -46,14 +47,20 @@ impl Service {
             if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
                 let tasks = self.look_for_tasks(scope, &queue, &seat, &wish, seen).await?;
                 if !tasks.is_empty() || Instant::now() >= until {
-                    return Ok(seat.leave(tasks));
+                    return Ok(self.let_go(scope, seat.leave(tasks)));
                 }
             }
             match seat.wait(until, seen).await {
-                Woken::Tasks | Woken::Over => return Ok(seat.leave(Vec::new())),
+                Woken::Tasks | Woken::Over => return Ok(self.let_go(scope, seat.leave(Vec::new()))),
                 Woken::Look => {}
             }
         }
+    }
+
+    /// Hands tasks to their worker, if this host may still do so; else they go back.
+    fn let_go(&self, scope: Scope, tasks: Vec<TaskView>) -> Vec<TaskView> {
+        let handed = self.desk.hand(scope.tenant, tasks);
+        if self.tenure.holds() { handed.take() } else { Vec::new() }
     }
 
     /// Tasks that wait in the database; the desk is told what that says of it.
@@ -66,7 +73,7 @@ impl Service {
         seen: u64,
     ) -> Result<Vec<TaskView>, ServiceError> {
         let max = seat.look();
-        if max == 0 {
+        if max == 0 || !self.tenure.holds() {
             return Ok(Vec::new());
         }
         let part = Wish { max, ..wish.clone() };
@@ -229,7 +236,7 @@ impl Service {
         token: TaskToken,
         message: &Message,
     ) -> Result<(), ServiceError> {
-        let item = note(token.run, message);
+        let item = note(&self.clock, token.run, message);
         match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
                 owner.into_iter().for_each(|owner| self.crier.messages(owner));
@@ -339,7 +346,7 @@ impl Service {
         }
         let (run, attempt, owner) = self.open_call(scope, id, op).await?;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        let item = note(run, &message);
+        let item = note(&self.clock, run, &message);
         let is_first = self.ledger.overrule_task(scope, op, &item).await?;
         owner.into_iter().for_each(|owner| self.crier.messages(owner));
         // Which task it was does not matter any more.
@@ -385,9 +392,9 @@ impl Service {
 }
 
 /// What the desk does with tasks that were handed to a worker which had left: they go to the next.
-pub(super) fn give_back(ledger: Ledger, crier: Crier) -> GiveBack {
+pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack {
     Arc::new(move |tenant, tasks| {
-        let (ledger, crier) = (ledger.clone(), crier.clone());
+        let (ledger, crier, clock) = (ledger.clone(), crier.clone(), clock.clone());
         tokio::spawn(async move {
             for task in tasks {
                 let Ok(token) = task.token.parse::<TaskToken>() else { continue };
@@ -397,7 +404,7 @@ pub(super) fn give_back(ledger: Ledger, crier: Crier) -> GiveBack {
                     heartbeat: task.heartbeat_details,
                 };
                 let scope = ledger.scope(tenant);
-                match ledger.settle_task(scope, token, &note(token.run, &message)).await {
+                match ledger.settle_task(scope, token, &note(&clock, token.run, &message)).await {
                     Ok(Settled::Left { owner: Some(owner) }) => crier.messages(owner),
                     Ok(_) => {}
                     Err(error) => {

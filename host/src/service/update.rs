@@ -19,7 +19,6 @@ use tokio::time::Instant;
 
 use super::Service;
 use super::error::{ServiceError, closed, internal, invalid};
-use crate::ambient;
 
 /// What the names of signals and queries that belong to updates begin with.
 const PREFIX: &str = "update:";
@@ -39,7 +38,7 @@ impl Service {
         let over = Instant::now() + wait;
         let named = |problem| invalid("invalid-name", problem);
         check_name("update", &name).map_err(named)?;
-        let id = id.unwrap_or_else(|| ambient::new_item_id().to_string());
+        let id = id.unwrap_or_else(|| self.clock.new_id().to_string());
         check_visible("update id", &id).map_err(named)?;
         let goes_after = run.parse::<RunId>().is_err();
         let mut run = self.find_id(scope, run).await?;

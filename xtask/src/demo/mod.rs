@@ -90,7 +90,7 @@ async fn show(place: &Place) -> anyhow::Result<()> {
     bar.suspend(|| println!("SIGKILL to host {killed_pid} and, with it, to its Postgres"));
 
     let respawned = Instant::now();
-    let respawned_ms = ambient::now_ms();
+    let respawned_ms = ambient::wall_ms();
     let second = Host::start(&program, &place.dir, 2, &address)?;
     let ready = respawned.elapsed();
     bar.suspend(|| println!("another host is ready after {ready:.0?}"));

@@ -32,7 +32,7 @@ pub(crate) struct Appended {
 /// Locks the host's lease, and looks for the rows that the batch goes on from. Every other part joins `fence`: if the
 /// lease is dead, or one such row is not there just as it was written, nothing of the batch is.
 const FENCE: &str = "with lease as materialized (
-    select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for share
+    select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for key share
 ),
 missing as materialized (
     select h.run_id from unnest($50::uuid[], $51::integer[], $52::bigint[]) as h (run_id, seq, chain)

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use backstitch_core::{Digest, Op, RunId, Scope, Seq, Shard, TenantId};
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::PgBindIterExt;
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::postgres::{PgArguments, PgBindIterExt};
+use sqlx::query::QueryAs;
+use sqlx::{PgConnection, PgExecutor, Postgres};
 use uuid::Uuid;
 
 use super::{Form, Found, Payloads, Place, Reference, Spot, Stored, Unopened, parts_of, reference};
@@ -393,6 +394,52 @@ const INSERT: &str = "with stored as (
     insert into payload_usage (shard, tenant, bytes)
     select $1, tenant, sum(bytes) from stored group by tenant order by tenant
     on conflict (shard, tenant) do update set bytes = payload_usage.bytes + excluded.bytes";
+
+/// Two CTEs that do what [`insert`] does, as part of another statement: for the parts in four of its parameters, from
+/// `$first` on, if `$when` holds. So nobody waits for a transaction of which this host has said a half.
+macro_rules! storing {
+    ($tenants:literal, $digests:literal, $indexes:literal, $bytes:literal, $when:literal) => {
+        concat!(
+            "stored as (
+                 insert into payloads (shard, tenant, digest, part, bytes)
+                 select $1, p.tenant, p.digest, p.part, p.bytes
+                 from unnest(",
+            $tenants,
+            "::integer[], ",
+            $digests,
+            "::bytea[], ",
+            $indexes,
+            "::integer[], ",
+            $bytes,
+            "::bytea[]) as p (tenant, digest, part, bytes)
+                 where ",
+            $when,
+            "
+                 on conflict (shard, tenant, digest, part) do nothing
+                 returning tenant, octet_length(bytes) as bytes
+             ),
+             used as (
+                 insert into payload_usage (shard, tenant, bytes)
+                 select $1, tenant, sum(bytes) from stored group by tenant order by tenant
+                 on conflict (shard, tenant) do update set bytes = payload_usage.bytes + excluded.bytes
+             )"
+        )
+    };
+}
+pub(crate) use storing;
+
+/// Binds the four parameters of [`storing`].
+pub(crate) fn bind_parts<'q, O>(
+    query: QueryAs<'q, Postgres, O, PgArguments>,
+    stored: &'q [Stored],
+) -> QueryAs<'q, Postgres, O, PgArguments> {
+    let parts = parts(stored.iter());
+    query
+        .bind(parts.iter().map(|part| part.tenant).collect::<Vec<i32>>())
+        .bind(parts.iter().map(|part| part.digest).collect::<Vec<&'q [u8]>>())
+        .bind(parts.iter().map(|part| part.index).collect::<Vec<i32>>())
+        .bind(parts.iter().map(|part| part.bytes).collect::<Vec<&'q [u8]>>())
+}
 
 /// One part on its way to the database.
 pub(crate) struct Part<'a> {

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 
-use super::within;
-use crate::connect::ConnectOptions;
+use crate::connect::Ledger;
+use crate::opening::{Opening, REPLY_MS_MAX, lost, within};
 
 /// The writer's own connection, and the backend that served the one before.
 pub(super) struct Session {
-    options: PgConnectOptions,
+    ledger: Ledger,
+    opening: Opening,
     pub(super) statement_ms_max: u64,
     connection: Option<PgConnection>,
     /// The backend of the current connection, or of the lost one.
@@ -29,7 +29,7 @@ struct Backend {
 
 impl Session {
     /// No connection yet, and the number of those that it will have made.
-    pub(super) fn new(options: &ConnectOptions) -> Result<(Self, watch::Receiver<u64>), sqlx::Error> {
+    pub(super) fn new(ledger: &Ledger) -> Result<(Self, watch::Receiver<u64>), sqlx::Error> {
         // One plan for every batch, chosen once. Without statistics of the arrays, hash and merge joins
         // would read whole tables to join them with a handful of keys.
         let settings = [
@@ -39,13 +39,19 @@ impl Session {
         ];
         let (made, connections) = watch::channel(0);
         let session = Self {
-            options: options.session("writer")?.options(settings),
-            statement_ms_max: options.statement_timeout_ms.saturating_add(REPLY_MS_MAX),
+            opening: Opening::new(ledger.options(), "writer")?.with(settings),
+            ledger: ledger.clone(),
+            statement_ms_max: ledger.options().statement_timeout_ms.saturating_add(REPLY_MS_MAX),
             connection: None,
             backend: None,
             made,
         };
         Ok((session, connections))
+    }
+
+    /// What tells a slow reply of the current connection from a lost one.
+    pub(super) fn patience(&self) -> Patience {
+        Patience { ledger: self.ledger.clone(), backend: self.backend.clone(), ms_max: self.statement_ms_max }
     }
 
     pub(super) fn drop_connection(&mut self) {
@@ -55,6 +61,20 @@ impl Session {
     /// Asks the server for nothing. Connects if there is no connection.
     pub(super) async fn ping(&mut self) -> Result<(), sqlx::Error> {
         self.connection().await?.ping().await
+    }
+
+    /// How long the statements to come may wait for locks, in milliseconds; none: as a session of ours does from the start.
+    /// What goes wrong with that is found by the next statement.
+    pub(super) async fn wait_for_locks(&mut self, ms_max: Option<u64>) {
+        let ms = ms_max.unwrap_or(self.ledger.options().lock_ms()).to_string();
+        let patience = self.patience();
+        if let Some(connection) = &mut self.connection {
+            let set =
+                sqlx::query("select set_config('lock_timeout', $1, false)").bind(ms).execute(connection);
+            if patience.reply(set).await.is_err() {
+                self.drop_connection();
+            }
+        }
     }
 
     /// The connection; a new one only once the backend of the lost one is gone.
@@ -68,7 +88,7 @@ impl Session {
     }
 
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.ledger.open_first(&self.opening).await?;
         if let Some(backend) = &self.backend {
             while still_there(&mut connection, backend).await? {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -84,8 +104,8 @@ impl Session {
     }
 }
 
-/// How much longer than the server's own bound a reply may take, in milliseconds.
-const REPLY_MS_MAX: u64 = 5_000;
+/// How often to look whether the server is at work on what it was asked, in milliseconds.
+const LOOK_MS: u64 = 2_000;
 /// Bound on a new connection, the end of the old backend included, in milliseconds.
 const CONNECT_MS_MAX: u64 = 10_000;
 
@@ -99,4 +119,46 @@ async fn still_there(connection: &mut PgConnection, backend: &Backend) -> Result
     .fetch_optional(connection)
     .await?;
     Ok(ended.is_some())
+}
+
+/// See [`Session::patience`].
+pub(super) struct Patience {
+    ledger: Ledger,
+    backend: Option<Backend>,
+    ms_max: u64,
+}
+
+impl Patience {
+    /// Waits for a reply for as long as the server may be at work on it. A connection that is half open says nothing for
+    /// ever: after a while the server is asked, over another one, and if it is twice not at work, the reply is lost.
+    pub(super) async fn reply<T>(
+        &self,
+        reply: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        let until_lost = async {
+            let mut idle = 0;
+            while idle < 2 {
+                tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+                idle = if matches!(self.is_at_work().await, Ok(false)) { idle + 1 } else { 0 };
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = within(self.ms_max, reply) => answer,
+            () = until_lost => Err(lost("the server is not at work on what it was asked")),
+        }
+    }
+
+    /// Whether the backend is at work. Reads only.
+    async fn is_at_work(&self) -> Result<bool, sqlx::Error> {
+        let Some(Backend { pid, started }) = &self.backend else { return Ok(true) };
+        sqlx::query_scalar(
+            "select exists (select from pg_stat_activity
+                            where pid = $1 and backend_start::text = $2 and state = 'active')",
+        )
+        .bind(pid)
+        .bind(started)
+        .fetch_one(&self.ledger.pool)
+        .await
+    }
 }

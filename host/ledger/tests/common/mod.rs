@@ -191,7 +191,7 @@ impl Host {
 
     pub(crate) async fn with_hook(ledger: &Ledger, hook: Option<HookFn>) -> Self {
         let id = HostId(new_id());
-        let lease = ledger.register(id, 60_000, "test").await.unwrap();
+        let lease = ledger.heart().unwrap().register(id, 60_000, "test").await.unwrap();
         Self::with_lease(ledger, lease, hook)
     }
 
@@ -199,8 +199,8 @@ impl Host {
         let (items, items_receiver) = mpsc::channel(10_000);
         let (acks_sender, acks) = mpsc::channel(10_000);
         let config = WriterConfig { hook, ..WriterConfig::default() };
-        let Writer { task, health, connections } =
-            Writer::spawn(ledger.options(), lease, items_receiver, acks_sender, config).unwrap();
+        let Writer { task, health, connections, .. } =
+            Writer::spawn(ledger, lease, items_receiver, acks_sender, config).unwrap();
         Self {
             ledger: ledger.clone(),
             id: lease.host,

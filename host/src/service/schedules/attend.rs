@@ -16,10 +16,10 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{ServiceError, is_open, read, text};
 use crate::calendar::Calendar;
+use crate::crash;
 use crate::retry::until_answered;
 use crate::service::Service;
 use crate::service::error::internal;
-use crate::{ambient, crash};
 
 /// Longest wait between two looks for schedules that are due: other hosts change them too.
 const POLL: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl Service {
     pub(crate) async fn keep_schedules(self) {
         let mut closings = self.closings();
         loop {
-            let now_ms = ambient::now_ms();
+            let now_ms = self.clock.now_ms();
             let due = || self.ledger.due_schedules(now_ms, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due schedules", due).await;
             // Made before the stream: a closure inside of it would have to serve every lifetime.
@@ -95,7 +95,7 @@ impl Service {
     async fn until_next_schedule(&self) -> Duration {
         let next = || self.ledger.next_schedule_due();
         let next = until_answered("looking for the next schedule", next).await;
-        let now_ms = ambient::now_ms();
+        let now_ms = self.clock.now_ms();
         next.map_or(POLL, |next| Duration::from_millis(next.saturating_sub(now_ms)).min(POLL))
     }
 
@@ -104,7 +104,7 @@ impl Service {
     pub(super) async fn attend(&self, schedule: &Schedule) -> Result<(), ServiceError> {
         let (spec, state): (Spec, State) = (read(&schedule.spec)?, read(&schedule.state)?);
         let calendar = Calendar::new(&spec.when).map_err(|error| internal(&error))?;
-        let now_ms = ambient::now_ms();
+        let now_ms = self.clock.now_ms();
         let closed = self.closed_runs(schedule, &state).await?;
         let backfill = state.backfills.front();
         let backfill = backfill.map(|backfill| calendar.between(backfill.after_ms, backfill.through_ms));

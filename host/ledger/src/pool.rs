@@ -1,0 +1,330 @@
+//! A few sessions that many share, each for one statement or transaction.
+//!
+//! What it has and sqlx' own pool has not: a reply that does not come is given up, by our own clock; a call that is
+//! dropped ends its session, so that the server stops working on what nobody waits for; a session that a pooler has
+//! exchanged is noticed when it is lent; and where the server has no room for another session, one of the
+//! the [reserve](Pool::with_reserve) is borrowed.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{SinkExt, StreamExt, TryStreamExt};
+use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
+use sqlx::{Describe, Either, Execute, Executor, PgConnection, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::error::Failure;
+use crate::opening::{self, Opening, REPLY_MS_MAX, lost, within};
+
+/// How long a caller waits for a session before it is told that there is none, in milliseconds.
+const ACQUIRE_MS_MAX: u64 = 5_000;
+/// A session that nobody has wanted for so long is closed.
+const IDLE_MAX: Duration = Duration::from_mins(5);
+/// First and last pause between two tries to open a session, in milliseconds.
+const RETRY_MS: (u64, u64) = (10, 500);
+
+/// Sessions that are shared. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Inner>);
+
+struct Inner {
+    opening: Opening,
+    statement_ms_max: u64,
+    places: Arc<Semaphore>,
+    idle: Mutex<Vec<Idle>>,
+    reserve: Option<Pool>,
+    /// Sessions that others want first.
+    wanted: Arc<AtomicUsize>,
+}
+
+struct Idle {
+    connection: PgConnection,
+    since: Instant,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("places", &self.0.places.available_permits()).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// At most `max` sessions that begin as `opening` says, none of them yet. `statement_ms_max`: the server's own bound.
+    /// None is opened while others are `wanted` first.
+    pub(crate) fn new(opening: Opening, max: u32, statement_ms_max: u64, wanted: &Arc<AtomicUsize>) -> Self {
+        Self(Arc::new(Inner {
+            opening,
+            statement_ms_max,
+            places: Arc::new(Semaphore::new(max as usize)),
+            idle: Mutex::default(),
+            reserve: None,
+            wanted: Arc::clone(wanted),
+        }))
+    }
+
+    /// While the server has no room for any session of its own, it borrows of `reserve`.
+    pub(crate) fn with_reserve(self, reserve: Self) -> Self {
+        let inner = Arc::into_inner(self.0).expect("it was just made");
+        Self(Arc::new(Inner { reserve: Some(reserve), ..inner }))
+    }
+
+    /// A session for one transaction, which has begun.
+    pub(crate) async fn begin(&self) -> Result<Transaction, sqlx::Error> {
+        let mut lent = self.acquire().await?;
+        lent.bounded(async |connection| connection.execute("begin").await.map(drop)).await?;
+        Ok(Transaction(lent))
+    }
+
+    /// Gives back every session that is not in use; later calls fail as unavailable.
+    pub(crate) fn close(&self) {
+        self.0.places.close();
+        self.idle().clear();
+    }
+
+    /// Closes a session that is not in use, so that the server has room for another; whether there was one.
+    pub(crate) fn make_room(&self) -> bool {
+        self.idle().pop().is_some()
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+        self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session, which goes back when it is [done](Lent::done) with, and is closed if it never is.
+    async fn acquire(&self) -> Result<Lent, sqlx::Error> {
+        let deadline = Instant::now() + Duration::from_millis(ACQUIRE_MS_MAX);
+        match tokio::time::timeout_at(deadline, self.lend()).await {
+            Ok(Err(error)) if is_full(&error) || matches!(error, sqlx::Error::PoolTimedOut) => {
+                match &self.0.reserve {
+                    Some(reserve) => Box::pin(reserve.acquire()).await,
+                    None => Err(error),
+                }
+            }
+            Ok(lent) => lent,
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
+    }
+
+    async fn lend(&self) -> Result<Lent, sqlx::Error> {
+        let Inner { opening, statement_ms_max, places, reserve, wanted, .. } = &*self.0;
+        let place = Arc::clone(places).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let lent = |connection| Lent {
+            connection: Some(connection),
+            reply_ms_max: statement_ms_max.saturating_add(REPLY_MS_MAX),
+            pool: self.clone(),
+            place,
+        };
+        loop {
+            let Some(Idle { mut connection, .. }) = self.idle().pop() else { break };
+            if within(REPLY_MS_MAX, is_fit(&mut connection)).await.unwrap_or(false) {
+                return Ok(lent(connection));
+            }
+        }
+        let mut pause_ms = RETRY_MS.0;
+        loop {
+            let opened = match wanted.load(Ordering::Relaxed) {
+                0 => opening.open().await,
+                _ if reserve.is_some() => return Err(sqlx::Error::PoolTimedOut),
+                _ => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())),
+            };
+            match opened {
+                Ok(connection) => return Ok(lent(connection)),
+                Err(error) if is_full(&error) && reserve.is_some() => return Err(error),
+                Err(error) if is_full(&error) || is_starting(&error) => {}
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            pause_ms = (pause_ms * 2).min(RETRY_MS.1);
+        }
+    }
+}
+
+/// Whether a session that was in use is still what it was, and takes writes: one that began while the database took none
+/// refuses them for as long as it lives.
+async fn is_fit(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let (is_marked, is_writable): (bool, bool) = sqlx::query_as(
+        "select coalesce(current_setting($1, true) = pg_backend_pid()::text, false),
+                current_setting('transaction_read_only') = 'off'",
+    )
+    .bind(opening::MARK)
+    .fetch_one(connection)
+    .await?;
+    if !is_marked {
+        tracing::error!(problem = opening::POOLED, "a session is given up");
+    }
+    Ok(is_marked && is_writable)
+}
+
+/// Whether the server has no room for one more session.
+pub(crate) fn is_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "53300")
+}
+
+/// Whether nobody answers yet.
+fn is_starting(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        error => error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57P03"),
+    }
+}
+
+/// A session that somebody has.
+struct Lent {
+    connection: Option<PgConnection>,
+    reply_ms_max: u64,
+    pool: Pool,
+    #[expect(dead_code, reason = "held, not read")]
+    place: OwnedSemaphorePermit,
+}
+
+impl Lent {
+    fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("it is there until it is done with")
+    }
+
+    /// Nothing of it is under way any more: the next may have it.
+    fn done(mut self) {
+        if let Some(connection) = self.connection.take()
+            && !self.pool.0.places.is_closed()
+        {
+            let now = Instant::now();
+            let mut idle = self.pool.idle();
+            idle.retain(|idle| now - idle.since < IDLE_MAX);
+            idle.push(Idle { connection, since: now });
+        }
+    }
+
+    /// The same after an answer: one that was refused has done the session no harm.
+    fn done_with<T>(self, answer: &Result<T, sqlx::Error>) {
+        match answer {
+            Err(error) if Failure::of(error) == Failure::Lost => {}
+            _ => self.done(),
+        }
+    }
+
+    async fn bounded<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        let bound = self.reply_ms_max;
+        within(bound, ask(self.connection())).await
+    }
+}
+
+/// A transaction that has begun. Its session is closed, and the transaction undone, if it is dropped.
+pub(crate) struct Transaction(Lent);
+
+impl Transaction {
+    /// Commits. An error leaves it open whether it was.
+    pub(crate) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let committed = self.0.bounded(async |connection| connection.execute("commit").await.map(drop)).await;
+        self.0.done_with(&committed);
+        committed
+    }
+
+    /// Undoes it.
+    pub(crate) async fn rollback(mut self) -> Result<(), sqlx::Error> {
+        let undone = self.0.bounded(async |connection| connection.execute("rollback").await.map(drop)).await;
+        self.0.done_with(&undone);
+        undone
+    }
+}
+
+impl Deref for Transaction {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        self.0.connection.as_ref().expect("it is there until it is done with")
+    }
+}
+
+impl DerefMut for Transaction {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.connection()
+    }
+}
+
+impl<'p> Executor<'p> for &'p Pool {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        // One answer at a time: the reader is the one who drives the asking.
+        let (mut answers, read) = futures::channel::mpsc::channel(0);
+        let pool = self.clone();
+        let ask = async move {
+            let mut lent = pool.acquire().await?;
+            let bound = lent.reply_ms_max;
+            let asked = async {
+                let mut stream = lent.connection().fetch_many(query);
+                while let Some(answer) = within(bound, stream.try_next()).await? {
+                    if answers.send(answer).await.is_err() {
+                        return Err(lost("nobody reads the answer"));
+                    }
+                }
+                Ok(())
+            };
+            let asked = asked.await;
+            lent.done_with(&asked);
+            asked
+        };
+        let failed = futures::stream::once(ask).filter_map(async |asked: Result<(), _>| asked.err().map(Err));
+        futures::stream::select(read.map(Ok), failed).boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move {
+            let mut lent = self.acquire().await?;
+            let bound = lent.reply_ms_max;
+            let answer = within(bound, lent.connection().fetch_optional(query)).await;
+            lent.done_with(&answer);
+            answer
+        })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lent = self.acquire().await?;
+            let bound = lent.reply_ms_max;
+            let prepared = within(bound, lent.connection().prepare_with(sql, parameters)).await;
+            lent.done_with(&prepared);
+            prepared
+        })
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        Box::pin(async move {
+            let mut lent = self.acquire().await?;
+            let bound = lent.reply_ms_max;
+            let described = within(bound, lent.connection().describe(sql)).await;
+            lent.done_with(&described);
+            described
+        })
+    }
+}
