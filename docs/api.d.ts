@@ -187,7 +187,7 @@ export type Fault = {
 };
 
 /** What kind of fault, for programs. */
-export type FaultKind = "panic" | "trap" | "fuel" | "memory" | "stack" | "limit" | "protocol" | "divergence" | "corrupt" | "component" | "host-lost";
+export type FaultKind = "panic" | "trap" | "fuel" | "memory" | "stack" | "limit" | "protocol" | "divergence" | "corrupt" | "component" | "host-lost" | "too-slow";
 
 /** A new run from the first rows of another. */
 export type ForkRun = {

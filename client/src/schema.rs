@@ -99,6 +99,8 @@ pub enum FaultKind {
     Component,
     /// Several hosts in a row died while the run was led.
     HostLost,
+    /// The guest computed for longer than it may.
+    TooSlow,
 }
 
 /// Why a run is parked, or cannot be led along its ledger.

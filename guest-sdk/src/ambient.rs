@@ -17,7 +17,8 @@ pub fn now_ms() -> u64 {
     host::with(Host::now_ms)
 }
 
-/// The next number of this run's random stream. Not for secrets: whoever knows the run knows it.
+/// The next number of this run's random stream. Nobody can guess it who cannot read the run's ledger: tokens may
+/// be made of it.
 pub fn random_u64() -> u64 {
     host::with(Host::random_u64)
 }

@@ -3,10 +3,11 @@
 //! Everything else gets time, identities and settings as values. `clippy.toml` bans the calls behind
 //! these functions everywhere else, so that whoever looks for a source of surprise looks here.
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use backstitch_core::{HostId, TaskLease};
+use backstitch_core::{HostId, Seed, TaskLease};
+use ring::rand::{SecureRandom as _, SystemRandom};
 use uuid::Uuid;
 
 /// What this machine's wall clock says, in milliseconds since the Unix epoch. Nothing of a run goes by it: see
@@ -58,6 +59,13 @@ pub fn id_at(place: u64) -> Uuid {
     Uuid::from_bytes(bytes)
 }
 
+/// What a run that starts now draws its numbers from.
+pub fn new_seed() -> Seed {
+    let mut bytes = [0; 32];
+    SystemRandom::new().fill(&mut bytes).expect("the operating system has randomness");
+    Seed(bytes)
+}
+
 /// The identity of this host process. A restarted process is another host.
 pub fn new_host_id() -> HostId {
     HostId(new_uuid())
@@ -106,6 +114,30 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The memory that this process may have: the machine's, or less if it is in a control group with a bound.
+pub fn memory_bytes() -> Option<u64> {
+    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let bounds = groups.lines().flat_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, group) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return Vec::new(),
+        };
+        // Each group within another has its bound, and in a container the group's name is not its path.
+        let within = Path::new(root).join(group.trim_start_matches('/'));
+        let dirs = within.ancestors().take_while(|dir| dir.starts_with(root));
+        dirs.filter_map(|dir| number(&dir.join(file))).collect()
+    });
+    bounds.chain(machine).min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +148,12 @@ mod tests {
         assert!(at(1_700_000_000_000) < at(1_700_000_000_001));
         assert!(id_at(5) < id_at(6));
         assert_eq!((id_at(5).get_version_num(), id_at(5).get_variant()), (7, uuid::Variant::RFC4122));
+    }
+
+    #[test]
+    fn there_is_memory_and_not_more_than_the_machine_has() {
+        let bytes = memory_bytes().unwrap();
+        assert!((64 << 20..1 << 50).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use backstitch_core::limits;
+
 use crate::ambient;
 
 /// Where a host listens unless told otherwise: this machine only, for there is no login yet.
@@ -11,6 +13,14 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7467";
 
 /// Where clients look for a host unless told otherwise.
 pub const HOST_URL_DEFAULT: &str = "http://127.0.0.1:7467";
+
+/// Linear memory of all guests of a host together, unless told otherwise: half of what the machine, or the group of
+/// processes that the host is in, has. The other half is for ledgers that are read, the batches of the writer, and
+/// the private Postgres.
+pub fn guest_memory_bytes_max() -> usize {
+    let bytes = ambient::memory_bytes().unwrap_or(limits::MACHINE_MEMORY_BYTES_DEFAULT);
+    usize::try_from(bytes / 2).unwrap_or(usize::MAX)
+}
 
 /// The directory in which a host keeps what outlives it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,17 +1,25 @@
 //! The threads that run guests. They hold no state: a job brings the instance, or all that is needed
 //! to make one, and the result takes it back, so any thread may run any run's next activation.
 //!
+//! A guest has a thread for a turn of some ten milliseconds. One that has not done by then gets in line with the
+//! others that have not, and a thread takes from that line and from the new jobs alike: however many guests
+//! spin, the others wait for a few turns, never for their end.
+//!
 //! A call that nobody outside can notice is carried out on the spot: its row and the row of its
 //! outcome then go to the ledger together.
 //!
 //! Called by the scheduler, which never has two jobs of one run out at a time.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Command, Event, Failure, Json, Memory, Op, Replay, RunId, Seq, StartOptions, Status};
-use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
-use crossbeam_channel::Receiver;
+use backstitch_core::{
+    Command, Event, Failure, Fault, FaultKind, Json, Memory, Op, Replay, RunId, Seq, StartOptions, Status,
+};
+use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
 use crate::programs::Programs;
@@ -65,6 +73,8 @@ pub(crate) enum Job {
     Begin {
         /// Comes back in [`Activated`].
         turn: u64,
+        /// By which it is given up.
+        stop: Stop,
         /// What to make it of.
         origin: Origin,
         /// The ledger, row 0 left out or not.
@@ -78,6 +88,8 @@ pub(crate) enum Job {
     Resume {
         /// Comes back in [`Activated`].
         turn: u64,
+        /// By which it is given up.
+        stop: Stop,
         /// The run.
         facts: Arc<Facts>,
         /// The guest.
@@ -127,6 +139,8 @@ pub(crate) struct Done {
 pub(crate) enum Undone {
     /// It broke a rule, a bound or its promise.
     Stopped(Stopped),
+    /// It was given up: nothing of it is left.
+    Unwanted,
     /// Every slot for instances was taken: the job comes back.
     NoRoom(Box<Job>),
 }
@@ -138,51 +152,92 @@ pub(crate) fn spawn(
     at_once: &AtOnce,
     deliver: impl Fn(Activated) + Clone + Send + 'static,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
+    // Unbounded in name only: one for each run in memory.
+    let (line, next_in_line) = crossbeam_channel::unbounded();
     (0..count)
         .map(|index| {
             let (jobs, at_once, deliver) = (jobs.clone(), at_once.clone(), deliver.clone());
+            let (line, next_in_line) = (line.clone(), next_in_line.clone());
             std::thread::Builder::new()
                 .name(format!("guests-{index}"))
-                .spawn(move || jobs.iter().for_each(|job| deliver(run(job, &at_once))))
+                .spawn(move || serve(&jobs, &at_once, (&line, &next_in_line), deliver))
         })
         .collect()
 }
 
-fn run(job: Job, at_once: &AtOnce) -> Activated {
-    match job {
-        Job::Begin { turn, origin, rows, check, held } => {
-            let facts = Arc::clone(&origin.facts);
-            let result = match begin(&origin, &rows) {
-                Ok(guest) => {
-                    let check = check.then_some(Check { origin, rows });
-                    go_on(guest, check, &facts, at_once).map(|done| Done { repeats: true, ..done })
-                }
-                Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
-                Err(Unstarted::NoRoom) => {
-                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, origin, rows, check, held })))
-                }
-            };
-            Activated { run: facts.run, turn, result }
-        }
-        Job::Resume { turn, facts, mut guest, rows, check } => {
-            for Ahead { seq, at_ms, event } in rows {
-                guest.replay().lay(seq, at_ms, event);
-            }
-            Activated { run: facts.run, turn, result: go_on(guest, check, &facts, at_once) }
+/// A job that was begun and is not done.
+type Going = Pin<Box<dyn Future<Output = Activated> + Send>>;
+
+/// Takes turns with guests until there are no more jobs; those in line then are dropped with it.
+fn serve(
+    jobs: &Receiver<Job>,
+    at_once: &AtOnce,
+    (line, next_in_line): (&Sender<Going>, &Receiver<Going>),
+    deliver: impl Fn(Activated),
+) {
+    loop {
+        // If there is something in both, chance decides: neither waits for ever.
+        let mut going: Going = crossbeam_channel::select! {
+            recv(jobs) -> job => match job {
+                Ok(job) => Box::pin(run(job, at_once.clone())),
+                Err(_) => return,
+            },
+            recv(next_in_line) -> going => going.expect("this thread holds the other end"),
+        };
+        match going.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(activated) => deliver(activated),
+            Poll::Pending => line.send(going).expect("this thread holds the other end"),
         }
     }
 }
 
-fn go_on(
+async fn run(job: Job, at_once: AtOnce) -> Activated {
+    let (Job::Begin { turn, stop, .. } | Job::Resume { turn, stop, .. }) = &job;
+    let (turn, stop) = (*turn, stop.clone());
+    let facts = match &job {
+        Job::Begin { origin, .. } => Arc::clone(&origin.facts),
+        Job::Resume { facts, .. } => Arc::clone(facts),
+    };
+    let result = if stop.is_asked() { Err(Undone::Unwanted) } else { carry_out(job, &at_once).await };
+    Activated { run: facts.run, turn, result }
+}
+
+async fn carry_out(job: Job, at_once: &AtOnce) -> Result<Done, Undone> {
+    match job {
+        Job::Begin { turn, stop, origin, rows, check, held } => {
+            match begin(&origin, &rows, stop.clone()).await {
+                Ok(guest) => {
+                    let facts = Arc::clone(&origin.facts);
+                    let check = check.then_some(Check { origin, rows });
+                    go_on(guest, check, &facts, at_once).await.map(|done| Done { repeats: true, ..done })
+                }
+                Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
+                Err(Unstarted::Unwanted) => Err(Undone::Unwanted),
+                Err(Unstarted::NoRoom) => {
+                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, stop, origin, rows, check, held })))
+                }
+            }
+        }
+        Job::Resume { stop, facts, mut guest, rows, check, .. } => {
+            guest.heed(stop);
+            for Ahead { seq, at_ms, event } in rows {
+                guest.replay().lay(seq, at_ms, event);
+            }
+            go_on(guest, check, &facts, at_once).await
+        }
+    }
+}
+
+async fn go_on(
     mut guest: Box<WorkflowInstance>,
     check: Option<Check>,
     facts: &Facts,
     at_once: &AtOnce,
 ) -> Result<Done, Undone> {
     crash::over("guest-of", &facts.workflow_id);
-    let did = activate(&mut guest)?;
+    let did = activate(&mut guest).await?;
     if let Some(check) = check {
-        repeats(&check, &did)?;
+        repeats(&check, &did).await?;
     }
     let Did { commands, status, memory, .. } = did;
     let outcomes = match status {
@@ -232,18 +287,26 @@ struct Did {
 }
 
 /// A fresh guest at the start of its ledger.
-fn begin(origin: &Origin, rows: &[Ahead]) -> Result<Box<WorkflowInstance>, Unstarted> {
+async fn begin(origin: &Origin, rows: &[Ahead], stop: Stop) -> Result<Box<WorkflowInstance>, Unstarted> {
     let Facts { run, workflow_id, workflow, .. } = &*origin.facts;
+    if origin.program.rules() != origin.options.rules {
+        let message = "its component was not built for the rules of this run";
+        return Err(Fault::new(FaultKind::Component, message).into());
+    }
     let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
     for Ahead { seq, at_ms, event } in rows {
         replay.lay(*seq, *at_ms, event.clone());
     }
     let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
-    WorkflowInstance::new(&origin.program, replay, info, origin.input.clone()).map(Box::new)
+    let input = origin.input.clone();
+    WorkflowInstance::new_in_turns(&origin.program, replay, info, input, stop).await.map(Box::new)
 }
 
-fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
-    let activation = guest.activate().map_err(Undone::Stopped)?;
+async fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
+    let activation = guest.activate_in_turns().await.map_err(|stopped| match stopped {
+        Stopped::Unwanted => Undone::Unwanted,
+        stopped => Undone::Stopped(stopped),
+    })?;
     crash::point("activation-middle");
     let replay = guest.replay();
     let memory = replay.take_memory();
@@ -257,15 +320,16 @@ fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
 
 /// Goes over the whole ledger twice in fresh stores: commands and fuel must be the same both times,
 /// and the commands those of the warm guest. Only test builds ask for it.
-fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
-    let cold = || -> Result<Did, Undone> {
-        let mut guest = begin(&check.origin, &check.rows).map_err(|unstarted| match unstarted {
+async fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
+    let cold = async || -> Result<Did, Undone> {
+        let guest = begin(&check.origin, &check.rows, Stop::default()).await;
+        let mut guest = guest.map_err(|unstarted| match unstarted {
             Unstarted::Fault(fault) => Undone::Stopped(Stopped::Fault(fault)),
-            Unstarted::NoRoom => unequal("no room for a second guest"),
+            other => unequal(other.to_string()),
         })?;
-        activate(&mut guest)
+        activate(&mut guest).await
     };
-    let (first, second) = (cold()?, cold()?);
+    let (first, second) = (cold().await?, cold().await?);
     if first.fuel != second.fuel {
         return Err(unequal(format!("two replays used {} and {} fuel", first.fuel, second.fuel)));
     }
@@ -281,6 +345,5 @@ fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
 }
 
 fn unequal(message: impl AsRef<str>) -> Undone {
-    let kind = backstitch_core::FaultKind::Divergence;
-    Undone::Stopped(Stopped::Fault(backstitch_core::Fault::new(kind, message)))
+    Undone::Stopped(Stopped::Fault(Fault::new(FaultKind::Divergence, message)))
 }

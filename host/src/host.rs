@@ -12,7 +12,7 @@ use std::time::Duration;
 use backstitch_core::HostId;
 use backstitch_core::limits;
 use backstitch_ledger::{ConnectOptions, Health, Heart, Ledger, Payloads, Wake, Writer, WriterConfig};
-use backstitch_sandbox::{Compiler, EgressConfig, Sandbox, SandboxConfig};
+use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -33,7 +33,7 @@ use crate::scheduler::{self, Absent, Counters, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
 use crate::tenure::Tenure;
 use crate::watch::Watcher;
-use crate::{ambient, guests};
+use crate::{ambient, config, guests};
 
 /// Acknowledgements that may wait for the scheduler, in batches.
 const ACKS_WAITING_MAX: usize = 64;
@@ -64,6 +64,10 @@ pub struct HostConfig {
     pub at_once_ms: u64,
     /// Appends that are committed in one statement; 1 is a transaction for each.
     pub batch_max: usize,
+    /// How long a workflow may compute.
+    pub guest_time: GuestTime,
+    /// Linear memory of all guests together, in bytes; warm ones are dropped, attempts wait.
+    pub guest_memory_bytes_max: usize,
     /// What activities may reach, and with which secrets.
     pub egress: EgressConfig,
     /// How payloads are stored: as they are, or sealed.
@@ -87,6 +91,8 @@ impl HostConfig {
             guest_threads: std::thread::available_parallelism().map_or(2, usize::from),
             at_once_ms: limits::CALLS_AT_ONCE_MS,
             batch_max: limits::BATCH_APPENDS_MAX,
+            guest_time: GuestTime::default(),
+            guest_memory_bytes_max: config::guest_memory_bytes_max(),
             egress: EgressConfig::default(),
             payloads: Payloads::default(),
             predecessor: None,
@@ -208,6 +214,8 @@ impl Host {
             // Guests on threads, and guests that come back from there, are alive besides the warm ones.
             warm_runs_max: config.warm_runs_max + 2 * config.guest_threads + 16,
             activities_max: config.activities_max,
+            guest_time: config.guest_time,
+            memory_bytes_max: config.guest_memory_bytes_max,
             egress: config.egress.clone(),
         })?;
         let quotas = Quotas::default();
@@ -378,6 +386,7 @@ impl Fixed {
             closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
+            room: self.programs.sandbox().room(),
             attempts_max: self.config.activities_max,
             check_activations: self.config.check_activations,
         };

@@ -16,7 +16,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::{Digest, Fault, FaultKind, HostId, Op, Row, Run, RunId, RunStatus, Scope, limits};
+use backstitch_core::{
+    Digest, Fault, FaultKind, HostId, Op, Row, Rules, Run, RunId, RunStatus, Scope, limits,
+};
 use backstitch_ledger::{ClaimedRun, Ledger};
 use backstitch_sandbox::WorkflowProgram;
 
@@ -110,7 +112,7 @@ impl Loads {
             let (loads, guard) = (self.clone(), guard.clone());
             tokio::spawn(async move {
                 let mut guard = Some(guard);
-                let mut loading = pin!(loads.program(scope, digest));
+                let mut loading = pin!(loads.program(scope, digest, Rules::CURRENT));
                 let program = match tokio::time::timeout(BATCH_WAIT, &mut loading).await {
                     Ok(program) => program,
                     Err(_) => {
@@ -133,7 +135,7 @@ impl Loads {
             let Some(claimed) = loads.owned(run, number).await else { return };
             let program = match program {
                 Some(program) => Ok(program),
-                None => loads.program(claimed.scope, claimed.digest).await,
+                None => loads.program(claimed.scope, claimed.digest, Rules::CURRENT).await,
             };
             loads.read_one(Wanted { run: claimed, number }, program).await;
         });
@@ -162,9 +164,9 @@ impl Loads {
     }
 
     /// A workflow component, or the fault that says why there will be none.
-    async fn program(&self, scope: Scope, digest: Digest) -> Result<WorkflowProgram, Fault> {
+    async fn program(&self, scope: Scope, digest: Digest, rules: Rules) -> Result<WorkflowProgram, Fault> {
         let patience = Duration::from_millis(limits::COMPONENT_LOAD_MS_MAX);
-        self.programs.load_for_runs(scope, digest, patience).await
+        self.programs.load_for_runs(scope, digest, rules, patience).await
     }
 
     /// Reads those of these runs whose ledgers are small, in one go; the others find their own way.
@@ -205,7 +207,28 @@ impl Loads {
         self.complete(wanted, program, ledger, derived, Arc::new(held)).await;
     }
 
+    /// Tells the scheduler of a run that was read. `program` is for runs that start now: one that began under other
+    /// rules has code of its own, for which nobody else waits.
     async fn complete(
+        &self,
+        wanted: Wanted,
+        program: Result<WorkflowProgram, Fault>,
+        ledger: Result<(Run, Vec<Ahead>), Damaged>,
+        derived: Derived,
+        held: Arc<Held>,
+    ) {
+        let began_under = ledger.as_ref().ok().map(|(run, _)| run.start().rules);
+        let other =
+            began_under.filter(|rules| program.as_ref().is_ok_and(|program| program.rules() != *rules));
+        let Some(rules) = other else { return self.finish(wanted, program, ledger, derived, held).await };
+        let loads = self.clone();
+        tokio::spawn(async move {
+            let program = loads.program(wanted.run.scope, wanted.run.digest, rules).await;
+            loads.finish(wanted, program, ledger, derived, held).await;
+        });
+    }
+
+    async fn finish(
         &self,
         wanted: Wanted,
         program: Result<WorkflowProgram, Fault>,

@@ -10,10 +10,11 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use backstitch_core::{Digest, Failure, FailureKind, Fault, Json, Scope, TenantId};
+use backstitch_core::{Digest, Event, Failure, FailureKind, Fault, Json, Row, Rules, Scope, TenantId};
 use backstitch_ledger::{ComponentKind as Offers, Ledger, LedgerError};
 use backstitch_sandbox::{
-    ActivityCall, ActivityProgram, ComponentKind, LoadError, Manifest, Program, Sandbox, WorkflowProgram,
+    ActivityCall, ActivityProgram, Build, ComponentKind, LoadError, Manifest, Program, Sandbox,
+    WorkflowProgram,
 };
 use tokio::time::Instant;
 
@@ -48,7 +49,7 @@ struct Inner {
     sandbox: Sandbox,
     quotas: Quotas,
     directory: RwLock<Arc<Directory>>,
-    loaded: Mutex<lru::LruCache<Digest, Program>>,
+    loaded: Mutex<lru::LruCache<(Digest, Build), Program>>,
 }
 
 impl Programs {
@@ -141,7 +142,7 @@ impl Programs {
 
     /// The same, if it is in memory.
     pub(crate) fn activity_at_hand(&self, scope: Scope, queue: &str, name: &str) -> Option<ActivityProgram> {
-        match self.cached(self.activity(scope, queue, name)?) {
+        match self.cached(self.activity(scope, queue, name)?, Build::Activity) {
             Some(Program::Activity(program)) => Some(program),
             _ => None,
         }
@@ -156,16 +157,16 @@ impl Programs {
         names
     }
 
-    /// A workflow component, if it is in memory.
+    /// A workflow component, for a run that begins now, if it is in memory.
     pub(crate) fn loaded(&self, digest: Digest) -> Option<WorkflowProgram> {
-        match self.cached(digest) {
+        match self.cached(digest, Build::Workflow(Rules::CURRENT)) {
             Some(Program::Workflow(program)) => Some(program),
             _ => None,
         }
     }
 
-    fn cached(&self, digest: Digest) -> Option<Program> {
-        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned()
+    fn cached(&self, digest: Digest, build: Build) -> Option<Program> {
+        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&(digest, build)).cloned()
     }
 
     /// A component, from memory, the cache of compiled code, or the database.
@@ -173,34 +174,39 @@ impl Programs {
         &self,
         scope: Scope,
         digest: Digest,
-        kind: ComponentKind,
+        build: Build,
     ) -> Result<Program, LoadError> {
-        if let Some(program) = self.cached(digest) {
+        if let Some(program) = self.cached(digest, build) {
             return Ok(program);
         }
         let ledger = self.inner.ledger.clone();
         let fetch = || async move {
             ledger.component_bytes(scope, digest).await.map_err(Unfetched::from).and_then(found)
         };
-        let program = self.inner.sandbox.load(digest, kind, fetch).await?;
-        self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner).put(digest, program.clone());
+        let program = self.inner.sandbox.load_build(digest, build, fetch).await?;
+        self.inner
+            .loaded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put((digest, build), program.clone());
         Ok(program)
     }
 
-    /// A workflow component.
+    /// A workflow component, for runs under these rules.
     pub(crate) async fn load_workflow(
         &self,
         scope: Scope,
         digest: Digest,
+        rules: Rules,
     ) -> Result<WorkflowProgram, LoadError> {
-        match self.load(scope, digest, ComponentKind::Workflow).await? {
+        match self.load(scope, digest, Build::Workflow(rules)).await? {
             Program::Workflow(program) => Ok(program),
             Program::Activity(_) => Err(wrong_kind(digest, ComponentKind::Workflow)),
         }
     }
 
     async fn load_activity(&self, scope: Scope, digest: Digest) -> Result<ActivityProgram, LoadError> {
-        match self.load(scope, digest, ComponentKind::Activity).await? {
+        match self.load(scope, digest, Build::Activity).await? {
             Program::Activity(program) => Ok(program),
             Program::Workflow(_) => Err(wrong_kind(digest, ComponentKind::Activity)),
         }
@@ -243,12 +249,13 @@ impl Programs {
         &self,
         scope: Scope,
         digest: Digest,
+        rules: Rules,
         patience: Duration,
     ) -> Result<WorkflowProgram, Fault> {
         let begun = Instant::now();
         let mut pace = retry::Pace::default();
         loop {
-            let error = match self.load_workflow(scope, digest).await {
+            let error = match self.load_workflow(scope, digest, rules).await {
                 Ok(program) => return Ok(program),
                 Err(error) => error,
             };
@@ -262,6 +269,14 @@ impl Programs {
             tracing::warn!(%digest, %error, "a component cannot be loaded yet");
             pace.wait().await;
         }
+    }
+}
+
+/// The rules that a run lives under. One whose first row cannot be read is not led along at all.
+pub(crate) fn rules_of(rows: &[Row]) -> Rules {
+    match rows.first().map(Row::event) {
+        Some(Ok(Event::RunStarted { options, .. })) => options.rules,
+        _ => Rules::CURRENT,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use backstitch_client::views::{ReplayVerdict, ReplayView};
 use backstitch_core::{Chain, Digest, Event, Fault, FaultKind, Replay, Row, Run, RunId, Seq};
-use backstitch_sandbox::{RunInfo, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 
 /// A run to be gone over.
 pub struct Recorded {
@@ -40,12 +40,13 @@ pub fn retrace(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -
     };
     let commands = events.iter().filter(|event| matches!(event, Event::Commanded { .. })).count();
     view.commands = u32::try_from(commands).unwrap_or(u32::MAX);
-    match lead(recorded, program, events) {
+    match lead(recorded, program, events, Stop::default()) {
         Ok((_, fuel)) => view.fuel = fuel,
         Err(Unled::Stopped(Stopped::Divergence(divergence))) => {
             view.verdict = ReplayVerdict::Diverged { divergence: *divergence }
         }
         Err(Unled::Stopped(Stopped::Fault(fault))) => view.verdict = ReplayVerdict::Faulted { fault },
+        Err(Unled::Stopped(Stopped::Unwanted)) => unreachable!("nobody else has the means to stop it"),
         Err(Unled::NoRoom) => {
             let fault = Fault::new(FaultKind::Limit, NO_ROOM);
             view.verdict = ReplayVerdict::Faulted { fault };
@@ -66,11 +67,12 @@ pub(crate) enum Unled {
 }
 
 /// A guest of `program`, led along the `events` that the rows are; and the fuel it used. Says
-/// nothing in the host's log: what was to be said was said by the run's own guest.
+/// nothing in the host's log: what was to be said was said by the run's own guest. `stop`: by which it is given up.
 pub(crate) fn lead(
     recorded: &Recorded,
     program: &WorkflowProgram,
     events: Vec<Event>,
+    stop: Stop,
 ) -> Result<(WorkflowInstance, u64), Unled> {
     let Recorded { run, workflow_id, rows, .. } = recorded;
     let (workflow, input, options) = match events.first() {
@@ -87,9 +89,11 @@ pub(crate) fn lead(
     let guest = WorkflowInstance::new(program, replay, info, input);
     let mut guest = guest.map_err(|unstarted| match unstarted {
         Unstarted::Fault(fault) => Unled::Stopped(Stopped::Fault(fault)),
+        Unstarted::Unwanted => Unled::Stopped(Stopped::Unwanted),
         Unstarted::NoRoom => Unled::NoRoom,
     })?;
     guest.mute();
+    guest.heed(stop);
     let activation = guest.activate().map_err(Unled::Stopped)?;
     Ok((guest, activation.fuel))
 }

@@ -26,7 +26,7 @@ use backstitch_client::views::{
 };
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
-use backstitch_core::{Digest, Filter, Json, Kind, Row, Run, RunId, RunStatus, Scope, Seq, limits};
+use backstitch_core::{Digest, Filter, Json, Kind, Row, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::{
     ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, Reference, RunFilter, RunInfo,
     RunRef, RunSummary,
@@ -42,7 +42,7 @@ use crate::closings::Closings;
 use crate::crier::Crier;
 use crate::desk::Desk;
 use crate::host::Term;
-use crate::programs::Programs;
+use crate::programs::{Programs, rules_of};
 use crate::quota::Quotas;
 use crate::retrace::Recorded;
 use crate::room::{Held, Room};
@@ -331,15 +331,16 @@ impl Service {
     ) -> Result<ReplayView, ServiceError> {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
+        let turn = self.turn_to_compute().await;
+        let (rows, held) = self.whole(run, 1).await?;
+        let rules = rules_of(&rows);
         let (digest, program) = match component {
             None => {
                 let digest = info.summary.digest;
-                (digest, self.programs.load_workflow(scope, digest).await.map_err(unloadable)?)
+                (digest, self.programs.load_workflow(scope, digest, rules).await.map_err(unloadable)?)
             }
-            Some(bytes) => self.foreign(bytes).await?,
+            Some(bytes) => self.foreign(bytes, rules).await?,
         };
-        let turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(run, 1).await?;
         let workflow_id = info.summary.workflow_id.into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
         // The turn and the room go with the work, which a client that hangs up does not end.
@@ -349,8 +350,8 @@ impl Service {
     }
 
     /// A component that is not deployed, ready to be replayed.
-    async fn foreign(&self, bytes: Vec<u8>) -> Result<(Digest, WorkflowProgram), ServiceError> {
-        let taken = self.programs.sandbox().take_in(bytes.into()).await.map_err(unloadable)?;
+    async fn foreign(&self, bytes: Vec<u8>, rules: Rules) -> Result<(Digest, WorkflowProgram), ServiceError> {
+        let taken = self.programs.sandbox().take_in_for(bytes.into(), rules).await.map_err(unloadable)?;
         match taken.program {
             Program::Workflow(program) => Ok((taken.digest, program)),
             Program::Activity(_) => {

@@ -140,6 +140,39 @@ async fn check_call(host: &TestHost, id: &str, call: &Call) {
     assert_eq!(attempts, expected, "{}", call.input);
 }
 
+/// What a host gives all its guests together, in MiB, and what it may have beside: one attempt that need not wait,
+/// its own code, buffers and threads.
+const ROOM_MIB: u64 = 512;
+const BESIDE_MIB: u64 = 256 + 320;
+
+#[tokio::test]
+async fn attempts_that_want_more_memory_than_there_is_wait_and_none_of_them_fails() {
+    const CALLS: usize = 60;
+    let database = database().await;
+    // Its lease is nobody's subject here: a machine that is busy clearing pages may be late with it.
+    let options = HostOptions { lease_ms: "60000", ..HostOptions::new(&database) };
+    let host = TestHost::start(options.arg("--guest-memory-mib").arg(ROOM_MIB.to_string())).await;
+    host.deploy(&["hostile-guest", "hostile-activities"]).await;
+    let mut runs = Vec::new();
+    for call in 0..CALLS {
+        // They wait for longer than one of them may take.
+        let input = r#"{"name":"fills","args":[240],"start_to_close_ms":5000}"#;
+        runs.push(host.start_run("calls", &format!("fills-{call}"), input).await);
+    }
+    for id in &runs {
+        assert_eq!(host.output(id).await, "240", "{id}");
+        let kinds: Vec<String> = host.rows(id).await.into_iter().map(|row| row.kind).collect();
+        assert_eq!(
+            kinds,
+            ["run-started", "activity-scheduled", "activity-completed", "run-completed"],
+            "{id}"
+        );
+    }
+    let peak = peak_mib(host.pid());
+    assert!(peak < ROOM_MIB + BESIDE_MIB, "{peak} MiB");
+    check_ledgers(&database).await;
+}
+
 #[tokio::test]
 async fn an_attempt_knows_who_it_is() {
     let database = database().await;

@@ -2,7 +2,7 @@
 
 use backstitch::cli::exit::Exit;
 use backstitch_client::views::RunView;
-use backstitch_core::RunStatus;
+use backstitch_core::{FaultKind, Json, RunStatus};
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
@@ -34,7 +34,7 @@ const fn later(workflow: &'static str, kind: &'static str, message: &'static str
     Misdeed { workflow, input: "1", kind, message, rows }
 }
 
-const FUEL: &str = "used more than 500000000 units of fuel";
+const FUEL: &str = "used up its units of fuel";
 const MEMORY: &str = "it may have 67108864. Hold less at a time";
 const HANDED_OVER: &str = "more than 8388608 bytes handed over in one call";
 const PAYLOAD: &str = "bytes of JSON; a payload holds at most 2097152";
@@ -102,6 +102,110 @@ async fn a_hostile_guest_is_parked_with_its_reason_and_nobody_else_notices() {
     let log = host.log();
     assert!(log.len() < LOG_BYTES_MAX, "{} bytes of log", log.len());
     assert!(log.contains("more lines dropped: an activation may log 1000"));
+    check_ledgers(&database).await;
+}
+
+/// Events that a guest computes over, each for some tens of milliseconds: a replay has all of them in one activation.
+const LONG_EVENTS: usize = 20;
+const LONG_ROUNDS: &str = "4000000";
+
+#[tokio::test]
+async fn guests_that_compute_for_long_keep_nobody_waiting_and_hear_that_they_are_to_stop() {
+    let database = database().await;
+    let mut dead = TestHost::with(&database, &["order-workflow", "order-activities", "hostile-guest"]).await;
+    // One more than there are threads for guests.
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let long: Vec<String> = (0..=threads).map(|number| format!("long-{number}")).collect();
+    for id in &long {
+        dead.start_run("computes", id, "null").await;
+        for _ in 0..LONG_EVENTS {
+            dead.client.signal(id, "compute", &Json::new(LONG_ROUNDS).unwrap()).await.unwrap();
+        }
+    }
+    let waits = async |host: &TestHost, id: &str| {
+        host.rows(id).await.iter().filter(|row| row.kind == "signal-awaited").count()
+    };
+    for id in &long {
+        eventually("all of it is done once", async || {
+            (waits(&dead, id).await == LONG_EVENTS + 1).then_some(())
+        })
+        .await;
+    }
+    dead.kill();
+
+    let heir = TestHost::start(HostOptions::new(&database)).await;
+    for id in &long {
+        heir.client.signal(id, "compute", &Json::new("1").unwrap()).await.unwrap();
+    }
+    eventually("the runs are taken over", async || {
+        (heir.client.health().await.ok()?.runs_loaded > threads as u64).then_some(())
+    })
+    .await;
+    let order = heir.start_run("order_workflow", "order", ORDER).await;
+    assert!(heir.output(&order).await.contains("reserv"));
+    heir.client.terminate(&long[0], "enough").await.unwrap();
+    assert_eq!(heir.ended_run(&long[0]).await.status, RunStatus::Terminated);
+    heir.client.pause(&long[1], "lunch").await.unwrap();
+    eventually("it is paused", async || {
+        (heir.client.run(&long[1]).await.ok()?.run.status == RunStatus::Paused).then_some(())
+    })
+    .await;
+    for id in &long {
+        assert_eq!(
+            waits(&heir, id).await,
+            LONG_EVENTS + 1,
+            "{id} was led along its ledger before the others"
+        );
+    }
+    // Nothing is lost of one that was given up on its way.
+    heir.client.resume(&long[1], "back").await.unwrap();
+    for id in &long[1..] {
+        eventually("it goes on", async || (waits(&heir, id).await == LONG_EVENTS + 2).then_some(())).await;
+    }
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn a_guest_that_meets_the_clock_is_parked_and_leaves_no_trace() {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database).arg("--event-ms-max").arg("10")).await;
+    host.deploy(&["order-workflow", "order-activities", "hostile-guest"]).await;
+    let id = host.start_run("endless_loop", "slow", "null").await;
+    assert_eq!(host.ended_run(&id).await.status, RunStatus::Parked);
+    let fault = host.client.run(&id).await.unwrap().run.fault.unwrap();
+    assert_eq!(fault.kind, FaultKind::TooSlow, "{fault}");
+    let kinds: Vec<String> = host.rows(&id).await.into_iter().map(|row| row.kind).collect();
+    assert_eq!(kinds, ["run-started"]);
+    let order = host.start_run("order_workflow", "order", ORDER).await;
+    assert!(host.output(&order).await.contains("reserv"));
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn warm_guests_are_dropped_when_they_have_too_much_memory_together() {
+    const RUNS: usize = 30;
+    const ROOM_MIB: u64 = 200;
+    let database = database().await;
+    let options = HostOptions::new(&database).arg("--guest-memory-mib").arg(ROOM_MIB.to_string());
+    let host = TestHost::start(options).await;
+    host.deploy(&["hostile-guest"]).await;
+    let mut runs = Vec::new();
+    for number in 0..RUNS {
+        let id = host.start_run("holds", &format!("holds-{number}"), "30").await;
+        eventually("it waits", async || {
+            host.rows(&id).await.iter().any(|row| row.kind == "signal-awaited").then_some(())
+        })
+        .await;
+        runs.push(id);
+        let warm = host.client.health().await.unwrap().runs_warm;
+        assert!(warm * 30 <= ROOM_MIB, "{warm} guests of 30 MiB");
+    }
+    for id in &runs {
+        host.client.signal(id, "go", &Json::new("1").unwrap()).await.unwrap();
+        assert_eq!(host.output(id).await, "1", "{id}");
+    }
+    let peak = peak_mib(host.pid());
+    assert!(peak < ROOM_MIB + 320, "{peak} MiB");
     check_ledgers(&database).await;
 }
 
@@ -294,9 +398,9 @@ async fn check_mended(damage: &Damage, message: &str, ends: RunStatus) {
 
 /// A component that never becomes a deployment: its WAT, the host's code, and what the message says.
 const REFUSED: [(&str, &str, &[&str]); 10] = [
-    ("loop-in-init", "describe-failed", &["used more than 500000000 units of fuel"]),
+    ("loop-in-init", "describe-failed", &["used up its units of fuel"]),
     ("trap-in-init", "describe-failed", &["unreachable"]),
-    ("loop-in-describe", "describe-failed", &["used more than 500000000 units of fuel"]),
+    ("loop-in-describe", "describe-failed", &["used up its units of fuel"]),
     ("command-in-describe", "describe-failed", &["command"]),
     (
         "undeclared-imports",

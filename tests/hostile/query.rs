@@ -89,7 +89,7 @@ async fn waits(host: &TestHost, id: &str) {
 /// Of a run of `hostile-guest`: the question, how it ends, the code, and words of the message.
 const QUESTIONS: [(&str, Exit, &str, &str); 5] = [
     ("command", Exit::Faulted, "query-faulted", "sleep 1 ms: a command where only reading is allowed"),
-    ("loop", Exit::Faulted, "query-faulted", "used more than 500000000 units of fuel"),
+    ("loop", Exit::Faulted, "query-faulted", "used up its units of fuel"),
     ("panic", Exit::Faulted, "query-faulted", "a panic in a query"),
     ("invalid-json", Exit::Faulted, "query-faulted", "the query's output: not JSON"),
     ("nobody-knows", Exit::NotFound, "unknown-query", "its component describes none"),

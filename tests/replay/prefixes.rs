@@ -9,8 +9,8 @@ use std::sync::{Arc, LazyLock};
 
 use backstitch_core::{Command, Event, Kind, Op, Replay, Row, Run, Status};
 use backstitch_sandbox::{
-    Compiler, ComponentKind, EgressConfig, Program, RunInfo, Sandbox, SandboxConfig, WorkflowInstance,
-    WorkflowProgram,
+    Compiler, ComponentKind, EgressConfig, GuestTime, Program, RunInfo, Sandbox, SandboxConfig,
+    WorkflowInstance, WorkflowProgram,
 };
 use tokio::sync::Mutex;
 
@@ -29,6 +29,8 @@ pub(crate) async fn program(package: &str) -> WorkflowProgram {
             compiler,
             warm_runs_max: 32,
             activities_max: 1,
+            guest_time: GuestTime::default(),
+            memory_bytes_max: 1 << 30,
             egress: EgressConfig::default(),
         })
         .unwrap()

@@ -15,7 +15,8 @@ use crate::bindings::types::{
 };
 use crate::error::Error;
 use crate::host::Host;
-use backstitch_core::{Edit, Entity, Json};
+use backstitch_core::random::{Aside, Random};
+use backstitch_core::{Edit, Entity, Json, Seed, Seq, Source};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::marker::PhantomData;
@@ -38,7 +39,7 @@ pub(super) struct Sim {
 #[derive(Default)]
 struct State {
     now_ms: u64,
-    random: u64,
+    random: Drawn,
     next_op: u32,
     commands: Vec<Command>,
     open: BTreeMap<u32, usize>,
@@ -53,6 +54,16 @@ struct State {
     entity: Entity,
     drained: bool,
     logs: Vec<(Level, String)>,
+}
+
+/// The numbers of every test run: the same in each test, so that a test repeats.
+struct Drawn(Random);
+
+impl Default for Drawn {
+    fn default() -> Self {
+        let run = RUN_ID.parse().expect("a run id");
+        Self(Random::new(run, &[Source { from: Seq(0), seed: Seed([0x5b; 32]) }]))
+    }
 }
 
 enum Due {
@@ -303,7 +314,7 @@ impl Host for Sim {
     fn edit_entity(&self, path: &str, edit: &types::Edit) -> Result<(), String> {
         let edit = edit_of(edit)?;
         let mut state = self.state.borrow_mut();
-        let edited = state.entity.edited(path, &edit)?;
+        let edited = state.entity.edited(path, &edit).map_err(|unfit| unfit.code.to_owned())?;
         state.record(Command::EditEntity {
             edit: edit.as_str().to_owned(),
             path: path.to_owned(),
@@ -374,9 +385,11 @@ impl Host for Sim {
             }
             state.now_ms = at_ms;
             state.delivered.push((at_ms, event.clone()));
+            state.random.0.deliver();
             return Some(event);
         }
         state.drained = true;
+        state.random.0.turn_aside(Aside::Drained);
         None
     }
 
@@ -384,14 +397,9 @@ impl Host for Sim {
         self.state.borrow().now_ms
     }
 
-    /// splitmix64.
     fn random_u64(&self) -> u64 {
         let mut state = self.state.borrow_mut();
-        state.random = state.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = state.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        if state.drained { state.random.0.next_aside() } else { state.random.0.next() }
     }
 
     fn log(&self, level: types::Level, message: &str) {

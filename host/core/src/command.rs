@@ -148,6 +148,17 @@ impl Command {
         }
     }
 
+    /// Checks the part of a command that [`Self::repeats`] leaves out: on a replay nothing else does.
+    pub(crate) fn check_options(&self) -> Result<(), String> {
+        match self {
+            Self::ScheduleActivity { options, .. } => options.check(),
+            Self::StartChild { options, .. } => {
+                options.workflow_id.as_deref().map_or(Ok(()), |id| check_name("workflow id", id))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes of text that the command carries: whatever of it a guest can make large.
     pub fn payload_bytes(&self) -> usize {
         match self {
@@ -487,7 +498,7 @@ impl Failure {
     }
 
     /// Bytes of text that it carries.
-    pub(crate) fn text_bytes(&self) -> usize {
+    pub fn text_bytes(&self) -> usize {
         self.code.len() + self.message.len() + self.details.as_ref().map_or(0, |json| json.as_str().len())
     }
 

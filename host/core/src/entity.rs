@@ -13,11 +13,24 @@
 //! | delete | nothing | removed; the elements of an array after it move up |
 //!
 //! What does not fit (an increment of a text, a path through a number, a document that grows too large)
-//! is an error that changes nothing.
+//! is an error that changes nothing. Guests hear of it by a code:
+//!
+//! | code | |
+//! |---|---|
+//! | `path-too-long` | more than [`limits::ENTITY_PATH_NAMES_MAX`] names |
+//! | `no-object` | the path leads through what is neither an object nor an array |
+//! | `no-element` | the path names an element that an array does not have |
+//! | `no-array`, `no-number` | what is there cannot be appended to, or added to |
+//! | `not-finite` | an increment by what is no number, or to one that is too large for any |
+//! | `too-large`, `too-deep` | the document would have more than [`limits::ENTITY_BYTES_MAX`] bytes, or nest too deep |
+//! | `invalid-value` | the value is JSON, but holds what no document can (a number beyond all) |
+//!
+//! No row holds it, so codes never change their meaning, and nor do the texts that runs under the first
+//! [rules](crate::rules) hear instead.
 
 use serde_json::{Map, Value};
 
-use crate::json::Json;
+use crate::json::{Json, JsonError};
 use crate::limits;
 
 /// What is done at a path.
@@ -57,6 +70,22 @@ impl Edit {
     }
 }
 
+/// Why an edit cannot be done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Unfit {
+    /// What guests hear. Append-only.
+    pub code: &'static str,
+    /// For people, and for guests under the first rules, whose ledgers depend on every byte of it.
+    pub text: String,
+}
+
+impl Unfit {
+    fn new(code: &'static str, text: String) -> Self {
+        Self { code, text }
+    }
+}
+
 /// The document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entity {
@@ -74,7 +103,7 @@ impl Entity {
     /// The document that `json` says.
     pub fn new(json: &Json) -> Result<Self, String> {
         let root = serde_json::from_str(json.as_str()).map_err(|error| error.to_string())?;
-        Self::checked(root)
+        Self::checked(root).map_err(|unfit| unfit.text)
     }
 
     /// What is at `path`.
@@ -91,11 +120,15 @@ impl Entity {
     }
 
     /// The document after `edit` at `path`.
-    pub fn edited(&self, path: &str, edit: &Edit) -> Result<Self, String> {
+    pub fn edited(&self, path: &str, edit: &Edit) -> Result<Self, Unfit> {
         if names(path).count() > limits::ENTITY_PATH_NAMES_MAX {
-            return Err(format!("a path of more than {} names", limits::ENTITY_PATH_NAMES_MAX));
+            let text = format!("a path of more than {} names", limits::ENTITY_PATH_NAMES_MAX);
+            return Err(Unfit::new("path-too-long", text));
         }
-        let value = |json: &Json| serde_json::from_str(json.as_str()).map_err(|error| error.to_string());
+        let value = |json: &Json| {
+            serde_json::from_str(json.as_str())
+                .map_err(|error| Unfit::new("invalid-value", error.to_string()))
+        };
         let mut root = self.root.clone();
         if let Edit::Delete = edit {
             delete(&mut root, path);
@@ -108,7 +141,10 @@ impl Entity {
             Edit::Append(json) => match place {
                 Value::Array(elements) => elements.push(value(json)?),
                 Value::Null => *place = Value::Array(vec![value(json)?]),
-                other => return Err(format!("{path:?} is {}, not an array", kind(other))),
+                other => {
+                    let text = format!("{path:?} is {}, not an array", kind(other));
+                    return Err(Unfit::new("no-array", text));
+                }
             },
             Edit::Increment(by) => *place = sum(path, place, *by)?,
             Edit::Delete => {}
@@ -126,11 +162,15 @@ impl Entity {
         Json::of(&self.root).unwrap_or_else(|_| Json::null())
     }
 
-    fn checked(root: Value) -> Result<Self, String> {
-        let json = Json::of(&root).map_err(|error| error.to_string())?;
+    fn checked(root: Value) -> Result<Self, Unfit> {
+        let json = Json::of(&root).map_err(|error| {
+            let code = if matches!(error, JsonError::TooLarge { .. }) { "too-large" } else { "too-deep" };
+            Unfit::new(code, error.to_string())
+        })?;
         let bytes = json.as_str().len();
         if bytes > limits::ENTITY_BYTES_MAX {
-            return Err(format!("{bytes} bytes; an entity has at most {}", limits::ENTITY_BYTES_MAX));
+            let text = format!("{bytes} bytes; an entity has at most {}", limits::ENTITY_BYTES_MAX);
+            return Err(Unfit::new("too-large", text));
         }
         Ok(Self { root, bytes })
     }
@@ -146,7 +186,7 @@ fn index(name: &str) -> Option<usize> {
 }
 
 /// The place that `path` names, made where it is missing. What is made is `null`.
-fn reach<'a>(root: &'a mut Value, path: &str) -> Result<&'a mut Value, String> {
+fn reach<'a>(root: &'a mut Value, path: &str) -> Result<&'a mut Value, Unfit> {
     let mut here = root;
     for name in names(path) {
         if here.is_null() {
@@ -156,11 +196,15 @@ fn reach<'a>(root: &'a mut Value, path: &str) -> Result<&'a mut Value, String> {
             Value::Object(members) => members.entry(name).or_insert(Value::Null),
             Value::Array(elements) => {
                 let length = elements.len();
-                index(name)
-                    .and_then(|index| elements.get_mut(index))
-                    .ok_or_else(|| format!("{path:?}: {name:?} is no element of an array of {length}"))?
+                index(name).and_then(|index| elements.get_mut(index)).ok_or_else(|| {
+                    let text = format!("{path:?}: {name:?} is no element of an array of {length}");
+                    Unfit::new("no-element", text)
+                })?
             }
-            other => return Err(format!("{path:?} leads through {}", kind(other))),
+            other => {
+                let text = format!("{path:?} leads through {}", kind(other));
+                return Err(Unfit::new("no-object", text));
+            }
         };
     }
     Ok(here)
@@ -224,14 +268,17 @@ fn merge(target: &mut Value, patch: Value) {
 }
 
 /// Whole numbers stay whole as long as 64 bits hold them.
-fn sum(path: &str, value: &Value, by: f64) -> Result<Value, String> {
+fn sum(path: &str, value: &Value, by: f64) -> Result<Value, Unfit> {
     if !by.is_finite() {
-        return Err(format!("an increment by {by}"));
+        return Err(Unfit::new("not-finite", format!("an increment by {by}")));
     }
     let before = match value {
         Value::Null => 0.into(),
         Value::Number(number) => number.clone(),
-        other => return Err(format!("{path:?} is {}, not a number", kind(other))),
+        other => {
+            let text = format!("{path:?} is {}, not a number", kind(other));
+            return Err(Unfit::new("no-number", text));
+        }
     };
     let whole = (by.fract() == 0.0 && by.abs() < 9e15).then_some(by as i64);
     if let Some(sum) = before.as_i64().zip(whole).and_then(|(before, by)| before.checked_add(by)) {
@@ -240,7 +287,7 @@ fn sum(path: &str, value: &Value, by: f64) -> Result<Value, String> {
     let sum = before.as_f64().unwrap_or_default() + by;
     serde_json::Number::from_f64(sum)
         .map(Value::Number)
-        .ok_or_else(|| format!("{path:?} would be larger than any number"))
+        .ok_or_else(|| Unfit::new("not-finite", format!("{path:?} would be larger than any number")))
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -305,6 +352,29 @@ mod tests {
             (r#"{"a":1}"#, "", Edit::Delete, "{}"),
         ] {
             assert_eq!(after(before, path, edit.clone()), expected, "{edit:?} at {path:?} of {before}");
+        }
+    }
+
+    #[test]
+    fn every_refusal_has_its_code() {
+        let set = |text| Edit::Set(json(text));
+        let long = ["a"; limits::ENTITY_PATH_NAMES_MAX + 1].join(".");
+        let large = format!("\"{}\"", "x".repeat(limits::ENTITY_BYTES_MAX));
+        let deep = format!("{}{}", "[".repeat(limits::JSON_DEPTH_MAX), "]".repeat(limits::JSON_DEPTH_MAX));
+        for (before, path, edit, code) in [
+            ("{}", long.as_str(), set("1"), "path-too-long"),
+            (r#"{"a":1}"#, "a.b", set("1"), "no-object"),
+            (r#"{"a":[]}"#, "a.0", set("1"), "no-element"),
+            (r#"{"a":{}}"#, "a", Edit::Append(json("1")), "no-array"),
+            (r#"{"a":"1"}"#, "a", Edit::Increment(1.0), "no-number"),
+            ("{}", "a", Edit::Increment(f64::INFINITY), "not-finite"),
+            (r#"{"a":1e308}"#, "a", Edit::Increment(1e308), "not-finite"),
+            ("{}", "a", set(&large), "too-large"),
+            ("{}", "a", set(&deep), "too-deep"),
+            ("{}", "a", set("1e999"), "invalid-value"),
+        ] {
+            let unfit = entity(before).edited(path, &edit).unwrap_err();
+            assert_eq!(unfit.code, code, "{path:.40}: {unfit}");
         }
     }
 

@@ -36,6 +36,9 @@ pub enum FaultKind {
     Component,
     /// Several hosts in a row died while the run was led.
     HostLost,
+    /// The guest computed for longer than it may. Unlike fuel, time does not repeat: a retry on a faster host
+    /// may succeed.
+    TooSlow,
 }
 
 impl FaultKind {
@@ -53,6 +56,7 @@ impl FaultKind {
             Self::Corrupt => "corrupt",
             Self::Component => "component",
             Self::HostLost => "host-lost",
+            Self::TooSlow => "too-slow",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A new run from the first rows of another: the ledger up to a row, sealed anew under another identity.
 //!
 //! The new run's guest repeats those rows and goes on from there: it draws the random numbers of the
-//! original, reads the same clock, and gets the outcomes that are recorded. What was open at the cut is
+//! original as far as those rows go and its own afterwards, reads the same clock, and gets the outcomes that are recorded. What was open at the cut is
 //! open again: timers keep their time, calls that had no outcome are made again under the new run's
 //! idempotency keys, children that had none are started again as the new run's own.
 //!
@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use crate::event::Event;
 use crate::ids::{Chain, RunId, Seq};
+use crate::limits;
 use crate::projection::Projection;
+use crate::random::{Seed, Source};
 use crate::row::Row;
 use crate::run::{Corrupt, Run};
 use crate::start::{Forked, StartOptions};
@@ -50,13 +52,15 @@ pub enum Unforkable {
 }
 
 /// The run `into`, which begins with the rows of `from` up to and including row `at`. Pauses are left
-/// out: the new run is not paused. `head` is where the ledger of a closed run ended.
+/// out: the new run is not paused. `head` is where the ledger of a closed run ended; from `seed` the new run draws
+/// what is not among those rows.
 pub fn fork(
     from: RunId,
     rows: &[Row],
     head: Option<(Seq, Chain)>,
     at: Seq,
     into: RunId,
+    seed: Seed,
 ) -> Result<Fork, Unforkable> {
     let (_, mut events) = Run::load_closed(from, rows, head)?;
     let there = Seq(u32::try_from(rows.len()).unwrap_or(u32::MAX));
@@ -64,6 +68,8 @@ pub fn fork(
         return Err(Unforkable::Beyond { at, rows: there });
     }
     events.truncate(at.0 as usize + 1);
+    let kept = events.iter().filter(|event| !event.is_operators()).count();
+    let cut = Seq(u32::try_from(kept).unwrap_or(u32::MAX));
     let mut forked = Fork {
         run: Run::new(into),
         rows: Vec::with_capacity(events.len()),
@@ -73,7 +79,8 @@ pub fn fork(
         let event = match event {
             event if event.is_operators() => continue,
             Event::RunStarted { workflow, input, options } => {
-                Event::RunStarted { workflow, input, options: Arc::new(descended(&options, from, at)) }
+                let options = Arc::new(descended(&options, from, at, Source { from: cut, seed }));
+                Event::RunStarted { workflow, input, options }
             }
             other => other,
         };
@@ -86,10 +93,17 @@ pub fn fork(
 }
 
 /// The terms of a fork: no deadline that has passed while it was not there.
-fn descended(options: &StartOptions, from: RunId, at: Seq) -> StartOptions {
+fn descended(options: &StartOptions, from: RunId, at: Seq, own: Source) -> StartOptions {
+    // Of what another fork drew behind this cut, nothing is repeated.
+    let mut random: Vec<Source> =
+        options.random.iter().filter(|source| source.from < own.from).cloned().collect();
+    if random.len() < limits::RANDOM_SOURCES_MAX {
+        random.push(own);
+    }
     let forked = Forked { run: from, rows: Seq(at.0 + 1), original: options.original(from) };
     StartOptions {
         forked: Some(forked),
+        random,
         run_timeout_ms: None,
         execution_deadline_ms: None,
         ..options.clone()

@@ -13,6 +13,8 @@
 //! * [`heard`]: which messages were heard before.
 //! * [`projection`]: what a run's commands say about it, for searches.
 //! * [`filter`]: the conditions by which runs are searched.
+//! * [`random`]: the numbers that a guest draws.
+//! * [`rules`]: what a guest can notice of its host, by number.
 //! * [`retry`]: whether and when a failed activity is tried again.
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
 //! * [`task`]: calls that workers outside carry out.
@@ -37,10 +39,11 @@ pub mod json;
 pub mod limits;
 pub mod printable;
 pub mod projection;
-mod random;
+pub mod random;
 pub mod replay;
 pub mod retry;
 pub mod row;
+pub mod rules;
 pub mod run;
 pub mod schedule;
 pub mod start;
@@ -60,9 +63,11 @@ pub use ids::{Chain, Digest, Epoch, HostId, Op, RunId, Scope, Seq, Shard, TaskLe
 pub use inbox::Message;
 pub use json::Json;
 pub use projection::Projection;
+pub use random::{Seed, Source};
 pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
 pub use row::Row;
+pub use rules::Rules;
 pub use run::{Run, RunStatus};
 pub use start::StartOptions;
 pub use task::TaskToken;

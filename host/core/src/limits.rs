@@ -49,7 +49,7 @@ pub const RUN_BYTES_MAX: u64 = 256 << 20;
 pub const RUN_CHANGES_MAX: usize = 10_000;
 
 /// A run's entity, as text: all of it is written whenever some of it has changed, and held by the
-/// guest's host. A larger one belongs in a store.
+/// guest's host. A larger one belongs in a store. Part of the [rules](crate::rules), as the next one.
 pub const ENTITY_BYTES_MAX: usize = 256 << 10;
 
 /// Names of a path into an entity.
@@ -97,21 +97,37 @@ pub const GENERATIONS_FOLLOWED_MAX: u32 = 100;
 /// How often a start is decided anew because another under the same workflow id was faster: each time, one has got through.
 pub const STARTS_TRIED_MAX: usize = 32;
 
+/// Sources of random numbers of one run: a fork of a fork of a fork has one for each cut, and all of them are in
+/// its first row. One that is cut more often than this goes on drawing as the last.
+pub const RANDOM_SOURCES_MAX: usize = 100;
+
 /// Longest durable sleep: a hundred years, leap days included.
 pub const SLEEP_MS_MAX: u64 = 36_525 * 24 * 3600 * 1000;
 
 /// Attempts of one activity that can be counted; also what "no limit" means.
 pub const ATTEMPTS_MAX: u32 = i32::MAX as u32;
 
-/// Fuel (about one unit for each wasm instruction) between two events: some hundred milliseconds of
-/// pure computing. Refilled at each delivery, so that the size of a batch cannot change who traps.
-pub const FUEL_PER_EVENT: u64 = 500_000_000;
+/// Fuel between two events, of runs under the [current rules](crate::Rules): some tens of milliseconds of pure
+/// computing, and a second where every step waits for memory. Refilled at each delivery, so that the size of a
+/// batch cannot change who traps. Another number is another rule.
+pub const FUEL_PER_EVENT: u64 = 250_000_000;
+
+/// Processor time of a guest between two events, in milliseconds: what fuel does not see. Fuel allows a
+/// fraction of it, so that whoever meets this bound has found work that costs none.
+pub const EVENT_MS_MAX: u64 = 10_000;
+
+/// How many times [`EVENT_MS_MAX`] a guest may compute in one activation: a replay has many events, and their
+/// sum must end too.
+pub const ACTIVATION_EVENTS_LONG_MAX: u32 = 60;
 
 /// Linear memory of one workflow instance.
 pub const WORKFLOW_MEMORY_BYTES_MAX: usize = 64 << 20;
 
 /// Linear memory of one activity instance.
 pub const ACTIVITY_MEMORY_BYTES_MAX: usize = 256 << 20;
+
+/// Memory of a machine that does not say how much it has: what the smallest that anybody would choose has.
+pub const MACHINE_MEMORY_BYTES_DEFAULT: u64 = 2 << 30;
 
 /// Elements of one table: function pointers of a guest, with room for large ones.
 pub const TABLE_ELEMENTS_MAX: usize = 100_000;
@@ -131,8 +147,15 @@ pub const WASM_STACK_BYTES: usize = 512 << 10;
 pub const HOSTCALL_BYTES_MAX: usize = 8 << 20;
 
 /// Fuel that a host call costs, besides one unit for each byte that the guest hands over: about the
-/// time it takes, so that a loop of calls runs dry as soon as a loop of instructions does.
-pub const HOSTCALL_FUEL: u64 = 100;
+/// time it takes, so that a loop of calls runs dry as soon as a loop of instructions does. Part of the
+/// [rules](crate::rules).
+pub const HOSTCALL_FUEL: u64 = 400;
+
+/// The same under the first rules.
+pub const HOSTCALL_FUEL_FIRST: u64 = 100;
+
+/// Fuel of each part that is handed over one by one: an element of a list, a text among options.
+pub const HOSTCALL_PART_FUEL: u64 = 50;
 
 /// Frames of a trap's backtrace: the innermost ones tell the story.
 pub const BACKTRACE_FRAMES_MAX: usize = 64;
@@ -206,8 +229,8 @@ pub const COMPILES_WAITING_MAX: usize = 4;
 pub const DEPLOYMENTS_OPEN_MAX: usize = 16;
 /// Machine code of one component: some ten times the largest that a toolchain makes of one.
 pub const ARTEFACT_BYTES_MAX: usize = 512 << 20;
-/// Files of compiled code that are kept; the oldest go, and are compiled again when needed.
-pub const CACHE_FILES_MAX: usize = 1_000;
+/// Files of compiled code that are kept, three for each component; the oldest go, and are compiled again when needed.
+pub const CACHE_FILES_MAX: usize = 3_000;
 
 /// Workflow instances kept warm in one host. The kernel's `vm.max_map_count` caps resident instances
 /// near 10,000; the others are replayed when something happens to them.

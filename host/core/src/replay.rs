@@ -18,8 +18,8 @@
 //! is delivered. Both come before the next row.
 //!
 //! How many rows a batch has is nobody's input. Hence commands are refused before a resumed guest has
-//! taken its first event and after its last, the run's random stream stands still there, and bounds
-//! count from event to event.
+//! taken its first event and after its last, the run's random stream stands still there (see
+//! [`crate::random`]), and bounds count from event to event.
 //!
 //! Nothing here is bounded by trust: every error is a value, and none of them is a panic.
 
@@ -34,7 +34,8 @@ use crate::event::Event;
 use crate::ids::{Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
-use crate::random::SplitMix64;
+use crate::random::{Aside, Random};
+use crate::rules::Rules;
 use crate::start::StartOptions;
 use crate::waits::Waits;
 
@@ -182,15 +183,13 @@ pub struct Replay {
     since_event: Issued,
     ended: Option<Ahead<Event>>,
     now_ms: u64,
-    random: SplitMix64,
-    /// What is drawn where the number of draws is nobody's to know: in queries, around events.
-    random_aside: SplitMix64,
+    random: Random,
+    rules: Rules,
 }
 
 impl Replay {
     /// A guest at the start of `run`, whose row 0 was recorded at `started_at_ms` with these options.
     pub fn new(run: RunId, started_at_ms: u64, options: &StartOptions) -> Self {
-        let original = options.original(run);
         // Checked before the run was started; a row that was not is found by its chain.
         let entity = options.entity.as_ref().and_then(|entity| Entity::new(entity).ok());
         Self {
@@ -214,8 +213,8 @@ impl Replay {
             since_event: Issued::default(),
             ended: None,
             now_ms: options.starts_at_ms(started_at_ms),
-            random: SplitMix64::of(original),
-            random_aside: SplitMix64::aside_of(original),
+            random: Random::new(options.original(run), &options.random),
+            rules: options.rules,
         }
     }
 
@@ -267,7 +266,8 @@ impl Replay {
     /// Opens an activation. The first is the guest's start; in every further one the guest must take
     /// an event before it may give commands.
     pub fn begin(&mut self) {
-        self.phase = if self.has_begun { Phase::Waking } else { Phase::Active };
+        let phase = if self.has_begun { Phase::Waking } else { Phase::Active };
+        self.enter(phase);
         self.has_begun = true;
         self.since_begin = Issued::default();
         self.since_event = Issued::default();
@@ -339,14 +339,19 @@ impl Replay {
         Ok(())
     }
 
-    /// Edits the entity. The inner error says why it cannot be done: nothing is recorded then.
+    /// Edits the entity. The inner error is what the guest hears if it cannot be done: nothing is recorded then.
     pub fn edit_entity(&mut self, path: Arc<str>, edit: Edit) -> Result<Result<(), String>, Refusal> {
         let edited = self.entity.edited(&path, &edit);
         let command = Command::EditEntity { path, edit };
         self.may_command(&command)?;
         let edited = match edited {
             Ok(edited) => edited,
-            Err(problem) => return Ok(Err(problem)),
+            Err(error) => {
+                return Ok(Err(match self.rules {
+                    Rules::First => error.text,
+                    Rules::Second => error.code.to_owned(),
+                }));
+            }
         };
         if self.is_new(command)? {
             self.memory.entity = Some(edited.to_json());
@@ -399,7 +404,13 @@ impl Replay {
             return Err(Refusal::Protocol("next-event where only reading is allowed".into()));
         }
         let delivery = self.next_delivery()?;
-        self.phase = if delivery.is_some() { Phase::Active } else { Phase::Drained };
+        let phase = if delivery.is_some() {
+            self.random.deliver();
+            Phase::Active
+        } else {
+            Phase::Drained
+        };
+        self.enter(phase);
         self.since_event = Issued::default();
         Ok(delivery)
     }
@@ -426,7 +437,8 @@ impl Replay {
 
     /// Closes an activation that ended with `status`: the guest may not stop short of the ledger.
     pub fn finish(&mut self, status: &Status) -> Result<(), Refusal> {
-        let had_drained = std::mem::replace(&mut self.phase, Phase::ReadOnly) == Phase::Drained;
+        let had_drained = self.phase == Phase::Drained;
+        self.enter(Phase::ReadOnly);
         if *status == Status::Blocked && !had_drained {
             return Err(Refusal::Protocol("returned `blocked` before next-event returned none".into()));
         }
@@ -488,7 +500,17 @@ impl Replay {
     pub fn random_u64(&mut self) -> u64 {
         match self.phase {
             Phase::Active => self.random.next(),
-            Phase::Waking | Phase::Drained | Phase::ReadOnly => self.random_aside.next(),
+            Phase::Waking | Phase::Drained | Phase::ReadOnly => self.random.next_aside(),
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        match phase {
+            Phase::Active => {}
+            Phase::Waking => self.random.turn_aside(Aside::Waking),
+            Phase::Drained => self.random.turn_aside(Aside::Drained),
+            Phase::ReadOnly => self.random.turn_aside(Aside::ReadOnly),
         }
     }
 
@@ -516,6 +538,7 @@ impl Replay {
             if *recorded_op != op || !command.repeats(recorded) {
                 return Err(diverged(op, Some(*seq), recorded, command));
             }
+            command.check_options().map_err(Refusal::Limit)?;
             self.recorded.pop_front();
             return Ok(());
         }
@@ -600,6 +623,7 @@ impl Replay {
     /// Leads the guest past one row. None: the row is not for it, or not any more.
     fn deliver(&mut self, row: Ahead<Event>) -> Result<Option<Delivery>, Refusal> {
         let Ahead { seq, at_ms, what } = row;
+        self.random.reach(seq);
         let kind = what.kind().as_str();
         self.history.rows = self.history.rows.max(seq.0 + 1);
         self.history.bytes += payload_bytes(&what) as u64;

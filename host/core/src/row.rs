@@ -414,7 +414,9 @@ mod tests {
     use super::*;
     use crate::attribute::Attribute;
     use crate::command::{FailureKind, ParentClose, Target};
+    use crate::random::{Seed, Source};
     use crate::retry::RetryPolicy;
+    use crate::rules::Rules;
     use crate::start::{Forked, Parent};
     use uuid::Uuid;
 
@@ -437,6 +439,8 @@ mod tests {
             parent: Some(Parent { run: RUN, workflow_id: "p".into() }),
             forked: Some(Forked { run: RUN, rows: Seq(6), original: RUN }),
             heard: vec![crate::heard::HeardId::signal("i")],
+            rules: Rules::Second,
+            random: vec![Source { from: Seq(0), seed: Seed([7; 32]) }],
         })
     }
 

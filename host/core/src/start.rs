@@ -12,6 +12,8 @@ use crate::heard::HeardId;
 use crate::ids::{RunId, Seq};
 use crate::json::Json;
 use crate::limits;
+use crate::random::{Seed, Source};
+use crate::rules::Rules;
 
 /// The terms of a run. Absent fields mean the defaults; names are append-only.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +52,12 @@ pub struct StartOptions {
     /// What the run before has heard, if this one continues it as new; the latest last.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub heard: Vec<HeardId>,
+    /// What its guest may count on.
+    #[serde(skip_serializing_if = "Rules::is_first")]
+    pub rules: Rules,
+    /// What its guest draws numbers from, in the order of the rows; none: its id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub random: Vec<Source>,
 }
 
 /// The run that started a child.
@@ -68,7 +76,7 @@ pub struct Forked {
     pub run: RunId,
     /// How many rows of it were taken.
     pub rows: Seq,
-    /// The first run of that ledger: a fork of a fork draws the random numbers of the origin.
+    /// The first run of that ledger: a fork of a fork repeats what the origin drew.
     pub original: RunId,
 }
 
@@ -77,6 +85,17 @@ impl StartOptions {
     pub const PRIORITY_DEFAULT: u8 = 3;
     /// The last priority.
     pub const PRIORITY_LAST: u8 = 5;
+
+    /// The same for a run that begins now and draws its numbers from `seed`.
+    pub fn beginning(self, seed: Seed) -> Self {
+        Self { rules: Rules::CURRENT, random: vec![Source { from: Seq(0), seed }], ..self }
+    }
+
+    /// Whether a start that is repeated asks for what this one did: what each start gets of its own is left out.
+    pub fn asks_for_the_same(&self, other: &Self) -> bool {
+        let asked = |options: &Self| Self { rules: Rules::default(), random: Vec::new(), ..options.clone() };
+        asked(self) == asked(other)
+    }
 
     /// Checks what a client asked for. The text says what is wrong.
     pub fn check(&self) -> Result<(), String> {
@@ -110,7 +129,7 @@ impl StartOptions {
         self.priority.unwrap_or(Self::PRIORITY_DEFAULT).clamp(1, Self::PRIORITY_LAST)
     }
 
-    /// Whose random numbers `run` draws.
+    /// The run that wrote the first row of `run`.
     pub fn original(&self, run: RunId) -> RunId {
         self.forked.as_ref().map_or(run, |forked| forked.original)
     }

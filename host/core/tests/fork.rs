@@ -7,14 +7,16 @@ use std::sync::Arc;
 use backstitch_core::fork::{Unforkable, fork};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Attribute, Chain, ChildOptions, Command, Edit, Event, Json, Kind, Op, Replay, Row, Run, RunId, Seq,
-    StartOptions,
+    Attribute, Chain, ChildOptions, Command, Edit, Event, Json, Kind, Op, Replay, Row, Run, RunId, Seed, Seq,
+    Source, StartOptions,
 };
 use uuid::Uuid;
 
 const FROM: RunId = RunId(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001));
 const INTO: RunId = RunId(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0002));
 const AGAIN: RunId = RunId(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0003));
+
+const SEED: Seed = Seed([9; 32]);
 
 fn json(text: &str) -> Json {
     Json::new(text).unwrap()
@@ -57,7 +59,7 @@ fn ledger() -> Vec<Row> {
 #[test]
 fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
     let rows = ledger();
-    let fork = fork(FROM, &rows, None, Seq(4), INTO).unwrap();
+    let fork = fork(FROM, &rows, None, Seq(4), INTO, SEED).unwrap();
     let kinds: Vec<Kind> = fork.rows.iter().map(|row| row.event().unwrap().kind()).collect();
     assert_eq!(kinds, [Kind::RunStarted, Kind::EntityEdited, Kind::ChildStarted, Kind::TimerStarted]);
     let (again, events) = Run::load_all(INTO, &fork.rows).unwrap();
@@ -93,8 +95,8 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
 
 #[test]
 fn a_fork_of_a_fork_draws_from_the_first() {
-    let once = fork(FROM, &ledger(), None, Seq(7), INTO).unwrap();
-    let twice = fork(INTO, &once.rows, None, Seq(0), AGAIN).unwrap();
+    let once = fork(FROM, &ledger(), None, Seq(7), INTO, SEED).unwrap();
+    let twice = fork(INTO, &once.rows, None, Seq(0), AGAIN, SEED).unwrap();
     assert_eq!(twice.run.start().original(AGAIN), FROM);
     let forked = twice.run.start().forked.clone().unwrap();
     assert_eq!((forked.run, forked.rows), (INTO, Seq(1)));
@@ -102,9 +104,22 @@ fn a_fork_of_a_fork_draws_from_the_first() {
 }
 
 #[test]
+fn a_fork_goes_on_with_numbers_of_its_own() {
+    let seeds = |fork: &[Source]| fork.iter().map(|source| (source.from, source.seed)).collect::<Vec<_>>();
+    let once = fork(FROM, &ledger(), None, Seq(7), INTO, SEED).unwrap();
+    // Three rows of the eight are an operator's, and are left out.
+    assert_eq!(seeds(&once.run.start().random), [(Seq(5), SEED)]);
+    let other = Seed([8; 32]);
+    let later = fork(INTO, &once.rows, None, Seq(4), AGAIN, other).unwrap();
+    assert_eq!(seeds(&later.run.start().random), [(Seq(5), other)], "nothing of the first was drawn yet");
+    let sooner = fork(INTO, &once.rows, None, Seq(1), AGAIN, other).unwrap();
+    assert_eq!(seeds(&sooner.run.start().random), [(Seq(2), other)]);
+}
+
+#[test]
 fn what_cannot_be_forked_says_why() {
     let rows = ledger();
-    let why = |rows: &[Row], head, at| fork(FROM, rows, head, Seq(at), INTO).unwrap_err();
+    let why = |rows: &[Row], head, at| fork(FROM, rows, head, Seq(at), INTO, SEED).unwrap_err();
     assert_eq!(why(&rows, None, 10), Unforkable::Beyond { at: Seq(10), rows: Seq(10) });
     assert_eq!(why(&rows, None, 9), Unforkable::Closing { at: Seq(9) });
     assert!(matches!(why(&rows[..3], Some((Seq(10), Chain(1))), 1), Unforkable::Corrupt(_)));

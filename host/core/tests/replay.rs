@@ -9,7 +9,7 @@ use std::sync::Arc;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{
     ActivityOptions, Attribute, ChildOptions, Command, Edit, Event, Failure, FailureKind, Json, Op, Replay,
-    RetryPolicy, Run, RunId, Seq, StartOptions, Status, Target, limits,
+    RetryPolicy, Run, RunId, Seed, Seq, Source, StartOptions, Status, Target, limits,
 };
 use uuid::Uuid;
 
@@ -844,6 +844,105 @@ fn the_random_stream_moves_only_while_an_event_is_handled() {
     aside.sort_unstable();
     aside.dedup();
     assert_eq!(aside.len(), 4, "a guest that draws until it likes a number must not draw for ever");
+}
+
+#[test]
+fn a_run_draws_from_the_bytes_of_its_first_row_and_a_fork_from_its_own_behind_the_cut() {
+    let source = |from, byte| Source { from: Seq(from), seed: Seed([byte; 32]) };
+    let drawn = |random: &[Source]| {
+        let options = StartOptions { random: random.to_vec(), ..StartOptions::default() };
+        let mut replay = Replay::new(RUN, 0, &options);
+        replay.begin();
+        let mut numbers = vec![replay.random_u64()];
+        for op in 0..3 {
+            replay.command(sleep(1)).unwrap();
+            replay.lay(Seq(2 * op + 2), 20, Event::TimerFired { op: Op(op) });
+            replay.next_event().unwrap().unwrap();
+            numbers.push(replay.random_u64());
+        }
+        numbers
+    };
+    let original = drawn(&[source(0, 1)]);
+    assert_eq!(drawn(&[source(0, 1)]), original);
+    assert_ne!(drawn(&[source(0, 2)])[0], original[0]);
+    let fork = drawn(&[source(0, 1), source(4, 9)]);
+    assert_eq!(fork[..2], original[..2]);
+    assert!(fork[2] != original[2] && fork[3] != original[3]);
+    // Of a run that has none, as old ones.
+    let old = drawn(&[]);
+    let fork = drawn(&[source(4, 9)]);
+    assert_eq!((&fork[..2], fork[2] != old[2]), (&old[..2], true));
+}
+
+#[test]
+fn what_is_drawn_before_an_event_does_not_depend_on_how_the_guest_came_there() {
+    // One guest had its events one by one, and drew on every occasion; the other had them in one batch.
+    let options = StartOptions::default().beginning(Seed([1; 32]));
+    let begun = || {
+        let mut replay = Replay::new(RUN, 0, &options);
+        replay.begin();
+        for _ in 0..3 {
+            replay.command(sleep(1)).unwrap();
+        }
+        replay
+    };
+    let fired = |n: u32| (Seq(4 + n), 20, Event::TimerFired { op: Op(n) });
+    let mut one_by_one = begun();
+    let mut at_once = begun();
+    for n in 0..2 {
+        let (seq, at_ms, event) = fired(n);
+        at_once.lay(seq, at_ms, event.clone());
+        assert_eq!(one_by_one.next_event(), Ok(None));
+        one_by_one.random_u64();
+        one_by_one.finish(&Status::Blocked).unwrap();
+        one_by_one.lay(seq, at_ms, event);
+        one_by_one.begin();
+        one_by_one.random_u64();
+        one_by_one.next_event().unwrap().unwrap();
+    }
+    while at_once.next_event().unwrap().is_some() {}
+    at_once.finish(&Status::Blocked).unwrap();
+    assert_eq!(one_by_one.next_event(), Ok(None));
+    one_by_one.finish(&Status::Blocked).unwrap();
+    for replay in [&mut one_by_one, &mut at_once] {
+        let (seq, at_ms, event) = fired(2);
+        replay.lay(seq, at_ms, event);
+        replay.begin();
+    }
+    assert_eq!(one_by_one.random_u64(), at_once.random_u64());
+}
+
+#[test]
+fn what_a_guest_hears_of_an_edit_that_cannot_be_done_is_of_its_runs_rules() {
+    let heard = |options: &StartOptions| {
+        let mut replay = Replay::new(RUN, 0, options);
+        replay.begin();
+        replay.edit_entity("n".into(), Edit::Set(Json::null())).unwrap().unwrap();
+        replay.edit_entity("n.x.y".into(), Edit::Increment(f64::NAN)).unwrap().unwrap_err()
+    };
+    assert_eq!(heard(&StartOptions::default()), "an increment by NaN", "old ledgers depend on every byte");
+    assert_eq!(heard(&StartOptions::default().beginning(Seed([1; 32]))), "not-finite");
+}
+
+#[test]
+fn options_are_bounded_on_a_replay_as_they_are_live() {
+    let call = |codes: usize| {
+        let retry = RetryPolicy { non_retryable: vec!["x".into(); codes], ..RetryPolicy::default() };
+        let options = ActivityOptions { retry: Some(retry), ..ActivityOptions::default() };
+        Command::ScheduleActivity { name: "a".into(), input: Json::null(), options }
+    };
+    let led = |recorded: bool, codes: usize| {
+        let mut replay = Replay::new(RUN, 0, &StartOptions::default());
+        if recorded {
+            replay.lay(Seq(1), 10, Event::Commanded { op: Op(0), command: call(1) });
+        }
+        replay.begin();
+        replay.command(call(codes))
+    };
+    for recorded in [false, true] {
+        assert_eq!(led(recorded, 2), Ok(Op(0)));
+        assert!(matches!(led(recorded, limits::COMPONENT_NAMES_MAX + 1), Err(Refusal::Limit(_))));
+    }
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Append {
 
     /// Where the ledger of `run` ends with this append; none if the append does not say.
     pub fn head(&self) -> Option<Head> {
-        let start = self.new_runs.iter().find(|new| new.run == self.run).map(|new| &new.first);
+        let start = self.new_runs.iter().find(|new| new.run == self.run).map(NewRun::last);
         self.rows.last().or(start).map(Head::at).or(self.after)
     }
 
@@ -245,6 +245,11 @@ impl NewRun {
     /// All of its rows.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
         std::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// The last of them.
+    fn last(&self) -> &Row {
+        self.further.last().unwrap_or(&self.first)
     }
 }
 
@@ -473,7 +478,7 @@ impl Batch {
             return false;
         }
         self.bytes = bytes;
-        self.heads.extend(append.new_runs.iter().map(|new| (new.run, Head::at(&new.first))));
+        self.heads.extend(append.new_runs.iter().map(|new| (new.run, Head::at(new.last()))));
         self.heads.extend(append.head().map(|head| (append.run, head)));
         self.new_runs.extend(append.new_runs.iter().map(|new| new.run));
         if append.status.is_some() {

@@ -35,13 +35,14 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtxView, WasiHttpView};
 
 use crate::admit::track;
 use crate::artefact::Component;
-use crate::budget::{Budget, bounded};
+use crate::budget::{Budget, OverBudget, Patient, bounded};
 use crate::describe::{self, Described, unasked};
 use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
 use crate::last_words::{self, LastWords};
 use crate::pulse::{self, Defer, Pulse};
+use crate::room::Room;
 use crate::stdio::{SharedStdio, Stream};
 use crate::world;
 use crate::world::activity::{Activity, ActivityPre, Context};
@@ -55,12 +56,14 @@ pub struct ActivityProgram {
     /// If it links against nothing.
     secluded: Option<Arc<Secluded>>,
     egress: Arc<Egress>,
+    room: Room,
     described: Arc<Result<Vec<Described>, Fault>>,
 }
 
 /// A component without a way out, but for its last words.
 struct Secluded {
     pre: InstancePre<Alone>,
+    room: Room,
     /// Its export `invoke`.
     invoke: ComponentExportIndex,
     /// Attempts that are not tried at once, because one before them took too long.
@@ -175,9 +178,15 @@ impl Patience {
 
     /// When it ends, unless there is a heartbeat before.
     fn ends(&self) -> (Instant, OutOfTime) {
+        /// How often to look whether an attempt still waits for its host.
+        const LOOK: Duration = Duration::from_millis(100);
+        let Some(late) = self.pulse.stood_still() else {
+            return (Instant::now() + LOOK, OutOfTime::Deadline);
+        };
+        let deadline = self.deadline + late;
         match self.pulse.silent_at() {
-            Some(silent_at) if silent_at < self.deadline => (silent_at, OutOfTime::Silence),
-            _ => (self.deadline, OutOfTime::Deadline),
+            Some(silent_at) if silent_at < deadline => (silent_at, OutOfTime::Silence),
+            _ => (deadline, OutOfTime::Deadline),
         }
     }
 
@@ -223,7 +232,7 @@ struct Guest {
     reach: Reach,
     said: Said,
     table: ResourceTable,
-    budget: Budget,
+    memory: Patient,
     pulse: Arc<Pulse>,
     defer: Option<Arc<dyn Defer>>,
 }
@@ -280,7 +289,7 @@ impl HasData for Io {
 
 impl ActivityProgram {
     /// Links a component. Fails if it asks for what is not offered or lacks an export of the world.
-    pub(crate) fn link(component: &Component, egress: Arc<Egress>) -> wasmtime::Result<Self> {
+    pub(crate) fn link(component: &Component, egress: Arc<Egress>, room: Room) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
         last_words::add_to_linker(&mut linker, |guest: &Guest| &guest.said.words)?;
@@ -290,8 +299,8 @@ impl ActivityProgram {
             .component_type()
             .imports(component.engine())
             .any(|(name, _)| track(name) == track(pulse::INTERFACE));
-        let secluded = Secluded::link(component).map(Arc::new);
-        Ok(Self { pre, beats, secluded, egress, described: unasked() })
+        let secluded = Secluded::link(component, room.clone()).map(Arc::new);
+        Ok(Self { pre, beats, secluded, egress, room, described: unasked() })
     }
 
     /// The same, with what it says that it holds.
@@ -323,6 +332,7 @@ impl ActivityProgram {
                 None
             }
             Err(error) if error.is::<PoolConcurrencyLimitError>() => None,
+            Err(error) if error.downcast_ref() == Some(&OverBudget::NoRoom) => None,
             Err(error) => Some(Err(trapped(&error, words.take()))),
         }
     }
@@ -404,11 +414,12 @@ impl ActivityProgram {
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
-        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
+        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX, self.room.share_of_attempt());
         let pulse = Arc::clone(&patience.pulse);
-        let guest = Guest { wasi: None, http: None, reach, said, table, budget, pulse, defer };
+        let memory = Patient { budget, pulse: Arc::clone(&pulse) };
+        let guest = Guest { wasi: None, http: None, reach, said, table, memory, pulse, defer };
         let mut store = bounded(self.pre.engine(), guest);
-        store.limiter(|guest| &mut guest.budget);
+        store.limiter_async(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         // Tokio's timers alone would be late: a worker looks at them once in many turns, and a
         // spinning guest's turn lasts a whole tick.
@@ -424,16 +435,16 @@ impl ActivityProgram {
 
 impl Secluded {
     /// None: the component has a way out.
-    fn link(component: &Component) -> Option<Self> {
+    fn link(component: &Component, room: Room) -> Option<Self> {
         let mut linker = Linker::new(component.engine());
         last_words::add_to_linker(&mut linker, |alone: &Alone| &alone.words).ok()?;
         let pre = linker.instantiate_pre(component).ok()?;
         let invoke = component.get_export_index(None, "invoke")?;
-        Some(Self { pre, invoke, to_skip: AtomicU32::new(0) })
+        Some(Self { pre, room, invoke, to_skip: AtomicU32::new(0) })
     }
 
     fn attempt(&self, call: &ActivityCall, words: LastWords) -> wasmtime::Result<InvocationResult> {
-        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX);
+        let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX, self.room.share());
         let mut store = bounded(self.pre.engine(), Alone { budget, words });
         store.limiter(|alone| &mut alone.budget);
         store.set_epoch_deadline(TICKS_AT_ONCE);

@@ -1,7 +1,15 @@
-//! What one store may take of the host's memory. On every store, without exception.
+//! What one store may take of the host's memory. On every store, without exception; what all of them have
+//! together is the affair of [`crate::room`].
+
+use std::sync::Arc;
 
 use backstitch_core::limits;
-use wasmtime::{Engine, ResourceLimiter, Store};
+use tokio::time::Instant;
+use wasmtime::{Engine, ResourceLimiter, ResourceLimiterAsync, Store};
+use wasmtime_wasi::async_trait;
+
+use crate::pulse::Pulse;
+use crate::room::Share;
 
 /// A store with the bounds that do not depend on what it carries. Its [`Budget`] is the caller's to set.
 pub(crate) fn bounded<T: 'static>(engine: &Engine, data: T) -> Store<T> {
@@ -17,6 +25,15 @@ pub(crate) struct Budget {
     memory_bytes: usize,
     memory_bytes_max: usize,
     table_elements: usize,
+    share: Share,
+    /// Whether it gets more although there is no room.
+    is_privileged: bool,
+}
+
+/// A budget whose store waits for room, and its bounds with it.
+pub(crate) struct Patient {
+    pub(crate) budget: Budget,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// A guest asked for more than its [`Budget`]. Traps, because a guest that is told "no" would go on
@@ -37,6 +54,9 @@ pub(crate) enum OverBudget {
         /// What it would have had.
         wanted: usize,
     },
+    /// There is no room on the host now.
+    #[error("the host has no room for the guest's memory now")]
+    NoRoom,
     /// Growth within the budget that the host could not give. Whether it could must not be visible
     /// to a deterministic guest.
     #[error("the guest's memory could not grow: {0}")]
@@ -44,9 +64,33 @@ pub(crate) enum OverBudget {
 }
 
 impl Budget {
-    /// A budget with this much linear memory.
-    pub(crate) fn new(memory_bytes_max: usize) -> Self {
-        Self { memory_bytes: 0, memory_bytes_max, table_elements: 0 }
+    /// A budget with this much linear memory, which is there.
+    pub(crate) fn new(memory_bytes_max: usize, share: Share) -> Self {
+        Self { memory_bytes: 0, memory_bytes_max, table_elements: 0, share, is_privileged: false }
+    }
+
+    /// The same for a guest that cannot be told "no" or "later".
+    pub(crate) fn privileged(self) -> Self {
+        Self { is_privileged: true, ..self }
+    }
+
+    /// What a growth asks of the host; none: the guest's own bound refuses it.
+    fn growth(
+        &self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Result<Option<usize>, OverBudget> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // Its own bound, which WebAssembly lets it handle.
+            return Ok(None);
+        }
+        let more = desired.saturating_sub(current);
+        let wanted = self.memory_bytes.saturating_add(more);
+        if wanted > self.memory_bytes_max {
+            return Err(OverBudget::Memory { wanted, max: self.memory_bytes_max });
+        }
+        Ok(Some(more))
     }
 }
 
@@ -57,15 +101,13 @@ impl ResourceLimiter for Budget {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
-            // Its own bound, which WebAssembly lets it handle.
-            return Ok(false);
+        let Some(more) = self.growth(current, desired, maximum)? else { return Ok(false) };
+        if self.is_privileged {
+            self.share.take(more);
+        } else if !self.share.try_take(more) {
+            return Err(OverBudget::NoRoom.into());
         }
-        let wanted = self.memory_bytes.saturating_add(desired.saturating_sub(current));
-        if wanted > self.memory_bytes_max {
-            return Err(OverBudget::Memory { wanted, max: self.memory_bytes_max }.into());
-        }
-        self.memory_bytes = wanted;
+        self.memory_bytes += more;
         Ok(true)
     }
 
@@ -104,5 +146,53 @@ impl ResourceLimiter for Budget {
 
     fn memories(&self) -> usize {
         limits::MEMORIES_MAX
+    }
+}
+
+#[async_trait]
+impl ResourceLimiterAsync for Patient {
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let Self { budget, pulse } = self;
+        let Some(more) = budget.growth(current, desired, maximum)? else { return Ok(false) };
+        if !budget.share.try_take(more) {
+            let _standing = pulse.stand_still(Instant::now());
+            budget.share.wait_for(more).await;
+        }
+        budget.memory_bytes += more;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.budget.memory_grow_failed(error)
+    }
+
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.budget.table_growing(current, desired, maximum)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.budget.table_grow_failed(error)
+    }
+
+    fn instances(&self) -> usize {
+        self.budget.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.budget.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.budget.memories()
     }
 }

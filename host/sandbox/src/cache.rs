@@ -1,7 +1,8 @@
 //! Compiled code on disk, so that a restarted host need not compile again.
 //!
-//! A file is a header (a mark and the SHA-256 of the rest) and an artefact; beside it lies what its component says that
-//! it holds, as JSON. What does not match its hash, or has lost its other half, is as if it were not there. The directory must be ours alone, because whoever can write a
+//! An artefact is a file, which is mapped when it is loaded; beside it lie its SHA-256 and what its component says that
+//! it holds, as JSON. What does not match its hash, or has lost another part, is as if it were not there. The directory
+//! must be ours alone, because whoever can write a
 //! file there with a matching hash can run machine code as us; it is refused otherwise.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,12 +16,9 @@ use backstitch_core::{Digest, limits};
 use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 
-use crate::admit::ComponentKind;
 use crate::artefact::Artefact;
 use crate::describe::Described;
-
-const MARK: &[u8; 8] = b"bstcwasm";
-const HEADER_BYTES: usize = MARK.len() + 32;
+use crate::engine::Build;
 
 /// A directory of compiled components.
 #[derive(Debug)]
@@ -74,44 +72,45 @@ impl Cache {
     pub(crate) fn get(
         &self,
         digest: Digest,
-        kind: ComponentKind,
+        build: Build,
         engine: &Engine,
     ) -> Option<(Artefact, Vec<Described>)> {
-        let path = self.path(digest, kind, engine);
+        let path = self.path(digest, build, engine);
         let described = serde_json::from_slice(&std::fs::read(path.with_extension("json")).ok()?).ok()?;
-        let mut file = std::fs::read(&path).ok()?;
-        let header = file.get(..HEADER_BYTES)?;
-        let (mark, hash) = header.split_at(MARK.len());
-        if mark != MARK || *hash != *Sha256::digest(&file[HEADER_BYTES..]) {
+        let hash = std::fs::read(sum(&path)).ok()?;
+        let mut hasher = Sha256::new();
+        io::copy(&mut std::fs::File::open(&path).ok()?, &mut hasher).ok()?;
+        if *hash != *hasher.finalize() {
             tracing::warn!(path = %path.display(), "compiled code does not match its hash; compiling anew");
             return None;
         }
-        file.drain(..HEADER_BYTES);
-        Some((Artefact::vouched(file), described))
+        Some((Artefact::vouched_file(path), described))
     }
 
     /// Keeps an artefact and what its component holds. Nobody ever sees half a file: it gets its name when it is complete.
     pub(crate) fn put(
         &self,
         digest: Digest,
-        kind: ComponentKind,
+        build: Build,
         engine: &Engine,
         artefact: &Artefact,
         described: &[Described],
     ) -> io::Result<()> {
-        let path = self.path(digest, kind, engine);
+        let Some(code) = artefact.bytes() else { return Ok(()) };
+        let path = self.path(digest, build, engine);
         let described = serde_json::to_vec(described)?;
-        self.write(&path.with_extension("json"), &[&described])?;
-        let hash = Sha256::digest(artefact.bytes());
-        self.write(&path, &[MARK, &hash, artefact.bytes()])?;
+        self.write(&path.with_extension("json"), &described)?;
+        self.write(&path, code)?;
+        // The hash last: code without one is not looked at.
+        self.write(&sum(&path), &Sha256::digest(code))?;
         self.prune()
     }
 
-    fn write(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         static WRITES: AtomicU64 = AtomicU64::new(0);
         let write = WRITES.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.dir.join(format!("{}-{write}.part", std::process::id()));
-        let written = write_file(&unfinished, parts).and_then(|()| std::fs::rename(&unfinished, path));
+        let written = write_file(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, path));
         if written.is_err() {
             // Best effort: what is left behind is pruned one day.
             let _ = std::fs::remove_file(&unfinished);
@@ -120,10 +119,10 @@ impl Cache {
     }
 
     /// `<digest>-<what the code depends on besides it>.cwasm`.
-    fn path(&self, digest: Digest, kind: ComponentKind, engine: &Engine) -> PathBuf {
+    fn path(&self, digest: Digest, build: Build, engine: &Engine) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         env!("CARGO_PKG_VERSION").hash(&mut hasher);
-        kind.hash(&mut hasher);
+        build.hash(&mut hasher);
         // Wasmtime's version, target, compiler flags and tunables.
         engine.precompile_compatibility_hash().hash(&mut hasher);
         self.dir.join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
@@ -146,27 +145,34 @@ impl Cache {
     }
 }
 
-fn write_file(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+/// Where the hash of an artefact is.
+fn sum(path: &Path) -> PathBuf {
+    path.with_extension("sha256")
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    parts.iter().try_for_each(|part| file.write_all(part))
+    file.write_all(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use backstitch_core::Rules;
+
     use super::*;
     use crate::engine;
 
     const DIGEST: Digest = Digest([7; 32]);
-    const KIND: ComponentKind = ComponentKind::Workflow;
+    const BUILD: Build = Build::Workflow(Rules::CURRENT);
 
     #[test]
     fn an_artefact_comes_back_and_a_damaged_one_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path().join("cwasm")).unwrap();
-        let engine = engine::compiler(KIND).unwrap();
-        assert!(cache.get(DIGEST, KIND, &engine).is_none());
+        let engine = engine::compiler(BUILD).unwrap();
+        assert!(cache.get(DIGEST, BUILD, &engine).is_none());
         let described = [Described {
             name: "w".to_owned(),
             signals: vec!["go".to_owned()],
@@ -175,25 +181,26 @@ mod tests {
             input_schema: Some(backstitch_core::Json::new(r#"{ "type":"null"}"#).unwrap()),
             output_schema: None,
         }];
-        cache.put(DIGEST, KIND, &engine, &Artefact::vouched(vec![1, 2, 3]), &described).unwrap();
-        let (artefact, held) = cache.get(DIGEST, KIND, &engine).unwrap();
-        assert_eq!((artefact.bytes(), &held[..]), (&[1, 2, 3][..], &described[..]));
-        assert!(cache.get(DIGEST, ComponentKind::Activity, &engine).is_none(), "another engine's");
+        cache.put(DIGEST, BUILD, &engine, &Artefact::vouched(vec![1, 2, 3]), &described).unwrap();
+        let (artefact, held) = cache.get(DIGEST, BUILD, &engine).unwrap();
+        assert_eq!((artefact.bytes(), &held[..]), (None, &described[..]), "it is mapped from its file");
+        assert!(cache.get(DIGEST, Build::Activity, &engine).is_none(), "another engine's");
 
-        let path = cache.path(DIGEST, KIND, &engine);
+        let path = cache.path(DIGEST, BUILD, &engine);
         let sound = std::fs::read(&path).unwrap();
+        assert_eq!(sound, [1, 2, 3]);
         for at in 0..sound.len() {
             let mut damaged = sound.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, damaged).unwrap();
-            assert!(cache.get(DIGEST, KIND, &engine).is_none(), "byte {at}");
+            assert!(cache.get(DIGEST, BUILD, &engine).is_none(), "byte {at}");
             std::fs::write(&path, &sound[..at]).unwrap();
-            assert!(cache.get(DIGEST, KIND, &engine).is_none(), "cut at {at}");
+            assert!(cache.get(DIGEST, BUILD, &engine).is_none(), "cut at {at}");
         }
         std::fs::write(&path, &sound).unwrap();
-        assert!(cache.get(DIGEST, KIND, &engine).is_some());
+        assert!(cache.get(DIGEST, BUILD, &engine).is_some());
         std::fs::remove_file(path.with_extension("json")).unwrap();
-        assert!(cache.get(DIGEST, KIND, &engine).is_none(), "without its other half");
+        assert!(cache.get(DIGEST, BUILD, &engine).is_none(), "without its other half");
     }
 
     #[test]

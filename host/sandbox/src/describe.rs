@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault;
 use crate::guest_log::GuestLog;
 use crate::host::{Guest, RunInfo};
+use crate::turns::{self, Stop};
 use crate::workflow::{Unstarted, WorkflowProgram};
 use crate::world;
 
@@ -39,18 +40,20 @@ pub(crate) fn unasked() -> Arc<Result<Vec<Described>, Fault>> {
     Arc::new(Err(Fault::new(FaultKind::Component, "the component was not asked what it holds")))
 }
 
-/// Asks a workflow component. Computes for as long as one tank of fuel lasts.
+/// Asks a workflow component. Computes for as long as one tank of fuel lasts, and its time.
 pub(crate) fn workflows(program: &WorkflowProgram) -> Result<Vec<Described>, Fault> {
     let nobody = RunId(Default::default());
     let log = GuestLog::new(None, Arc::from("describe"));
     let options = StartOptions::default();
     let info = RunInfo::new(nobody, "".into(), "".into(), &options);
-    let started = program.instantiate(Guest::new(Replay::new(nobody, 0, &options), log, info));
+    let guest = Guest::new(Replay::new(nobody, 0, &options), log, info, program, Stop::default());
+    let started = turns::to_the_end(program.instantiate(guest));
     let (mut store, instance) = started.map_err(|unstarted| match unstarted {
         Unstarted::Fault(fault) => fault,
-        no_room @ Unstarted::NoRoom => Fault::new(FaultKind::Component, no_room.to_string()),
+        other => Fault::new(FaultKind::Component, other.to_string()),
     })?;
-    let described = instance.call_describe(&mut store);
+    let turn = turns::begin(&mut store);
+    let described = turns::to_the_end(turns::measured(&turn, instance.call_describe(&mut store)));
     store.data_mut().close_log();
     let described = described.map_err(|error| fault::fault(&error, store.data_mut().panic.take()))?;
     let described = described.into_iter().map(|workflow| {

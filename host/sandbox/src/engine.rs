@@ -1,26 +1,31 @@
 //! The only place that says `wasmtime::Config`: what guests may be made of and how they run.
 //!
-//! Two engines run guests, and a twin of each, without a pool, compiles for it:
+//! Engines run guests, one for each [`Build`], and a twin of each, without a pool, compiles for it:
 //!
 //! | | workflows | activities |
 //! |---|---|---|
-//! | bounded by | fuel, which repeats exactly | epochs: wall time |
-//! | host calls | synchronous | may await |
+//! | bounded by | fuel, which repeats exactly; then epochs: processor time | epochs: wall time |
+//! | host calls | none waits | may await |
 //! | memory of one instance | [`limits::WORKFLOW_MEMORY_BYTES_MAX`] | [`limits::ACTIVITY_MEMORY_BYTES_MAX`] |
 //!
 //! What of WebAssembly a guest may use is [`FEATURES`], and nothing else: a proposal that a later Wasmtime turns on
 //! is still off here. Everything that could make two executions differ is off: threads, relaxed SIMD, NaN payloads.
+//!
+//! The price of an instruction is in the compiled code, so workflows under different [`Rules`] are different code
+//! of the same component, and have an engine for each. Only that of the current rules has a pool, which is most of
+//! what an engine costs: runs under older ones become fewer, and theirs takes its memory from the system.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use backstitch_core::limits;
+use backstitch_core::{Rules, limits};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolingAllocationConfig,
-    Strategy, VariableOperatorCost, WasmBacktraceDetails, WasmFeatures,
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Strategy,
+    WasmBacktraceDetails, WasmFeatures,
 };
 
 use crate::admit::ComponentKind;
+use crate::prices;
 
 /// What of WebAssembly guests may use: what the toolchains that we know emit unasked, and SIMD, which they emit when
 /// they are told to. Each of these is old, and repeats exactly.
@@ -40,8 +45,8 @@ pub(crate) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::EXTENDED_CONST)
     .union(WasmFeatures::COMPONENT_MODEL);
 
-/// How often a running activity looks up: the grain of its timeouts, and the longest time for which
-/// a spinning one keeps a tokio worker to itself.
+/// How often a running guest looks up: the grain of its timeouts, and about the longest time for which
+/// a spinning one keeps a thread to itself.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(10);
 
 /// Instances beyond the warm ones, or beyond the attempts that have a turn: those that are being replayed to be read,
@@ -52,28 +57,69 @@ pub(crate) const INSTANCES_SLACK: usize = 64;
 /// `memset` instead of page faults.
 const KEEP_RESIDENT_BYTES: usize = 64 << 10;
 
-/// Stack of an activity's fiber: the guest's share, and the host's own calls on top of it.
+/// Stack of a guest's fiber: the guest's share, and the host's own calls on top of it.
 const ASYNC_STACK_BYTES: usize = limits::WASM_STACK_BYTES + (1 << 20);
 
-/// The engine that runs components of this kind, `instances_max` of them at once.
-pub(crate) fn runner(kind: ComponentKind, instances_max: usize) -> wasmtime::Result<Engine> {
-    let mut config = config(kind);
-    let memory_bytes_max = match kind {
-        ComponentKind::Workflow => limits::WORKFLOW_MEMORY_BYTES_MAX,
-        ComponentKind::Activity => limits::ACTIVITY_MEMORY_BYTES_MAX,
+/// What a component is compiled for: its world and, where the compiled code depends on them, the rules of its runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Build {
+    /// Workflows, under these rules.
+    Workflow(Rules),
+    /// Activities, which have no fuel.
+    Activity,
+}
+
+impl Build {
+    /// Every one.
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 3] =
+        [Self::Workflow(Rules::Second), Self::Workflow(Rules::First), Self::Activity];
+
+    /// Of a component of this kind; of workflows, for runs under these rules.
+    pub fn new(kind: ComponentKind, rules: Rules) -> Self {
+        match kind {
+            ComponentKind::Workflow => Self::Workflow(rules),
+            ComponentKind::Activity => Self::Activity,
+        }
+    }
+
+    /// The kind of component.
+    pub fn kind(self) -> ComponentKind {
+        match self {
+            Self::Workflow(_) => ComponentKind::Workflow,
+            Self::Activity => ComponentKind::Activity,
+        }
+    }
+
+    /// Under which rules its workflows are; those of today for activities, which are the same under all.
+    pub(crate) fn rules(self) -> Rules {
+        match self {
+            Self::Workflow(rules) => rules,
+            Self::Activity => Rules::CURRENT,
+        }
+    }
+}
+
+/// The engine that runs what is built so, `instances_max` of them at once.
+pub(crate) fn runner(build: Build, instances_max: usize) -> wasmtime::Result<Engine> {
+    let mut config = config(build);
+    let memory_bytes_max = match build {
+        Build::Workflow(Rules::CURRENT) => limits::WORKFLOW_MEMORY_BYTES_MAX,
+        Build::Workflow(_) => return Engine::new(&config),
+        Build::Activity => limits::ACTIVITY_MEMORY_BYTES_MAX,
     };
     let pool = pool(instances_max.saturating_add(INSTANCES_SLACK), memory_bytes_max);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(&config)
 }
 
-/// The engine that compiles components of this kind. It has no pool, because the process that
+/// The engine that compiles. It has no pool, because the process that
 /// compiles may not reserve terabytes of address space; its artefacts load into [`runner`]'s.
-pub(crate) fn compiler(kind: ComponentKind) -> wasmtime::Result<Engine> {
-    Engine::new(&config(kind))
+pub(crate) fn compiler(build: Build) -> wasmtime::Result<Engine> {
+    Engine::new(&config(build))
 }
 
-fn config(kind: ComponentKind) -> Config {
+fn config(build: Build) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -83,32 +129,18 @@ fn config(kind: ComponentKind) -> Config {
         .wasm_features(FEATURES, true)
         .wasm_features(WasmFeatures::all().difference(FEATURES), false)
         .concurrency_support(false)
+        .epoch_interruption(true)
+        .async_stack_size(ASYNC_STACK_BYTES)
         .max_wasm_stack(limits::WASM_STACK_BYTES)
         .wasm_backtrace_max_frames(NonZeroUsize::new(limits::BACKTRACE_FRAMES_MAX))
         // Function names suffice; a guest's DWARF is one more language of its that we would parse.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .memory_init_cow(true);
-    match kind {
-        ComponentKind::Workflow => {
-            config.consume_fuel(true).operator_cost(operator_cost()).epoch_interruption(false)
-        }
-        ComponentKind::Activity => {
-            config.consume_fuel(false).epoch_interruption(true).async_stack_size(ASYNC_STACK_BYTES)
-        }
+    match build {
+        Build::Workflow(rules) => config.consume_fuel(true).operator_cost(prices::of(rules)),
+        Build::Activity => config.consume_fuel(false),
     };
     config
-}
-
-/// One unit of fuel for an instruction, except for those that leave compiled code: a refused growth
-/// takes as long as a call of the host, and each page that is granted will be cleared.
-fn operator_cost() -> OperatorCost {
-    let call = u8::try_from(limits::HOSTCALL_FUEL).unwrap_or(u8::MAX);
-    OperatorCost {
-        MemoryGrow: call,
-        TableGrow: call,
-        variable: VariableOperatorCost { memory_grow_per_page: u8::MAX, ..VariableOperatorCost::new() },
-        ..OperatorCost::default()
-    }
 }
 
 fn pool(instances: usize, memory_bytes_max: usize) -> PoolingAllocationConfig {
@@ -151,19 +183,19 @@ mod tests {
 
     #[test]
     fn what_the_compiler_makes_the_runner_takes() {
-        for kind in [ComponentKind::Workflow, ComponentKind::Activity] {
-            let (compiler, runner) = (compiler(kind).unwrap(), runner(kind, 1).unwrap());
-            assert_eq!(compatibility(&compiler), compatibility(&runner), "{kind}");
+        for build in Build::ALL {
+            let (compiler, runner) = (compiler(build).unwrap(), runner(build, 1).unwrap());
+            assert_eq!(compatibility(&compiler), compatibility(&runner), "{build:?}");
         }
-        let of = |kind| compatibility(&compiler(kind).unwrap());
-        assert_ne!(of(ComponentKind::Workflow), of(ComponentKind::Activity));
+        let [current, first, activity] = Build::ALL.map(|build| compatibility(&compiler(build).unwrap()));
+        assert!(current != first && first != activity && activity != current);
     }
 
     #[test]
     fn a_feature_is_on_if_it_is_on_the_list() {
-        for kind in ComponentKind::ALL {
-            for engine in [compiler(kind).unwrap(), runner(kind, 1).unwrap()] {
-                assert_eq!(engine.get_wasm_features(), FEATURES, "{kind}");
+        for build in Build::ALL {
+            for engine in [compiler(build).unwrap(), runner(build, 1).unwrap()] {
+                assert_eq!(engine.get_wasm_features(), FEATURES, "{build:?}");
             }
         }
     }

@@ -7,12 +7,15 @@ use backstitch_core::{Divergence, Fault, FaultKind, limits, printable};
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use crate::budget::OverBudget;
+use crate::turns::CutShort;
 
 /// Why a guest stopped, before it is known whom to tell.
 #[derive(Debug)]
 pub(crate) enum Cause {
     /// It asked for something else than the ledger holds.
     Divergence(Divergence),
+    /// Whoever waited for it does no longer.
+    Stopped,
     /// Anything else.
     Fault(Fault),
 }
@@ -33,6 +36,13 @@ pub(crate) fn cause(error: &wasmtime::Error, panic: Option<String>) -> Cause {
     }
     if let Some(over) = error.downcast_ref::<OverBudget>() {
         return Cause::Fault(fault(FaultKind::Memory, over.to_string()));
+    }
+    match error.downcast_ref::<CutShort>() {
+        Some(CutShort::Stopped) => return Cause::Stopped,
+        Some(slow @ CutShort::TooSlow { .. }) => {
+            return Cause::Fault(fault(FaultKind::TooSlow, slow.to_string()));
+        }
+        None => {}
     }
     Cause::Fault(match (error.downcast_ref::<Trap>(), panic) {
         (Some(Trap::UnreachableCodeReached), Some(panic)) => fault(FaultKind::Panic, panic),
@@ -58,7 +68,8 @@ fn untyped(error: &wasmtime::Error, fault: impl FnOnce(FaultKind, String) -> Fau
 
 /// The error of an instance that was not made: its own code's fault, or that of its shape.
 pub(crate) fn of_instantiation(error: &wasmtime::Error, panic: Option<String>) -> Fault {
-    if error.is::<WasmBacktrace>() || error.is::<Trap>() || error.is::<OverBudget>() {
+    let is_the_guests = error.is::<Trap>() || error.is::<OverBudget>() || error.is::<CutShort>();
+    if is_the_guests || error.is::<WasmBacktrace>() {
         return fault(error, panic);
     }
     Fault::new(FaultKind::Component, format!("no instance can be made of the component: {error:#}"))
@@ -68,17 +79,16 @@ pub(crate) fn of_instantiation(error: &wasmtime::Error, panic: Option<String>) -
 pub(crate) fn fault(error: &wasmtime::Error, panic: Option<String>) -> Fault {
     match cause(error, panic) {
         Cause::Fault(fault) => fault,
+        Cause::Stopped => Fault::new(FaultKind::TooSlow, CutShort::Stopped.to_string()),
         Cause::Divergence(divergence) => Fault::new(FaultKind::Divergence, divergence.to_string())
             .with_backtrace(divergence.backtrace.unwrap_or_default()),
     }
 }
 
 fn out_of_fuel() -> String {
-    format!(
-        "used more than {} units of fuel (about one for each instruction) between two events. Loop less, \
-         sleep between parts of the work, or move it into an activity",
-        limits::FUEL_PER_EVENT
-    )
+    "used up its units of fuel (about one for each simple instruction) between two events. Loop less, sleep between \
+     parts of the work, or move it into an activity"
+        .to_owned()
 }
 
 fn stack_overflow() -> String {

@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use backstitch_core::command::{self, Command};
-use backstitch_core::{HistorySize, Op, Replay, RunId, StartOptions, fault, limits};
+use backstitch_core::{HistorySize, Op, Replay, Rules, RunId, StartOptions, fault, limits};
 use wasmtime::component::{Linker, WasmStr};
 use wasmtime::{StoreContextMut, Trap};
 
 use crate::budget::Budget;
 use crate::guest_log::GuestLog;
+use crate::sandbox::Clock;
 use crate::stdio::{Stdio, Stream};
+use crate::turns::{Meter, Stop};
+use crate::workflow::WorkflowProgram;
 use crate::world::{self, types};
 
 /// The interface's name, as components import it.
@@ -87,6 +90,8 @@ impl RunInfo {
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) replay: Replay,
+    /// Those of the program, by which its fuel is counted.
+    pub(crate) rules: Rules,
     pub(crate) budget: Budget,
     log: GuestLog,
     info: RunInfo,
@@ -94,19 +99,30 @@ pub(crate) struct Guest {
     pub(crate) panic: Option<String>,
     /// Fuel of this activation, without what was spent since the last event.
     pub(crate) fuel_before: u64,
+    pub(crate) meter: Meter,
+    _clock: Option<Arc<Clock>>,
     stdio: Stdio,
 }
 
 impl Guest {
     /// The guest of this run that is led by `replay`.
-    pub(crate) fn new(replay: Replay, log: GuestLog, info: RunInfo) -> Self {
+    pub(crate) fn new(
+        replay: Replay,
+        log: GuestLog,
+        info: RunInfo,
+        program: &WorkflowProgram,
+        stop: Stop,
+    ) -> Self {
         Self {
             replay,
+            rules: program.rules(),
             info,
-            budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX),
+            budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX, program.room().share()).privileged(),
             log,
             panic: None,
             fuel_before: 0,
+            meter: Meter::new(program.time(), stop),
+            _clock: program.clock(),
             stdio: Stdio::default(),
         }
     }
@@ -145,9 +161,15 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     host.func_wrap(
         "proxy-activity",
         |cx: Cx<'_>, (name, input, options): (Arc<str>, Arc<str>, types::ActivityOptions)| {
-            let codes = options.retry.iter().flat_map(|retry| &retry.non_retryable).map(String::len);
-            let bytes = name.len() + input.len() + codes.sum::<usize>();
-            command(cx, bytes, || world::schedule_activity(name, input, options))
+            let mut handed = Handed::of(name.len() + input.len());
+            if let Some(retry) = &options.retry {
+                handed = handed.and(retry.non_retryable.iter().map(String::len).sum());
+                handed = handed.of_late(0, retry.non_retryable.len());
+            }
+            if let Some(queue) = &options.task_queue {
+                handed = handed.of_late(queue.len(), 1);
+            }
+            command(cx, handed, || world::schedule_activity(name, input, options))
         },
     )?;
     host.func_wrap("sleep-for", |cx: Cx<'_>, (ms,): (u64,)| {
@@ -159,7 +181,11 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     host.func_wrap(
         "start-child",
         |cx: Cx<'_>, (workflow, input, options): (Arc<str>, Arc<str>, types::ChildOptions)| {
-            command(cx, workflow.len() + input.len(), || world::start_child(workflow, input, options))
+            let mut handed = Handed::of(workflow.len() + input.len());
+            if let Some(id) = &options.workflow_id {
+                handed = handed.of_late(id.len(), 1);
+            }
+            command(cx, handed, || world::start_child(workflow, input, options))
         },
     )?;
     host.func_wrap("cancel", |cx: Cx<'_>, (op,): (u32,)| {
@@ -182,12 +208,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
     host.func_wrap(
         "answer-update",
         |cx: Cx<'_>, (update, outcome): (Arc<str>, Result<Arc<str>, types::Failure>)| {
-            let bytes = update.len()
-                + match &outcome {
-                    Ok(output) => output.len(),
-                    Err(failure) => failure.message.len() + failure.details.as_ref().map_or(0, String::len),
-                };
-            command(cx, bytes, || world::answer_update(update, outcome)).map(|_| ())
+            let handed = Handed::of(update.len());
+            let handed = match &outcome {
+                Ok(output) => handed.and(output.len()),
+                Err(failure) => handed
+                    .and(failure.message.len() + failure.details.as_ref().map_or(0, String::len))
+                    .of_late(failure.code.len(), 1),
+            };
+            command(cx, handed, || world::answer_update(update, outcome)).map(|_| ())
         },
     )?;
     host.func_wrap("edit-entity", |mut cx: Cx<'_>, (path, edit): (Arc<str>, types::Edit)| {
@@ -198,7 +226,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         Ok((cx.data_mut().replay.edit_entity(path, edit)?,))
     })?;
     host.func_wrap("set-attributes", |mut cx: Cx<'_>, (attributes,): (Vec<types::Attribute>,)| {
-        charge(&mut cx, world::attribute_bytes(&attributes))?;
+        charge(&mut cx, Handed::of(world::attribute_bytes(&attributes)).of_late(0, attributes.len()))?;
         cx.data_mut().replay.set_attributes(world::attributes(attributes)?)?;
         Ok(())
     })?;
@@ -232,8 +260,12 @@ fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
         Ok((entity.map(|entity| entity.text()),))
     })?;
     host.func_wrap("info", |mut cx: Cx<'_>, ()| {
-        charge(&mut cx, 0)?;
-        Ok((cx.data().info.lower(),))
+        let info = cx.data().info.lower();
+        let parent = info.parent_workflow_id.as_ref().map_or(0, String::len);
+        let bytes =
+            info.run_id.len() + info.original_run_id.len() + info.workflow_id.len() + info.workflow.len();
+        charge(&mut cx, Handed::of(0).of_late(bytes + parent, 0))?;
+        Ok((info,))
     })?;
     host.func_wrap("history-size", |mut cx: Cx<'_>, ()| {
         charge(&mut cx, 0)?;
@@ -260,13 +292,53 @@ fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     })
 }
 
-/// Gives a command of the guest, which handed over so many bytes with it, to its ledger.
+/// What goes from a guest to the host or back in one call.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Handed {
+    bytes: usize,
+    /// What has a price since the second rules: bytes, and parts that are made one by one.
+    of_late: (usize, usize),
+}
+
+impl Handed {
+    /// So many bytes.
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self { bytes, of_late: (0, 0) }
+    }
+
+    fn and(self, bytes: usize) -> Self {
+        Self { bytes: self.bytes + bytes, ..self }
+    }
+
+    fn of_late(self, bytes: usize, parts: usize) -> Self {
+        Self { of_late: (self.of_late.0 + bytes, self.of_late.1 + parts), ..self }
+    }
+
+    fn fuel(self, rules: Rules) -> u64 {
+        let Self { bytes, of_late: (more, parts) } = self;
+        match rules {
+            Rules::First => limits::HOSTCALL_FUEL_FIRST.saturating_add(bytes as u64),
+            Rules::Second => limits::HOSTCALL_FUEL
+                .saturating_add(bytes as u64)
+                .saturating_add(more as u64)
+                .saturating_add((parts as u64).saturating_mul(limits::HOSTCALL_PART_FUEL)),
+        }
+    }
+}
+
+impl From<usize> for Handed {
+    fn from(bytes: usize) -> Self {
+        Self::of(bytes)
+    }
+}
+
+/// Gives a command of the guest, which was handed over with it, to its ledger.
 fn command(
     mut cx: Cx<'_>,
-    bytes: usize,
+    handed: impl Into<Handed>,
     command: impl FnOnce() -> Result<command::Command, backstitch_core::replay::Refusal>,
 ) -> wasmtime::Result<(u32,)> {
-    charge(&mut cx, bytes)?;
+    charge(&mut cx, handed)?;
     let op = cx.data_mut().replay.command(command()?)?;
     Ok((op.0,))
 }
@@ -274,18 +346,24 @@ fn command(
 fn next_event(mut cx: Cx<'_>) -> wasmtime::Result<(Option<world::Event>,)> {
     charge(&mut cx, 0)?;
     let delivery = cx.data_mut().replay.next_event()?;
-    if delivery.is_some() {
+    if let Some(delivery) = &delivery {
         // One event, one tank: how many came in a batch cannot change which of them runs dry.
-        let spent = limits::FUEL_PER_EVENT.saturating_sub(cx.get_fuel()?);
+        let tank = cx.data().rules.fuel_per_event();
+        let spent = tank.saturating_sub(cx.get_fuel()?);
         cx.data_mut().fuel_before += spent;
-        cx.set_fuel(limits::FUEL_PER_EVENT)?;
+        cx.data_mut().meter.next_event();
+        let brought = match cx.data().rules {
+            Rules::First => 0,
+            Rules::Second => world::delivered_bytes(delivery) as u64,
+        };
+        cx.set_fuel(tank.saturating_sub(brought))?;
     }
     Ok((delivery.map(Into::into),))
 }
 
-/// Takes the fuel of one host call that handed over so many bytes.
-pub(crate) fn charge(cx: &mut Cx<'_>, bytes: usize) -> wasmtime::Result<()> {
-    let cost = limits::HOSTCALL_FUEL.saturating_add(bytes as u64);
+/// Takes the fuel of one host call that handed over so much.
+pub(crate) fn charge(cx: &mut Cx<'_>, handed: impl Into<Handed>) -> wasmtime::Result<()> {
+    let cost = handed.into().fuel(cx.data().rules);
     match cx.get_fuel()?.checked_sub(cost) {
         Some(left) => cx.set_fuel(left),
         None => {

@@ -4,8 +4,8 @@
 //!   them: from the cache of compiled code, or by looking at them, compiling them and asking them what they hold in
 //!   a process of its own, in a cage.
 //! * [`Sandbox::load`] does the same with what was taken in before, by this host or another.
-//! * [`WorkflowInstance`] runs one run's guest against a [`backstitch_core::Replay`]. It is
-//!   synchronous, belongs on a plain thread, and repeats exactly.
+//! * [`WorkflowInstance`] runs one run's guest against a [`backstitch_core::Replay`]. It never waits for
+//!   anybody, gives its thread away now and then, and repeats exactly.
 //! * [`Sandbox::invoke`] runs one attempt of an activity, on tokio, against the clock.
 //!
 //! Whatever a guest does, it ends as a value: a [`backstitch_core::Fault`], a
@@ -31,9 +31,12 @@ mod fault;
 mod guest_log;
 mod host;
 mod last_words;
+mod prices;
 mod pulse;
+mod room;
 mod sandbox;
 mod stdio;
+mod turns;
 mod wasi;
 mod workflow;
 mod world;
@@ -45,7 +48,10 @@ pub use cage::CageReport;
 pub use compile::{CompileError, Compiler, Job, NotAJob, compile_child_main};
 pub use describe::Described;
 pub use egress::{BadManifest, EgressConfig, EgressError, Manifest, Network, NotANetwork, tls};
+pub use engine::Build;
 pub use host::RunInfo;
 pub use pulse::{Defer, Pulse};
+pub use room::Room;
 pub use sandbox::{Deployable, LoadError, Program, Sandbox, SandboxConfig, SandboxError};
+pub use turns::{GuestTime, Stop};
 pub use workflow::{Activation, Reader, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};

@@ -49,13 +49,37 @@ struct State {
     /// The attempt is one that can be told anything.
     listens: bool,
     forsaken: bool,
+    /// What the attempt has spent waiting for the host, and since when it does so now.
+    stood_still: Duration,
+    still_since: Option<Instant>,
+}
+
+/// An attempt that waits for the host. Its bounds go on when this is dropped.
+pub(crate) struct StandingStill<'a>(&'a Pulse);
+
+impl Drop for StandingStill<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if let Some(since) = state.still_since.take() {
+            let waited = since.elapsed();
+            state.stood_still += waited;
+            state.heard_at = state.heard_at.map(|at| at + waited);
+        }
+    }
 }
 
 impl Pulse {
     /// Of an attempt that has not begun. `told` is what the last heartbeat before it said: it stands
     /// until this attempt says otherwise, so that one that fails at once loses nothing.
     pub fn new(silence: Option<Duration>, told: Option<Json>) -> Self {
-        let state = State { details: told, heard_at: None, listens: false, forsaken: false };
+        let state = State {
+            details: told,
+            heard_at: None,
+            listens: false,
+            forsaken: false,
+            stood_still: Duration::ZERO,
+            still_since: None,
+        };
         Self { silence, state: Mutex::new(state) }
     }
 
@@ -83,6 +107,18 @@ impl Pulse {
     pub(crate) fn begin(&self, listens: bool) {
         let mut state = self.state();
         (state.heard_at, state.listens) = (Some(Instant::now()), listens);
+    }
+
+    /// The attempt waits for what its host has not: no bound of its counts until what is returned is dropped.
+    pub(crate) fn stand_still(&self, now: Instant) -> StandingStill<'_> {
+        self.state().still_since = Some(now);
+        StandingStill(self)
+    }
+
+    /// How much later the attempt's bounds are for what it has waited; none: it waits now.
+    pub(crate) fn stood_still(&self) -> Option<Duration> {
+        let state = self.state();
+        state.still_since.is_none().then_some(state.stood_still)
     }
 
     /// When the silence will have been too long.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use backstitch_core::{Digest, Failure, Fault, FaultKind, Json, limits};
+use backstitch_core::{Digest, Failure, Fault, FaultKind, Json, Rules, limits};
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
 
@@ -18,7 +18,9 @@ use crate::cache::{Cache, CacheError};
 use crate::compile::{CompileError, Compiled, Compiler};
 use crate::describe::{self, Described};
 use crate::egress::{Egress, EgressConfig, EgressError, Manifest};
-use crate::engine::{self, EPOCH_TICK};
+use crate::engine::{self, Build, EPOCH_TICK};
+use crate::room::Room;
+use crate::turns::GuestTime;
 use crate::workflow::WorkflowProgram;
 
 /// How a host wants its sandbox.
@@ -32,6 +34,10 @@ pub struct SandboxConfig {
     pub warm_runs_max: usize,
     /// Activity attempts running at once; more wait for their turn.
     pub activities_max: usize,
+    /// How long a workflow's guest may compute.
+    pub guest_time: GuestTime,
+    /// Linear memory of all guests together, in bytes.
+    pub memory_bytes_max: usize,
     /// What activities may reach.
     pub egress: EgressConfig,
 }
@@ -56,7 +62,7 @@ pub enum SandboxError {
     #[error("activities cannot reach out: {0}")]
     Egress(#[from] EgressError),
     /// The clock thread.
-    #[error("no thread for the clock of activities: {0}")]
+    #[error("no thread for the clock of guests: {0}")]
     Clock(std::io::Error),
 }
 
@@ -161,7 +167,7 @@ pub struct Deployable {
     pub program: Program,
 }
 
-/// The two engines, the compiler and its cache. Cheap to clone: all clones are one.
+/// The engines, the compiler and its cache. Cheap to clone: all clones are one.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     inner: Arc<Inner>,
@@ -170,42 +176,64 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Inner {
     workflows: Engine,
+    /// For runs under the first rules.
+    workflows_first: Engine,
     activities: Engine,
     compiler: Compiler,
     cache: Option<Arc<Cache>>,
     /// Components being loaded: whoever else wants one waits for it instead of compiling it too.
-    loading: Mutex<HashMap<Digest, Arc<OnceCell<Program>>>>,
+    loading: Mutex<HashMap<(Digest, Rules), Arc<OnceCell<Program>>>>,
     /// Turns to be compiled, for runs that need a component.
     for_runs: Lane,
     /// The same, for those who deploy one.
     for_deployments: Lane,
     running: Semaphore,
-    egress: Arc<Egress>,
-    _clock: Clock,
+    means: Means,
+}
+
+/// What programs are linked with.
+#[derive(Clone, Debug)]
+pub(crate) struct Means {
+    pub(crate) egress: Arc<Egress>,
+    /// How long a workflow's guest may compute.
+    pub(crate) guest_time: GuestTime,
+    /// None: somebody else looks at the clock.
+    pub(crate) clock: Option<Arc<Clock>>,
+    /// Of which guests have their memory.
+    pub(crate) room: Room,
 }
 
 impl Sandbox {
     /// Sets everything up. Reserves address space, starts the clock thread.
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
-        let engine = |kind, instances| {
-            engine::runner(kind, instances).map_err(|error| SandboxError::Engine {
-                kind,
+        let engine = |build: Build, instances| {
+            engine::runner(build, instances).map_err(|error| SandboxError::Engine {
+                kind: build.kind(),
                 instances,
                 problem: format!("{error:#}"),
             })
         };
-        let activities = engine(ComponentKind::Activity, config.activities_max)?;
+        let workflows = engine(Build::Workflow(Rules::CURRENT), config.warm_runs_max)?;
+        let workflows_first = engine(Build::Workflow(Rules::First), config.warm_runs_max)?;
+        let activities = engine(Build::Activity, config.activities_max)?;
+        let clock = Clock::start([&workflows, &workflows_first, &activities]).map_err(SandboxError::Clock)?;
+        let means = Means {
+            egress: Arc::new(Egress::new(config.egress)?),
+            guest_time: config.guest_time,
+            clock: Some(Arc::new(clock)),
+            room: Room::new(config.memory_bytes_max),
+        };
         Ok(Self {
             inner: Arc::new(Inner {
-                workflows: engine(ComponentKind::Workflow, config.warm_runs_max)?,
                 cache: config.cache_dir.map(Cache::open).transpose()?.map(Arc::new),
                 compiler: config.compiler,
                 loading: Mutex::default(),
                 for_runs: Lane::new(limits::COMPILES_WAITING_MAX),
                 for_deployments: Lane::new(limits::DEPLOYMENTS_OPEN_MAX),
                 running: Semaphore::new(config.activities_max),
-                egress: Arc::new(Egress::new(config.egress)?),
-                _clock: Clock::start(&activities).map_err(SandboxError::Clock)?,
+                means,
+                workflows,
+                workflows_first,
                 activities,
             }),
         })
@@ -217,24 +245,34 @@ impl Sandbox {
         admit::admit(bytes)
     }
 
-    /// Takes a stranger's component in: admits it, compiles it and asks it what it holds, where the compiler says.
-    /// Refuses at once if too many are being taken in.
+    /// The memory that its guests have together.
+    pub fn room(&self) -> Room {
+        self.inner.means.room.clone()
+    }
+
+    /// Takes a stranger's component in, for runs that start now: see [`Self::take_in_for`].
     pub async fn take_in(&self, bytes: Arc<[u8]>) -> Result<Deployable, LoadError> {
+        self.take_in_for(bytes, Rules::CURRENT).await
+    }
+
+    /// Takes a stranger's component in: admits it, compiles it and asks it what it holds, where the compiler says.
+    /// Refuses at once if too many are being taken in. `rules`: those of the runs that it is to lead, if it holds
+    /// workflows.
+    pub async fn take_in_for(&self, bytes: Arc<[u8]>, rules: Rules) -> Result<Deployable, LoadError> {
         let _place = self.inner.for_deployments.places.try_acquire().map_err(|_| LoadError::Busy)?;
         let digest = digest_of(&bytes).await;
         let make = || async {
             for kind in ComponentKind::ALL {
-                if let Some(program) = self.inner.cached(digest, kind).await {
+                if let Some(program) = self.inner.cached(digest, Build::new(kind, rules)).await {
                     return Ok(program);
                 }
             }
-            self.inner.made(digest, bytes, &self.inner.for_deployments).await
+            self.inner.made(digest, bytes, rules, &self.inner.for_deployments).await
         };
-        Ok(Deployable { digest, program: self.once(digest, make).await? })
+        Ok(Deployable { digest, program: self.once((digest, rules), make).await? })
     }
 
-    /// Loads a component that was taken in before: from the cache of compiled code, else from its bytes, for which
-    /// `fetch` is called at most once. Callers that come while it is loading get the same one.
+    /// Loads a component that was taken in before, for runs that start now: see [`Self::load_build`].
     pub async fn load<Fetching, E>(
         &self,
         digest: Digest,
@@ -245,7 +283,23 @@ impl Sandbox {
         Fetching: Future<Output = Result<Vec<u8>, E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let program = self.once(digest, || self.inner.loaded(digest, kind, fetch)).await?;
+        self.load_build(digest, Build::new(kind, Rules::CURRENT), fetch).await
+    }
+
+    /// Loads a component that was taken in before: from the cache of compiled code, else from its bytes, for which
+    /// `fetch` is called at most once. Callers that come while it is loading get the same one.
+    pub async fn load_build<Fetching, E>(
+        &self,
+        digest: Digest,
+        build: Build,
+        fetch: impl FnOnce() -> Fetching,
+    ) -> Result<Program, LoadError>
+    where
+        Fetching: Future<Output = Result<Vec<u8>, E>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let (kind, rules) = (build.kind(), build.rules());
+        let program = self.once((digest, rules), || self.inner.loaded(digest, build, fetch)).await?;
         if program.kind() != kind {
             let problem = format!("it is one of the world `{}`", program.kind());
             return Err(LoadError::Unfit { digest, kind, problem });
@@ -253,16 +307,20 @@ impl Sandbox {
         Ok(program)
     }
 
-    async fn once<Making>(&self, digest: Digest, make: impl FnOnce() -> Making) -> Result<Program, LoadError>
+    async fn once<Making>(
+        &self,
+        of: (Digest, Rules),
+        make: impl FnOnce() -> Making,
+    ) -> Result<Program, LoadError>
     where
         Making: Future<Output = Result<Program, LoadError>>,
     {
         let loading = {
             let mut loading = self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(loading.entry(digest).or_default())
+            Arc::clone(loading.entry(of).or_default())
         };
         let program = loading.get_or_try_init(make).await.cloned();
-        self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+        self.inner.loading.lock().unwrap_or_else(PoisonError::into_inner).remove(&of);
         program
     }
 
@@ -278,7 +336,7 @@ impl Sandbox {
 
     /// What of a manifest this host cannot do for want of a secret, in words. Reads the operator's files.
     pub async fn obstacles(&self, manifest: Arc<Manifest>) -> Vec<String> {
-        let egress = Arc::clone(&self.inner.egress);
+        let egress = Arc::clone(&self.inner.means.egress);
         blocking(move || egress.obstacles(&manifest)).await
     }
 }
@@ -299,24 +357,25 @@ impl Lane {
 }
 
 impl Inner {
-    fn engine(&self, kind: ComponentKind) -> &Engine {
-        match kind {
-            ComponentKind::Workflow => &self.workflows,
-            ComponentKind::Activity => &self.activities,
+    fn engine(&self, build: Build) -> &Engine {
+        match build {
+            Build::Workflow(Rules::CURRENT) => &self.workflows,
+            Build::Workflow(Rules::First) => &self.workflows_first,
+            Build::Activity => &self.activities,
         }
     }
 
     async fn loaded<Fetching, E>(
         &self,
         digest: Digest,
-        kind: ComponentKind,
+        build: Build,
         fetch: impl FnOnce() -> Fetching,
     ) -> Result<Program, LoadError>
     where
         Fetching: Future<Output = Result<Vec<u8>, E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        if let Some(program) = self.cached(digest, kind).await {
+        if let Some(program) = self.cached(digest, build).await {
             return Ok(program);
         }
         let _place = self.for_runs.places.acquire().await.expect("never closed");
@@ -326,21 +385,28 @@ impl Inner {
         if found != digest {
             return Err(LoadError::WrongBytes { digest, found });
         }
-        self.made(digest, bytes, &self.for_runs).await
+        self.made(digest, bytes, build.rules(), &self.for_runs).await
     }
 
     /// A component, compiled now. It is kept if it could say what it holds: who cannot is never deployed.
-    async fn made(&self, digest: Digest, bytes: Arc<[u8]>, lane: &Lane) -> Result<Program, LoadError> {
+    async fn made(
+        &self,
+        digest: Digest,
+        bytes: Arc<[u8]>,
+        rules: Rules,
+        lane: &Lane,
+    ) -> Result<Program, LoadError> {
         let turn = lane.turns.acquire().await.expect("never closed");
-        let compiled = self.compiler.compile(bytes).await;
+        let compiled = self.compiler.compile(bytes, rules).await;
         drop(turn);
         let Compiled { kind, artefact, described } =
             compiled.map_err(|error| LoadError::Compile { digest, error })?;
+        let build = Build::new(kind, rules);
         let unfit = |error: wasmtime::Error| LoadError::Unfit { digest, kind, problem: format!("{error:#}") };
         let (artefact, program) = {
-            let (engine, egress) = (self.engine(kind).clone(), Arc::clone(&self.egress));
+            let (engine, means) = (self.engine(build).clone(), self.means.clone());
             blocking(move || {
-                let program = artefact.load(&engine).and_then(|component| link(kind, &component, &egress));
+                let program = artefact.load(&engine).and_then(|component| link(build, &component, &means));
                 program.map(|program| (artefact, program))
             })
             .await
@@ -351,23 +417,29 @@ impl Inner {
             None => describe(&program).await,
         };
         if let (Some(cache), Ok(described)) = (&self.cache, &described) {
-            let (cache, engine) = (Arc::clone(cache), self.engine(kind).clone());
+            let (cache, engine) = (Arc::clone(cache), self.engine(build).clone());
             let described = described.clone();
-            let kept = blocking(move || cache.put(digest, kind, &engine, &artefact, &described)).await;
+            let kept = blocking(move || cache.put(digest, build, &engine, &artefact, &described)).await;
             if let Err(error) = kept {
                 tracing::warn!(%digest, %error, "compiled code could not be kept");
             }
         }
+        // Better mapped than in memory twice.
+        if described.is_ok()
+            && let Some(program) = self.cached(digest, build).await
+        {
+            return Ok(program);
+        }
         Ok(program.with_described(described))
     }
 
-    async fn cached(&self, digest: Digest, kind: ComponentKind) -> Option<Program> {
-        let (cache, engine) = (self.cache.clone()?, self.engine(kind).clone());
-        let egress = Arc::clone(&self.egress);
+    async fn cached(&self, digest: Digest, build: Build) -> Option<Program> {
+        let (cache, engine) = (self.cache.clone()?, self.engine(build).clone());
+        let means = self.means.clone();
         blocking(move || {
-            let (artefact, described) = cache.get(digest, kind, &engine)?;
+            let (artefact, described) = cache.get(digest, build, &engine)?;
             let component = load_cached(digest, &artefact, &engine)?;
-            Some(link(kind, &component, &egress).ok()?.with_described(Ok(described)))
+            Some(link(build, &component, &means).ok()?.with_described(Ok(described)))
         })
         .await
     }
@@ -404,31 +476,30 @@ fn load_cached(digest: Digest, artefact: &Artefact, engine: &Engine) -> Option<C
         .ok()
 }
 
-pub(crate) fn link(
-    kind: ComponentKind,
-    component: &Component,
-    egress: &Arc<Egress>,
-) -> wasmtime::Result<Program> {
-    Ok(match kind {
-        ComponentKind::Workflow => Program::Workflow(WorkflowProgram::link(component)?),
-        ComponentKind::Activity => Program::Activity(ActivityProgram::link(component, Arc::clone(egress))?),
+pub(crate) fn link(build: Build, component: &Component, means: &Means) -> wasmtime::Result<Program> {
+    Ok(match build {
+        Build::Workflow(rules) => Program::Workflow(WorkflowProgram::link(component, rules, means)?),
+        Build::Activity => {
+            let (egress, room) = (Arc::clone(&means.egress), means.room.clone());
+            Program::Activity(ActivityProgram::link(component, egress, room)?)
+        }
     })
 }
 
-/// Moves the epoch of activities on, for as long as there is a sandbox.
+/// Moves the epochs of the engines on, for as long as there is a sandbox or a workflow of its.
 #[derive(Debug)]
-struct Clock {
+pub(crate) struct Clock {
     stop: Option<std::sync::mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Clock {
-    fn start(engine: &Engine) -> std::io::Result<Self> {
-        let engine = engine.clone();
+    fn start(engines: [&Engine; 3]) -> std::io::Result<Self> {
+        let engines = engines.map(Engine::clone);
         let (stop, stopped) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name("activity-clock".into()).spawn(move || {
+        let thread = std::thread::Builder::new().name("guest-clock".into()).spawn(move || {
             while stopped.recv_timeout(EPOCH_TICK) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                engine.increment_epoch();
+                engines.iter().for_each(Engine::increment_epoch);
             }
         })?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })

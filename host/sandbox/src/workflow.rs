@@ -7,12 +7,12 @@
 //! | closed: its run has ended by itself | refused | a [`Reader`] |
 //! | stopped: it trapped or diverged | refused | refused |
 //!
-//! Synchronous: an activation computes for as long as its fuel lasts, and never waits. The caller
-//! owns the thread.
+//! An activation computes for as long as its fuel and its time last, and never waits for anybody. It is a future
+//! that is pending only to let others have the thread: whoever has a thread to itself calls what is synchronous.
 
 use std::sync::Arc;
 
-use backstitch_core::{Divergence, Fault, FaultKind, Json, Replay, Status, limits};
+use backstitch_core::{Divergence, Fault, FaultKind, Json, Replay, Rules, Status, limits};
 use wasmtime::component::Linker;
 use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
 
@@ -22,6 +22,9 @@ use crate::describe::{Described, unasked};
 use crate::fault::{self, Cause};
 use crate::guest_log::GuestLog;
 use crate::host::{self, Guest, RunInfo};
+use crate::room::Room;
+use crate::sandbox::{Clock, Means};
+use crate::turns::{self, CutShort, GuestTime, Stop};
 use crate::wasi;
 use crate::world;
 use crate::world::workflow::{Workflow, WorkflowPre};
@@ -30,16 +33,22 @@ use crate::world::workflow::{Workflow, WorkflowPre};
 #[derive(Clone)]
 pub struct WorkflowProgram {
     pre: WorkflowPre<Guest>,
+    rules: Rules,
+    time: GuestTime,
+    clock: Option<Arc<Clock>>,
+    room: Room,
     described: Arc<Result<Vec<Described>, Fault>>,
 }
 
 impl WorkflowProgram {
     /// Links a component. Fails if it asks for what is not offered or lacks an export of the world.
-    pub(crate) fn link(component: &Component) -> wasmtime::Result<Self> {
+    pub(crate) fn link(component: &Component, rules: Rules, means: &Means) -> wasmtime::Result<Self> {
         let mut linker = Linker::new(component.engine());
         host::add_to_linker(&mut linker)?;
         wasi::add_to_linker(&mut linker)?;
-        Ok(Self { pre: WorkflowPre::new(linker.instantiate_pre(component)?)?, described: unasked() })
+        let Means { guest_time: time, clock, room, .. } = means.clone();
+        let pre = WorkflowPre::new(linker.instantiate_pre(component)?)?;
+        Ok(Self { pre, rules, time, clock, room, described: unasked() })
     }
 
     /// The same, with what it says that it holds.
@@ -52,18 +61,41 @@ impl WorkflowProgram {
         (*self.described).as_deref()
     }
 
+    /// The rules that its code was built for: it leads the runs that live under them.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Of which its guests have a share.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Without which its guests would not look up.
+    pub(crate) fn clock(&self) -> Option<Arc<Clock>> {
+        self.clock.clone()
+    }
+
+    /// How long its guests may compute.
+    pub(crate) fn time(&self) -> GuestTime {
+        self.time
+    }
+
     fn engine(&self) -> &Engine {
         self.pre.engine()
     }
 
     /// Makes a store with every bound set and starts an instance in it.
-    pub(crate) fn instantiate(&self, guest: Guest) -> Result<(Store<Guest>, Workflow), Unstarted> {
+    pub(crate) async fn instantiate(&self, guest: Guest) -> Result<(Store<Guest>, Workflow), Unstarted> {
         let mut store = bounded(self.engine(), guest);
         store.limiter(|guest| &mut guest.budget);
         refuel(&mut store);
-        match self.pre.instantiate(&mut store) {
+        turns::bound(&mut store);
+        let turn = turns::begin(&mut store);
+        match turns::measured(&turn, self.pre.instantiate_async(&mut store)).await {
             Ok(instance) => Ok((store, instance)),
             Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(Unstarted::NoRoom),
+            Err(error) if error.downcast_ref() == Some(&CutShort::Stopped) => Err(Unstarted::Unwanted),
             Err(error) => {
                 Err(Unstarted::Fault(fault::of_instantiation(&error, store.data_mut().panic.take())))
             }
@@ -86,6 +118,9 @@ pub enum Unstarted {
     /// Nobody's: every slot for instances is taken. Drop warm ones, then try again.
     #[error("every slot for instances is taken")]
     NoRoom,
+    /// Whoever waited for it does no longer.
+    #[error("nobody waits for the guest any more")]
+    Unwanted,
 }
 
 /// Why an activation did not end. The instance is unusable from here on.
@@ -97,12 +132,16 @@ pub enum Stopped {
     /// The guest is not the one that wrote its ledger.
     #[error("{0}")]
     Divergence(Box<Divergence>),
+    /// Whoever waited for it does no longer: nothing is wrong with the guest.
+    #[error("nobody waits for the guest any more")]
+    Unwanted,
 }
 
 impl From<Cause> for Stopped {
     fn from(cause: Cause) -> Self {
         match cause {
             Cause::Fault(fault) => Self::Fault(fault),
+            Cause::Stopped => Self::Unwanted,
             Cause::Divergence(divergence) => Self::Divergence(Box::new(divergence)),
         }
     }
@@ -145,10 +184,27 @@ impl WorkflowInstance {
         info: RunInfo,
         input: Json,
     ) -> Result<Self, Unstarted> {
+        turns::to_the_end(Self::new_in_turns(program, replay, info, input, Stop::default()))
+    }
+
+    /// The same for whoever has others to serve on this thread. `stop`: by which its guest is given up.
+    pub async fn new_in_turns(
+        program: &WorkflowProgram,
+        replay: Replay,
+        info: RunInfo,
+        input: Json,
+        stop: Stop,
+    ) -> Result<Self, Unstarted> {
         let workflow = Arc::clone(info.workflow());
         let log = GuestLog::new(Some(info.run()), Arc::clone(&workflow));
-        let (store, instance) = program.instantiate(Guest::new(replay, log, info))?;
+        let guest = Guest::new(replay, log, info, program, stop);
+        let (store, instance) = program.instantiate(guest).await?;
         Ok(Self { store, instance, workflow, state: State::Fresh { input } })
+    }
+
+    /// By which the guest is given up from now on, whoever could do so before.
+    pub fn heed(&mut self, stop: Stop) {
+        self.store.data_mut().meter.heed(stop);
     }
 
     /// Keeps what the guest says out of the host's log: for those who only look at a run, whose own
@@ -164,6 +220,12 @@ impl WorkflowInstance {
 
     /// Lets the guest handle everything that was laid before it.
     pub fn activate(&mut self) -> Result<Activation, Stopped> {
+        turns::to_the_end(self.activate_in_turns())
+    }
+
+    /// The same for whoever has others to serve on this thread. Dropped on the way, it leaves a guest that cannot
+    /// be entered again.
+    pub async fn activate_in_turns(&mut self) -> Result<Activation, Stopped> {
         if matches!(self.state, State::Closed | State::Over) {
             return Err(over().into());
         }
@@ -174,12 +236,18 @@ impl WorkflowInstance {
         guest.panic = None;
         guest.fuel_before = 0;
         guest.replay.begin();
-        let ended = match state {
-            State::Fresh { input } => {
-                self.instance.call_start(&mut self.store, &self.workflow, &input.to_string())
+        let turn = turns::begin(&mut self.store);
+        let entered = async {
+            match state {
+                State::Fresh { input } => {
+                    self.instance.call_start(&mut self.store, &self.workflow, &input.to_string()).await
+                }
+                State::Blocked | State::Closed | State::Over => {
+                    self.instance.call_resume(&mut self.store).await
+                }
             }
-            State::Blocked | State::Closed | State::Over => self.instance.call_resume(&mut self.store),
         };
+        let ended = turns::measured(&turn, entered).await;
         self.store.data_mut().close_log();
         let ended = ended.map_err(|error| self.stopped(&error))?;
         let status = world::status(ended).map_err(|refusal| self.stopped(&refusal.into()))?;
@@ -208,7 +276,8 @@ impl WorkflowInstance {
 
     fn fuel_used(&self) -> u64 {
         let left = self.store.get_fuel().expect("this engine counts fuel");
-        self.store.data().fuel_before + limits::FUEL_PER_EVENT.saturating_sub(left)
+        let Guest { fuel_before, rules, .. } = self.store.data();
+        fuel_before + rules.fuel_per_event().saturating_sub(left)
     }
 }
 
@@ -235,7 +304,10 @@ impl Reader {
             return Err(over());
         }
         refuel(&mut self.store);
-        let answer = self.instance.call_query(&mut self.store, name, &input.to_string());
+        let turn = turns::begin(&mut self.store);
+        let input = input.to_string();
+        let answer = self.instance.call_query(&mut self.store, name, &input);
+        let answer = turns::to_the_end(turns::measured(&turn, answer));
         self.store.data_mut().close_log();
         let panic = self.store.data_mut().panic.take();
         let answer = match answer.map_err(|error| fault::fault(&error, panic))? {
@@ -259,7 +331,8 @@ impl std::fmt::Debug for Reader {
 
 /// Fills the tank for what comes up to the first event.
 pub(crate) fn refuel(store: &mut Store<Guest>) {
-    store.set_fuel(limits::FUEL_PER_EVENT).expect("this engine counts fuel");
+    let tank = store.data().rules.fuel_per_event();
+    store.set_fuel(tank).expect("this engine counts fuel");
 }
 
 fn over() -> Fault {

@@ -14,7 +14,7 @@ use wasmtime::component::{ComponentType, Lower};
 /// Bindings of the world `workflow`.
 #[allow(dead_code, unreachable_pub, clippy::all, reason = "generated")]
 pub(crate) mod workflow {
-    wasmtime::component::bindgen!({ path: "../../wit", world: "workflow" });
+    wasmtime::component::bindgen!({ path: "../../wit", world: "workflow", exports: { default: async } });
 }
 
 /// Bindings of the world `activity`.
@@ -41,6 +41,14 @@ pub(crate) struct Event {
 impl From<Delivery> for Event {
     fn from(delivery: Delivery) -> Self {
         Self { op: delivery.op.0, outcome: delivery.outcome.map(|json| json.text()).map_err(lower_failure) }
+    }
+}
+
+/// What a guest is handed with it.
+pub(crate) fn delivered_bytes(delivery: &Delivery) -> usize {
+    match &delivery.outcome {
+        Ok(output) => output.as_str().len(),
+        Err(failure) => failure.text_bytes(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use backstitch_core::{FaultKind, limits};
 use backstitch_sandbox::{
-    CompileError, Compiler, EgressConfig, LoadError, Sandbox, SandboxConfig, compile_child_main,
+    CompileError, Compiler, EgressConfig, GuestTime, LoadError, Sandbox, SandboxConfig, compile_child_main,
 };
 use support::*;
 
@@ -50,6 +50,8 @@ fn sandbox_with(argument: &str) -> Sandbox {
         compiler,
         warm_runs_max: 1,
         activities_max: 1,
+        guest_time: GuestTime::default(),
+        memory_bytes_max: 1 << 30,
         egress: EgressConfig::default(),
     })
     .unwrap()

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use backstitch_core::Digest;
 use backstitch_sandbox::{
-    CompileError, Compiler, ComponentKind, EgressConfig, LoadError, Program, Sandbox, SandboxConfig,
+    CompileError, Compiler, ComponentKind, EgressConfig, GuestTime, LoadError, Program, Sandbox,
+    SandboxConfig,
 };
 use support::*;
 
@@ -21,6 +22,8 @@ fn sandbox_in(dir: &Path, compiler: Compiler) -> Sandbox {
         compiler,
         warm_runs_max: 1,
         activities_max: 1,
+        guest_time: GuestTime::default(),
+        memory_bytes_max: 1 << 30,
         egress: EgressConfig::default(),
     })
     .unwrap()

@@ -27,7 +27,7 @@ fn burns(fuel: u64) -> String {
                 (br_if $burn (i64.ne (local.get $left) (i64.const 0))))
               (br $events))))
         (call $blocked)",
-        fuel / 7
+        fuel / 9
     )
 }
 
@@ -230,7 +230,8 @@ fn whatever_a_guest_does_in_a_loop_runs_dry_in_good_time() {
             (drop (call $sleep (i64.const 5))) (call $next) (call $blocked)"
         );
         let fuel = started(own, &thousand).unwrap().fuel;
-        assert!(fuel >= 1000 * limits::HOSTCALL_FUEL, "{call}: {fuel}");
+        // The price of an instruction is a byte.
+        assert!(fuel >= 1000 * limits::HOSTCALL_FUEL.min(255), "{call}: {fuel}");
 
         let begun = Instant::now();
         let fault = fault(started(own, &format!("(loop $again {call} (br $again)) (unreachable)")));

@@ -125,7 +125,7 @@ enum Command {
 enum Internal {
     /// Look at the component on stdin, compile it and ask it what it holds, in a cage
     Compile {
-        /// `component`, or `probe`: try to get out of the cage
+        /// `component`, `component-0` (for runs under the first rules), or `probe`: try to get out of the cage
         job: String,
     },
     /// Print the OpenAPI document of the HTTP API

@@ -2,15 +2,16 @@
 //! to two files. Neither a host nor a database is asked: an auditor needs nothing else.
 
 use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
-use backstitch_core::Digest;
+use backstitch_core::{Digest, Rules};
 use backstitch_sandbox::{
-    CompileError, EgressConfig, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
+    CompileError, EgressConfig, GuestTime, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
 };
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
 use super::replay::{self, ReplayArgs};
 use super::{input, serve};
+use crate::programs::rules_of;
 use crate::retrace::{self, Recorded};
 
 pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
@@ -26,7 +27,7 @@ pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let mut history = History::read(&text).map_err(bad)?;
     drop(text);
     let rows = history.rows().map_err(bad)?;
-    let (digest, program) = load(input::component(component)?).await?;
+    let (digest, program) = load(input::component(component)?, rules_of(&rows)).await?;
     let (run, head) = (history.run_id, history.head());
     let recorded = Recorded { run, workflow_id: history.workflow_id.into(), rows, head };
     let retrace = move || retrace::retrace(&recorded, digest, &program);
@@ -35,7 +36,7 @@ pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
 }
 
 /// Takes a component in as a host would, in a process of its own and within its bounds.
-async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
+async fn load(bytes: Vec<u8>, rules: Rules) -> CliResult<(Digest, WorkflowProgram)> {
     let refused = |code: &str, why: String| {
         CliError::new(Exit::Refused, code, "the component cannot be replayed").because(why)
     };
@@ -44,10 +45,12 @@ async fn load(bytes: Vec<u8>) -> CliResult<(Digest, WorkflowProgram)> {
         compiler: serve::compiler()?,
         warm_runs_max: 1,
         activities_max: 1,
+        guest_time: GuestTime::default(),
+        memory_bytes_max: 1 << 30,
         egress: EgressConfig::default(),
     };
     let sandbox = Sandbox::new(config).map_err(|error| broken(&error))?;
-    let taken = sandbox.take_in(bytes.into()).await.map_err(|error| match error {
+    let taken = sandbox.take_in_for(bytes.into(), rules).await.map_err(|error| match error {
         LoadError::Compile { error: CompileError::Refused(why), .. } => refused(why.code(), why.to_string()),
         error if error.is_final() => refused("does-not-load", error.to_string()),
         error => broken(&error),

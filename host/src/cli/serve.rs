@@ -8,10 +8,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use backstitch_core::{HostId, limits};
 use backstitch_ledger::{Cluster, ClusterError, ClusterOptions, KeyError, Payloads};
-use backstitch_sandbox::{Compiler, EgressConfig, Network};
+use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Network};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,14 @@ struct HostArgs {
     /// Activity attempts running at once
     #[arg(long, default_value_t = limits::ACTIVITIES_RUNNING_MAX)]
     activities_max: usize,
+    /// Memory of all guests together, in MiB: warm ones are dropped, attempts wait
+    /// [default: half of the machine's, or of the control group's]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 24))]
+    guest_memory_mib: Option<u64>,
+    /// How long a workflow may compute over one event, in milliseconds of processor time; 60 times that in one
+    /// replay
+    #[arg(long, default_value_t = limits::EVENT_MS_MAX, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    event_ms_max: u64,
     /// A network that activities may reach although it is not of the public internet, such as 10.1.0.0/16;
     /// may be given several times
     #[arg(
@@ -170,6 +179,12 @@ impl HostArgs {
             lease_ms: self.lease_ms,
             warm_runs_max: self.warm_runs_max,
             activities_max: self.activities_max.max(1),
+            guest_time: GuestTime::per_event(Duration::from_millis(self.event_ms_max)),
+            guest_memory_bytes_max: self
+                .guest_memory_mib
+                .map_or_else(config::guest_memory_bytes_max, |mib| {
+                    usize::try_from(mib << 20).unwrap_or(usize::MAX)
+                }),
             at_once_ms: self.at_once_ms,
             batch_max: self.batch_max.max(1),
             check_activations: self.check_activations,

@@ -15,8 +15,9 @@ use backstitch_sandbox::{Stopped, WorkflowInstance};
 use uuid::Uuid;
 
 use super::arrivals::due_calls;
-use super::slot::{Attempt, Facts, Guest, Purpose};
+use super::slot::{Attempt, Computing, Facts, Guest, Purpose};
 use super::{Child, Guard, Scheduler, Waiting, begin_run, full, head, memory_at_start, timers_of_start};
+use crate::ambient;
 use crate::clock::Clock;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
 
@@ -55,7 +56,7 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if !slot.run.is_open() || slot.stale {
             if slot.unacked == 0
-                && !matches!(slot.guest, Guest::Busy)
+                && !matches!(slot.guest, Guest::Busy(_))
                 && let Some(slot) = self.slots.remove(&id)
             {
                 self.warm.pop(&id);
@@ -69,7 +70,13 @@ impl Scheduler {
             }
             return;
         }
-        if matches!(slot.guest, Guest::Busy | Guest::Loading(_)) {
+        if let Guest::Busy(computing) = &slot.guest {
+            if slot.is_unwanted() {
+                computing.give_up();
+            }
+            return;
+        }
+        if matches!(slot.guest, Guest::Loading(_)) {
             return;
         }
         if let Some(request) = slot.terminate.take() {
@@ -113,7 +120,9 @@ impl Scheduler {
         let ready = slot.ready_ahead();
         // One count for all terms: a job of an earlier term must not pass for one of this.
         let turn = self.tools.counters.activations.load(Ordering::Relaxed) + 1;
-        let job = match std::mem::replace(&mut slot.guest, Guest::Busy) {
+        let computing = Computing::default();
+        let stop = computing.stop();
+        let job = match std::mem::replace(&mut slot.guest, Guest::Busy(computing)) {
             // Nothing of the ledger may be missing that is committed or drafted.
             Guest::Cold(mut rows) if slot.durable.0 > 0 || slot.draft.is_some() => {
                 rows.extend(slot.ahead.drain(..ready));
@@ -121,7 +130,7 @@ impl Scheduler {
                     history.clone_from(&rows);
                 }
                 let held = slot.held.take();
-                Job::Begin { turn, origin: slot.origin(), rows, check: check_wanted, held }
+                Job::Begin { turn, stop, origin: slot.origin(), rows, check: check_wanted, held }
             }
             Guest::Idle(guest) if ready > 0 => {
                 let rows: Vec<Ahead> = slot.ahead.drain(..ready).collect();
@@ -130,9 +139,9 @@ impl Scheduler {
                     history.clone()
                 });
                 let check = check.map(|rows| Check { origin: slot.origin(), rows });
-                Job::Resume { turn, facts: Arc::clone(&slot.facts), guest, rows, check }
+                Job::Resume { turn, stop, facts: Arc::clone(&slot.facts), guest, rows, check }
             }
-            Guest::Evicted if ready > 0 && slot.unacked == 0 => {
+            Guest::Evicted if (ready > 0 || slot.behind) && slot.unacked == 0 => {
                 slot.guest = Guest::Loading(slot.durable);
                 return self.load(id);
             }
@@ -161,13 +170,17 @@ impl Scheduler {
         let Activated { run: id, turn, result } = activated;
         if !matches!(result, Err(Undone::NoRoom(_))) {
             // One that ends its run, or is parked for what it did, has not harmed its host either.
-            let went_on = result.as_ref().map_or(true, |done| {
-                !done.commands.is_empty() || !matches!(done.status, Status::Blocked) || !done.repeats
-            });
+            // One that was given up on its way has shown nothing.
+            let went_on = match &result {
+                Ok(done) => {
+                    !done.commands.is_empty() || !matches!(done.status, Status::Blocked) || !done.repeats
+                }
+                Err(undone) => !matches!(undone, Undone::Unwanted),
+            };
             self.survived(id, went_on);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.turn != turn || !matches!(slot.guest, Guest::Busy) {
+        if slot.turn != turn || !matches!(slot.guest, Guest::Busy(_)) {
             // Of a slot that was given up while its guest was on a thread.
             return;
         }
@@ -177,6 +190,11 @@ impl Scheduler {
         }
         match result {
             Ok(done) => self.accept(id, done),
+            Err(Undone::Unwanted | Undone::Stopped(Stopped::Unwanted)) => {
+                slot.guest = Guest::Evicted;
+                slot.behind = true;
+                self.advance(id);
+            }
             Err(Undone::NoRoom(job)) => {
                 self.evict_one();
                 self.give(*job);
@@ -369,6 +387,7 @@ impl Scheduler {
     ) {
         let slot = &self.slots[&parent];
         let options = child_options(parent, &slot.facts.workflow_id, slot.run.start());
+        let options = options.beginning(ambient::new_seed());
         let begun = facts.and_then(|facts| {
             let (new_run, run) = begin_run(&facts, &input, Arc::new(options), self.tools.clock.now_ms())
                 .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
@@ -545,7 +564,9 @@ impl Scheduler {
             digest,
             ..facts.clone()
         };
-        match begin_run(&next, input, effects.next.take().unwrap_or_default(), now_ms) {
+        let options = Arc::unwrap_or_clone(effects.next.take().unwrap_or_default());
+        let options = Arc::new(options.beginning(ambient::new_seed()));
+        match begin_run(&next, input, options, now_ms) {
             Ok((mut new_run, mut run)) => {
                 // Before anything that is sent to the new run itself.
                 let mut ahead = Vec::with_capacity(effects.unused.len());
@@ -594,6 +615,14 @@ impl Scheduler {
     fn warmed(&mut self, id: RunId) {
         self.warm.put(id, ());
         while self.warm.len() > self.tools.warm_runs_max {
+            self.evict_one();
+        }
+        self.make_room();
+    }
+
+    /// Drops guests that only wait, the oldest first, until what guests have together is within its bound.
+    pub(super) fn make_room(&mut self) {
+        while self.tools.room.is_short() && !self.warm.is_empty() {
             self.evict_one();
         }
     }

@@ -187,6 +187,7 @@ impl Scheduler {
         slot.durable = slot.durable.max(run.next_seq());
         slot.ahead.retain(|row| row.seq >= run.next_seq());
         slot.guest = Guest::Cold(rows);
+        slot.behind = false;
     }
 
     /// A run that cannot be led along, because of its ledger (then only how many rows there are is

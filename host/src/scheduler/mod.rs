@@ -42,7 +42,7 @@ use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, Lease, NewItem, NewMemory, NewRun, NewTimer,
     Outcome, PoisonKind, StatusChange,
 };
-use backstitch_sandbox::WorkflowProgram;
+use backstitch_sandbox::{Room, WorkflowProgram};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -356,6 +356,8 @@ pub(crate) struct Tools {
     pub(crate) closings: Closings,
     /// What the API shows.
     pub(crate) counters: Arc<Counters>,
+    /// The memory that guests have together.
+    pub(crate) room: Room,
     /// Guests kept in memory.
     pub(crate) warm_runs_max: usize,
     /// Attempts of activities at a time.
@@ -453,7 +455,8 @@ impl Scheduler {
     /// run from memory; their ledgers are all that matters.
     pub(crate) async fn run(mut self) {
         let mut inputs = Vec::with_capacity(INPUTS_PER_TURN);
-        let (items, mut restored) = (self.tools.items.clone(), self.tools.tenure.restored());
+        let (items, room) = (self.tools.items.clone(), self.tools.room.clone());
+        let mut restored = self.tools.tenure.restored();
         let mut connections = self.tools.connections.clone();
         loop {
             tokio::select! {
@@ -472,6 +475,7 @@ impl Scheduler {
                     Err(_) => return,
                 },
                 Ok(()) = connections.changed() => self.prove_all(),
+                () = room.short() => self.make_room(),
                 () = self.attempt_ended.notified() => {}
                 // Its sender is among our tools.
                 _ = restored.changed() => {}
@@ -598,6 +602,7 @@ impl Scheduler {
             seen: Seq(0),
             unacked: 0,
             attempts: HashMap::new(),
+            behind: false,
             outgoing: VecDeque::new(),
             cancel: None,
             terminate: None,

@@ -125,8 +125,9 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         (slot.stale, slot.reload) = (true, true);
         slot.attempts.clear();
-        if !matches!(slot.guest, Guest::Busy) {
-            slot.guest = Guest::Evicted;
+        match &slot.guest {
+            Guest::Busy(computing) => computing.give_up(),
+            _ => slot.guest = Guest::Evicted,
         }
         if let Some(Draft { append, .. }) = slot.draft.take() {
             for (run, item) in &append.inbox_done {

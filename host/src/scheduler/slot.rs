@@ -6,6 +6,7 @@
 //!     ▲              ▲                     │ ▲                        │ rows ahead, committed
 //!     │              │ rows loaded         │ └────────────────────────┘
 //!     │           Evicted ◀────────────────┼─────── (warm guests over the bound)
+//!     │              ▲── paused, stopped ──│
 //!     │                                    ▼ trap, divergence
 //!     └────────────────── retry ──────── Parked
 //! ```
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq, TaskLease};
 use backstitch_ledger::{Append, Head};
-use backstitch_sandbox::{Pulse, WorkflowInstance, WorkflowProgram};
+use backstitch_sandbox::{Pulse, Stop, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -53,12 +54,34 @@ pub(super) enum Guest {
     Evicted,
     /// The ledger is being read. These many rows it has at least.
     Loading(Seq),
-    /// On a thread.
-    Busy,
+    /// On a thread, or in line for one.
+    Busy(Computing),
     /// In memory, blocked.
     Idle(Box<WorkflowInstance>),
     /// Stopped until an operator acts.
     Parked,
+}
+
+/// A guest that computes. Dropping this has it dropped as soon as it looks up.
+#[derive(Default)]
+pub(super) struct Computing(Stop);
+
+impl Computing {
+    /// By which its job is stopped.
+    pub(super) fn stop(&self) -> Stop {
+        self.0.clone()
+    }
+
+    /// Nobody waits for it any more.
+    pub(super) fn give_up(&self) {
+        self.0.now();
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        self.give_up();
+    }
 }
 
 /// A request that waits until the guest has nothing else to do.
@@ -222,6 +245,8 @@ pub(super) struct Slot {
     /// Calls that want an attempt now, or have one under way. Calls that wait for a retry's time are
     /// in the timers table instead.
     pub(super) attempts: HashMap<Op, Attempt>,
+    /// Its guest was given up on its way: what it was given is to be led before another one.
+    pub(super) behind: bool,
     /// Messages to other runs that are committed, the first of them under way.
     pub(super) outgoing: VecDeque<Op>,
     pub(super) cancel: Option<Request>,
@@ -272,7 +297,7 @@ impl Slot {
     /// back before that is heard.
     pub(super) fn is_at_work(&self) -> bool {
         let attempting = self.attempts.values().any(|attempt| matches!(attempt, Attempt::Running(_)));
-        attempting || matches!(self.guest, Guest::Busy)
+        attempting || matches!(self.guest, Guest::Busy(_))
     }
 
     /// Whether an attempt of this call runs on this host.
@@ -316,7 +341,7 @@ impl Slot {
 
     /// Whether the guest has had everything and waits.
     pub(super) fn is_quiescent(&self) -> bool {
-        self.ahead.is_empty() && matches!(self.guest, Guest::Idle(_) | Guest::Evicted)
+        self.ahead.is_empty() && !self.behind && matches!(self.guest, Guest::Idle(_) | Guest::Evicted)
     }
 
     /// Says in an append that is about to be sent which row it follows.
@@ -335,6 +360,7 @@ impl Slot {
     pub(super) fn is_at_rest(&self) -> bool {
         self.unacked == 0
             && self.ahead.is_empty()
+            && !self.behind
             && self.has_no_attempts_here()
             && self.outgoing.is_empty()
             && self.cancel.is_none()
@@ -348,10 +374,15 @@ impl Slot {
         self.run.is_paused() || (may_wait && self.run.start().start_at_ms.is_some_and(|at_ms| at_ms > now_ms))
     }
 
+    /// Whether what its guest computes would come to nothing, or an operator wants it to wait.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.terminate.is_some() || self.overdue.is_some() || self.run.is_paused()
+    }
+
     /// Whether a run that is held can be dropped until something happens to it.
     pub(super) fn can_leave(&self) -> bool {
         self.unacked == 0
-            && !matches!(self.guest, Guest::Busy | Guest::Loading(_) | Guest::Parked)
+            && !matches!(self.guest, Guest::Busy(_) | Guest::Loading(_) | Guest::Parked)
             && self.has_no_attempts_here()
             && self.outgoing.is_empty()
             && self.terminate.is_none()

@@ -186,7 +186,7 @@ impl Scheduler {
                 }
                 let is_under_way = self.slots.get(&id).is_some_and(|slot| match op {
                     Some(op) => slot.is_attempting(op),
-                    None => matches!(slot.guest, Guest::Busy),
+                    None => matches!(slot.guest, Guest::Busy(_)),
                 });
                 if !is_under_way {
                     self.end_trial(trial, false);

@@ -18,6 +18,7 @@ use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
 use super::steer::bounded;
 use super::{Service, run_view};
+use crate::ambient;
 use crate::clock::Clock;
 use crate::scheduler::{self, Facts};
 
@@ -215,7 +216,7 @@ impl Service {
             };
             return Err(invalid("no-such-row", message));
         }
-        let fork = fork(run, &rows[..=at.0 as usize], None, at, into)
+        let fork = fork(run, &rows[..=at.0 as usize], None, at, into, ambient::new_seed())
             .map_err(|error| invalid("no-such-row", error.to_string()))?;
         // Rows behind the damage are not trusted with anything but what others have said to the run.
         let later = rows.iter().skip(at.0 as usize + 1).filter_map(|row| row.event().ok()).collect();
@@ -226,14 +227,17 @@ impl Service {
     async fn forked(&self, info: &RunInfo, at: Seq, into: RunId) -> Result<(Fork, Vec<Event>), ServiceError> {
         let _turn = self.turn_to_compute().await;
         let (rows, _held) = self.whole(info.summary.run, 2).await?;
-        let fork = fork(info.summary.run, &rows, info.head, at, into).map_err(|error| match &error {
-            Unforkable::Corrupt(_) => {
-                ServiceError::Conflict { code: "ledger-damaged", message: error.to_string() }
-            }
-            Unforkable::Beyond { .. } | Unforkable::Closing { .. } => {
-                invalid("no-such-row", error.to_string())
-            }
-        })?;
+        let fork =
+            fork(info.summary.run, &rows, info.head, at, into, ambient::new_seed()).map_err(|error| {
+                match &error {
+                    Unforkable::Corrupt(_) => {
+                        ServiceError::Conflict { code: "ledger-damaged", message: error.to_string() }
+                    }
+                    Unforkable::Beyond { .. } | Unforkable::Closing { .. } => {
+                        invalid("no-such-row", error.to_string())
+                    }
+                }
+            })?;
         // Those that were folded can be read.
         let later = rows.iter().skip(at.0 as usize + 1).filter_map(|row| row.event().ok()).collect();
         Ok((fork, later))
@@ -242,7 +246,7 @@ impl Service {
     /// The children that a fork waits for, as its own. Of one that nothing serves any more it hears when
     /// it is taken up.
     fn children_of(&self, scope: Scope, fork: &Fork, to: &Successor, now_ms: u64) -> Vec<NewRun> {
-        let options = Arc::new(scheduler::child_options(to.run, &to.workflow_id, fork.run.start()));
+        let options = scheduler::child_options(to.run, &to.workflow_id, fork.run.start());
         let child = |(op, open): (_, &OpenOp)| {
             let OpenOp::Child { run, workflow, input, options: asked } = open else { return None };
             let facts = Facts {
@@ -254,7 +258,12 @@ impl Service {
                 digest: self.programs.workflow(scope, workflow)?,
                 parent: Some((to.run, op)),
             };
-            let begun = scheduler::begin_run(&facts, input, Arc::clone(&options), now_ms);
+            let begun = scheduler::begin_run(
+                &facts,
+                input,
+                Arc::new(options.clone().beginning(ambient::new_seed())),
+                now_ms,
+            );
             begun.ok().map(|(new_run, _)| new_run)
         };
         fork.run.open_ops().filter_map(child).collect()

@@ -17,11 +17,12 @@ use backstitch_client::views::QueryView;
 use backstitch_core::command::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
 use backstitch_ledger::RunInfo;
-use backstitch_sandbox::{Stopped, WorkflowProgram};
+use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Service;
 use super::error::{ServiceError, internal, invalid, unloadable};
+use crate::programs::rules_of;
 use crate::retrace::{self, NO_ROOM, Recorded, Unled};
 
 /// Guests that are led along whole ledgers for clients at once. Each takes a processor for as long as it computes; the
@@ -61,13 +62,15 @@ impl Service {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
         let turn = self.turn_to_compute().await;
-        let program = self.programs.load_workflow(scope, info.summary.digest).await.map_err(unloadable)?;
         let (rows, held) = self.whole(run, 1).await?;
+        let (digest, rules) = (info.summary.digest, rules_of(&rows));
+        let program = self.programs.load_workflow(scope, digest, rules).await.map_err(unloadable)?;
         let workflow_id = info.summary.workflow_id.as_str().into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
-        let question = Question { recorded, name: name.to_owned(), input };
+        let hung_up = HungUp::default();
+        let question = Question { recorded, name: name.to_owned(), input, stop: hung_up.0.clone() };
         let asked = program.clone();
-        // The turn and the room go with the work, which a client that hangs up does not end.
+        // The turn and the room go with the work, which ends soon after its client has hung up.
         let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), held, turn)).await;
         let (answer, ..) = answer.map_err(|error| internal(&error))?;
         Ok(Asked { info, program, answer: answer? })
@@ -119,19 +122,34 @@ struct Question {
     recorded: Recorded,
     name: String,
     input: Json,
+    stop: Stop,
+}
+
+/// Gives the guest up when the client does.
+#[derive(Default)]
+struct HungUp(Stop);
+
+impl Drop for HungUp {
+    fn drop(&mut self) {
+        self.0.now();
+    }
 }
 
 impl Question {
     /// The guest's answer, or its refusal, with the number of rows that it knows of. Computes: call it
     /// on a thread that may.
     fn ask(self, program: &WorkflowProgram) -> Result<Result<(Json, u32), String>, ServiceError> {
-        let Self { recorded, name, input } = self;
+        let Self { recorded, name, input, stop } = self;
         let run = recorded.run;
         let (_, events) = Run::load_closed(run, &recorded.rows, recorded.head).map_err(|corrupt| {
             conflict("ledger-damaged", format!("the ledger of run {run} is damaged: {corrupt}"))
         })?;
-        let (guest, _) = retrace::lead(&recorded, program, events).map_err(|unled| match unled {
+        let (guest, _) = retrace::lead(&recorded, program, events, stop).map_err(|unled| match unled {
             Unled::NoRoom => ServiceError::Unavailable { code: "no-room", message: NO_ROOM.to_owned() },
+            Unled::Stopped(Stopped::Unwanted) => {
+                let message = "whoever asked has hung up".to_owned();
+                ServiceError::Unavailable { code: "no-room", message }
+            }
             Unled::Stopped(Stopped::Divergence(divergence)) => {
                 let why = format!("run {run} cannot be asked, because its component diverges: {divergence}");
                 conflict("run-diverged", traced(why, divergence.backtrace.as_deref()))

@@ -7,12 +7,13 @@ use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
 use backstitch_core::command::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
-use backstitch_core::{Attribute, RunId, RunStatus, Scope, StartOptions, limits};
+use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, limits};
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
 
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
 use super::{Service, run_view, views};
+use crate::ambient;
 use crate::host::Term;
 use crate::scheduler::{Facts, Input, Start};
 use crate::time;
@@ -149,7 +150,7 @@ impl Service {
         let Some(digest) = self.programs.workflow_by_now(scope, &workflow).await? else {
             return self.start_unserved(scope, start).await.map(Some);
         };
-        let program = self.programs.load_workflow(scope, digest).await.map_err(unloadable)?;
+        let program = self.programs.load_workflow(scope, digest, Rules::CURRENT).await.map_err(unloadable)?;
         let view = RunView {
             run_id: run,
             workflow_id: workflow_id.to_string(),
@@ -167,7 +168,7 @@ impl Service {
         };
         let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
         let (reply, started) = oneshot::channel();
-        let options = Arc::clone(options);
+        let options = Arc::new(StartOptions::clone(options).beginning(ambient::new_seed()));
         let request = Input::Start(Start { facts, options, program, input: start.input.clone(), reply });
         let term = self.term()?;
         if let Some(reason) = lasting_outage(&term) {
@@ -286,7 +287,7 @@ fn are_same_terms(recorded: Option<&str>, asked: StartOptions) -> Result<bool, S
         ..options
     };
     let recorded = recorded.map(serde_json::from_str).transpose().map_err(|error| internal(&error))?;
-    Ok(timeless(recorded.unwrap_or_default()) == timeless(asked))
+    Ok(timeless(recorded.unwrap_or_default()).asks_for_the_same(&timeless(asked)))
 }
 
 /// What a client may call a new run.

@@ -6,7 +6,7 @@ use backstitch_core::{Json, Op, RunId};
 
 use super::*;
 use crate::egress::EgressConfig;
-use crate::{Compiler, Program, Sandbox, SandboxConfig};
+use crate::{Compiler, GuestTime, Program, Sandbox, SandboxConfig};
 
 /// An activity that gives what it is given, and has as many memories and tables as it may.
 fn greedy() -> Vec<u8> {
@@ -46,6 +46,8 @@ async fn an_attempt_waits_for_room_and_is_none_the_worse() {
         compiler: Compiler::InProcess,
         warm_runs_max: 1,
         activities_max: 1,
+        guest_time: GuestTime::default(),
+        memory_bytes_max: 1 << 30,
         egress: EgressConfig::default(),
     })
     .unwrap();

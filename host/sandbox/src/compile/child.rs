@@ -5,19 +5,21 @@ use std::io::{self, Read as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use backstitch_core::{Fault, limits};
+use backstitch_core::{Fault, Rules, limits};
 use serde::Serialize;
 
 use super::frame::{self, Tag};
 use super::{CompileError, Job, machine_code};
-use crate::admit::{self, ComponentKind};
+use crate::admit;
 use crate::artefact::Artefact;
 use crate::cage::{self, Bounds};
 use crate::describe::{self, Described};
 use crate::egress::{Egress, EgressConfig};
-use crate::engine;
+use crate::engine::{self, Build};
 use crate::fault;
-use crate::sandbox::{Program, link};
+use crate::room::Room;
+use crate::sandbox::{Means, Program, link};
+use crate::turns::GuestTime;
 
 /// The whole of a child, to be called before any thread is started.
 pub fn compile_child_main(job: Job) -> ExitCode {
@@ -32,9 +34,11 @@ pub fn compile_child_main(job: Job) -> ExitCode {
 
 fn carry_out(job: Job) -> io::Result<()> {
     let mut to = io::stdout().lock();
-    if job == Job::Probe {
-        return answer(&mut to, Tag::Report, &cage::probe(bounds())?);
-    }
+    let rules = match job {
+        Job::Probe => return answer(&mut to, Tag::Report, &cage::probe(bounds())?),
+        Job::Component => Rules::CURRENT,
+        Job::ComponentOfFirst => Rules::First,
+    };
     // It reads its certificate authorities, which are part of the program, and nothing else.
     let egress = Egress::new(EgressConfig::default()).map_err(io::Error::other)?;
     answer(&mut to, Tag::Report, &cage::shut(bounds())?)?;
@@ -43,14 +47,15 @@ fn carry_out(job: Job) -> io::Result<()> {
     let verdict = admit::admit(&bytes).map(|admitted| admitted.kind);
     answer(&mut to, Tag::Verdict, &verdict)?;
     let Ok(kind) = verdict else { return Ok(()) };
-    let code = match machine_code(kind, &bytes) {
+    let build = Build::new(kind, rules);
+    let code = match machine_code(build, &bytes) {
         Ok(code) => code,
         Err(error @ CompileError::Host(_)) => return Err(io::Error::other(error)),
         Err(CompileError::Rejected(why)) => return frame::write(&mut to, Tag::Rejected, why.as_bytes()),
         Err(error) => return frame::write(&mut to, Tag::Rejected, error.to_string().as_bytes()),
     };
     frame::write(&mut to, Tag::Code, &code)?;
-    answer(&mut to, Tag::Described, &described(kind, code, Arc::new(egress)))
+    answer(&mut to, Tag::Described, &described(build, code, Arc::new(egress)))
 }
 
 /// Memory for what is compiled, and address space for the linear memories of what is run, which are reserved whole and
@@ -76,11 +81,13 @@ fn answer(to: &mut impl io::Write, tag: Tag, content: &impl Serialize) -> io::Re
 }
 
 /// What the component says of itself. Its own code runs here, and nobody else's data is near.
-fn described(kind: ComponentKind, code: Vec<u8>, egress: Arc<Egress>) -> Result<Vec<Described>, Fault> {
+fn described(build: Build, code: Vec<u8>, egress: Arc<Egress>) -> Result<Vec<Described>, Fault> {
     let unfit = |error: wasmtime::Error| fault::of_instantiation(&error, None);
-    let engine = engine::compiler(kind).map_err(unfit)?;
+    let engine = engine::compiler(build).map_err(unfit)?;
     let component = Artefact::vouched(code).load(&engine).map_err(unfit)?;
-    match link(kind, &component, &egress).map_err(unfit)? {
+    // The parent looks at the clock, and the cage at the memory.
+    let means = Means { egress, guest_time: GuestTime::default(), clock: None, room: Room::new(usize::MAX) };
+    match link(build, &component, &means).map_err(unfit)? {
         Program::Workflow(program) => describe::workflows(&program),
         Program::Activity(program) => {
             // No socket and no clock of the system's: there are no descriptors for them.

@@ -24,14 +24,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use backstitch_core::{Fault, limits};
+use backstitch_core::{Fault, Rules, limits};
 
 pub use self::child::compile_child_main;
 use crate::admit::{self, ComponentKind, Refused};
 use crate::artefact::Artefact;
 use crate::cage::CageReport;
 use crate::describe::Described;
-use crate::engine;
+use crate::engine::{self, Build};
 
 /// Where components are looked at, compiled and described.
 #[derive(Clone, Debug)]
@@ -52,17 +52,27 @@ pub enum Compiler {
 pub enum Job {
     /// To look at a component, to compile it, to ask it what it holds.
     Component,
+    /// The same for runs under the first rules.
+    ComponentOfFirst,
     /// To try to get out of its cage.
     Probe,
 }
 
 impl Job {
-    const ALL: [Self; 2] = [Self::Component, Self::Probe];
+    const ALL: [Self; 3] = [Self::Component, Self::ComponentOfFirst, Self::Probe];
+
+    fn of(rules: Rules) -> Self {
+        match rules {
+            Rules::First => Self::ComponentOfFirst,
+            Rules::Second => Self::Component,
+        }
+    }
 
     /// As the child's last argument.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Component => "component",
+            Self::ComponentOfFirst => "component-0",
             Self::Probe => "probe",
         }
     }
@@ -76,7 +86,7 @@ impl fmt::Display for Job {
 
 /// The text is no [`Job`].
 #[derive(Debug, thiserror::Error)]
-#[error("neither `component` nor `probe`")]
+#[error("neither `component`, `component-0` nor `probe`")]
 pub struct NotAJob;
 
 impl FromStr for Job {
@@ -117,14 +127,14 @@ pub(crate) struct Compiled {
 }
 
 impl Compiler {
-    /// Admits and compiles for [`engine::runner`]. A child asks the component what it holds as well; in this process
+    /// Admits and compiles for [`engine::runner`]: a workflow for runs under these rules. A child asks the component what it holds as well; in this process
     /// the caller has better means.
-    pub(crate) async fn compile(&self, bytes: Arc<[u8]>) -> Result<Compiled, CompileError> {
+    pub(crate) async fn compile(&self, bytes: Arc<[u8]>, rules: Rules) -> Result<Compiled, CompileError> {
         match self {
             Self::InProcess => {
                 let compiled = tokio::task::spawn_blocking(move || {
                     let kind = admit::admit(&bytes).map_err(CompileError::Refused)?.kind;
-                    let artefact = Artefact::vouched(machine_code(kind, &bytes)?);
+                    let artefact = Artefact::vouched(machine_code(Build::new(kind, rules), &bytes)?);
                     Ok(Compiled { kind, artefact, described: None })
                 });
                 let panicked = |panic| Err(CompileError::Rejected(format!("the compiler panicked: {panic}")));
@@ -133,7 +143,7 @@ impl Compiler {
             Self::Child { program, args } => {
                 // What needs no child to be seen starts none.
                 admit::check_header(&bytes).map_err(CompileError::Refused)?;
-                parent::compile(program, args, bytes, parent::Bounds::DEFAULT).await
+                parent::compile(program, args, Job::of(rules), bytes, parent::Bounds::DEFAULT).await
             }
         }
     }
@@ -147,9 +157,9 @@ impl Compiler {
     }
 }
 
-fn machine_code(kind: ComponentKind, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
+fn machine_code(build: Build, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
     let rejected = |error: wasmtime::Error| CompileError::Rejected(format!("{error:#}"));
-    engine::compiler(kind).and_then(|engine| engine.precompile_component(bytes)).map_err(rejected)
+    engine::compiler(build).and_then(|engine| engine.precompile_component(bytes)).map_err(rejected)
 }
 
 fn out_of_memory() -> CompileError {

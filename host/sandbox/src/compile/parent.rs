@@ -39,10 +39,11 @@ impl Bounds {
 pub(super) async fn compile(
     program: &Path,
     args: &[OsString],
+    job: Job,
     bytes: Arc<[u8]>,
     bounds: Bounds,
 ) -> Result<Compiled, CompileError> {
-    let mut running = Running::start(program, args, Job::Component).await?;
+    let mut running = Running::start(program, args, job).await?;
     let mut stdin = running.stdin.take().expect("nobody else takes it");
     let feed = async move {
         // A child that dies early closes the pipe; what it said before, or its exit, says why.
@@ -247,7 +248,7 @@ mod tests {
         let said: String = said.iter().map(|byte| format!("\\{byte:03o}")).collect();
         let script = format!("printf '{said}'; {then}");
         let args = ["-c", &script, "sh"].map(OsString::from);
-        compile(Path::new("/bin/sh"), &args, Arc::from(vec![0; 1 << 20]), bounds).await
+        compile(Path::new("/bin/sh"), &args, Job::Component, Arc::from(vec![0; 1 << 20]), bounds).await
     }
 
     const REPORT: (Tag, &[u8]) = (Tag::Report, br#"{"missing":[],"escapes":[]}"#);
@@ -264,7 +265,7 @@ mod tests {
         // It is compiled all the same: only whoever deploys wants to know what it holds.
         let bounds = Bounds { describe_ms: 50, ..SHORT };
         let compiled = told(&[REPORT, ADMITTED, CODE], stays, bounds).await.unwrap();
-        assert_eq!((compiled.kind, compiled.artefact.bytes()), (ComponentKind::Activity, &b"code"[..]));
+        assert_eq!((compiled.kind, compiled.artefact.bytes()), (ComponentKind::Activity, Some(&b"code"[..])));
         let fault = compiled.described.unwrap().unwrap_err();
         assert_eq!(fault.message, "describe took longer than 50 ms");
     }

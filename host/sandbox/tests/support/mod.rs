@@ -11,17 +11,17 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Command, Event, Json, Op, Replay, RunId, Seq, StartOptions};
+use backstitch_core::{Command, Event, Json, Op, Replay, Rules, RunId, Seq, StartOptions};
 use backstitch_sandbox::{
-    Activation, Compiler, ComponentKind, EgressConfig, Program, RunInfo, Sandbox, SandboxConfig, Stopped,
-    WorkflowInstance, WorkflowProgram,
+    Activation, Build, Compiler, ComponentKind, EgressConfig, GuestTime, Program, RunInfo, Sandbox,
+    SandboxConfig, Stopped, WorkflowInstance, WorkflowProgram,
 };
 
 pub const RUN: RunId = RunId(uuid::Uuid::from_u128(7));
 pub const STARTED_MS: u64 = 1_700_000_000_000;
 
 /// A workflow component whose core functions have these bodies (in WAT). Addresses: 1024 up to 2048
-/// is free for results, 4096 up for `data`. Calls: `$sleep`, `$wait`, `$next` (writes the event at
+/// is free for results, 4096 up for `data`. Calls: `$call` (of an activity, with all of it at an address), `$sleep`, `$wait`, `$next` (writes the event at
 /// 512; its first byte tells whether there is one), `$now`, `$random`, `$log`, `$panic`; `$blocked`
 /// and `$completed` make a status.
 pub struct Guest<'a> {
@@ -121,11 +121,18 @@ pub fn http_activity(invoke: &str) -> Vec<u8> {
 }
 
 pub fn sandbox() -> Sandbox {
+    sandbox_with(GuestTime::default())
+}
+
+/// One whose guests may compute for so long.
+pub fn sandbox_with(guest_time: GuestTime) -> Sandbox {
     Sandbox::new(SandboxConfig {
         cache_dir: None,
         compiler: Compiler::InProcess,
         warm_runs_max: 8,
         activities_max: 4,
+        guest_time,
+        memory_bytes_max: 1 << 30,
         egress: EgressConfig::default(),
     })
     .unwrap()
@@ -135,6 +142,17 @@ pub async fn load(sandbox: &Sandbox, component: Vec<u8>) -> Program {
     let admitted = sandbox.admit(&component).unwrap();
     let fetch = || async { Ok::<_, std::io::Error>(component) };
     sandbox.load(admitted.digest, admitted.kind, fetch).await.unwrap()
+}
+
+/// The code of `guest` for runs under these rules.
+pub async fn built(sandbox: &Sandbox, guest: &Guest<'_>, rules: Rules) -> WorkflowProgram {
+    let component = guest.component();
+    let digest = sandbox.admit(&component).unwrap().digest;
+    let fetch = || async { Ok::<_, std::io::Error>(component) };
+    match sandbox.load_build(digest, Build::Workflow(rules), fetch).await.unwrap() {
+        Program::Workflow(program) => program,
+        Program::Activity(_) => panic!("loaded as {}", ComponentKind::Activity),
+    }
 }
 
 pub async fn load_workflow(sandbox: &Sandbox, guest: &Guest<'_>) -> WorkflowProgram {

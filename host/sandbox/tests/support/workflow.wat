@@ -14,15 +14,29 @@
     (type $status' (variant
       (case "blocked") (case "completed" string) (case "failed" $failure) (case "continue-as-new" string)))
     (export "status" (type $status (eq $status')))
+    (type $retry' (record
+      (field "maximum-attempts" u32) (field "initial-interval-ms" u64) (field "backoff-coefficient" f64)
+      (field "maximum-interval-ms" u64) (field "non-retryable" (list string))))
+    (export "retry-policy" (type $retry (eq $retry')))
+    (type $options' (record
+      (field "task-queue" (option string)) (field "start-to-close-ms" (option u64))
+      (field "schedule-to-close-ms" (option u64)) (field "schedule-to-start-ms" (option u64))
+      (field "heartbeat-ms" (option u64)) (field "retry" (option $retry))))
+    (export "activity-options" (type $options (eq $options')))
   ))
   (alias export $types "event" (type $event))
   (alias export $types "level" (type $level))
   (alias export $types "status" (type $status))
+  (alias export $types "activity-options" (type $options))
   (import "backstitch:workflow/host@0.1.0" (instance $host
     (alias outer 1 $event (type $event'))
     (export "event" (type $event (eq $event')))
     (alias outer 1 $level (type $level'))
     (export "level" (type $level (eq $level')))
+    (alias outer 1 $options (type $options'))
+    (export "activity-options" (type $options (eq $options')))
+    (export "proxy-activity" (func
+      (param "name" string) (param "input" string) (param "options" $options) (result u32)))
     (export "sleep-for" (func (param "ms" u64) (result u32)))
     (export "wait-for" (func (param "signal" string) (result u32)))
     (export "next-event" (func (result (option $event))))
@@ -47,6 +61,7 @@
   (alias core export $libc "memory" (core memory $memory))
   (alias core export $libc "realloc" (core func $realloc))
 
+  (core func $proxy-activity (canon lower (func $host "proxy-activity") (memory $memory)))
   (core func $sleep-for (canon lower (func $host "sleep-for")))
   (core func $wait-for (canon lower (func $host "wait-for") (memory $memory)))
   (core func $next-event (canon lower (func $host "next-event") (memory $memory) (realloc $realloc)))
@@ -57,6 +72,7 @@
 
   (core module $guest
     (import "libc" "memory" (memory 1))
+    (import "host" "proxy-activity" (func $call (param i32) (result i32)))
     (import "host" "sleep-for" (func $sleep (param i64) (result i32)))
     (import "host" "wait-for" (func $wait (param i32 i32) (result i32)))
     (import "host" "next-event" (func $next-event (param i32)))
@@ -82,6 +98,7 @@
   (core instance $guest (instantiate $guest
     (with "libc" (instance $libc))
     (with "host" (instance
+      (export "proxy-activity" (func $proxy-activity))
       (export "sleep-for" (func $sleep-for))
       (export "wait-for" (func $wait-for))
       (export "next-event" (func $next-event))

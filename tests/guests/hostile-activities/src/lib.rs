@@ -27,6 +27,7 @@ const NAMES: &[&str] = &[
     "bad_json",
     "huge_output",
     "huge_failure",
+    "fills",
     "context",
 ];
 
@@ -67,6 +68,7 @@ impl Guest for Hostile {
             "bad_json" => Ok("{not json".to_owned()),
             "huge_output" => Ok(format!("\"{}\"", "x".repeat(bytes(&input)))),
             "huge_failure" => Err(failure(&"c".repeat(bytes(&input)), "m".repeat(bytes(&input)), true)),
+            "fills" => Ok(fills(number(&input, 1))),
             "context" => Ok(described(&context)),
             _ => Err(failure("unknown-activity", format!("no activity `{name}` here"), false)),
         }
@@ -102,6 +104,21 @@ fn busy(millions: u64) -> String {
         mixed = black_box(mixed.rotate_left(7) ^ round);
     }
     mixed.to_string()
+}
+
+/// Takes so many mebibytes, one at a time, and touches all of them.
+fn fills(mebibytes: u64) -> String {
+    const MEBIBYTE: usize = 1 << 20;
+    const PAGE: usize = 4 << 10;
+    let mut taken = Vec::new();
+    for _ in 0..mebibytes {
+        let mut block = Vec::<u8>::with_capacity(MEBIBYTE);
+        for page in block.spare_capacity_mut().chunks_mut(PAGE) {
+            page[0].write(0xa5);
+        }
+        taken.push(black_box(block));
+    }
+    taken.len().to_string()
 }
 
 fn memory_bomb() -> Result<String, Failure> {

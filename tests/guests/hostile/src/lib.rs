@@ -48,6 +48,8 @@ const WORKFLOWS: &[Workflow] = &[
     ends_at_once("huge_failure", misdeeds::huge_failure),
     ends_at_once("long_names", misdeeds::long_names),
     Workflow { name: "loop_in_resume", start: misdeeds::sleeps, on_event: misdeeds::endless_resume },
+    ends_at_once("holds", misdeeds::holds),
+    Workflow { name: "computes", start: misdeeds::waits_to_compute, on_event: misdeeds::computes },
     Workflow { name: "loop_in_query", start: misdeeds::waits_for_ever, on_event: misdeeds::blocks },
     // The contract.
     ends_at_once("panics", misdeeds::panics),

@@ -178,6 +178,28 @@ pub(super) fn sleeps(input: &str) -> Status {
     drain()
 }
 
+/// Computes for as many rounds as each signal says, and waits for the next one.
+pub(super) fn computes(event: Event) -> Status {
+    let rounds = event.outcome.map_or(0, |json| size(&json, 0));
+    // What costs the least fuel for the time that it takes.
+    let root = (0..rounds).fold(0.0_f64, |root, _| (root + 3.0).sqrt());
+    black_box(root);
+    host::wait_for("compute");
+    Status::Blocked
+}
+
+/// Keeps so many mebibytes, and waits.
+pub(super) fn holds(input: &str) -> Status {
+    std::mem::forget(black_box(vec![0xa5_u8; size(input, 1) << 20]));
+    host::wait_for("go");
+    drain()
+}
+
+pub(super) fn waits_to_compute(_input: &str) -> Status {
+    host::wait_for("compute");
+    drain()
+}
+
 pub(super) fn endless_resume(_event: Event) -> Status {
     spin()
 }
