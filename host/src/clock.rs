@@ -105,8 +105,8 @@ impl Clock {
 
     fn standing(&self) -> Standing {
         match self.skew_ms().unsigned_abs() {
-            ..=limits::SKEW_WARNED_MS => Standing::Right,
-            ..=limits::SKEW_MS_MAX => Standing::Off,
+            skew_ms if skew_ms <= limits::SKEW_WARNED_MS => Standing::Right,
+            skew_ms if skew_ms <= limits::SKEW_MS_MAX => Standing::Off,
             _ => Standing::Wrong,
         }
     }
@@ -146,7 +146,7 @@ pub(crate) fn id_by_database(at_us: u64) -> Uuid {
 
 /// A time in 4,096ths of a millisecond: what a UUID v7 has room for.
 fn place(at_us: u64) -> u64 {
-    (at_us / 1_000) << 12 | (at_us % 1_000) * 4_096 / 1_000
+    ((at_us / 1_000) << 12) | ((at_us % 1_000) * 4_096 / 1_000)
 }
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(clock.at(begun + Duration::from_millis(7)), 5_007_000);
         let later = begun + Duration::from_secs(1);
         // Within what the reading leaves open, it stays; beyond, it goes to the nearer end.
-        clock.set_by(&reading(5_999_000, later, 2_000));
+        clock.set_by(&reading(6_001_000, later, 2_000));
         assert_eq!(clock.at(later), 6_000_000);
         clock.set_by(&reading(6_005_000, later, 2_000));
         assert_eq!(clock.at(later + Duration::from_millis(2)), 6_005_000);

@@ -64,7 +64,7 @@ impl Closing {
     pub(crate) async fn heard(&mut self) {
         if self.told.changed().await.is_err() {
             // Its sender is there as long as this is.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -73,8 +73,11 @@ pub struct Service {
     /// Somebody has changed a schedule.
     schedule_hint: Arc<Notify>,
     /// Which schedules have started which runs here, of late.
-    scheduled: Arc<Mutex<lru::LruCache<RunId, (Scope, Arc<str>)>>>,
+    scheduled: Arc<Mutex<Scheduled>>,
 }
+
+/// Runs that schedules have started here, each with its schedule.
+type Scheduled = lru::LruCache<RunId, (Scope, Arc<str>)>;
 
 /// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a look that is due.
 const SCHEDULED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");

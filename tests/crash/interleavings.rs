@@ -37,6 +37,7 @@ fn cases() -> impl Iterator<Item = (String, [&'static str; 3])> {
 struct Hand(Ledger);
 
 impl Hand {
+    #[expect(clippy::disallowed_methods, reason = "a message of no host has an id of the test's own")]
     async fn post(&self, id: &str, message: &Message) {
         let run = self.0.run_id(Scope::DEFAULT, RunRef::WorkflowId(id)).await.unwrap().unwrap();
         // Ordered as the calls are.

@@ -399,7 +399,7 @@ impl Host for Sim {
 
     fn random_u64(&self) -> u64 {
         let mut state = self.state.borrow_mut();
-        if state.drained { state.random.0.next_aside() } else { state.random.0.next() }
+        if state.drained { state.random.0.next_aside() } else { state.random.0.draw() }
     }
 
     fn log(&self, level: types::Level, message: &str) {

@@ -140,7 +140,7 @@ impl Random {
     }
 
     /// The run's next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.own.next()
     }
 
@@ -231,7 +231,7 @@ mod tests {
         // RFC 8439, appendix A.1, vectors 1 and 2: an all-zero key, blocks 0 and 1.
         let source = Source { from: Seq(0), seed: Seed([0; 32]) };
         let mut random = Random::new(RUN, &[source]);
-        let numbers: Vec<u64> = (0..9).map(|_| random.next()).collect();
+        let numbers: Vec<u64> = (0..9).map(|_| random.draw()).collect();
         assert_eq!(numbers[0].to_le_bytes(), [0x76, 0xb8, 0xe0, 0xad, 0xa0, 0xf1, 0x3d, 0x90]);
         assert_eq!(numbers[7].to_le_bytes(), [0x6a, 0x43, 0xb8, 0xf4, 0x15, 0x18, 0xa1, 0x1c]);
         assert_eq!(numbers[8].to_le_bytes(), [0x9f, 0x07, 0xe7, 0xbe, 0x55, 0x51, 0x38, 0x7a]);
@@ -252,12 +252,12 @@ mod tests {
         random.deliver();
         random.turn_aside(Aside::Waking);
         seen.push(random.next_aside());
-        seen.push(random.next());
+        seen.push(random.draw());
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 5, "{seen:?}");
         let mut again = random.clone();
-        assert_eq!([again.next(), again.next_aside()], [random.next(), random.next_aside()]);
+        assert_eq!([again.draw(), again.next_aside()], [random.draw(), random.next_aside()]);
     }
 
     #[test]
@@ -265,15 +265,15 @@ mod tests {
         let first = Source { from: Seq(0), seed: Seed([1; 32]) };
         let forked = [first.clone(), Source { from: Seq(5), seed: Seed([2; 32]) }];
         let (mut original, mut fork) = (Random::new(RUN, &[first]), Random::new(RUN, &forked));
-        assert_eq!(original.next(), fork.next());
+        assert_eq!(original.draw(), fork.draw());
         for random in [&mut original, &mut fork] {
             random.reach(Seq(4));
         }
-        assert_eq!(original.next(), fork.next());
+        assert_eq!(original.draw(), fork.draw());
         for random in [&mut original, &mut fork] {
             random.reach(Seq(7));
         }
-        assert_ne!(original.next(), fork.next());
+        assert_ne!(original.draw(), fork.draw());
     }
 
     #[test]

@@ -499,7 +499,7 @@ impl Replay {
     /// does not notice.
     pub fn random_u64(&mut self) -> u64 {
         match self.phase {
-            Phase::Active => self.random.next(),
+            Phase::Active => self.random.draw(),
             Phase::Waking | Phase::Drained | Phase::ReadOnly => self.random.next_aside(),
         }
     }

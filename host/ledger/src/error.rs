@@ -114,7 +114,7 @@ impl Failure {
 
 /// Whether the role lacks a permission.
 pub(crate) fn is_denied(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "42501")
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "42501")
 }
 
 /// A column's value that must have one of few forms.

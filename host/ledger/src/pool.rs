@@ -163,14 +163,17 @@ async fn is_fit(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
 
 /// Whether the server has no room for one more session.
 pub(crate) fn is_full(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "53300")
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "53300")
 }
 
 /// Whether nobody answers yet.
 fn is_starting(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
-        error => error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57P03"),
+        error => error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .is_some_and(|code| code == "57P03"),
     }
 }
 

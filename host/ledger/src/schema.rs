@@ -358,7 +358,7 @@ enum Table {
 
 /// Whether a lock was not to be had in time.
 fn is_locked(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 /// The partition of the week that begins with this Monday.

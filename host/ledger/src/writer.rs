@@ -365,7 +365,7 @@ impl State {
 
     /// Keeps the connection alive, and notices when it is gone. What it cannot mend now is tried again.
     async fn look_after_connection(&mut self) {
-        match within(PING_MS_MAX, self.session.ping()).await {
+        match Box::pin(within(PING_MS_MAX, self.session.ping())).await {
             Ok(()) => self.report_healthy(),
             Err(error) => {
                 self.session.drop_connection();

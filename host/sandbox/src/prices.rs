@@ -33,8 +33,7 @@ fn second() -> OperatorCost {
     let list: Map<String, Value> = list
         .into_iter()
         .map(|(name, price)| {
-            let price =
-                if price == Value::from(0) || name == "variable" { price } else { of_operator(&name).into() };
+            let price = if price == 0 || name == "variable" { price } else { of_operator(&name).into() };
             (name, price)
         })
         .collect();
@@ -67,7 +66,7 @@ mod tests {
     /// What every operator costs that costs more than nothing and other than one unit.
     fn unusual(rules: Rules) -> Map<String, Value> {
         let Value::Object(list) = serde_json::to_value(of(rules)).unwrap() else { panic!() };
-        list.into_iter().filter(|(_, price)| *price != Value::from(0) && *price != Value::from(1)).collect()
+        list.into_iter().filter(|(_, price)| *price != 0 && *price != 1).collect()
     }
 
     #[test]

@@ -173,6 +173,9 @@ pub struct Sandbox {
     inner: Arc<Inner>,
 }
 
+/// Programs that are being loaded, each once.
+type Loading = HashMap<(Digest, Rules), Arc<OnceCell<Program>>>;
+
 #[derive(Debug)]
 struct Inner {
     workflows: Engine,
@@ -182,7 +185,7 @@ struct Inner {
     compiler: Compiler,
     cache: Option<Arc<Cache>>,
     /// Components being loaded: whoever else wants one waits for it instead of compiling it too.
-    loading: Mutex<HashMap<(Digest, Rules), Arc<OnceCell<Program>>>>,
+    loading: Mutex<Loading>,
     /// Turns to be compiled, for runs that need a component.
     for_runs: Lane,
     /// The same, for those who deploy one.

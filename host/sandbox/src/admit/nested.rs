@@ -36,7 +36,7 @@ pub(super) fn components(bytes: &[u8]) -> Vec<String> {
         }
     }
     let named = |index: usize| {
-        let mut namings = names.iter().flat_map(|names| names.clone()).map_while(Result::ok);
+        let mut namings = names.iter().flat_map(Clone::clone).map_while(Result::ok);
         namings.find(|naming| naming.index as usize == index).map(|naming| naming.name)
     };
     let shown = begins.iter().enumerate().map(|(index, begin)| match named(index) {

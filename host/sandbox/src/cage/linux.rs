@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetStatus, Scope,
+    RulesetCreated, RulesetStatus, Scope,
 };
 use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal};
 use seccompiler::{
@@ -88,7 +88,7 @@ fn landlock() -> Result<(), String> {
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(KNOWN)))
         .and_then(|ruleset| ruleset.scope(Scope::from_all(KNOWN)))
         .and_then(Ruleset::create)
-        .and_then(|ruleset| ruleset.restrict_self());
+        .and_then(RulesetCreated::restrict_self);
     match ruleset.map_err(|error| error.to_string())?.ruleset {
         RulesetStatus::FullyEnforced => Ok(()),
         RulesetStatus::PartiallyEnforced => Err("in part, because the kernel is older than 6.12".to_owned()),

@@ -49,7 +49,7 @@ pub(super) async fn compile(
         // A child that dies early closes the pipe; what it said before, or its exit, says why.
         let _ = stdin.write_all(&bytes).await;
         drop(stdin);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         compiled = running.converse(bounds) => compiled,
