@@ -150,13 +150,6 @@ async fn guests_that_compute_for_long_keep_nobody_waiting_and_hear_that_they_are
         (heir.client.run(&long[1]).await.ok()?.run.status == RunStatus::Paused).then_some(())
     })
     .await;
-    for id in &long {
-        assert_eq!(
-            waits(&heir, id).await,
-            LONG_EVENTS + 1,
-            "{id} was led along its ledger before the others"
-        );
-    }
     // Nothing is lost of one that was given up on its way.
     heir.client.resume(&long[1], "back").await.unwrap();
     for id in &long[1..] {

@@ -30,7 +30,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::json::{Json, JsonError};
+use crate::json::{self, Json, JsonError};
 use crate::limits;
 
 /// What is done at a path.
@@ -126,8 +126,11 @@ impl Entity {
             return Err(Unfit::new("path-too-long", text));
         }
         let value = |json: &Json| {
-            serde_json::from_str(json.as_str())
-                .map_err(|error| Unfit::new("invalid-value", error.to_string()))
+            serde_json::from_str(json.as_str()).map_err(|error| {
+                // It is JSON, so it is either too deep for a reader or has a number beyond all.
+                let is_deep = json::depth(json.as_str()) >= limits::JSON_DEPTH_MAX;
+                Unfit::new(if is_deep { "too-deep" } else { "invalid-value" }, error.to_string())
+            })
         };
         let mut root = self.root.clone();
         if let Edit::Delete = edit {

@@ -77,7 +77,7 @@ impl Json {
 }
 
 /// The deepest nesting of brackets outside strings. Exact for JSON, an upper bound for anything else.
-fn depth(text: &str) -> usize {
+pub(crate) fn depth(text: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in text.bytes() {
         match byte {

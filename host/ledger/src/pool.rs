@@ -100,12 +100,10 @@ impl Pool {
     async fn acquire(&self) -> Result<Lent, sqlx::Error> {
         let deadline = Instant::now() + Duration::from_millis(ACQUIRE_MS_MAX);
         match tokio::time::timeout_at(deadline, self.lend()).await {
-            Ok(Err(error)) if is_full(&error) || matches!(error, sqlx::Error::PoolTimedOut) => {
-                match &self.0.reserve {
-                    Some(reserve) => Box::pin(reserve.acquire()).await,
-                    None => Err(error),
-                }
-            }
+            Ok(Err(error)) if is_full(&error) => match &self.0.reserve {
+                Some(reserve) => Box::pin(reserve.acquire()).await,
+                None => Err(error),
+            },
             Ok(lent) => lent,
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
@@ -130,7 +128,7 @@ impl Pool {
         loop {
             let opened = match wanted.load(Ordering::Relaxed) {
                 0 => opening.open().await,
-                _ if reserve.is_some() => return Err(sqlx::Error::PoolTimedOut),
+                // Not a reason to borrow: whoever lends would be kept from its own work.
                 _ => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())),
             };
             match opened {

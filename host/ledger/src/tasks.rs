@@ -681,7 +681,7 @@ async fn settle(
          gone as (
              delete from tasks
              where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
-               and (select count(*) from stored) >= 0
+               and (select count(*) from used) >= 0
              returning given_up, heartbeat
          ),
          posted as (

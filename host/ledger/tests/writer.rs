@@ -174,7 +174,15 @@ async fn a_taken_place_poisons_only_the_guilty_run() {
     );
     assert!(matches!(&outcomes[2], Outcome::Poisoned { kind: PoisonKind::Gap, .. }));
     assert_eq!(checked_rows(&ledger, good.id).await.len(), 3);
-    assert_eq!(ledger.rows(bad.id, Seq(0), 10).await.unwrap().len(), 2);
+    let rows = ledger.rows(bad.id, Seq(0), 10).await.unwrap();
+    assert_eq!(rows.len(), 2);
+    // Whoever has read the run again goes on at the very place at which the lost one would have ended.
+    let again = Append {
+        after: rows.last().map(Head::at),
+        rows: vec![Row { seq: Seq(2), ..bad.signal("4") }],
+        ..Append::new(SCOPE, bad.id)
+    };
+    host.commit(again).await;
 }
 
 #[tokio::test]

@@ -48,8 +48,10 @@ impl Scheduler {
     /// A read that begins now: earlier ones of the same run do not count any more.
     fn begin_reading(&mut self, id: RunId) -> u64 {
         self.reads += 1;
+        // What is on its way may be committed after the rows were read, and the run may have gone by then.
+        let writes = self.slots.get(&id).is_some_and(Slot::is_writing);
         let reading = self.reading.entry(id).or_default();
-        (reading.number, reading.has_written) = (self.reads, false);
+        (reading.number, reading.has_written) = (self.reads, writes);
         self.reads
     }
 

@@ -350,6 +350,11 @@ impl Slot {
         self.sent = append.head();
     }
 
+    /// Whether something of it is on its way to its ledger.
+    pub(super) fn is_writing(&self) -> bool {
+        self.unacked > 0 || self.draft.is_some()
+    }
+
     /// Where its ledger ends, if all that was sent of it has an answer: that can be compared with the database.
     pub(super) fn settled_head(&self) -> Option<Head> {
         let is_settled = self.unacked == 0 && self.draft.is_none() && !self.stale && self.run.is_open();

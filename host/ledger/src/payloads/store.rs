@@ -422,6 +422,7 @@ macro_rules! storing {
                  insert into payload_usage (shard, tenant, bytes)
                  select $1, tenant, sum(bytes) from stored group by tenant order by tenant
                  on conflict (shard, tenant) do update set bytes = payload_usage.bytes + excluded.bytes
+                 returning 1
              )"
         )
     };

@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use backstitch_core::{RunId, Seq, limits};
+use backstitch_core::{RunId, limits};
 
-use crate::append::Item;
+use crate::append::{Head, Item};
 
 /// Runs whose ledger would get a gap if the items that are still on their way were committed.
 #[derive(Default)]
@@ -18,9 +18,9 @@ pub(super) struct Broken {
 enum Lost {
     /// Its start: there is no such run, and nothing that is said of it counts.
     All,
-    /// The rows before this place: an item that begins there was sent before its sender knew. One that begins
-    /// elsewhere was sent by someone who has read the run again.
-    Before(Seq),
+    /// The rows up to this one: an item that follows it was sent before its sender knew. One that follows another,
+    /// be it at the same place, was sent by someone who has read the run again.
+    UpTo(Head),
 }
 
 impl Broken {
@@ -29,7 +29,7 @@ impl Broken {
         if item.append.starts(run) {
             self.put(run, Lost::All);
         } else if let Some(last) = item.append.rows.last() {
-            self.put(run, Lost::Before(Seq(last.seq.0 + 1)));
+            self.put(run, Lost::UpTo(Head::at(last)));
         }
     }
 
@@ -56,13 +56,14 @@ impl Broken {
     pub(super) fn continues(&mut self, item: &Item) -> bool {
         let append = &item.append;
         let Some(lost) = self.lost.get_mut(&append.run) else { return false };
-        let next = match lost {
+        let end = match lost {
             Lost::All => return true,
-            Lost::Before(next) => next,
+            Lost::UpTo(end) => end,
         };
-        let (Some(first), Some(last)) = (append.rows.first(), append.rows.last()) else { return false };
-        if *next == first.seq {
-            *next = Seq(last.seq.0 + 1);
+        // One that does not say what it follows has no rows, and stands for itself.
+        let Some(after) = append.after else { return false };
+        if after == *end {
+            *end = append.head().unwrap_or(after);
             return true;
         }
         self.lost.remove(&append.run);
