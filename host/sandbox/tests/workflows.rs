@@ -213,11 +213,11 @@ fn a_failure_is_checked_and_brought_within_bounds() {
 /// Fuel stands for time only if nothing that is slow is cheap.
 #[test]
 fn whatever_a_guest_does_in_a_loop_runs_dry_in_good_time() {
-    let own = "(memory $own 1 1) (table $own 1 1 funcref)";
+    let own = "(table $own 1 1 funcref)";
     for call in [
         "(call $log (i32.const 1) (i32.const 0) (i32.const 60000))",
         "(drop (call $now))",
-        "(drop (memory.grow $own (i32.const 0)))",
+        "(drop (memory.grow (i32.const 0)))",
         "(drop (table.grow $own (ref.null func) (i32.const 0)))",
         "(memory.fill (i32.const 8192) (i32.const 0) (i32.const 50000))",
     ] {
