@@ -209,19 +209,6 @@ impl Ledger {
         tag.map(|tag| known(RunStatus::from_tag(tag), "run status", tag)).transpose()
     }
 
-    /// Those of these runs that were never started. Reads only.
-    pub async fn missing(&self, runs: &[RunId]) -> Result<Vec<RunId>, LedgerError> {
-        let missing: Vec<Uuid> = sqlx::query_scalar(
-            "select wanted.run_id from unnest($2::uuid[]) as wanted (run_id)
-             where not exists (select from runs where shard = $1 and runs.run_id = wanted.run_id)",
-        )
-        .bind(self.shard.0)
-        .bind(runs.iter().map(|run| run.0).bind_iter())
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(missing.into_iter().map(RunId).collect())
-    }
-
     /// The run that was started under a workflow id, whatever has gone on from it since. Reads only.
     pub async fn first_run(&self, scope: Scope, workflow_id: &str) -> Result<Option<RunId>, LedgerError> {
         self.run_under(
