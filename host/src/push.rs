@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use backstitch_core::{Json, fault, limits};
+use backstitch_core::{Json, limits, printable};
 use backstitch_sandbox::EgressError;
 use backstitch_worker::{Context, Ending, Failure};
 use base64::Engine as _;
@@ -61,7 +61,7 @@ impl std::str::FromStr for PushTarget {
         let Some((task_queue, url)) = text.split_once('=') else {
             return Err(NoTarget("write it as QUEUE=URL".to_owned()));
         };
-        backstitch_core::command::check_name("task queue", task_queue).map_err(NoTarget)?;
+        backstitch_core::names::check_name("task queue", task_queue).map_err(NoTarget)?;
         let url: Uri = url.parse().map_err(|error| NoTarget(format!("{url:?} is no URL: {error}")))?;
         let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
         let is_local = host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -305,7 +305,7 @@ impl Said {
         }
         let refusal: Refusal = serde_json::from_slice(body).unwrap_or_default();
         let mut text = String::from_utf8_lossy(body).into_owned();
-        fault::cut(&mut text, 1 << 10);
+        printable::cut(&mut text, 1 << 10);
         Self {
             code: refusal.code.unwrap_or_else(|| format!("http-{}", status.as_u16())),
             message: refusal.message.or(refusal.detail).unwrap_or(text),

@@ -1,10 +1,11 @@
 //! One attempt: it runs beside its own heartbeats, and its answer is told until it is heard.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::ClientError;
-use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, TaskView};
+use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, TaskFailure as Failure, TaskView};
 use backstitch_core::Json;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -15,7 +16,20 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::answers::Answers;
 use crate::port::Port;
-use crate::{Activity, Ending, Failure, pause};
+
+/// How an attempt ends.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// The workflow gets this.
+    Completed(Json),
+    /// The attempt has failed.
+    Failed(Failure),
+    /// Somebody else will answer, who has the token of the task.
+    Later,
+}
+
+type Attempting = Pin<Box<dyn Future<Output = Ending> + Send>>;
+pub(crate) type Activity = Arc<dyn Fn(Context) -> Attempting + Send + Sync>;
 
 /// What an attempt is told, and can say while it runs. Cheap to clone.
 #[derive(Clone)]
@@ -199,4 +213,10 @@ fn plainer(refused: Ending, error: &ClientError) -> Option<Ending> {
         }
         Ending::Failed(_) | Ending::Later => None,
     }
+}
+
+/// What separates questions that no host answers: 100 ms before the second, then each time twice as long, up to
+/// 5 s.
+pub(crate) async fn pause(tries: u32) {
+    tokio::time::sleep(Duration::from_millis(100 << tries.min(6)).min(Duration::from_secs(5))).await;
 }

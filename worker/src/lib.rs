@@ -35,7 +35,7 @@ mod hosts;
 mod port;
 
 use std::collections::HashMap;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,23 +49,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use answers::Answers;
-pub use attempt::Context;
+use attempt::{Activity, pause};
+pub use attempt::{Context, Ending};
 pub use hosts::Hosts;
 pub use port::Port;
-
-/// How an attempt ends.
-#[derive(Clone, Debug)]
-pub enum Ending {
-    /// The workflow gets this.
-    Completed(Json),
-    /// The attempt has failed.
-    Failed(Failure),
-    /// Somebody else will answer, who has the token of the task.
-    Later,
-}
-
-type Attempting = Pin<Box<dyn Future<Output = Ending> + Send>>;
-type Activity = Arc<dyn Fn(Context) -> Attempting + Send + Sync>;
 
 /// How long a worker that is stopped waits for the poll under way: if there are tasks, they are on the way, and
 /// who does not hear of them has them until their lease is over.
@@ -262,10 +249,4 @@ impl<P: Port> Worker<P> {
         }
         Ok(())
     }
-}
-
-/// What separates questions that no host answers: 100 ms before the second, then each time twice as long, up to
-/// 5 s.
-async fn pause(tries: u32) {
-    tokio::time::sleep(Duration::from_millis(100 << tries.min(6)).min(Duration::from_secs(5))).await;
 }

@@ -2,9 +2,8 @@
 
 mod demo;
 mod guests;
+mod place;
 mod tests;
-
-use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -36,16 +35,4 @@ fn main() -> anyhow::Result<()> {
         Task::Demo { keep } => demo::run(keep),
         Task::Test { args } => tests::run(&args),
     }
-}
-
-/// The repository.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository")
-}
-
-/// Where cargo puts what it builds for this workspace: this program is in `target/PROFILE/`.
-fn target_dir() -> anyhow::Result<PathBuf> {
-    let program = std::env::current_exe()?;
-    let target = program.parent().and_then(Path::parent);
-    target.map(Path::to_owned).ok_or_else(|| anyhow::anyhow!("{} is not in target/", program.display()))
 }

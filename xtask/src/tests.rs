@@ -4,7 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::{guests, root};
+use crate::guests;
+use crate::place::root;
 
 pub(crate) fn run(args: &[String]) -> anyhow::Result<()> {
     let guests = guests::find(root())?;

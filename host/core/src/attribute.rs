@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::check_name;
 use crate::limits;
+use crate::names::check_name;
 
 /// What an attribute says. Persisted: names of variants are append-only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

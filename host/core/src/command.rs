@@ -1,16 +1,18 @@
 //! What a guest may ask for, and how its activations end.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::attribute::{self, Attribute, AttributeChanges};
 use crate::entity::Edit;
-use crate::ids::{Op, RunId};
-use crate::json::{Json, JsonError};
+use crate::failure::Failure;
+use crate::ids::Op;
+use crate::json::Json;
+use crate::limits;
+use crate::names::{Cut, check_name};
 use crate::retry::RetryPolicy;
-use crate::{limits, printable};
 
 /// One command of a guest. Each takes the next [`Op`] and becomes one ledger row.
 #[derive(Clone, Debug, PartialEq)]
@@ -268,69 +270,11 @@ impl fmt::Display for Target {
     }
 }
 
-/// A guest's text on one line of a report: a name is not checked before it is compared.
-pub(crate) struct Cut<'a>(pub(crate) &'a str);
-
-impl fmt::Display for Cut<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN_CHARS: usize = 160;
-        let end = self.0.char_indices().nth(SHOWN_CHARS).map(|(end, _)| end);
-        let shown = &self.0[..end.unwrap_or(self.0.len())];
-        shown.chars().try_for_each(|c| f.write_char(if c.is_control() { ' ' } else { c }))?;
-        end.map_or(Ok(()), |_| write!(f, "… {} bytes", self.0.len()))
-    }
-}
-
 /// Whether an activity is called with the same arguments. The SDK has said `null` for none of them, where it says `[]`
 /// now: a run from then is still repeated by a component from now.
 fn are_same_arguments(now: &Json, recorded: &Json) -> bool {
     now == recorded || (now.as_str() == "[]" && recorded.as_str() == "null")
 }
-
-/// Checks a name or id that a user or guest chose: 1 to [`limits::NAME_BYTES_MAX`] bytes without
-/// control characters (Postgres text holds no NUL, people's terminals no others).
-pub fn check_name(what: &str, name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        Err(format!("an empty {what} name"))
-    } else if name.len() > limits::NAME_BYTES_MAX {
-        Err(format!("a {what} name of {} bytes; the longest is {}", name.len(), limits::NAME_BYTES_MAX))
-    } else if name.chars().any(char::is_control) {
-        Err(format!("the {what} name {name:?} holds control characters"))
-    } else {
-        Ok(())
-    }
-}
-
-/// Checks a name (see [`check_name`]) by which somebody outside tells things apart: two that look the same are.
-pub fn check_visible(what: &str, id: &str) -> Result<(), String> {
-    check_name(what, id)?;
-    id.chars().find(|c| printable::is_invisible(*c)).map_or(Ok(()), |c| {
-        let shown = printable::line(id);
-        Err(format!("the {what} {shown:?} holds U+{:04X}, which cannot be seen", u32::from(c)))
-    })
-}
-
-/// Checks an id that somebody gives to something new: a name (see [`check_name`]) that can be told apart from all
-/// others by looking at it, that is reached by a path, and that is not of the kind which this program makes itself. Ids
-/// that are there already stay what they are.
-pub fn check_new_id(what: &str, id: &str) -> Result<(), String> {
-    check_visible(what, id)?;
-    let shown = printable::line(id);
-    if matches!(id, "." | "..") {
-        return Err(format!("the {what} {id:?} is no segment of a URL's path; choose another"));
-    }
-    if id.parse::<RunId>().is_ok() {
-        return Err(format!("the {what} {shown:?} looks like a run id; choose another"));
-    }
-    let of_a_run = |(run, op): (&str, &str)| run.parse::<RunId>().is_ok() && op.parse::<u32>().is_ok();
-    if id.split_once(':').is_some_and(of_a_run) || id.starts_with(IDEMPOTENCY_KEY_PREFIX) {
-        return Err(format!("the {what} {shown:?} looks like one that is made here; choose another"));
-    }
-    Ok(())
-}
-
-/// What the workflow ids of starts under a key begin with.
-pub const IDEMPOTENCY_KEY_PREFIX: &str = "idempotency-key:";
 
 /// Options of an activity call. Persisted in the row's `detail`; absent fields mean the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -414,116 +358,6 @@ pub enum ParentClose {
     Abandon,
 }
 
-/// Whose doing a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailureKind {
-    /// The code said so.
-    Application,
-    /// A bound of the options passed.
-    Timeout,
-    /// Asked to stop.
-    Cancelled,
-    /// Stopped without being asked.
-    Terminated,
-}
-
-/// An ordinary error of an activity or a workflow, as the ledger and the guests carry it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Whose doing.
-    pub kind: FailureKind,
-    /// Stable, for programs.
-    pub code: String,
-    /// For people.
-    pub message: String,
-    /// Whatever the author attached. The ledger keeps it within the failure's own JSON, so that
-    /// whitespace around it is not kept: see [`Failure::clipped`].
-    #[serde(default, deserialize_with = "attached", skip_serializing_if = "Option::is_none")]
-    pub details: Option<Json>,
-    /// Whether another attempt could succeed.
-    pub retryable: bool,
-    /// The next attempt is made no sooner than this, in milliseconds: the activity's word stands
-    /// instead of the policy's delay.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_after_ms: Option<u64>,
-    /// How many attempts there were of the call that ended with it; 0: it is no call's. The ledger
-    /// has it in the row's own column.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub attempts: u32,
-}
-
-impl Failure {
-    /// A failure that no other attempt can mend.
-    pub fn fatal(kind: FailureKind, code: &str, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            code: code.to_owned(),
-            message: message.into(),
-            details: None,
-            retryable: false,
-            retry_after_ms: None,
-            attempts: 0,
-        }
-    }
-
-    /// As the caller of an activity gets it after its last attempt.
-    pub fn after(self, attempts: u32) -> Self {
-        Self { attempts, ..self }
-    }
-
-    /// What every pending op of a cancelled run ends with. No row holds it: a change of one byte
-    /// would make guests of old ledgers diverge.
-    pub fn cancelled() -> Self {
-        Self::fatal(FailureKind::Cancelled, "cancelled", "the run was asked to cancel")
-    }
-
-    /// Brings a guest's text within bounds and into the form that survives the ledger: an overlong
-    /// code or message is cut, whitespace around the details is dropped.
-    pub fn clipped(mut self) -> Self {
-        self.details = self.details.map(Json::trimmed);
-        crate::fault::cut(&mut self.code, limits::CODE_BYTES_MAX);
-        crate::fault::cut(&mut self.message, limits::MESSAGE_BYTES_MAX);
-        self
-    }
-
-    /// With a code that is a word for programs and for Postgres: what are no characters of one, a NUL above all, are
-    /// replaced. Once, where a failure comes in: what is in a ledger stays as it is.
-    #[must_use]
-    pub fn with_plain_code(mut self) -> Self {
-        if self.code.contains(char::is_control) {
-            self.code = self.code.replace(char::is_control, "\u{fffd}");
-        }
-        self
-    }
-
-    /// Bytes of text that it carries.
-    pub fn text_bytes(&self) -> usize {
-        self.code.len() + self.message.len() + self.details.as_ref().map_or(0, |json| json.as_str().len())
-    }
-
-    /// The persisted form. Fails if the details make it larger than a payload may be.
-    pub fn to_json(&self) -> Result<Json, JsonError> {
-        Json::of(self)
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
-fn is_zero(attempts: &u32) -> bool {
-    *attempts == 0
-}
-
-/// Attached JSON of `null` is not the same as none.
-pub(crate) fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
-    Json::deserialize(deserializer).map(Some)
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.message)
-    }
-}
-
 /// How an activation ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -574,54 +408,6 @@ mod tests {
         assert!(activity(&"x".repeat(257), ActivityOptions::default()).check().is_err());
         assert!(activity("größe/β", ActivityOptions::default()).check().is_ok());
         assert!(Command::StartTimer { ms: limits::SLEEP_MS_MAX + 1 }.check().is_err());
-    }
-
-    #[test]
-    fn a_new_id_is_told_apart_by_looking_at_it_and_is_of_no_kind_that_is_made_here() {
-        let run = "0199d3f6-7cf4-7000-8000-000000000001";
-        for wrong in [
-            run,
-            &run.replace('-', ""),
-            &format!("{{{run}}}"),
-            &format!("urn:uuid:{}", run.to_uppercase()),
-            &format!("{run}:7"),
-            "idempotency-key:k-1",
-            ".",
-            "..",
-            "",
-            "a\nb",
-            "a\u{9b}b",
-            "a\u{200b}b",
-            "a\u{202e}b",
-            "a\u{feff}",
-            "a\u{ad}b",
-            "\u{3164}",
-        ] {
-            assert!(check_new_id("workflow id", wrong).is_err(), "{wrong:?}");
-        }
-        for right in [
-            "order-1",
-            "größe/β",
-            "...",
-            "a.b",
-            "x:7",
-            "a b",
-            "日本",
-            &format!("{run}:7:x"),
-            &format!("x{run}"),
-        ] {
-            assert_eq!(check_new_id("workflow id", right), Ok(()), "{right:?}");
-        }
-        let told = check_visible("signal id", "a\u{202e}b").unwrap_err();
-        assert_eq!(told, "the signal id \"a\\\\u{202e}b\" holds U+202E, which cannot be seen");
-        assert_eq!(check_visible("signal id", run), Ok(()), "of a message it says nothing");
-    }
-
-    #[test]
-    fn a_code_that_comes_in_has_no_control_characters() {
-        let failure = |code: &str| Failure::fatal(FailureKind::Application, code, "m".to_owned());
-        assert_eq!(failure("a\0b\n").with_plain_code().code, "a\u{fffd}b\u{fffd}");
-        assert_eq!(failure("größe").with_plain_code().code, "größe");
     }
 
     #[test]

@@ -36,7 +36,8 @@
 
 use std::sync::Arc;
 
-use crate::command::{Command, Failure};
+use crate::command::Command;
+use crate::failure::Failure;
 use crate::ids::Op;
 use crate::json::Json;
 use crate::start::StartOptions;

@@ -91,22 +91,9 @@ impl Fault {
     /// Adds the guest's frames. Cuts an overlong list.
     pub fn with_backtrace(mut self, backtrace: impl AsRef<str>) -> Self {
         let mut backtrace = printable::lines(backtrace.as_ref()).into_owned();
-        cut(&mut backtrace, limits::BACKTRACE_BYTES_MAX);
+        printable::cut(&mut backtrace, limits::BACKTRACE_BYTES_MAX);
         self.backtrace = Some(backtrace).filter(|text| !text.is_empty());
         self
-    }
-}
-
-/// Cuts `text` to at most `bytes_max` bytes at a character's edge and marks the cut.
-pub fn cut(text: &mut String, bytes_max: usize) {
-    const MARK: &str = " …(cut)";
-    if text.len() > bytes_max {
-        let mut end = bytes_max.saturating_sub(MARK.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push_str(MARK);
     }
 }
 

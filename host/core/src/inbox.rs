@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Failure;
+use crate::failure::Failure;
 use crate::ids::Op;
 use crate::json::Json;
 
@@ -130,7 +130,7 @@ struct SignalId {
 #[derive(Serialize, Deserialize)]
 struct Attempt {
     attempt: u32,
-    #[serde(default, deserialize_with = "crate::command::attached", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::json::attached", skip_serializing_if = "Option::is_none")]
     heartbeat: Option<Json>,
 }
 

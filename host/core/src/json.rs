@@ -123,6 +123,11 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+/// Attached JSON of `null` is not the same as none.
+pub(crate) fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Json>, D::Error> {
+    Json::deserialize(deserializer).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,6 +15,8 @@
 //! * [`filter`]: the conditions by which runs are searched.
 //! * [`random`]: the numbers that a guest draws.
 //! * [`rules`]: what a guest can notice of its host, by number.
+//! * [`failure`]: the ordinary errors of activities and workflows; [`fault`]: what parks a run.
+//! * [`names`]: names and ids that people choose.
 //! * [`retry`]: whether and when a failed activity is tried again.
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
 //! * [`task`]: calls that workers outside carry out.
@@ -29,6 +31,7 @@ pub mod command;
 pub mod date;
 pub mod entity;
 pub mod event;
+pub mod failure;
 pub mod fault;
 pub mod filter;
 pub mod fork;
@@ -37,6 +40,7 @@ pub mod ids;
 pub mod inbox;
 pub mod json;
 pub mod limits;
+pub mod names;
 pub mod printable;
 pub mod projection;
 pub mod random;
@@ -51,11 +55,10 @@ pub mod task;
 mod waits;
 
 pub use attribute::{Attribute, AttributeChanges, Attributes};
-pub use command::{
-    ActivityOptions, ChildOptions, Command, Failure, FailureKind, ParentClose, Status, Target,
-};
+pub use command::{ActivityOptions, ChildOptions, Command, ParentClose, Status, Target};
 pub use entity::{Edit, Entity};
 pub use event::{Event, Kind};
+pub use failure::{Failure, FailureKind};
 pub use fault::{Fault, FaultKind};
 pub use filter::{Filter, FilterError};
 pub use heard::{Heard, HeardId};

@@ -17,8 +17,6 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::fault;
-
 /// Whether a character does something else than show itself.
 pub fn deceives(c: char) -> bool {
     c.is_control()
@@ -61,7 +59,7 @@ pub fn line_of(text: &str, bytes_max: usize) -> Cow<'_, str> {
         }
         if deceives(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
-    fault::cut(&mut shown, bytes_max);
+    cut(&mut shown, bytes_max);
     Cow::Owned(shown)
 }
 
@@ -98,6 +96,19 @@ fn escaped(
         if is_escaped(c) { escape(&mut shown, c) } else { shown.push(c) }
     }
     Cow::Owned(shown)
+}
+
+/// Cuts `text` to at most `bytes_max` bytes at a character's edge and marks the cut.
+pub fn cut(text: &mut String, bytes_max: usize) {
+    const MARK: &str = " …(cut)";
+    if text.len() > bytes_max {
+        let mut end = bytes_max.saturating_sub(MARK.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str(MARK);
+    }
 }
 
 #[cfg(test)]

@@ -28,12 +28,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::attribute::{self, AttributeChanges, Attributes};
-use crate::command::{Command, Cut, Failure, Status, Target, check_name};
+use crate::command::{Command, Status, Target};
 use crate::entity::{Edit, Entity};
 use crate::event::Event;
+use crate::failure::Failure;
 use crate::ids::{Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
+use crate::names::{Cut, check_name};
 use crate::random::{Aside, Random};
 use crate::rules::Rules;
 use crate::start::StartOptions;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::limits;
 
 /// How often and how fast a failed activity is tried again. The defaults and the formula are those

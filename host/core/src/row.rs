@@ -9,11 +9,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::command::{ActivityOptions, ChildOptions, Command, Failure, attached};
+use crate::command::{ActivityOptions, ChildOptions, Command};
 use crate::entity::Edit;
 use crate::event::{Event, Kind};
+use crate::failure::Failure;
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
+use crate::json::attached;
 use crate::start::StartOptions;
 
 /// One ledger row, as it is stored. Cloning shares the texts.
@@ -413,7 +415,8 @@ impl Row {
 mod tests {
     use super::*;
     use crate::attribute::Attribute;
-    use crate::command::{FailureKind, ParentClose, Target};
+    use crate::command::{ParentClose, Target};
+    use crate::failure::FailureKind;
     use crate::random::{Seed, Source};
     use crate::retry::RetryPolicy;
     use crate::rules::Rules;

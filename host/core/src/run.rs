@@ -28,13 +28,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::command::{ActivityOptions, ChildOptions, Command, Failure, ParentClose, Target};
+use crate::command::{ActivityOptions, ChildOptions, Command, ParentClose, Target};
 use crate::event::Event;
-use crate::fault;
+use crate::failure::Failure;
 use crate::heard::{Heard, HeardId};
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
 use crate::limits;
+use crate::printable;
 use crate::row::{Row, Unreadable};
 use crate::start::StartOptions;
 use crate::waits::Waits;
@@ -631,6 +632,6 @@ impl Run {
 fn in_a_line(failure: &Failure) -> Arc<str> {
     const LINE_BYTES_MAX: usize = 256;
     let mut line = failure.to_string().lines().next().unwrap_or_default().to_owned();
-    fault::cut(&mut line, LINE_BYTES_MAX);
+    printable::cut(&mut line, LINE_BYTES_MAX);
     line.into()
 }

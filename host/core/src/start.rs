@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::attribute::{self, Attributes};
-use crate::command::attached;
 use crate::entity::Entity;
 use crate::heard::HeardId;
 use crate::ids::{RunId, Seq};
 use crate::json::Json;
+use crate::json::attached;
 use crate::limits;
 use crate::random::{Seed, Source};
 use crate::rules::Rules;

@@ -21,7 +21,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-use crate::command::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind};
 use crate::ids::{Op, RunId, TaskLease};
 
 /// What a worker shows to say anything about a task: which attempt of which call, and under which lease.

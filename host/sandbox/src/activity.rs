@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use backstitch_core::command::FailureKind;
+use backstitch_core::failure::FailureKind;
 use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, fault as text, limits};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;

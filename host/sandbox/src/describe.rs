@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use backstitch_core::command::{DEFAULT_TASK_QUEUE, check_name};
+use backstitch_core::command::DEFAULT_TASK_QUEUE;
+use backstitch_core::names::check_name;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{Fault, FaultKind, Json, Replay, RunId, StartOptions, limits};
 use serde::{Deserialize, Serialize};

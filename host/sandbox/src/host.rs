@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use backstitch_core::command::{self, Command};
-use backstitch_core::{HistorySize, Op, Replay, Rules, RunId, StartOptions, fault, limits};
+use backstitch_core::{HistorySize, Op, Replay, Rules, RunId, StartOptions, limits, printable};
 use wasmtime::component::{Linker, WasmStr};
 use wasmtime::{StoreContextMut, Trap};
 
@@ -286,7 +286,7 @@ fn add_ambients(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     })?;
     host.func_wrap("report-panic", |mut cx: Cx<'_>, (mut message,): (String,)| {
         charge(&mut cx, message.len())?;
-        fault::cut(&mut message, limits::MESSAGE_BYTES_MAX);
+        printable::cut(&mut message, limits::MESSAGE_BYTES_MAX);
         cx.data_mut().panic = Some(message);
         Ok(())
     })

@@ -314,7 +314,7 @@ impl Reader {
             Ok(output) => Ok(world::json("the query's output", output)
                 .map_err(|refusal| fault::fault(&refusal.into(), None))?),
             Err(mut message) => {
-                backstitch_core::fault::cut(&mut message, limits::MESSAGE_BYTES_MAX);
+                backstitch_core::printable::cut(&mut message, limits::MESSAGE_BYTES_MAX);
                 Err(message)
             }
         };

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use backstitch_core::command::{self, Command};
+use backstitch_core::failure;
 use backstitch_core::json::JsonError;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{Attribute, AttributeChanges, Delivery, Edit, Json, Op, RetryPolicy, limits};
@@ -198,14 +199,14 @@ pub(crate) fn status(status: types::Status) -> Result<command::Status, Refusal> 
 }
 
 /// A guest's failure, brought within bounds.
-pub(crate) fn failure(what: &str, failure: types::Failure) -> Result<command::Failure, Refusal> {
+pub(crate) fn failure(what: &str, failure: types::Failure) -> Result<failure::Failure, Refusal> {
     let details = failure.details.map(|details| json(&format!("the details of {what}"), details));
-    let failure = command::Failure {
+    let failure = failure::Failure {
         kind: match failure.kind {
-            types::FailureKind::Application => command::FailureKind::Application,
-            types::FailureKind::Timeout => command::FailureKind::Timeout,
-            types::FailureKind::Cancelled => command::FailureKind::Cancelled,
-            types::FailureKind::Terminated => command::FailureKind::Terminated,
+            types::FailureKind::Application => failure::FailureKind::Application,
+            types::FailureKind::Timeout => failure::FailureKind::Timeout,
+            types::FailureKind::Cancelled => failure::FailureKind::Cancelled,
+            types::FailureKind::Terminated => failure::FailureKind::Terminated,
         },
         code: failure.code,
         message: failure.message,
@@ -220,13 +221,13 @@ pub(crate) fn failure(what: &str, failure: types::Failure) -> Result<command::Fa
     Ok(failure)
 }
 
-fn lower_failure(failure: command::Failure) -> types::Failure {
+fn lower_failure(failure: failure::Failure) -> types::Failure {
     types::Failure {
         kind: match failure.kind {
-            command::FailureKind::Application => types::FailureKind::Application,
-            command::FailureKind::Timeout => types::FailureKind::Timeout,
-            command::FailureKind::Cancelled => types::FailureKind::Cancelled,
-            command::FailureKind::Terminated => types::FailureKind::Terminated,
+            failure::FailureKind::Application => types::FailureKind::Application,
+            failure::FailureKind::Timeout => types::FailureKind::Timeout,
+            failure::FailureKind::Cancelled => types::FailureKind::Cancelled,
+            failure::FailureKind::Terminated => types::FailureKind::Terminated,
         },
         code: failure.code,
         message: failure.message,
@@ -240,6 +241,6 @@ fn lower_failure(failure: command::Failure) -> types::Failure {
 /// A guest's name for something, before it was checked.
 fn shown(name: &str) -> String {
     let mut name: String = name.chars().take(limits::NAME_BYTES_MAX).collect();
-    backstitch_core::fault::cut(&mut name, limits::NAME_BYTES_MAX);
+    backstitch_core::printable::cut(&mut name, limits::NAME_BYTES_MAX);
     format!("{name:?}")
 }

@@ -131,7 +131,7 @@ fn line(row: &RowView) -> String {
     let op = row.op.map(|op| format!("op {op}")).unwrap_or_default();
     let name = row.name.as_deref().unwrap_or_default();
     let mut payload = super::run::said(row).replace(['\n', '\t'], " ");
-    backstitch_core::fault::cut(&mut payload, PAYLOAD_BYTES_MAX);
+    backstitch_core::printable::cut(&mut payload, PAYLOAD_BYTES_MAX);
     let words = format!("{:>4}  {}  {:<23}  {op:<6}  {name} {payload}", row.seq.0, row.at, row.kind);
     printable::line(words.trim_end()).into_owned()
 }

@@ -7,7 +7,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use backstitch_core::{RunStatus, fault, printable};
+use backstitch_core::{RunStatus, printable};
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
@@ -139,7 +139,7 @@ pub(super) fn cell(text: impl ToString) -> Cell {
 /// A cell of text that somebody else chose: printable, and cut.
 pub(super) fn foreign(text: &str) -> Cell {
     let mut text = printable::line(&text.replace(['\n', '\t'], " ")).into_owned();
-    fault::cut(&mut text, CELL_BYTES_MAX);
+    printable::cut(&mut text, CELL_BYTES_MAX);
     Cell::new(text)
 }
 

@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::{Json, fault, limits};
+use backstitch_core::{Json, limits, printable};
 use backstitch_worker::{Context as Attempt, Ending, Failure, Hosts, Worker};
 use clap::Subcommand;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -184,7 +184,7 @@ impl Program {
         let Left { status, stdout, stderr } = left;
         let message = || {
             let mut said = String::from_utf8_lossy(&stderr).trim().to_owned();
-            fault::cut(&mut said, STDERR_BYTES_MAX);
+            printable::cut(&mut said, STDERR_BYTES_MAX);
             if said.is_empty() { format!("{:?} ended with {status}", self.line[0]) } else { said }
         };
         match (status.code(), status.signal()) {

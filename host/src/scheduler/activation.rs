@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use backstitch_core::command::check_new_id;
+use backstitch_core::names::check_new_id;
 use backstitch_core::run::OpenOp;
 use backstitch_core::start::Parent;
 use backstitch_core::{

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use backstitch_client::views::QueryView;
-use backstitch_core::command::check_name;
+use backstitch_core::names::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
 use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};

@@ -21,7 +21,7 @@ use backstitch_client::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, PausedView, RecentStartView, ReplaceSchedule,
     ScheduleListView, ScheduleView, ScheduledRunView, TriggerSchedule, TriggeredView,
 };
-use backstitch_core::command::{check_name, check_new_id};
+use backstitch_core::names::{check_name, check_new_id};
 use backstitch_core::schedule::{Backfill, Spec, SpecError, State};
 use backstitch_core::{RunStatus, Scope, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
-use backstitch_core::command::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
+use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, limits};
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;

@@ -1,7 +1,7 @@
 //! What a client says to a run that is there: messages into its inbox, taken up by its owner.
 
 use backstitch_client::SendSignal;
-use backstitch_core::command::{check_name, check_visible};
+use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::Posted;
 
@@ -148,6 +148,6 @@ impl Service {
 
 /// Cut to what a row may carry.
 pub(super) fn bounded(mut reason: String) -> String {
-    backstitch_core::fault::cut(&mut reason, limits::MESSAGE_BYTES_MAX);
+    backstitch_core::printable::cut(&mut reason, limits::MESSAGE_BYTES_MAX);
     reason
 }

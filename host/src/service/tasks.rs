@@ -10,7 +10,7 @@ use backstitch_client::tasks::{
     SettledTask, TaskFailure, TaskView,
 };
 use backstitch_client::wire::WAIT_MS_ASKED_MAX;
-use backstitch_core::command::check_name;
+use backstitch_core::names::check_name;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,

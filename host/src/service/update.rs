@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use backstitch_client::views::UpdateView;
 use backstitch_client::{SendSignal, SendUpdate};
-use backstitch_core::command::{check_name, check_visible};
+use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{
     Command, Event, Failure, HeardId, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits,
 };

@@ -29,7 +29,7 @@ use serde::Deserialize;
 
 use self::audit::Story;
 use self::host::Host;
-use crate::{root, target_dir};
+use crate::place::{root, target_dir};
 
 /// The workflow of the example.
 const WORKFLOW: &str = "order_workflow";
@@ -66,7 +66,7 @@ pub(crate) fn run(keep: bool) -> anyhow::Result<()> {
 
 async fn show(place: &Place) -> anyhow::Result<()> {
     let program = target_dir()?.join("debug/backstitch");
-    ensure!(program.exists(), "{} is missing: cargo build -p backstitch", program.display());
+    ensure!(program.exists(), "{} is missing: cargo build", program.display());
     let orders = read_orders()?;
 
     println!("building the order example");

@@ -106,7 +106,7 @@ fn ledger(rows: &[RowView], respawned_ms: u64) -> String {
     table.set_header(["host", "seq", "at", "kind", "op", "attempt", "name", "payload"]);
     for row in rows {
         let mut payload = row.payload.as_ref().map_or(String::new(), ToString::to_string);
-        backstitch_core::fault::cut(&mut payload, PAYLOAD_BYTES_MAX);
+        backstitch_core::printable::cut(&mut payload, PAYLOAD_BYTES_MAX);
         let number = |number: Option<u32>| number.map_or(String::new(), |number| number.to_string());
         let host = if audit::at_ms(row) < respawned_ms { "first" } else { "second" };
         table.add_row([

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
+use super::condition::{AttributeTest, Comparator, Condition, Filter, FilterError, Test};
 use super::tokens::{Token, tokens};
-use super::{AttributeTest, Comparator, Condition, Filter, FilterError, Test};
-use crate::command::check_name;
 use crate::ids::RunId;
 use crate::limits;
+use crate::names::check_name;
 use crate::run::RunStatus;
 
 /// Reads RFC 3339 as milliseconds since the epoch.

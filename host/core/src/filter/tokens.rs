@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Comparator, FilterError};
+use super::condition::{Comparator, FilterError};
 
 /// A word of the language.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,7 +14,8 @@
 
 use std::sync::Arc;
 
-use super::{Overlap, Paused, Recent, Running, Spec, State, Stop, Waiting};
+use super::spec::{Overlap, Spec};
+use super::state::{Paused, Recent, Running, State, Stop, Waiting};
 use crate::limits;
 
 /// What is to be done before the new state is written.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Overlap, Spec};
-use crate::{fault, limits};
+use super::spec::{Overlap, Spec};
+use crate::{limits, printable};
 
 /// What has become of a schedule. Persisted: names are append-only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ impl State {
 
     /// Nothing is started by the calendar from `now_ms` on. One that is paused already gets the new note.
     pub fn pause(&mut self, now_ms: u64, mut note: String) {
-        fault::cut(&mut note, limits::MESSAGE_BYTES_MAX);
+        printable::cut(&mut note, limits::MESSAGE_BYTES_MAX);
         match &mut self.paused {
             Some(paused) => paused.note = note,
             None => self.paused = Some(Paused { at_ms: now_ms, through_ms: now_ms, note }),
@@ -156,7 +156,7 @@ impl State {
 
     /// Notes that a start was refused for good.
     pub fn refused(&mut self, workflow_id: &str, mut error: String) {
-        fault::cut(&mut error, limits::CODE_BYTES_MAX * 8);
+        printable::cut(&mut error, limits::CODE_BYTES_MAX * 8);
         self.running.retain(|run| &*run.workflow_id != workflow_id);
         self.started -= 1;
         self.failed += 1;
