@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 
 use crate::artefact::Artefact;
-use crate::describe::Described;
+use crate::described::Described;
 use crate::engine::Build;
 
 /// A directory of compiled components.

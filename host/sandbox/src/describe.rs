@@ -10,36 +10,15 @@ use backstitch_core::command::DEFAULT_TASK_QUEUE;
 use backstitch_core::names::check_name;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{Fault, FaultKind, Json, Replay, RunId, StartOptions, limits};
-use serde::{Deserialize, Serialize};
 
+use crate::described::Described;
 use crate::fault;
 use crate::guest_log::GuestLog;
+use crate::guest_time::Stop;
 use crate::host::{Guest, RunInfo};
-use crate::turns::{self, Stop};
+use crate::turns;
 use crate::workflow::{Unstarted, WorkflowProgram};
 use crate::world;
-
-/// One workflow or activity of a component.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Described {
-    /// Its name. Unique in the component.
-    pub name: String,
-    /// Signals that it waits for. None for an activity.
-    pub signals: Vec<String>,
-    /// Queries that it answers. None for an activity.
-    pub queries: Vec<String>,
-    /// The queue that an activity serves. None for a workflow.
-    pub task_queue: Option<String>,
-    /// JSON Schema of its input.
-    pub input_schema: Option<Json>,
-    /// JSON Schema of its output.
-    pub output_schema: Option<Json>,
-}
-
-/// What a program has that was only just linked.
-pub(crate) fn unasked() -> Arc<Result<Vec<Described>, Fault>> {
-    Arc::new(Err(Fault::new(FaultKind::Component, "the component was not asked what it holds")))
-}
 
 /// Asks a workflow component. Computes for as long as one tank of fuel lasts, and its time.
 pub(crate) fn workflows(program: &WorkflowProgram) -> Result<Vec<Described>, Fault> {
@@ -47,7 +26,7 @@ pub(crate) fn workflows(program: &WorkflowProgram) -> Result<Vec<Described>, Fau
     let log = GuestLog::new(None, Arc::from("describe"));
     let options = StartOptions::default();
     let info = RunInfo::new(nobody, "".into(), "".into(), &options);
-    let guest = Guest::new(Replay::new(nobody, 0, &options), log, info, program, Stop::default());
+    let guest = Guest::new(Replay::new(nobody, 0, &options), log, info, program.bounds(), Stop::default());
     let started = turns::to_the_end(program.instantiate(guest));
     let (mut store, instance) = started.map_err(|unstarted| match unstarted {
         Unstarted::Fault(fault) => fault,

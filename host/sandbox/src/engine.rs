@@ -24,7 +24,7 @@ use wasmtime::{
     WasmBacktraceDetails, WasmFeatures,
 };
 
-use crate::admit::ComponentKind;
+use crate::kind::ComponentKind;
 use crate::prices;
 
 /// What of WebAssembly guests may use: what the toolchains that we know emit unasked, and SIMD, which they emit when

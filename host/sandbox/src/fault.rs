@@ -7,7 +7,7 @@ use backstitch_core::{Divergence, Fault, FaultKind, limits, printable};
 use wasmtime::{FrameInfo, Trap, WasmBacktrace};
 
 use crate::budget::OverBudget;
-use crate::turns::CutShort;
+use crate::guest_time::CutShort;
 
 /// Why a guest stopped, before it is known whom to tell.
 #[derive(Debug)]

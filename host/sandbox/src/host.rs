@@ -13,10 +13,9 @@ use wasmtime::{StoreContextMut, Trap};
 
 use crate::budget::Budget;
 use crate::guest_log::GuestLog;
-use crate::sandbox::Clock;
+use crate::guest_time::{Meter, Stop};
+use crate::means::{Clock, GuestBounds};
 use crate::stdio::{Stdio, Stream};
-use crate::turns::{Meter, Stop};
-use crate::workflow::WorkflowProgram;
 use crate::world::{self, types};
 
 /// The interface's name, as components import it.
@@ -110,19 +109,19 @@ impl Guest {
         replay: Replay,
         log: GuestLog,
         info: RunInfo,
-        program: &WorkflowProgram,
+        bounds: &GuestBounds,
         stop: Stop,
     ) -> Self {
         Self {
             replay,
-            rules: program.rules(),
+            rules: bounds.rules,
             info,
-            budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX, program.room().share()).privileged(),
+            budget: Budget::new(limits::WORKFLOW_MEMORY_BYTES_MAX, bounds.room.share()).privileged(),
             log,
             panic: None,
             fuel_before: 0,
-            meter: Meter::new(program.time(), stop),
-            _clock: program.clock(),
+            meter: Meter::new(bounds.time, stop),
+            _clock: bounds.clock.clone(),
             stdio: Stdio::default(),
         }
     }

@@ -5,23 +5,25 @@ use std::error::Error;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use backstitch_core::{Digest, Failure, Fault, FaultKind, Json, Rules, limits};
 use tokio::sync::{OnceCell, Semaphore};
 use wasmtime::Engine;
 
 use crate::activity::{ActivityCall, ActivityProgram};
-use crate::admit::{self, Admitted, ComponentKind, Refused};
+use crate::admit::{self, Admitted, Refused};
 use crate::artefact::{Artefact, Component};
 use crate::cache::{Cache, CacheError};
 use crate::compile::{CompileError, Compiled, Compiler};
-use crate::describe::{self, Described};
+use crate::describe;
+use crate::described::Described;
 use crate::egress::{Egress, EgressConfig, EgressError, Manifest};
-use crate::engine::{self, Build, EPOCH_TICK};
+use crate::engine::{self, Build};
+use crate::guest_time::GuestTime;
+use crate::kind::ComponentKind;
+use crate::means::{Clock, Means};
+use crate::program::{Program, link};
 use crate::room::Room;
-use crate::turns::GuestTime;
-use crate::workflow::WorkflowProgram;
 
 /// How a host wants its sandbox.
 #[derive(Clone, Debug)]
@@ -124,40 +126,6 @@ impl LoadError {
     }
 }
 
-/// A component, ready to be instantiated. Cheap to clone.
-#[derive(Clone, Debug)]
-pub enum Program {
-    /// Of workflows.
-    Workflow(WorkflowProgram),
-    /// Of activities.
-    Activity(ActivityProgram),
-}
-
-impl Program {
-    /// Which world the component exports.
-    pub fn kind(&self) -> ComponentKind {
-        match self {
-            Self::Workflow(_) => ComponentKind::Workflow,
-            Self::Activity(_) => ComponentKind::Activity,
-        }
-    }
-
-    /// What the component says that it holds, or why it did not say.
-    pub fn described(&self) -> Result<&[Described], &Fault> {
-        match self {
-            Self::Workflow(program) => program.described(),
-            Self::Activity(program) => program.described(),
-        }
-    }
-
-    fn with_described(self, described: Result<Vec<Described>, Fault>) -> Self {
-        match self {
-            Self::Workflow(program) => Self::Workflow(program.with_described(described)),
-            Self::Activity(program) => Self::Activity(program.with_described(described)),
-        }
-    }
-}
-
 /// A component that was taken in.
 #[derive(Clone, Debug)]
 pub struct Deployable {
@@ -192,18 +160,6 @@ struct Inner {
     for_deployments: Lane,
     running: Semaphore,
     means: Means,
-}
-
-/// What programs are linked with.
-#[derive(Clone, Debug)]
-pub(crate) struct Means {
-    pub(crate) egress: Arc<Egress>,
-    /// How long a workflow's guest may compute.
-    pub(crate) guest_time: GuestTime,
-    /// None: somebody else looks at the clock.
-    pub(crate) clock: Option<Arc<Clock>>,
-    /// Of which guests have their memory.
-    pub(crate) room: Room,
 }
 
 impl Sandbox {
@@ -477,44 +433,4 @@ fn load_cached(digest: Digest, artefact: &Artefact, engine: &Engine) -> Option<C
         .load(engine)
         .inspect_err(|error| tracing::warn!(%digest, %error, "kept code does not load; compiling anew"))
         .ok()
-}
-
-pub(crate) fn link(build: Build, component: &Component, means: &Means) -> wasmtime::Result<Program> {
-    Ok(match build {
-        Build::Workflow(rules) => Program::Workflow(WorkflowProgram::link(component, rules, means)?),
-        Build::Activity => {
-            let (egress, room) = (Arc::clone(&means.egress), means.room.clone());
-            Program::Activity(ActivityProgram::link(component, egress, room)?)
-        }
-    })
-}
-
-/// Moves the epochs of the engines on, for as long as there is a sandbox or a workflow of its.
-#[derive(Debug)]
-pub(crate) struct Clock {
-    stop: Option<std::sync::mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Clock {
-    fn start(engines: [&Engine; 3]) -> std::io::Result<Self> {
-        let engines = engines.map(Engine::clone);
-        let (stop, stopped) = std::sync::mpsc::channel();
-        let thread = std::thread::Builder::new().name("guest-clock".into()).spawn(move || {
-            while stopped.recv_timeout(EPOCH_TICK) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                engines.iter().for_each(Engine::increment_epoch);
-            }
-        })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Clock {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // It only counts: it cannot have panicked.
-            let _ = thread.join();
-        }
-    }
 }

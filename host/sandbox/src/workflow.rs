@@ -18,13 +18,13 @@ use wasmtime::{Engine, PoolConcurrencyLimitError, Store};
 
 use crate::artefact::Component;
 use crate::budget::bounded;
-use crate::describe::{Described, unasked};
+use crate::described::{Described, unasked};
 use crate::fault::{self, Cause};
 use crate::guest_log::GuestLog;
+use crate::guest_time::{CutShort, Stop};
 use crate::host::{self, Guest, RunInfo};
-use crate::room::Room;
-use crate::sandbox::{Clock, Means};
-use crate::turns::{self, CutShort, GuestTime, Stop};
+use crate::means::{GuestBounds, Means};
+use crate::turns;
 use crate::wasi;
 use crate::world;
 use crate::world::workflow::{Workflow, WorkflowPre};
@@ -33,10 +33,7 @@ use crate::world::workflow::{Workflow, WorkflowPre};
 #[derive(Clone)]
 pub struct WorkflowProgram {
     pre: WorkflowPre<Guest>,
-    rules: Rules,
-    time: GuestTime,
-    clock: Option<Arc<Clock>>,
-    room: Room,
+    bounds: GuestBounds,
     described: Arc<Result<Vec<Described>, Fault>>,
 }
 
@@ -47,8 +44,9 @@ impl WorkflowProgram {
         host::add_to_linker(&mut linker)?;
         wasi::add_to_linker(&mut linker)?;
         let Means { guest_time: time, clock, room, .. } = means.clone();
+        let bounds = GuestBounds { rules, time, clock, room };
         let pre = WorkflowPre::new(linker.instantiate_pre(component)?)?;
-        Ok(Self { pre, rules, time, clock, room, described: unasked() })
+        Ok(Self { pre, bounds, described: unasked() })
     }
 
     /// The same, with what it says that it holds.
@@ -63,22 +61,12 @@ impl WorkflowProgram {
 
     /// The rules that its code was built for: it leads the runs that live under them.
     pub fn rules(&self) -> Rules {
-        self.rules
+        self.bounds.rules
     }
 
-    /// Of which its guests have a share.
-    pub(crate) fn room(&self) -> &Room {
-        &self.room
-    }
-
-    /// Without which its guests would not look up.
-    pub(crate) fn clock(&self) -> Option<Arc<Clock>> {
-        self.clock.clone()
-    }
-
-    /// How long its guests may compute.
-    pub(crate) fn time(&self) -> GuestTime {
-        self.time
+    /// What bounds its guests.
+    pub(crate) fn bounds(&self) -> &GuestBounds {
+        &self.bounds
     }
 
     fn engine(&self) -> &Engine {
@@ -197,7 +185,7 @@ impl WorkflowInstance {
     ) -> Result<Self, Unstarted> {
         let workflow = Arc::clone(info.workflow());
         let log = GuestLog::new(Some(info.run()), Arc::clone(&workflow));
-        let guest = Guest::new(replay, log, info, program, stop);
+        let guest = Guest::new(replay, log, info, program.bounds(), stop);
         let (store, instance) = program.instantiate(guest).await?;
         Ok(Self { store, instance, workflow, state: State::Fresh { input } })
     }

@@ -6,7 +6,8 @@ use wasmparser::{
     TypeSectionReader,
 };
 
-use super::{ComponentKind, Refused};
+use super::refused::Refused;
+use crate::kind::ComponentKind;
 
 /// Sums over all modules of one file.
 #[derive(Debug, Default)]

@@ -11,13 +11,11 @@ mod counts;
 mod features;
 mod nested;
 mod offer;
+mod refused;
 
 use std::borrow::Cow;
-use std::fmt;
-use std::str::FromStr;
 
 use backstitch_core::{Digest, limits, printable};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wasmparser::component_types::ComponentEntityType;
 use wasmparser::types::Types;
@@ -25,57 +23,10 @@ use wasmparser::{BinaryReaderError, FuncValidatorAllocations, Parser, Payload, V
 
 use counts::Counts;
 pub(crate) use offer::track;
+pub use refused::Refused;
 
 use crate::engine::FEATURES;
-
-/// What a component is to us: which world it exports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ComponentKind {
-    /// It decides: deterministic, only the `host` interface.
-    Workflow,
-    /// It acts: WASI, without files and sockets, HTTP to where it may reach, and heartbeats.
-    Activity,
-}
-
-impl ComponentKind {
-    /// Both kinds.
-    pub const ALL: [Self; 2] = [Self::Workflow, Self::Activity];
-
-    /// The name of its world.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Workflow => "workflow",
-            Self::Activity => "activity",
-        }
-    }
-
-    fn exports(self) -> &'static [&'static str] {
-        match self {
-            Self::Workflow => &["describe", "start", "resume", "query"],
-            Self::Activity => &["describe", "invoke"],
-        }
-    }
-}
-
-impl fmt::Display for ComponentKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The text is neither `workflow` nor `activity`.
-#[derive(Debug, thiserror::Error)]
-#[error("neither `workflow` nor `activity`")]
-pub struct NotAKind;
-
-impl FromStr for ComponentKind {
-    type Err = NotAKind;
-
-    fn from_str(text: &str) -> Result<Self, NotAKind> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or(NotAKind)
-    }
-}
+use crate::kind::ComponentKind;
 
 /// A component that may be deployed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,106 +35,6 @@ pub struct Admitted {
     pub digest: Digest,
     /// Which world it exports.
     pub kind: ComponentKind,
-}
-
-/// Why a component may not be deployed, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Refused {
-    /// Not WebAssembly at all.
-    #[error("not WebAssembly: {0}")]
-    NotWasm(Cow<'static, str>),
-    /// A core module, or a component in an encoding that nobody writes any more.
-    #[error(
-        "a core WebAssembly module, not a component. Build it with `backstitch build`, or wrap it with \
-         `wasm-tools component new`"
-    )]
-    CoreModule,
-    /// WebAssembly of another version.
-    #[error("WebAssembly in an encoding that this host does not know. Build it with a current toolchain")]
-    UnknownEncoding,
-    /// The file ends too early.
-    #[error("truncated: the component should go on after byte {offset}. Upload the whole file")]
-    Truncated {
-        /// Where the bytes end.
-        offset: usize,
-    },
-    /// A bound of [`limits`].
-    #[error("too large: {what} {count}; the most is {max}")]
-    TooLarge {
-        /// What there is too much of, with a verb.
-        what: Cow<'static, str>,
-        /// How much.
-        count: u64,
-        /// The bound.
-        max: u64,
-    },
-    /// Looking at it takes longer than anybody should have to wait.
-    #[error("it takes more than {} s to look at. Make its functions smaller", limits::ADMIT_MS_MAX / 1000)]
-    TooCostly,
-    /// It holds components of its own.
-    #[error(
-        "it holds components of its own: {}. Link its parts into one component of core modules, or deploy them apart, \
-         as workflows and activities that call each other; an interface that it exports is wrapped into a component \
-         too: export functions alone",
-        names.join(", ")
-    )]
-    NestedComponents {
-        /// The first of them, each with where it begins.
-        names: Vec<String>,
-    },
-    /// It does not follow the specification, or uses a proposal that this host does not run.
-    #[error("not a valid component: {problem} (at byte {offset})")]
-    Invalid {
-        /// What the validator said.
-        problem: String,
-        /// Where.
-        offset: usize,
-    },
-    /// It exports neither world, or one of them in part.
-    #[error("no {kind} component: it does not export {}", names.join(", "))]
-    MissingExports {
-        /// The world that it comes nearest to.
-        kind: ComponentKind,
-        /// The functions it lacks.
-        names: Vec<String>,
-    },
-    /// It asks for what no component of its kind gets.
-    #[error("it imports what no {kind} is given: {}. {}", names.join(", "), advice(*kind))]
-    UnknownImports {
-        /// The world it exports.
-        kind: ComponentKind,
-        /// Every function, by its full name, sorted.
-        names: Vec<String>,
-    },
-}
-
-impl Refused {
-    /// A stable code, for programs.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NotWasm(_) | Self::UnknownEncoding => "not-a-component",
-            Self::CoreModule => "core-module",
-            Self::Truncated { .. } => "truncated",
-            Self::TooLarge { .. } => "too-large",
-            Self::TooCostly => "too-costly",
-            Self::NestedComponents { .. } => "nested-components",
-            Self::Invalid { .. } => "invalid",
-            Self::MissingExports { .. } => "missing-exports",
-            Self::UnknownImports { .. } => "unknown-imports",
-        }
-    }
-}
-
-fn advice(kind: ComponentKind) -> &'static str {
-    match kind {
-        ComponentKind::Workflow => {
-            "A workflow has no files, sockets, timers or threads: reach the world through activities, \
-             sleep with `sleep-for`"
-        }
-        ComponentKind::Activity => {
-            "An activity is given WASI 0.2, outgoing HTTP and heartbeats, nothing else"
-        }
-    }
 }
 
 /// Looks at everything that can be known without compiling.

@@ -3,7 +3,7 @@
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 
-use super::ComponentKind;
+use crate::kind::ComponentKind;
 use crate::{host, last_words, pulse, wasi};
 
 /// What of an interface is offered.

@@ -12,7 +12,7 @@ use seccompiler::{
     TargetArch,
 };
 
-use super::CageReport;
+use super::report::CageReport;
 
 /// What a process needs that has its three descriptors open and its threads started: to read, to write, to have
 /// memory, to run machine code in it, to wait for its threads, to know the time, to end.

@@ -20,6 +20,7 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+mod report;
 
 use std::io;
 use std::net::UdpSocket;
@@ -28,7 +29,8 @@ use std::process::Command;
 
 use backstitch_core::limits;
 use rustix::process::{Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit};
-use serde::{Deserialize, Serialize};
+
+pub use self::report::CageReport;
 
 /// How much a caged process may have.
 #[derive(Clone, Copy, Debug)]
@@ -41,15 +43,6 @@ pub(crate) struct Bounds {
     pub(crate) file_bytes: u64,
     /// Processor time.
     pub(crate) cpu_seconds: u64,
-}
-
-/// How much a process takes from itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CageReport {
-    /// What this kernel does not do for the cage, in words.
-    pub missing: Vec<String>,
-    /// What was tried from within and worked nevertheless.
-    pub escapes: Vec<String>,
 }
 
 /// Takes everything away. Starts the threads that the compiler works on first, because later there are none.

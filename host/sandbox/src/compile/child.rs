@@ -9,17 +9,19 @@ use backstitch_core::{Fault, Rules, limits};
 use serde::Serialize;
 
 use super::frame::{self, Tag};
-use super::{CompileError, Job, machine_code};
+use super::job::{CompileError, Job, machine_code};
 use crate::admit;
 use crate::artefact::Artefact;
 use crate::cage::{self, Bounds};
-use crate::describe::{self, Described};
+use crate::describe;
+use crate::described::Described;
 use crate::egress::{Egress, EgressConfig};
 use crate::engine::{self, Build};
 use crate::fault;
+use crate::guest_time::GuestTime;
+use crate::means::Means;
+use crate::program::{Program, link};
 use crate::room::Room;
-use crate::sandbox::{Means, Program, link};
-use crate::turns::GuestTime;
 
 /// The whole of a child, to be called before any thread is started.
 pub fn compile_child_main(job: Job) -> ExitCode {

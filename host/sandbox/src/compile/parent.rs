@@ -14,11 +14,12 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::oneshot;
 
 use super::frame::{self, BadFrame, Tag};
-use super::{CompileError, Compiled, Job, out_of_memory};
-use crate::admit::{ComponentKind, Refused};
+use super::job::{CompileError, Compiled, Job, out_of_memory};
+use crate::admit::Refused;
 use crate::artefact::Artefact;
 use crate::cage::CageReport;
-use crate::describe::Described;
+use crate::described::Described;
+use crate::kind::ComponentKind;
 
 /// How long a child may take for each part of its answer.
 #[derive(Clone, Copy, Debug)]

@@ -21,11 +21,12 @@ use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpHooks,
 };
 
-use super::Egress;
+use super::access::Egress;
 use super::body::{Allowance, Counted};
 use super::connect::Unreached;
+use super::decide::decide;
 use super::manifest::{Manifest, Rule, is_of_the_host};
-use super::policy::{self, Denied, Target};
+use super::policy::{Denied, Target};
 use super::secrets::NoSecret;
 
 /// Longer names of methods are nobody's, and would fill the log.
@@ -140,7 +141,7 @@ impl Hooks {
             return Err(Failed::Wasi(Error::HttpRequestMethodInvalid));
         }
         let target = Target::of(request.uri())?;
-        let rule = policy::decide(self.manifest.as_deref(), method, &target, request.headers())?.clone();
+        let rule = decide(self.manifest.as_deref(), method, &target, request.headers())?.clone();
         let bytes = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         if let Some(bytes) = bytes.and_then(|length| length.parse::<u64>().ok())
             && bytes > limits::HTTP_REQUEST_BYTES_MAX

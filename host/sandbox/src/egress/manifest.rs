@@ -29,7 +29,7 @@ use http::{HeaderName, HeaderValue, Method};
 use serde::Deserialize;
 
 use super::policy::{HostPattern, Target, default_port, is_never_allowed};
-use super::secrets::SecretName;
+use super::secret_name::SecretName;
 
 /// What a deployment's activities may reach.
 #[derive(Clone, Debug, PartialEq, Eq)]

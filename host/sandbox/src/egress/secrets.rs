@@ -16,7 +16,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use backstitch_core::limits;
@@ -24,35 +23,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::manifest::{Piece, Rule};
 use super::policy::{Host, HostPattern};
-
-/// The name of a secret, and of its file.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct SecretName(String);
-
-/// Names of secrets; the bound leaves room for `.hosts` in a file's name.
-const NAME_BYTES_MAX: usize = 128;
-
-impl FromStr for SecretName {
-    type Err = String;
-
-    /// Letters, digits, `_` and `-`: no dot and no slash, so that a name is a file of the directory.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let is_fine = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        if (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_fine) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!(
-                "{text:?} is no name of a secret: letters, digits, _ and -, at most {NAME_BYTES_MAX}"
-            ))
-        }
-    }
-}
-
-impl fmt::Display for SecretName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+use super::secret_name::SecretName;
 
 /// A value, which nothing can show.
 struct Secret(String);
