@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backstitch_core::{Scope, Shard, TenantId, limits};
+use backstitch_core::{Scope, Shard, TenantId};
 use sqlx::{Connection, Executor as _, PgConnection};
 use tokio::time::Instant;
 
 use crate::error::Failure;
 use crate::opening::{self, Opening, within};
-use crate::payloads::Payloads;
+use crate::options::ConnectOptions;
 use crate::pool::{Pool, is_full};
 
 /// The oldest server whose SQL this crate speaks (SQL-standard function bodies).
@@ -22,59 +22,6 @@ const ROOM_WAIT: Duration = Duration::from_secs(3);
 const ROOM_POLL: Duration = Duration::from_millis(50);
 /// How long a session that shares its server process may keep us waiting, in milliseconds.
 const POOLED_MS_MAX: u64 = 2_000;
-
-/// How to connect.
-#[derive(Clone, Debug)]
-pub struct ConnectOptions {
-    /// `postgres://user:password@host:port/database?…`, as libpq and sqlx understand it.
-    pub url: String,
-    /// The slice of the database that this host works on.
-    pub shard: Shard,
-    /// Connections for the host's own looks into the database. Lease, writer and listener have one each beside these.
-    pub pool_max: u32,
-    /// Connections for what clients ask: see [`Ledger::for_clients`].
-    pub clients_max: u32,
-    /// How long the host may be silent: waits for locks and stops within transactions are kept well below it.
-    pub lease_ms: u64,
-    /// What `pg_stat_activity` calls the sessions.
-    pub application_name: String,
-    /// Bound on any one statement.
-    pub statement_timeout_ms: u64,
-    /// The same for what clients ask.
-    pub client_statement_timeout_ms: u64,
-    /// How payloads are stored.
-    pub payloads: Payloads,
-    /// When a commit counts as done, as Postgres' setting of this name says it. None: [`Ledger::connect`] finds it out.
-    pub synchronous_commit: Option<String>,
-}
-
-impl ConnectOptions {
-    /// Defaults for `url`: shard 0, 8 connections each, 30 s for a statement, 10 s for a client's, payloads as they are.
-    pub fn new(url: impl Into<String>) -> Self {
-        Self {
-            url: url.into(),
-            shard: Scope::DEFAULT.shard,
-            pool_max: 8,
-            clients_max: 8,
-            lease_ms: limits::LEASE_MS,
-            application_name: "backstitch".to_owned(),
-            statement_timeout_ms: 30_000,
-            client_statement_timeout_ms: limits::CLIENT_STATEMENT_MS_MAX,
-            payloads: Payloads::default(),
-            synchronous_commit: None,
-        }
-    }
-
-    /// The longest wait for a lock that somebody else holds: whoever waits is to notice before a lease is lost over it.
-    pub(crate) fn lock_ms(&self) -> u64 {
-        (self.lease_ms / 3).max(1)
-    }
-
-    /// The longest pause within a transaction: a host that is stopped in one must not hold others up for a lease.
-    pub(crate) fn idle_ms(&self) -> u64 {
-        (self.lease_ms / 2).max(1)
-    }
-}
 
 /// Why there is no [`Ledger`]. Each message says what to do.
 #[derive(Debug, thiserror::Error)]

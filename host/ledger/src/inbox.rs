@@ -4,15 +4,18 @@
 //! has its effect exactly once. A message that was accepted while the run was open may find it closed
 //! when it is looked for: see `pass_on`.
 
+mod item;
 mod look;
 mod pass_on;
 
+pub use item::InboxItem;
+use item::ItemRow;
 pub use look::{Heard, Reader, Unread};
 pub use pass_on::PassedOn;
 
 use backstitch_core::inbox::{MessageRow, PAUSES, SIGNALS};
 use backstitch_core::{HostId, Op, RunId, RunStatus, Scope, TenantId, limits};
-use sqlx::{FromRow, PgExecutor};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::connect::Ledger;
@@ -35,34 +38,6 @@ pub enum Posted {
     Full,
     /// There is no such run.
     Unknown,
-}
-
-/// A message for a run of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InboxItem {
-    /// Where the run lives.
-    pub scope: Scope,
-    /// The run.
-    pub run: RunId,
-    /// The message's identity.
-    pub item_id: Uuid,
-    /// The message.
-    pub message: MessageRow,
-    /// When it was sent, in milliseconds since the epoch.
-    pub at_ms: u64,
-}
-
-#[derive(FromRow)]
-struct ItemRow {
-    tenant: i32,
-    run_id: Uuid,
-    item_id: Uuid,
-    kind: i16,
-    op: Option<i32>,
-    name: Option<String>,
-    payload: Option<String>,
-    detail: Option<String>,
-    at: Timestamp,
 }
 
 impl Ledger {

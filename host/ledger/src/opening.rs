@@ -18,7 +18,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use crate::connect::ConnectOptions;
+use crate::options::ConnectOptions;
 
 /// How much longer than the server's own bound a reply may take, in milliseconds.
 pub(crate) const REPLY_MS_MAX: u64 = 5_000;

@@ -48,6 +48,7 @@ use uuid::Uuid;
 
 use self::aside::{Aside, Line};
 use self::broken::Broken;
+use self::fate::Settled;
 use self::session::Session;
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
 use crate::connect::Ledger;
@@ -215,29 +216,6 @@ struct Part {
     items: Vec<Item>,
     /// They were tried, and at least one of them keeps the others from it.
     failed: bool,
-}
-
-/// What became of one statement.
-enum Settled {
-    Committed {
-        refused: Vec<RunId>,
-    },
-    Fenced,
-    /// Nothing was written, for the ledgers of these runs do not go as far as their items say.
-    Behind {
-        runs: Vec<Uuid>,
-    },
-    /// It took too long, most likely for a lock. Nothing of it was written. If the statement had several items, it is not
-    /// known whose.
-    Held {
-        /// A statement with the same items was of unknown fate once.
-        repeated: bool,
-    },
-    /// The data is at fault. If the statement had several items, it is not known whose.
-    Guilty {
-        kind: PoisonKind,
-        message: String,
-    },
 }
 
 impl State {

@@ -13,7 +13,7 @@ use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
-use super::{Append, Head, Item, StatusChange};
+use super::parts::{Append, Head, Item, StatusChange};
 use crate::payloads::store;
 use crate::time::Timestamp;
 

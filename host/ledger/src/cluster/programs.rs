@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::ClusterError;
+use super::error::ClusterError;
 
 /// Where packages put the server's programs, one folder for each major version.
 const ROOTS: [(&str, &str); 5] = [

@@ -18,7 +18,7 @@ use backstitch_core::{HostId, RunId, RunStatus, limits};
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
-use super::{InboxItem, ItemRow};
+use super::item::{InboxItem, ItemRow};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 

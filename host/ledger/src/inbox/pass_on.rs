@@ -7,7 +7,7 @@ use backstitch_core::{HostId, RunId, TenantId, limits};
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
-use super::{InboxItem, ItemRow};
+use super::item::{InboxItem, ItemRow};
 use crate::append::NewItem;
 use crate::connect::Ledger;
 use crate::error::LedgerError;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use backstitch_core::{Chain, Row, RunId, Scope, Seq};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::Settled;
 use crate::append::{self, Appended, Item, PoisonKind};
 
 /// Says so if a run did not change that should have. While the lease lives that cannot be, so it is a
@@ -95,4 +95,27 @@ pub(super) async fn judge(
         }
     }
     Ok(Settled::Guilty { kind, message: error.to_string() })
+}
+
+/// What became of one statement.
+pub(super) enum Settled {
+    Committed {
+        refused: Vec<RunId>,
+    },
+    Fenced,
+    /// Nothing was written, for the ledgers of these runs do not go as far as their items say.
+    Behind {
+        runs: Vec<Uuid>,
+    },
+    /// It took too long, most likely for a lock. Nothing of it was written. If the statement had several items, it is not
+    /// known whose.
+    Held {
+        /// A statement with the same items was of unknown fate once.
+        repeated: bool,
+    },
+    /// The data is at fault. If the statement had several items, it is not known whose.
+    Guilty {
+        kind: PoisonKind,
+        message: String,
+    },
 }
