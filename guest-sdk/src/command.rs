@@ -6,11 +6,13 @@
 //! [`Pending`] whose outcome has not come cancels its op.
 
 use crate::bindings::types;
-use crate::duration::IntoDuration;
+use crate::definition::Workflow;
+use crate::duration::{IntoDuration, millis_rounded_up};
 use crate::error::{Error, Result};
 use crate::executor;
-use crate::interceptor::{self, Driven};
-use crate::workflow::Workflow;
+use crate::interceptor::{self, ActivityCall, ChildCall, Driven, Text};
+use crate::options::ChildOptions;
+use crate::written::written;
 use futures::future::FusedFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -190,7 +192,10 @@ pub fn call_activity<T>(
         Ok(json) => {
             // Whoever carries an activity out expects an array.
             let json = if json == "null" { "[]".to_owned() } else { json };
-            match interceptor::activity(name, &json, options) {
+            let last = |call: ActivityCall| -> Text {
+                Box::pin(Pending::<()>::activity(&call.name, &call.input, &call.options).text())
+            };
+            match interceptor::activity(name, &json, options, last) {
                 Some(call) => Pending::intercepted(of, call),
                 None => Pending::activity(name, &json, options),
             }
@@ -264,10 +269,15 @@ pub fn start_child_named<T>(
     let workflow_id = options.workflow_id.clone();
     let result = match written(input, || format!("the input of workflow `{name}`")) {
         Err(error) => Pending::new(of, Err(error)),
-        Ok(json) => match interceptor::child(name, &json, &options) {
-            Some(call) => Pending::intercepted(of, call),
-            None => Pending::child(name, &json, options),
-        },
+        Ok(json) => {
+            let last = |call: ChildCall| -> Text {
+                Box::pin(Pending::<()>::child(&call.workflow, &call.input, call.options).text())
+            };
+            match interceptor::child(name, &json, &options, last) {
+                Some(call) => Pending::intercepted(of, call),
+                None => Pending::child(name, &json, options),
+            }
+        }
     };
     ChildHandle { result, workflow_id }
 }
@@ -376,96 +386,4 @@ fn signal_target(target: &types::Target, name: &str, payload: &(impl Serialize +
 
 fn not_started() -> Error {
     Error::application("run-closed", "the child was not started").non_retryable()
-}
-
-/// A scope whose commands outlive a request to cancel: clean-up that must be finished.
-///
-/// ```no_run
-/// # use backstitch_sdk::{ActivityOptions, Result, call_activity, shielded};
-/// # async fn example() -> Result<()> {
-/// let options = ActivityOptions::default();
-/// let booking: String = call_activity("book", &("oslo",), &options).await?;
-/// if let Err(error) = call_activity::<()>("pay", &(&booking,), &options).await {
-///     shielded(async { call_activity::<()>("cancel_booking", &(&booking,), &options).await }).await?;
-///     return Err(error);
-/// }
-/// # Ok(()) }
-/// ```
-pub fn shielded<F: Future>(future: F) -> Shielded<F> {
-    Shielded { future: Box::pin(future) }
-}
-
-/// What [`shielded`] returns.
-#[must_use = "nothing in it is done before it is awaited"]
-#[derive(Debug)]
-pub struct Shielded<F> {
-    future: Pin<Box<F>>,
-}
-
-impl<F: Future> Future for Shielded<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        executor::shielded(|| self.future.as_mut().poll(cx))
-    }
-}
-
-/// How a child is started. The default derives its id from the parent's run and terminates it with
-/// the parent.
-#[derive(Debug, Clone, Default)]
-pub struct ChildOptions {
-    workflow_id: Option<String>,
-    parent_close: ParentClose,
-}
-
-/// What becomes of an open child when its parent closes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ParentClose {
-    /// It is stopped at once.
-    #[default]
-    Terminate,
-    /// It is asked to stop, and may clean up.
-    RequestCancel,
-    /// It goes on.
-    Abandon,
-}
-
-impl ChildOptions {
-    /// The id under which clients find the child.
-    #[must_use]
-    pub fn workflow_id(mut self, id: impl Into<String>) -> Self {
-        self.workflow_id = Some(id.into());
-        self
-    }
-
-    /// What becomes of the child when this run closes.
-    #[must_use]
-    pub fn parent_close(mut self, policy: ParentClose) -> Self {
-        self.parent_close = policy;
-        self
-    }
-
-    fn into_wit(self) -> types::ChildOptions {
-        types::ChildOptions {
-            workflow_id: self.workflow_id,
-            parent_close: match self.parent_close {
-                ParentClose::Terminate => types::ParentClose::Terminate,
-                ParentClose::RequestCancel => types::ParentClose::RequestCancel,
-                ParentClose::Abandon => types::ParentClose::Abandon,
-            },
-        }
-    }
-}
-
-/// JSON text, or an `invalid-input` that says which value could not be written.
-pub(crate) fn written(value: &(impl Serialize + ?Sized), what: impl FnOnce() -> String) -> Result<String> {
-    serde_json::to_string(value).map_err(|error| {
-        Error::application("invalid-input", format!("{} cannot be written as JSON: {error}", what()))
-            .non_retryable()
-    })
-}
-
-pub(crate) fn millis_rounded_up(duration: std::time::Duration) -> u64 {
-    let ms = duration.as_nanos().div_ceil(1_000_000);
-    u64::try_from(ms).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,7 @@
 //! compiler through [`duration!`](crate::duration!); text that arrives in an input is checked when it
 //! is used and becomes an [`Error`] with the code `invalid-duration`.
 
-use crate::Error;
+use crate::error::Error;
 use std::fmt;
 use std::time::Duration;
 
@@ -276,6 +276,31 @@ const fn spells(bytes: &[u8], start: usize, end: usize, word: &[u8]) -> bool {
         at += 1;
     }
     true
+}
+
+/// As the host counts.
+pub(crate) fn millis_rounded_up(duration: std::time::Duration) -> u64 {
+    let ms = duration.as_nanos().div_ceil(1_000_000);
+    u64::try_from(ms).unwrap_or(u64::MAX)
+}
+
+impl Error {
+    /// From an activity: asks for the next attempt no sooner than this, whatever the retry policy of the
+    /// call says about delays; how many attempts there are stays the policy's affair. A duration that is
+    /// none is an error instead.
+    ///
+    /// ```
+    /// # use backstitch_sdk::Error;
+    /// let error = Error::application("too-many-requests", "the bank asks for patience").retry_after("90 seconds");
+    /// assert_eq!(error.code(), "too-many-requests");
+    /// ```
+    #[must_use]
+    pub fn retry_after(self, delay: impl IntoDuration) -> Self {
+        match delay.into_duration() {
+            Ok(delay) => self.with_retry_after_ms(millis_rounded_up(delay)),
+            Err(error) => error,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,6 @@
 //! a retryable application error.
 
 use crate::bindings::types::{self, Failure};
-use crate::command::millis_rounded_up;
-use crate::duration::IntoDuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -163,24 +161,10 @@ impl Error {
         self.0.failure.retryable
     }
 
-    /// From an activity: asks for the next attempt no sooner than this, whatever the retry policy of the
-    /// call says about delays; how many attempts there are stays the policy's affair. A duration that is
-    /// none is an error instead.
-    ///
-    /// ```
-    /// # use backstitch_sdk::Error;
-    /// let error = Error::application("too-many-requests", "the bank asks for patience").retry_after("90 seconds");
-    /// assert_eq!(error.code(), "too-many-requests");
-    /// ```
-    #[must_use]
-    pub fn retry_after(mut self, delay: impl IntoDuration) -> Self {
-        match delay.into_duration() {
-            Ok(delay) => {
-                self.0.failure.retry_after_ms = Some(millis_rounded_up(delay));
-                self
-            }
-            Err(error) => error,
-        }
+    /// See [`Self::retry_after`].
+    pub(crate) fn with_retry_after_ms(mut self, ms: u64) -> Self {
+        self.0.failure.retry_after_ms = Some(ms);
+        self
     }
 
     /// How many attempts of an activity there were before it failed for good; 0 if this is no activity's

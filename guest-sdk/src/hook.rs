@@ -12,9 +12,9 @@
 //! | drops the [`Hook`] | goes on; should it fail, the log has it |
 //! | returns | is given up where it stands: no code of it runs any more, activities that are under way are not waited for, its children end as their `ParentClose` says |
 
+use crate::author::by_the_same_author;
 use crate::error::{Error, Result};
 use crate::executor::{self, Root};
-use crate::interceptor::by_the_same_author;
 use futures::channel::oneshot;
 use futures::future::{Fuse, FusedFuture, FutureExt, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -157,7 +157,7 @@ pub fn exec_hook<T: DeserializeOwned + 'static>(
 /// waited longest when there are several. It is kept when nobody waits yet. Nothing leaves the run:
 /// for a signal to another one, send it.
 pub fn raise(signal: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
-    let mut json = crate::command::written(value, || format!("what is raised as `{signal}`"))?;
+    let mut json = crate::written::written(value, || format!("what is raised as `{signal}`"))?;
     with_line(signal, |line| {
         while let Some(waiting) = line.waiting.pop_front() {
             match waiting.send(json) {

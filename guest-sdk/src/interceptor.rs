@@ -9,15 +9,15 @@
 //! around it; what an interceptor itself calls passes by **no** interceptor, so none of them ever meets
 //! its own calls. Timers and waits are not intercepted: nothing leaves the run by them.
 
-use crate::command::{ChildOptions, Pending};
-use crate::error::Result;
+use crate::author::{self, within};
+use crate::error::{Error, Result};
 use crate::executor::{self, Root, poll_until_rest};
 use crate::hook;
-use crate::options::ActivityOptions;
+use crate::options::{ActivityOptions, ChildOptions};
+use crate::scope::shielded;
 use futures::future::LocalBoxFuture;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -201,29 +201,12 @@ type Chain = Rc<[Rc<dyn Link>]>;
 
 thread_local! {
     static CHAIN: RefCell<Option<Chain>> = const { RefCell::new(None) };
-    /// Whether the code that is being polled is an interceptor's own.
-    static OWN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Puts the interceptors of the run that is about to start in place, the outermost first.
 pub fn install(interceptors: Vec<Rc<dyn Link>>) {
-    OWN.set(false);
+    author::reset();
     CHAIN.set((!interceptors.is_empty()).then(|| interceptors.into()));
-}
-
-/// A future that is to be polled from elsewhere, with whoever makes it now as its author.
-pub(crate) fn by_the_same_author<F: Future>(future: F) -> impl Future<Output = F::Output> {
-    within(OWN.get(), Box::pin(future))
-}
-
-/// Polls with [`OWN`] as it is right for the code inside.
-fn within<F: Future + Unpin>(own: bool, mut future: F) -> impl Future<Output = F::Output> {
-    std::future::poll_fn(move |cx| {
-        let outer = OWN.replace(own);
-        let result = Pin::new(&mut future).poll(cx);
-        OWN.set(outer);
-        result
-    })
 }
 
 /// The root of a run: the workflow, with `execute` of every interceptor around it.
@@ -236,31 +219,37 @@ pub(crate) fn begin(workflow: &'static str, input: &str, begin: fn(&str) -> Resu
     Ok(through(chain, last).run(Execution { workflow, input: input.to_owned() }))
 }
 
-/// A call of an activity through the interceptors. None when there are none for it.
-pub(crate) fn activity(name: &str, input: &str, options: &ActivityOptions) -> Option<Driven> {
-    let next = through(chain_for_calls()?, |call: ActivityCall| {
-        Box::pin(Pending::<()>::activity(&call.name, &call.input, &call.options).text())
-    });
+/// A call of an activity through the interceptors; `last` makes it. None when there are none for it.
+pub(crate) fn activity(
+    name: &str,
+    input: &str,
+    options: &ActivityOptions,
+    last: fn(ActivityCall) -> Text,
+) -> Option<Driven> {
+    let next = through(chain_for_calls()?, last);
     let call = ActivityCall { name: name.to_owned(), input: input.to_owned(), options: options.clone() };
     Some(Driven::begin(in_scope(next.run(call))))
 }
 
-/// A start of a child through the interceptors. None when there are none for it.
-pub(crate) fn child(workflow: &str, input: &str, options: &ChildOptions) -> Option<Driven> {
-    let next = through(chain_for_calls()?, |call: ChildCall| {
-        Box::pin(Pending::<()>::child(&call.workflow, &call.input, call.options).text())
-    });
+/// A start of a child through the interceptors; `last` makes it. None when there are none for it.
+pub(crate) fn child(
+    workflow: &str,
+    input: &str,
+    options: &ChildOptions,
+    last: fn(ChildCall) -> Text,
+) -> Option<Driven> {
+    let next = through(chain_for_calls()?, last);
     let call = ChildCall { workflow: workflow.to_owned(), input: input.to_owned(), options: options.clone() };
     Some(Driven::begin(in_scope(next.run(call))))
 }
 
 /// A call that is begun in a shielded scope stays in it, wherever it is polled from.
 fn in_scope(call: Text) -> Text {
-    if executor::is_shielded() { Box::pin(crate::command::shielded(call)) } else { call }
+    if executor::is_shielded() { Box::pin(shielded(call)) } else { call }
 }
 
 fn chain_for_calls() -> Option<Chain> {
-    if OWN.get() { None } else { CHAIN.with_borrow(Clone::clone) }
+    if author::is_interceptor() { None } else { CHAIN.with_borrow(Clone::clone) }
 }
 
 fn through<C>(chain: Chain, last: impl Fn(C) -> Text + 'static) -> Next<C> {
@@ -368,6 +357,6 @@ fn drive(call: &RefCell<Call>, cx: &mut Context<'_>) -> Poll<()> {
     }
 }
 
-fn refused(error: crate::Error) -> Text {
+fn refused(error: Error) -> Text {
     Box::pin(std::future::ready(Err(error)))
 }

@@ -68,10 +68,12 @@ pub mod activity;
 #[cfg(all(target_family = "wasm", feature = "allocator"))]
 mod alloc;
 mod ambient;
+mod author;
 mod bindings;
 #[cfg(doctest)]
 mod book;
 mod command;
+mod definition;
 mod duration;
 mod error;
 mod executor;
@@ -83,11 +85,13 @@ mod memory;
 mod options;
 mod panic;
 mod parallel;
+mod scope;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 mod until;
 mod update;
 mod workflow;
+mod written;
 
 pub use activity::proxy_activities;
 pub use ambient::{
@@ -96,9 +100,10 @@ pub use ambient::{
 };
 pub use backstitch_sdk_macros::{activities, workflow};
 pub use command::{
-    ChildHandle, ChildOptions, ParentClose, Pending, Shielded, call_activity, cancel_workflow, exec_child,
-    shielded, signal_workflow, sleep_for, start_child, start_child_named, wait_for,
+    ChildHandle, Pending, call_activity, cancel_workflow, exec_child, signal_workflow, sleep_for,
+    start_child, start_child_named, wait_for,
 };
+pub use definition::{Workflow, WorkflowResult};
 pub use duration::{DurationError, IntoDuration, parse_duration};
 pub use error::{Error, ErrorKind, Result};
 pub use futures;
@@ -107,11 +112,12 @@ pub use futures::{join, select_biased, try_join};
 pub use hook::{Hook, exec_hook, hook, raise};
 pub use interceptor::{ActivityCall, ChildCall, Execution, Interceptor, Next};
 pub use memory::{Attribute, Entity, Info, entity, info, remove_attribute, set_attribute, set_attributes};
-pub use options::{ActivityOptions, RetryPolicy};
+pub use options::{ActivityOptions, ChildOptions, ParentClose, RetryPolicy};
 pub use parallel::{Acquire, Permit, Semaphore, all};
+pub use scope::{Shielded, shielded};
 pub use until::{IntoInstant, sleep_until, wait_for_timeout};
 pub use update::{Update, validate_update, wait_for_update};
-pub use workflow::{Workflow, WorkflowResult, continue_as_new, show};
+pub use workflow::{continue_as_new, show};
 
 /// What the macros expand to. Not part of the public interface.
 #[doc(hidden)]

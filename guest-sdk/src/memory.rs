@@ -5,9 +5,9 @@
 //! whoever looks from outside sees them as soon as they are durable.
 
 use crate::bindings::types;
-use crate::command::written;
 use crate::error::{Error, Result};
 use crate::host;
+use crate::written::written;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::SystemTime;

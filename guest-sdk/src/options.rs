@@ -2,8 +2,8 @@
 //! default. A bad duration text is kept and fails the call that uses the options, never the builder.
 
 use crate::bindings::types;
-use crate::command::millis_rounded_up;
 use crate::duration::IntoDuration;
+use crate::duration::millis_rounded_up;
 use crate::error::{Error, Result};
 
 /// The options of an activity call.
@@ -168,4 +168,51 @@ impl RetryPolicy {
 
 fn millis(duration: impl IntoDuration) -> Result<u64, Error> {
     duration.into_duration().map(millis_rounded_up)
+}
+
+/// How a child is started. The default derives its id from the parent's run and terminates it with
+/// the parent.
+#[derive(Debug, Clone, Default)]
+pub struct ChildOptions {
+    pub(crate) workflow_id: Option<String>,
+    parent_close: ParentClose,
+}
+
+/// What becomes of an open child when its parent closes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ParentClose {
+    /// It is stopped at once.
+    #[default]
+    Terminate,
+    /// It is asked to stop, and may clean up.
+    RequestCancel,
+    /// It goes on.
+    Abandon,
+}
+
+impl ChildOptions {
+    /// The id under which clients find the child.
+    #[must_use]
+    pub fn workflow_id(mut self, id: impl Into<String>) -> Self {
+        self.workflow_id = Some(id.into());
+        self
+    }
+
+    /// What becomes of the child when this run closes.
+    #[must_use]
+    pub fn parent_close(mut self, policy: ParentClose) -> Self {
+        self.parent_close = policy;
+        self
+    }
+
+    pub(crate) fn into_wit(self) -> types::ChildOptions {
+        types::ChildOptions {
+            workflow_id: self.workflow_id,
+            parent_close: match self.parent_close {
+                ParentClose::Terminate => types::ParentClose::Terminate,
+                ParentClose::RequestCancel => types::ParentClose::RequestCancel,
+                ParentClose::Abandon => types::ParentClose::Abandon,
+            },
+        }
+    }
 }

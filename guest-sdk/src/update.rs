@@ -49,7 +49,7 @@ impl<I> Update<I> {
 
 fn answer(id: &str, outcome: Result<impl Serialize>) {
     let written =
-        outcome.and_then(|value| crate::command::written(&value, || format!("the answer to `{id}`")));
+        outcome.and_then(|value| crate::written::written(&value, || format!("the answer to `{id}`")));
     let outcome = written.map_err(Error::into_failure);
     host::with(|host| host.answer_update(id, outcome.as_deref()));
 }

@@ -34,17 +34,18 @@ pub use finished::{Command, Ending, Finished};
 
 use crate::activity::{self, ActivityTable};
 use crate::bindings::types::Status;
+use crate::definition::Workflow;
 use crate::duration::IntoDuration;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::http::{Request, Response};
 use crate::interceptor::{self, Interceptor, Link};
-use crate::workflow::{Definition, Workflow};
+use crate::workflow::Definition;
 use crate::{executor, host};
 use script::{Delayed, Script};
 use serde::Serialize;
 use serde_json::Value;
-use sim::Sim;
-use std::collections::BTreeMap;
+pub use sim::context;
+use sim::{Driven, Sim};
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -209,14 +210,6 @@ impl<W: Workflow> TestRun<W> {
     }
 }
 
-/// Where a run stands when nothing can wake it any more.
-#[derive(Debug)]
-struct Driven {
-    status: Status,
-    /// What queries would be answered with.
-    shown: BTreeMap<String, String>,
-}
-
 fn drive(sim: &Rc<Sim>, workflow: &Definition, input: &str, around: &[Make], events: usize) -> Driven {
     // Dropped in reverse: first the run is forgotten, then its host goes.
     let _host = host::install(Rc::clone(sim) as Rc<dyn host::Host>);
@@ -307,22 +300,9 @@ pub fn invoke(table: ActivityTable, name: &str, input: &str, context: activity::
     activity::attempt(&[table], name, input, context)
 }
 
-/// The first attempt at the first command of a run, to be changed where a test needs another.
-pub fn context() -> activity::Context {
-    activity::Context {
-        run_id: sim::RUN_ID.to_owned(),
-        workflow_id: sim::WORKFLOW_ID.to_owned(),
-        op: 0,
-        attempt: 1,
-        idempotency_key: format!("{}:0", sim::RUN_ID),
-        deadline: None,
-        heartbeat: None,
-    }
-}
-
 fn millis(duration: impl IntoDuration) -> u64 {
     let duration = duration.into_duration().unwrap_or_else(|error| panic!("{error}"));
-    crate::command::millis_rounded_up(duration)
+    crate::duration::millis_rounded_up(duration)
 }
 
 fn write(value: &(impl Serialize + ?Sized)) -> String {
@@ -331,9 +311,4 @@ fn write(value: &(impl Serialize + ?Sized)) -> String {
 
 fn parse(json: &str) -> Value {
     serde_json::from_str(json).expect("the SDK writes JSON")
-}
-
-/// What a script holds against a call it does not know.
-fn unscripted(kind: &str, name: &str) -> Error {
-    Error::application("unscripted", format!("the script answers no {kind} `{name}`")).non_retryable()
 }

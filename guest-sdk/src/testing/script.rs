@@ -78,12 +78,12 @@ impl Script {
         if self.tables.iter().any(|table| table.names.contains(&name)) {
             return activity::attempt(&self.tables, name, input, context);
         }
-        panic!("{}", super::unscripted("activity", name));
+        panic!("{}", unscripted("activity", name));
     }
 
     pub(super) fn run_child(&mut self, workflow: &str, input: &str) -> Result<String, Failure> {
         let Some(body) = self.children.get_mut(workflow) else {
-            panic!("{}", super::unscripted("child", workflow));
+            panic!("{}", unscripted("child", workflow));
         };
         body(input).map_err(Error::into_failure)
     }
@@ -120,4 +120,9 @@ pub(super) fn cancelled() -> Failure {
         retry_after_ms: None,
         attempts: 0,
     }
+}
+
+/// What a script holds against a call it does not know.
+fn unscripted(kind: &str, name: &str) -> Error {
+    Error::application("unscripted", format!("the script answers no {kind} `{name}`")).non_retryable()
 }

@@ -4,7 +4,6 @@
 //! there into the inbox that `next-event` reads. On replay the inbox holds the recorded events from
 //! the start and commands only leave their mark.
 
-use super::Driven;
 use super::finished::{Command, Ending, Finished};
 use super::script::{Called, Delayed, Script, cancelled};
 use crate::activity::Context;
@@ -239,7 +238,7 @@ impl Host for Sim {
             task_queue: options.task_queue.clone(),
         });
         if !self.replaying {
-            let mut context = Context { op, ..super::context() };
+            let mut context = Context { op, ..context() };
             context.idempotency_key = format!("{RUN_ID}:{op}");
             let called = self.script.borrow_mut().call(name, input, options.retry.as_ref(), context);
             if let Some(Called { outcome, after_ms }) = called {
@@ -410,5 +409,26 @@ impl Host for Sim {
             types::Level::Error => Level::Error,
         };
         self.state.borrow_mut().logs.push((level, message.to_owned()));
+    }
+}
+
+/// Where a run stands when nothing can wake it any more.
+#[derive(Debug)]
+pub(super) struct Driven {
+    pub(super) status: Status,
+    /// What queries would be answered with.
+    pub(super) shown: BTreeMap<String, String>,
+}
+
+/// The first attempt at the first command of a run, to be changed where a test needs another.
+pub fn context() -> Context {
+    Context {
+        run_id: RUN_ID.to_owned(),
+        workflow_id: WORKFLOW_ID.to_owned(),
+        op: 0,
+        attempt: 1,
+        idempotency_key: format!("{}:0", RUN_ID),
+        deadline: None,
+        heartbeat: None,
     }
 }

@@ -161,14 +161,21 @@ impl<'ast> Visit<'ast> for Reader {
         syn::visit::visit_item_type(self, item);
     }
 
+    /// What a macro stands for is named by whoever calls it.
+    fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
+        if !item.mac.path.is_ident("macro_rules") {
+            syn::visit::visit_item_macro(self, item);
+        }
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         self.mention(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         syn::visit::visit_path(self, path);
     }
 
     fn visit_macro(&mut self, called: &'ast syn::Macro) {
+        // Its own name says nothing: a macro that is exported stands at the crate's root, wherever it is written.
         self.scan(called.tokens.clone());
-        syn::visit::visit_macro(self, called);
     }
 }
 
