@@ -8,7 +8,7 @@ use backstitch_core::{ActivityOptions, Json, Op, TaskToken, limits};
 use backstitch_ledger::NewTask;
 use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
 
-use crate::scheduler::Facts;
+use crate::identity::Facts;
 use crate::time::rfc3339;
 
 /// Which attempt at which call.

@@ -9,7 +9,7 @@ use backstitch_ledger::Notifier;
 use tokio::sync::{Notify, watch};
 
 use crate::desk::Queue;
-use crate::host::Term;
+use crate::term::Term;
 
 /// See the module. Cheap to clone: all clones are one.
 #[derive(Clone)]

@@ -6,34 +6,17 @@
 //! by the next one that serves the queue. They are trusted code: nothing bounds what they compute or reach.
 
 use std::path::Path;
-use std::time::Duration;
 
-use backstitch_client::ClientError;
-use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, PollTasks, SettledTask, TaskView};
 use backstitch_core::Scope;
 use backstitch_sandbox::{Compiler, EgressError};
 pub use backstitch_worker::{Context, Ending, Failure};
-use backstitch_worker::{Port, Worker};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::api::problem::Problem;
 use crate::host::{Host, HostConfig, HostError};
+pub use crate::local::{Local, LocalWorker};
+use crate::local::{SetUp, Workers};
 use crate::push::{self, PushKeys, PushTarget};
-use crate::service::{Service, ServiceError};
+use crate::service::ServiceError;
 use crate::tenure::Tenure;
-
-/// The host of this process, as its workers see it.
-#[derive(Clone)]
-pub struct Local {
-    service: Service,
-    scope: Scope,
-}
-
-/// A worker of the host in this process.
-pub type LocalWorker = Worker<Local>;
-
-type SetUp = Box<dyn FnOnce(LocalWorker, &Tenure) -> LocalWorker + Send>;
 
 /// A host that is being set up.
 ///
@@ -143,66 +126,5 @@ impl HostBuilder {
         let local = Local { service, scope: Scope::DEFAULT };
         host.workers = Workers::start(workers, &local);
         Ok(host)
-    }
-}
-
-/// The workers of a host in its own process.
-#[derive(Default)]
-pub(crate) struct Workers {
-    stopping: CancellationToken,
-    running: Vec<JoinHandle<()>>,
-}
-
-impl Workers {
-    fn start(workers: Vec<SetUp>, local: &Local) -> Self {
-        let stopping = CancellationToken::new();
-        let run = |set_up: SetUp| {
-            let worker =
-                set_up(Worker::new(local.clone()).grace(Duration::from_secs(5)), local.service.tenure());
-            let stopped = stopping.clone().cancelled_owned();
-            tokio::spawn(async move {
-                if let Err(error) = worker.run(stopped).await {
-                    tracing::error!(%error, "a worker in this process is refused its tasks");
-                }
-            })
-        };
-        let running = workers.into_iter().map(run).collect();
-        Self { stopping, running }
-    }
-
-    /// Lets attempts finish for a while, and gives the others back.
-    pub(crate) async fn stop(self) {
-        self.stopping.cancel();
-        for worker in self.running {
-            let _ = worker.await;
-        }
-    }
-}
-
-/// As a client over HTTP would be told.
-fn told(error: ServiceError) -> ClientError {
-    let problem = Problem::from(error).document();
-    ClientError::Problem { status: problem.status, code: problem.code, detail: problem.detail }
-}
-
-impl Port for Local {
-    async fn poll(&self, poll: PollTasks) -> Result<Vec<TaskView>, ClientError> {
-        self.service.poll_tasks(self.scope, poll).await.map_err(told)
-    }
-
-    async fn heartbeat(&self, beat: HeartbeatTask) -> Result<HeartbeatView, ClientError> {
-        self.service.heartbeat_task(self.scope, beat).await.map_err(told)
-    }
-
-    async fn settle(&self, answers: Vec<AnswerTask>) -> Result<Vec<SettledTask>, ClientError> {
-        self.service.settle_tasks(self.scope, answers).await.map_err(told)
-    }
-
-    async fn defer(&self, token: String) -> Result<(), ClientError> {
-        self.service.defer_task(self.scope, &token).await.map_err(told)
-    }
-
-    async fn release(&self, token: String) -> Result<(), ClientError> {
-        self.service.release_task(self.scope, &token).await.map_err(told)
     }
 }

@@ -22,9 +22,9 @@ use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, Wo
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
+use crate::identity::Facts;
 use crate::programs::Programs;
 use crate::room::Held;
-use crate::scheduler::Facts;
 use crate::tenure::Tenure;
 use crate::{attempt, crash};
 

@@ -15,23 +15,25 @@ use backstitch_ledger::{ConnectOptions, Health, Heart, Ledger, Payloads, Wake, W
 use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::absent::Absent;
 use crate::clock::Clock;
 use crate::closings::Closings;
+use crate::counters::Counters;
 use crate::desk::{Desk, Queue};
-use crate::embed::Workers;
 use crate::guests::AtOnce;
 use crate::in_hand::InHand;
 use crate::loads::Loads;
+use crate::local::Workers;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::room::Room;
-use crate::scheduler::{self, Absent, Counters, Input, Inputs, Scheduler, Tools};
+use crate::scheduler::{self, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
 use crate::tenure::Tenure;
+use crate::term::Term;
 use crate::watch::Watcher;
 use crate::{ambient, config, guests};
 
@@ -125,36 +127,6 @@ pub enum HostError {
     /// The operating system.
     #[error("no thread for guests: {0}")]
     Threads(#[from] std::io::Error),
-}
-
-/// The term that clients talk to.
-#[derive(Clone)]
-pub(crate) struct Term {
-    pub(crate) host: HostId,
-    pub(crate) inputs: Inputs,
-    pub(crate) inbox_hint: Arc<Notify>,
-    /// Whether the writer gets through.
-    pub(crate) health: watch::Receiver<Health>,
-    /// Since when it has been at one statement.
-    pub(crate) busy: watch::Receiver<Option<Instant>>,
-    /// Whether the heartbeat does.
-    pub(crate) pulse: watch::Receiver<Health>,
-}
-
-impl Term {
-    /// How long the writer has been at one statement.
-    pub(crate) fn writer_busy_ms(&self) -> u64 {
-        let busy = self.busy.borrow().map_or(Duration::ZERO, |since| since.elapsed());
-        u64::try_from(busy.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// What keeps the database from taking writes, and since when.
-    pub(crate) fn outage(&self) -> Option<(Instant, Arc<str>)> {
-        [&self.health, &self.pulse].into_iter().find_map(|health| match &*health.borrow() {
-            Health::Healthy => None,
-            Health::Down { since, reason } => Some((*since, Arc::clone(reason))),
-        })
-    }
 }
 
 /// A running host.

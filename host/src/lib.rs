@@ -2,6 +2,7 @@
 //!
 //! The `backstitch` binary is a thin shell around this library.
 
+mod absent;
 pub mod ambient;
 pub mod api;
 mod attempt;
@@ -11,6 +12,7 @@ mod clock;
 mod closings;
 pub mod componentize;
 pub mod config;
+mod counters;
 pub mod crash;
 mod crier;
 mod deferral;
@@ -20,8 +22,11 @@ pub mod doctor;
 pub mod embed;
 mod guests;
 pub mod host;
+mod identity;
 mod in_hand;
+mod loaded;
 mod loads;
+mod local;
 mod process;
 mod programs;
 pub mod push;
@@ -34,5 +39,6 @@ pub mod seal;
 pub mod service;
 pub mod telemetry;
 mod tenure;
+mod term;
 mod time;
 mod watch;

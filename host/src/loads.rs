@@ -16,19 +16,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::{
-    Digest, Fault, FaultKind, HostId, Op, Row, Rules, Run, RunId, RunStatus, Scope, limits,
-};
+use backstitch_core::{Digest, Fault, FaultKind, HostId, Row, Rules, Run, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::{ClaimedRun, Ledger};
 use backstitch_sandbox::WorkflowProgram;
 
 use crate::crash;
 use crate::derived::{self, Derived};
 use crate::guests::Ahead;
+use crate::identity::Facts;
+use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
 use crate::programs::Programs;
 use crate::retry::until_answered;
 use crate::room::{Held, Room};
-use crate::scheduler::{Facts, Guard, Input, Inputs};
+use crate::scheduler::{Guard, Input, Inputs};
 
 /// How long a batch of runs waits for a component: longer than it takes to map compiled code, so that hosts that share a
 /// takeover stay in step; far shorter than a compilation.
@@ -49,55 +49,6 @@ pub(crate) struct Loads {
     pub(crate) inputs: Inputs,
     /// For ledgers.
     pub(crate) room: Room,
-}
-
-/// A run that is wanted.
-#[derive(Clone)]
-pub(crate) struct Wanted {
-    /// As it was claimed.
-    pub(crate) run: ClaimedRun,
-    /// Which read of it this is: comes back in [`Loaded`].
-    pub(crate) number: u64,
-}
-
-/// What reading a run gave.
-pub(crate) struct Loaded {
-    /// The run.
-    pub(crate) run: RunId,
-    /// Which read of it this was.
-    pub(crate) number: u64,
-    /// None: it does not exist, is closed, or belongs to another host.
-    pub(crate) result: Option<LoadedRun>,
-}
-
-/// A run as the database has it.
-pub(crate) struct LoadedRun {
-    /// What does not change about it.
-    pub(crate) facts: Facts,
-    /// The code it is pinned to, or why that cannot be loaded.
-    pub(crate) program: Result<WorkflowProgram, Fault>,
-    /// Whether it is parked.
-    pub(crate) parked: bool,
-    /// Its ledger, or what is wrong with that.
-    pub(crate) ledger: Result<(Run, Vec<Ahead>), Damaged>,
-    /// What stands beside it.
-    pub(crate) derived: Derived,
-    /// The room that its rows take.
-    pub(crate) held: Arc<Held>,
-    /// Hosts that were lost with it since it last went on.
-    pub(crate) losses: u16,
-    /// No host has led it along its ledger since it was claimed from one that died.
-    pub(crate) unled: bool,
-    /// The attempt of this call was on trial when its host died.
-    pub(crate) lost_attempt: Option<Op>,
-}
-
-/// A ledger that is not what was written.
-pub(crate) struct Damaged {
-    /// What is wrong.
-    pub(crate) fault: Fault,
-    /// How many rows there are.
-    pub(crate) rows: usize,
 }
 
 impl Loads {

@@ -37,7 +37,7 @@ use serde::Deserialize;
 
 use crate::ambient;
 use crate::api::trim;
-use crate::embed::LocalWorker;
+use crate::local::LocalWorker;
 use crate::tenure::Tenure;
 
 /// Where tasks of a queue go.

@@ -39,15 +39,15 @@ use self::error::{between_terms, internal, invalid, out_of_time, unfit, unknown_
 pub use self::follow::{Follow, Step};
 use crate::clock::Clock;
 use crate::closings::Closings;
+use crate::counters::Counters;
 use crate::crier::Crier;
 use crate::desk::Desk;
-use crate::host::Term;
 use crate::programs::{Programs, rules_of};
 use crate::quota::Quotas;
 use crate::retrace::Recorded;
 use crate::room::{Held, Room};
-use crate::scheduler::Counters;
 use crate::tenure::Tenure;
+use crate::term::Term;
 use crate::{retrace, time};
 
 /// The host, as clients see it. Cheap to clone.

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::absent::Absent;
 use crate::clock::Clock;
 use crate::crier::Crier;
 use crate::desk::{Desk, Queue};
@@ -21,7 +22,7 @@ use crate::in_hand::InHand;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
-use crate::scheduler::{Absent, DEADLINE, Guard, Input, Inputs};
+use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
 use crate::tenure::Tenure;
 use crate::{ambient, crash};
 

@@ -12,6 +12,7 @@
 //! What comes of a request's body is [`extract`](super::extract)'s to bound, and how long a request may take its
 //! handler's. Peers are told apart by address; of IPv6 by the /64 that a site has to itself.
 
+mod bounds;
 mod crowd;
 mod quiet;
 
@@ -35,9 +36,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use self::bounds::{Patience, Room};
 use self::crowd::{Crowd, Place};
 use self::quiet::{Answered, Quiet, Signs, overdue};
-use super::router;
+use super::router::router;
 use crate::service::Service;
 
 /// How long a stopping host waits for requests under way.
@@ -48,42 +50,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often it is said that connections are turned away.
 const CROWDED_SAID_EVERY: Duration = Duration::from_secs(60);
-
-/// How long a connection may keep quiet.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// From the first byte of a request's head to its last.
-    pub head: Duration,
-    /// Without a request under way.
-    pub idle: Duration,
-    /// Without taking any of what it is sent.
-    pub write: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            head: Duration::from_millis(limits::API_HEAD_MS_MAX),
-            idle: Duration::from_millis(limits::API_IDLE_MS_MAX),
-            write: Duration::from_millis(limits::API_WRITE_MS_MAX),
-        }
-    }
-}
-
-/// How many connections there may be.
-#[derive(Clone, Copy, Debug)]
-pub struct Room {
-    /// All together.
-    pub all: usize,
-    /// Of one peer.
-    pub peer: usize,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self { all: limits::API_CONNECTIONS_MAX, peer: limits::API_CONNECTIONS_PER_PEER_MAX }
-    }
-}
 
 /// A host's door, open but not yet answering: requests that come in wait for [`Door::serve`].
 #[derive(Debug)]

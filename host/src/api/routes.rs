@@ -29,10 +29,11 @@ use backstitch_client::{
 use backstitch_core::Seq;
 use futures::{StreamExt, stream};
 
+use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};
 use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params, Payload, Segments, Tenant};
-use super::openapi::{Busy, Component, Conflict, NotModified, Routes, Unfit};
 use super::problem::Problem;
-use super::{Api, etag, stream as events};
+use super::state::{Answer, Api};
+use super::{etag, stream as events};
 use crate::room::Held;
 use crate::service::{Service, ServiceError};
 
@@ -45,8 +46,6 @@ const SLOW: Duration = Duration::from_secs(300);
 
 /// What a large answer is written in.
 const SLICE_BYTES: usize = 64 << 10;
-
-pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
 /// Every route, without the guards around them.
 pub(super) fn routes() -> Routes {

@@ -9,10 +9,10 @@ use backstitch_client::schedules::{
 };
 use backstitch_client::wire::ReasonBody;
 
+use super::described::{Conflict, Routes};
 use super::extract::{Document, NoParams, Params, Segments, Tenant};
-use super::openapi::{Conflict, Routes};
 use super::problem::Problem;
-use super::routes::Answer;
+use super::state::Answer;
 use crate::service::Service;
 
 /// Every route of schedules: none waits for anything but the database.

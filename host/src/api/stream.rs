@@ -23,8 +23,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
 use super::problem::Problem;
+use super::state::Api;
 use crate::service::{Follow, Step};
 
 /// Streams at once: each looks at the database twice a second while its run waits.

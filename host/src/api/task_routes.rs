@@ -12,11 +12,10 @@ use backstitch_core::Op;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Api;
+use super::described::{Conflict, Routes};
 use super::extract::{Document, NoParams, Params, Payload, Segments, Tenant};
-use super::openapi::{Conflict, Routes};
 use super::problem::Problem;
-use super::routes::Answer;
+use super::state::{Answer, Api};
 use crate::service::Service;
 
 /// Nothing to say but that it is done: an object, so that there is room for more one day.

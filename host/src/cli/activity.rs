@@ -6,7 +6,7 @@ use backstitch_core::Op;
 use clap::Subcommand;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::input;
 use super::output::{cell, foreign, optional};

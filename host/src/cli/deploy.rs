@@ -8,7 +8,7 @@ use backstitch_sandbox::Manifest;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
 use super::output::{Output, cell, foreign, optional};

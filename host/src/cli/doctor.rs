@@ -40,7 +40,7 @@ pub(super) async fn doctor(args: DoctorArgs, client: &Client, out: Output) -> Cl
         });
     }
     let data = DataDir::resolve(args.data_dir);
-    let compiler = super::serve::compiler()?;
+    let compiler = super::program::compiler()?;
     let checks = doctor::examine(args.database_url.as_deref(), args.pg_bin, data, &compiler, client).await;
     let failed = checks.iter().filter(|check| check.state == State::Failed).count();
     out.answer(&json!({ "checks": checks, "ok": failed == 0 }), || text(&checks, out))?;

@@ -6,7 +6,7 @@ use backstitch_client::history::Part;
 use backstitch_core::Seq;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::output;
 

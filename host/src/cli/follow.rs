@@ -7,10 +7,10 @@ use backstitch_client::wire::RESULT_WAIT_MS_MAX;
 use backstitch_core::{RunStatus, Seq, printable};
 use tokio::time::Instant;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
-use super::run::verdict;
+use super::show::{said, verdict};
 
 /// Rows of one look at the ledger.
 const PAGE_ROWS: u32 = 500;
@@ -130,7 +130,7 @@ fn line(row: &RowView) -> String {
     const PAYLOAD_BYTES_MAX: usize = 100;
     let op = row.op.map(|op| format!("op {op}")).unwrap_or_default();
     let name = row.name.as_deref().unwrap_or_default();
-    let mut payload = super::run::said(row).replace(['\n', '\t'], " ");
+    let mut payload = said(row).replace(['\n', '\t'], " ");
     backstitch_core::printable::cut(&mut payload, PAYLOAD_BYTES_MAX);
     let words = format!("{:>4}  {}  {:<23}  {op:<6}  {name} {payload}", row.seq.0, row.at, row.kind);
     printable::line(words.trim_end()).into_owned()

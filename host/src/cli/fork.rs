@@ -4,7 +4,7 @@ use backstitch_client::views::StartedView;
 use backstitch_client::{ForkRun, RepairRun, ResetRun};
 use backstitch_core::Seq;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
 
 #[derive(Debug, clap::Args)]

@@ -8,6 +8,7 @@
 
 mod activity;
 mod build;
+mod context;
 mod deploy;
 mod doctor;
 pub mod exit;
@@ -19,10 +20,12 @@ mod migrate;
 mod offline;
 mod output;
 mod pages;
+mod program;
 mod replay;
 mod run;
 mod schedule;
 mod serve;
+mod show;
 mod start;
 mod tenant;
 mod test;
@@ -35,6 +38,7 @@ use std::process::ExitCode;
 use backstitch_client::Client;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::context::{Context, connect};
 use self::exit::{CliError, CliResult, Exit};
 use self::output::Output;
 use crate::config;
@@ -136,15 +140,6 @@ enum Internal {
     },
 }
 
-/// The arguments with which this program starts itself to compile a component; the job follows.
-pub const COMPILE_ARGS: [&str; 2] = ["internal", "compile"];
-
-/// What a client command works with.
-struct Context {
-    client: Client,
-    out: Output,
-}
-
 /// The whole program: arguments in, exit code out.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
@@ -210,14 +205,6 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
     }
 }
 
-fn connect(url: &str, tenant: Option<String>) -> CliResult<Client> {
-    let client = Client::new(url).map_err(|error| CliError::client("reach the host", error))?;
-    Ok(match tenant {
-        Some(tenant) => client.for_tenant(tenant),
-        None => client,
-    })
-}
-
 fn completions(shell: clap_complete::Shell) -> CliResult {
     // Into memory first: the generator panics when a pipe breaks.
     let mut script = Vec::new();
@@ -256,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_compile_child_is_called_as_it_is_parsed() {
-        let args = ["backstitch"].into_iter().chain(COMPILE_ARGS).chain([Job::Component.as_str()]);
+        let args = ["backstitch"].into_iter().chain(program::COMPILE_ARGS).chain([Job::Component.as_str()]);
         let cli = Cli::try_parse_from(args).unwrap();
         assert!(matches!(cli.command, Command::Internal(Internal::Compile { job }) if job == "component"));
     }

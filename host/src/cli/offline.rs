@@ -8,9 +8,10 @@ use backstitch_sandbox::{
 };
 
 use super::exit::{CliError, CliResult, Exit};
+use super::input;
 use super::output::Output;
+use super::program::compiler;
 use super::replay::{self, ReplayArgs};
-use super::{input, serve};
 use crate::programs::rules_of;
 use crate::retrace::{self, Recorded};
 
@@ -42,7 +43,7 @@ async fn load(bytes: Vec<u8>, rules: Rules) -> CliResult<(Digest, WorkflowProgra
     };
     let config = SandboxConfig {
         cache_dir: None,
-        compiler: serve::compiler()?,
+        compiler: compiler()?,
         warm_runs_max: 1,
         activities_max: 1,
         guest_time: GuestTime::default(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use backstitch_client::views::{ReplayVerdict, ReplayView};
 use backstitch_core::printable;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::input;
 use super::output::Output;

@@ -1,6 +1,5 @@
 //! `backstitch run …`: inspect and steer runs. RUN is a run id or a workflow id.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use backstitch_client::views::{RowView, RunDetailView, RunView, StatusCountView, UpdateView, WaitView};
@@ -10,7 +9,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult, Exit};
 use super::export::{self, ExportArgs, PayloadArgs};
 use super::follow;
@@ -18,6 +17,7 @@ use super::fork::{self, ForkArgs, RepairArgs, ResetArgs};
 use super::input;
 use super::output::{Output, cell, foreign, optional, status};
 use super::pages::pages;
+use super::show::said;
 use super::start::{self, StartArgs};
 use super::tree;
 use crate::config;
@@ -395,17 +395,6 @@ fn ledger_table(rows: &[RowView], out: Output) -> String {
     out.table(["SEQ", "AT", "KIND", "OP", "ATTEMPT", "NAME", "PAYLOAD"], rows.iter().map(row).collect())
 }
 
-/// What there is to show of a row on one line.
-pub(super) fn said(row: &RowView) -> Cow<'_, str> {
-    match (row.stored, row.payload.as_ref().or(row.detail.as_ref())) {
-        (Some(stored), _) => {
-            format!("({} bytes: backstitch run payload RUN {})", stored.bytes, row.seq).into()
-        }
-        (None, Some(json)) => json.as_str().into(),
-        (None, None) => "-".into(),
-    }
-}
-
 fn parse_status(text: &str) -> Result<RunStatus, String> {
     let status = RunStatus::ALL.into_iter().find(|status| status.as_str() == text);
     status.ok_or_else(|| {
@@ -414,75 +403,10 @@ fn parse_status(text: &str) -> Result<RunStatus, String> {
     })
 }
 
-/// What a run that has ended, or is parked, means for the exit code.
-pub(super) fn verdict(run: &RunView) -> CliResult {
-    let id = &run.workflow_id;
-    let because = |exit, what: &str, why: String| {
-        let code = run.status.as_str();
-        Err(CliError::new(exit, code, format!("{id} {what}")).because(why))
-    };
-    let failure = || run.failure.as_ref().map_or_else(|| "no reason is recorded".into(), ToString::to_string);
-    match run.status {
-        RunStatus::Completed | RunStatus::Continued => Ok(()),
-        RunStatus::Running | RunStatus::Paused => {
-            let what = format!("{id} is still {}", run.status.as_str());
-            Err(CliError::new(Exit::StillRunning, "still-running", what))
-        }
-        RunStatus::Failed => because(Exit::RunClosed, "failed", failure()),
-        RunStatus::Cancelled => because(Exit::RunClosed, "was cancelled", failure()),
-        RunStatus::Terminated => because(Exit::RunClosed, "was terminated", failure()),
-        RunStatus::TimedOut => because(Exit::RunClosed, "timed out", failure()),
-        RunStatus::Parked => {
-            let fault = run.fault.as_ref().map_or_else(|| "no fault is recorded".into(), ToString::to_string);
-            because(Exit::RunParked, "is parked", fault).map_err(|error| {
-                error.hint(format!(
-                    "look with `backstitch run show {0}`, then let it go on with `backstitch run retry {0}`",
-                    run.run_id
-                ))
-            })
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backstitch_core::{Digest, Failure, Fault, FaultKind, Json, Op, RunId};
-
-    pub(crate) fn view(status: RunStatus) -> RunView {
-        RunView {
-            run_id: RunId(uuid::Uuid::nil()),
-            workflow_id: "order-1".into(),
-            generation: 0,
-            workflow: "order".into(),
-            digest: Digest([0; 32]),
-            status,
-            parent_run_id: None,
-            started_at: "2026-01-01T00:00:00.000Z".into(),
-            closed_at: None,
-            attributes: None,
-            output: None,
-            failure: Some(Failure::cancelled()),
-            fault: Some(Fault::new(FaultKind::Panic, "boom \x1b[2J")),
-        }
-    }
-
-    #[test]
-    fn how_a_run_ended_is_the_exit_code() {
-        let exit = |status| verdict(&view(status)).err().map(|error| error.exit);
-        assert_eq!(exit(RunStatus::Completed), None);
-        assert_eq!(exit(RunStatus::Failed), Some(Exit::RunClosed));
-        assert_eq!(exit(RunStatus::Cancelled), Some(Exit::RunClosed));
-        assert_eq!(exit(RunStatus::Terminated), Some(Exit::RunClosed));
-        assert_eq!(exit(RunStatus::Parked), Some(Exit::RunParked));
-        assert_eq!(exit(RunStatus::Paused), Some(Exit::StillRunning));
-    }
-
-    #[test]
-    fn a_guests_message_cannot_write_to_the_terminal() {
-        let error = verdict(&view(RunStatus::Parked)).unwrap_err();
-        assert_eq!(error.why.as_deref(), Some("panic: boom \\u{1b}[2J"));
-    }
+    use backstitch_core::{Json, Op};
 
     #[test]
     fn a_ledger_is_a_table_of_one_line_a_row() {

@@ -13,7 +13,7 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::input;
 use super::output::{Output, cell, foreign, optional};

@@ -12,15 +12,13 @@ use std::time::Duration;
 
 use backstitch_core::{HostId, limits};
 use backstitch_ledger::{Cluster, ClusterError, ClusterOptions, KeyError, Payloads};
-use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Network};
+use backstitch_sandbox::{EgressConfig, GuestTime, Network};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::COMPILE_ARGS;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
-use crate::ambient;
+use super::program::{LogArgs, compiler, stop_on_signals};
 use crate::api::{Door, Room};
 use crate::config::{self, DataDir};
 use crate::embed::{BuildError, HostBuilder};
@@ -28,7 +26,6 @@ use crate::host::{Host, HostConfig, HostError};
 use crate::process;
 use crate::push::{PushKeys, PushTarget};
 use crate::seal::PayloadKeys;
-use crate::telemetry::{self, LogFormat};
 
 /// Arguments of `dev`.
 #[derive(Debug, clap::Args)]
@@ -142,33 +139,6 @@ struct HostArgs {
     check_activations: bool,
     #[command(flatten)]
     log: LogArgs,
-}
-
-/// What a command that goes on and on says of its work, on stderr.
-#[derive(Debug, clap::Args)]
-pub(super) struct LogArgs {
-    /// Which events to log, such as info,backstitch=debug
-    #[arg(long, env = "BACKSTITCH_LOG", value_name = "FILTER")]
-    log: Option<String>,
-    /// How to write them
-    #[arg(long, value_enum, default_value_t)]
-    log_format: LogFormat,
-}
-
-impl LogArgs {
-    pub(super) fn start(&self, out: Output) -> CliResult {
-        let started = telemetry::init(self.log.as_deref(), self.log_format, out.colours_notes());
-        started.map_err(|error| CliError::new(Exit::Invalid, "log", "cannot log").because(error.to_string()))
-    }
-}
-
-/// Compiles components in a process of its own, which is this program again.
-pub(super) fn compiler() -> CliResult<Compiler> {
-    let program = ambient::program().map_err(|error| {
-        CliError::new(Exit::Internal, "program", "cannot find this program's own file")
-            .because(error.to_string())
-    })?;
-    Ok(Compiler::Child { program, args: COMPILE_ARGS.map(Into::into).into() })
 }
 
 impl HostArgs {
@@ -444,34 +414,10 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     fs::rename(&new, file)
 }
 
-/// A token that the first signal cancels. The second ends the process: a private Postgres dies with it,
-/// and the ledger was made for that.
-pub(super) fn stop_on_signals(out: Output) -> CancellationToken {
-    let stopping = CancellationToken::new();
-    let token = stopping.clone();
-    tokio::spawn(async move {
-        let (Ok(mut interrupts), Ok(mut terminations)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            tracing::error!("signals cannot be caught; only SIGKILL stops this host");
-            return;
-        };
-        let mut next = async || {
-            tokio::select! { _ = interrupts.recv() => {}, _ = terminations.recv() => {} }
-        };
-        next().await;
-        token.cancel();
-        next().await;
-        out.note("stopped at once");
-        #[expect(clippy::disallowed_methods, reason = "asked for twice: nothing may hold the process")]
-        std::process::exit(Exit::Interrupted.code().into());
-    });
-    stopping
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ambient;
 
     #[test]
     fn a_host_is_remembered_across_a_restart() {

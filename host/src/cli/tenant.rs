@@ -4,7 +4,7 @@ use backstitch_client::LimitTenant;
 use backstitch_client::views::TenantView;
 use clap::Subcommand;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::output::{Output, cell};
 

@@ -3,7 +3,7 @@
 use backstitch_client::views::RunView;
 use serde::Serialize;
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::output::{cell, foreign, status};
 

@@ -12,9 +12,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use super::Context;
+use super::context::Context;
 use super::exit::{CliError, CliResult};
-use super::serve::{LogArgs, stop_on_signals};
+use super::program::{LogArgs, stop_on_signals};
 use crate::api::trim;
 use crate::config;
 

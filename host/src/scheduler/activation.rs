@@ -5,21 +5,27 @@ use std::sync::atomic::Ordering;
 
 use backstitch_core::names::check_new_id;
 use backstitch_core::run::OpenOp;
-use backstitch_core::start::Parent;
 use backstitch_core::{
-    Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, ParentClose,
-    Run, RunId, RunStatus, Seq, StartOptions, Status, UnusedSignal, limits,
+    Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, Run, RunId,
+    Seq, StartOptions, Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, Close, NewItem, NewMemory, NewTimer, StatusChange};
+use backstitch_ledger::{Append, Close, NewMemory, NewTimer, StatusChange};
 use backstitch_sandbox::{Stopped, WorkflowInstance};
 use uuid::Uuid;
 
-use super::arrivals::due_calls;
-use super::slot::{Attempt, Computing, Facts, Guest, Purpose};
-use super::{Child, Guard, Scheduler, Waiting, begin_run, full, head, memory_at_start, timers_of_start};
+use super::input::Guard;
+use super::pending::Child;
+use super::plan::{
+    Purpose, begin_run, child_options, child_workflow_id, due_calls, ending, full, head, may_have_child,
+    memory_at_start, note, parking, stop_children, taken, tell_parent, timers_of_start,
+};
+use super::slot::{Attempt, Computing, Guest};
+use super::state::Scheduler;
+use super::waiting::Waiting;
 use crate::ambient;
 use crate::clock::Clock;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
+use crate::identity::Facts;
 
 /// What one activation, or one ending, adds to the append that carries it.
 #[derive(Default)]
@@ -640,37 +646,6 @@ impl Scheduler {
     }
 }
 
-/// What a child is called.
-pub(crate) fn child_workflow_id(parent: RunId, op: Op, asked: Option<Arc<str>>) -> Arc<str> {
-    asked.unwrap_or_else(|| format!("{parent}:{op}").into())
-}
-
-/// Whether the run may have one more child.
-fn may_have_child(run: &Run) -> Result<(), Failure> {
-    let refused = |code, message| Err(Failure::fatal(FailureKind::Application, code, message));
-    if run.start().depth >= limits::RUN_DEPTH_MAX {
-        return refused(
-            "too-deep",
-            format!("{} parents are above this run, which may have no children", run.start().depth),
-        );
-    }
-    // The one that is to be started counts as open already.
-    if run.children_open() > limits::CHILDREN_OPEN_MAX {
-        return refused("too-many-children", format!("{} children are open", limits::CHILDREN_OPEN_MAX));
-    }
-    Ok(())
-}
-
-/// On which terms a child of `run` starts.
-pub(crate) fn child_options(run: RunId, workflow_id: &Arc<str>, start: &StartOptions) -> StartOptions {
-    StartOptions {
-        priority: start.priority,
-        depth: start.depth + 1,
-        parent: Some(Parent { run, workflow_id: Arc::clone(workflow_id) }),
-        ..StartOptions::default()
-    }
-}
-
 /// On which terms the next run of a guest starts that continues as new.
 fn next_options(guest: &mut WorkflowInstance, run: &Run) -> StartOptions {
     let replay = guest.replay();
@@ -682,42 +657,6 @@ fn next_options(guest: &mut WorkflowInstance, run: &Run) -> StartOptions {
         heard: run.heard().latest(),
         ..(**run.start()).clone()
     }
-}
-
-/// What the `runs` table says about a run that is parked.
-pub(super) fn parking(fault: &Fault) -> StatusChange {
-    let json = serde_json::to_string(fault).expect("a fault is plain text");
-    StatusChange::Park { fault: json.into() }
-}
-
-/// What the parent of a run that closes hears of it.
-pub(super) fn tell_parent(clock: &Clock, facts: &Facts, outcome: Result<Json, Failure>, append: &mut Append) {
-    if let Some((parent, op)) = facts.parent {
-        append.inbox.push(note(clock, parent, &Message::ChildClosed { op, outcome }));
-    }
-}
-
-/// What the open children of a run that closes are asked to do.
-pub(super) fn stop_children(
-    clock: &Clock,
-    id: RunId,
-    children: Vec<(RunId, ParentClose)>,
-    append: &mut Append,
-) {
-    for (child, policy) in children {
-        let reason = format!("its parent {id} closed");
-        let message = match policy {
-            ParentClose::RequestCancel => Message::Cancel { reason, id: None },
-            _ => Message::Terminate { reason, only_this: false },
-        };
-        append.inbox.push(note(clock, child, &message));
-    }
-}
-
-/// What a parent hears when its child's name is another run's.
-pub(super) fn taken(workflow_id: &str) -> Failure {
-    let message = format!("a run with the workflow id {workflow_id:?} exists");
-    Failure::fatal(FailureKind::Application, "workflow-id-taken", message)
 }
 
 /// Gives up an op that may be open: its timer, its child, and its attempt, which is to be told.
@@ -764,27 +703,6 @@ fn timers_of(slot: &super::slot::Slot) -> Vec<Op> {
 /// Whether an activation changed nothing.
 fn is_empty(append: &Append) -> bool {
     append.rows.is_empty() && append.status.is_none()
-}
-
-/// A new message from this host.
-pub(crate) fn note(clock: &Clock, to: RunId, message: &Message) -> NewItem {
-    NewItem { run: to, item_id: clock.new_id(), message: message.to_row(), at_ms: clock.now_ms() }
-}
-
-/// What the `runs` table says about a run that closed with `event`.
-fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
-    match event {
-        Event::RunCompleted { output } => (RunStatus::Completed, Some(output.clone()), None),
-        Event::RunFailed { failure } => (RunStatus::Failed, None, Some(failure.clone())),
-        Event::RunCancelled { failure } => (RunStatus::Cancelled, None, Some(failure.clone())),
-        Event::RunContinued { .. } => (RunStatus::Continued, None, None),
-        Event::RunTimedOut { failure } => (RunStatus::TimedOut, None, Some(failure.clone())),
-        Event::RunTerminated { reason } => {
-            let failure = Failure::fatal(FailureKind::Terminated, "terminated", reason.clone());
-            (RunStatus::Terminated, None, Some(failure))
-        }
-        _ => unreachable!("only closing events close a run"),
-    }
 }
 
 #[cfg(test)]

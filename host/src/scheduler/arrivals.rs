@@ -5,22 +5,19 @@
 //! read: that may take long, and is nobody else's affair.
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{
-    Chain, Event, Failure, FailureKind, Fault, HeardId, Message, Op, Projection, Run, RunId, RunStatus, Seq,
-    limits,
-};
-use backstitch_ledger::{Append, ClaimedRun, Close, DueTimer, InboxItem, NewTimer, StatusChange};
+use backstitch_core::{Event, Fault, HeardId, Message, Op, Projection, Run, RunId, limits};
+use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
 use uuid::Uuid;
 
-use super::activation::{parking, stop_children, taken, tell_parent};
-use super::attempts::Ended;
-use super::slot::{Attempt, Guest, Overdue, Purpose, Request, Slot};
-use super::trials::host_lost;
-use super::{Arrival, Guard, Loading, Reading, Scheduler, head};
-use crate::clock::Clock;
+use super::input::{Ended, Guard};
+use super::pending::{Arrival, Loading, Reading};
+use super::plan::{Purpose, close_unled, head, host_lost, parking, taken};
+use super::slot::{Attempt, Guest, Overdue, Request, Slot};
+use super::state::{Scheduler, TRIES};
 use crate::crash;
 use crate::guests::Ahead;
-use crate::loads::{Damaged, Loaded, LoadedRun, Wanted};
+use crate::identity::Facts;
+use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
 
 impl Scheduler {
     /// Runs that this host owns from now on.
@@ -135,7 +132,7 @@ impl Scheduler {
     /// A run that was not in memory.
     fn restore(
         &mut self,
-        facts: super::Facts,
+        facts: Facts,
         program: backstitch_sandbox::WorkflowProgram,
         parked: bool,
         run: Run,
@@ -194,13 +191,7 @@ impl Scheduler {
 
     /// A run that cannot be led along, because of its ledger (then only how many rows there are is
     /// known of it) or its component: it is parked, and only an operator's word is taken.
-    fn refuse(
-        &mut self,
-        facts: &super::Facts,
-        fault: &Fault,
-        arrivals: Vec<Arrival>,
-        ledger: Result<Run, usize>,
-    ) {
+    fn refuse(&mut self, facts: &Facts, fault: &Fault, arrivals: Vec<Arrival>, ledger: Result<Run, usize>) {
         let id = facts.run;
         self.send_draft(id);
         if let Some(slot) = self.slots.remove(&id) {
@@ -462,7 +453,7 @@ impl Scheduler {
         }
         // Whatever arrives meanwhile waits for the ledger.
         self.loading.entry(id).or_default();
-        self.anew.insert(id, super::repair::TRIES);
+        self.anew.insert(id, TRIES);
         self.enqueue(id, append, |pending| (pending.closes, pending.then_load) = (true, true));
     }
 
@@ -482,63 +473,4 @@ impl Scheduler {
         self.tools.in_hand.set_full(slot.facts.run, false);
         self.tools.inbox_hint.notify_one();
     }
-}
-
-/// Open calls of a run that was read from the ledger and that want an attempt now; those that wait
-/// for a later retry have a row in the timers table.
-pub(super) fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
-    let due = run.open_ops().filter(|(_, open)| match open {
-        OpenOp::Activity { retry_at_ms, .. } => retry_at_ms.is_none_or(|at| at <= now_ms),
-        _ => false,
-    });
-    due.map(|(op, _)| op).collect()
-}
-
-/// Timers of the calls that wait for a later retry.
-pub(super) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
-    let later = run.open_ops().filter_map(|(op, open)| match open {
-        OpenOp::Activity { retry_at_ms: Some(due_ms), .. } if *due_ms > now_ms => {
-            Some(NewTimer { run: run.id(), op, due_ms: *due_ms, purpose: Purpose::Retry.tag() })
-        }
-        _ => None,
-    });
-    later.collect()
-}
-
-/// Closes a run that cannot be led along: with the row that says so, if its ledger takes one.
-fn close_unled(
-    clock: &Clock,
-    facts: &super::Facts,
-    reason: String,
-    ledger: Result<Run, usize>,
-    append: &mut Append,
-) {
-    let mut at_ms = clock.now_ms();
-    let mut message = reason.clone();
-    let (rows, chain) = match ledger {
-        Ok(mut run) => {
-            stop_children(clock, facts.run, run.children_to_stop(), append);
-            if let Ok(row) = run.append(at_ms, &Event::RunTerminated { reason }) {
-                at_ms = row.at_ms;
-                append.rows.push(row);
-            }
-            (run.next_seq(), run.chain())
-        }
-        Err(rows) => {
-            message.push_str(" (its ledger is damaged and was left as it is)");
-            (Seq(u32::try_from(rows).unwrap_or(u32::MAX)), Chain(0))
-        }
-    };
-    let failure = Failure::fatal(FailureKind::Terminated, "terminated", message);
-    append.status = Some(StatusChange::Close(Close {
-        status: RunStatus::Terminated,
-        at_ms,
-        output: None,
-        error: failure.to_json().ok().map(|json| json.text()),
-        rows,
-        chain,
-    }));
-    // Without a row, a commit of unknown fate may be repeated and send this twice: a parent that has
-    // had an outcome of its op drops the second.
-    tell_parent(clock, facts, Err(failure), append);
 }

@@ -14,21 +14,25 @@
 
 use std::sync::Arc;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, Json, Op, Run, RunId, StartOptions, TaskLease, TaskToken};
 use backstitch_ledger::{Append, NewTask, NewTimer, Taking};
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::slot::{Attempt, Purpose, Running};
-use super::{
-    AttemptEnd, Deferring, Guard, Input, Pending, SETTLING_MAX, Scheduler, Settle, Settlement, Waiting,
-};
+use super::input::{AttemptEnd, Deferring, Ended, Guard, Input, Settle, Settlement};
+use super::pending::{Held, Offer, Pending};
+use super::plan::Purpose;
+use super::slot::{Attempt, Running};
+use super::state::Scheduler;
+use super::waiting::Waiting;
+
+/// Answers to tasks that are remembered while they are on their way, before those that are not any more are forgotten.
+const SETTLING_MAX: usize = 1_024;
 use crate::deferral::Deferral;
-use crate::desk::{Promise, Queue};
+use crate::desk::Queue;
 use crate::{ambient, attempt, crash};
 
 impl Scheduler {
@@ -414,35 +418,6 @@ fn task(run: &Run, op: Op, heartbeat: Option<&Json>) -> Option<NewTask> {
         heartbeat: heartbeat.map(Json::text),
         taken: None,
     })
-}
-
-/// A call that an attempt leaves to others, on its way to the database.
-pub(super) struct Held {
-    token: TaskToken,
-    /// The attempt.
-    reply: oneshot::Sender<TaskToken>,
-}
-
-/// A call that was offered to workers outside, on its way to the ledger.
-pub(super) struct Offer {
-    run: RunId,
-    op: Op,
-    queue: Queue,
-    name: Arc<str>,
-    /// The worker that waits for it, and what it gets.
-    handing: Option<(Promise, TaskView)>,
-}
-
-/// How a task ended.
-pub(super) struct Ended {
-    /// The call.
-    pub(super) op: Op,
-    /// Which attempt, 1 for the first.
-    pub(super) attempt: u32,
-    /// What it gave.
-    pub(super) outcome: Result<Json, Failure>,
-    /// What its last heartbeat said.
-    pub(super) heartbeat: Option<Json>,
 }
 
 /// A place among the running attempts; the scheduler hears when it is given back, even by a task that

@@ -8,7 +8,8 @@ use backstitch_ledger::Append;
 use tokio::time::Instant;
 
 use super::slot::Draft;
-use super::{Scheduler, Waiting};
+use super::state::Scheduler;
+use super::waiting::Waiting;
 
 /// How long an outcome waits for what its guest makes of it: longer than nearly every activation takes, and
 /// not much longer than a commit.

@@ -9,7 +9,8 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Failure, FailureKind, Json, Message, Op, RunId, RunStatus, Scope, Target};
 use backstitch_ledger::{Ledger, Posted, RunRef};
 
-use super::{Input, Scheduler};
+use super::input::Input;
+use super::state::Scheduler;
 use crate::clock::Clock;
 use crate::retry::{Pace, until_answered};
 

@@ -9,13 +9,10 @@
 use backstitch_core::{Event, Projection, Run, RunId};
 use backstitch_ledger::Append;
 
-use super::arrivals::due_calls;
+use super::plan::{due_calls, head, memory_of, timers_of};
 use super::slot::Guest;
-use super::{Scheduler, head, memory_of, timers_of};
+use super::state::{Scheduler, TRIES};
 use crate::derived::Derived;
-
-/// How often a run that is at work is compared before it is left alone: what it lacks is found by a later look.
-pub(super) const TRIES: u32 = 5;
 
 impl Scheduler {
     /// Compares a run with its ledger, and makes all anew that follows from it.

@@ -21,25 +21,17 @@ use backstitch_core::{Fault, FaultKind, RunId, Seq};
 use backstitch_ledger::{Head, Loss};
 use uuid::Uuid;
 
+use super::input::Input;
+use super::pending::Rewound;
 use super::slot::{Draft, Guest};
-use super::{Facts, Input, Scheduler};
-use crate::loads::{Damaged, LoadedRun};
+use super::state::Scheduler;
+use crate::loaded::{Damaged, LoadedRun};
 use crate::retry::until_answered;
 
 /// How often a run is read again before anything of it could be written.
 const REWINDS_MAX: u32 = 5;
 /// Ends of ledgers in one question.
 const HEADS_AT_ONCE: usize = 1_000;
-
-/// A run that was ahead of the database.
-pub(super) struct Rewound {
-    facts: Arc<Facts>,
-    /// Rows below were committed once.
-    durable: Seq,
-    times: u32,
-    /// Nobody has been told yet what is gone.
-    untold: bool,
-}
 
 impl Scheduler {
     /// The writer has a new connection: the database may be another one, or have lost its last commits.

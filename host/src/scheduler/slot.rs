@@ -17,34 +17,17 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Digest, Json, Op, Run, RunId, Scope, Seq, TaskLease};
+use backstitch_core::{Json, Op, Run, Seq, TaskLease};
 use backstitch_ledger::{Append, Head};
 use backstitch_sandbox::{Pulse, Stop, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::{Guard, Waiting};
+use super::input::Guard;
+use super::waiting::Waiting;
 use crate::guests::{Ahead, Origin};
+use crate::identity::Facts;
 use crate::room::Held;
-
-/// What does not change about a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Facts {
-    /// Where its rows live.
-    pub(crate) scope: Scope,
-    /// Its identity.
-    pub(crate) run: RunId,
-    /// The name its starter gave it.
-    pub(crate) workflow_id: Arc<str>,
-    /// Counts the runs of that name.
-    pub(crate) generation: u32,
-    /// Which workflow.
-    pub(crate) workflow: Arc<str>,
-    /// The component it is pinned to.
-    pub(crate) digest: Digest,
-    /// The run and the command that started it.
-    pub(crate) parent: Option<(RunId, Op)>,
-}
 
 /// Where the guest is.
 pub(super) enum Guest {
@@ -106,36 +89,6 @@ pub(super) struct Draft {
 
 /// The deadline of a run has passed, and who waits until that is dealt with.
 pub(super) struct Overdue(pub(super) Option<Guard>);
-
-/// What a row of the timers table is for. Persisted: append-only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// A sleep of the guest.
-    Sleep = 1,
-    /// The next attempt of an activity.
-    Retry = 2,
-    /// The start of a run that waits for it.
-    Start = 3,
-    /// The end of the time that a run may take.
-    Deadline = 4,
-}
-
-/// Timers of the run itself stand under numbers that no command can have.
-pub(super) const START_OP: Op = Op(u32::MAX);
-/// See [`START_OP`].
-pub(super) const DEADLINE_OP: Op = Op(u32::MAX - 1);
-
-impl Purpose {
-    pub(super) fn tag(self) -> i16 {
-        self as i16
-    }
-
-    pub(super) fn from_tag(tag: i16) -> Option<Self> {
-        [Self::Sleep, Self::Retry, Self::Start, Self::Deadline]
-            .into_iter()
-            .find(|purpose| purpose.tag() == tag)
-    }
-}
 
 /// Where an attempt of an activity is.
 pub(super) enum Attempt {

@@ -14,83 +14,16 @@
 //! An attempt of an activity on this host is put on trial in the same way. If its host dies it has failed, as any attempt
 //! whose worker died: the call's retry policy goes on from there.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Failure, FailureKind, Fault, FaultKind, Op, RunId, limits};
-use tokio::time::Instant;
+use backstitch_core::{Failure, FailureKind, Op, RunId, limits};
 
+use super::docket::Stage;
+use super::input::{Input, Trial, TrialStep};
 use super::slot::{Guest, Slot};
-use super::{Input, Scheduler};
+use super::state::Scheduler;
 use crate::retry::until_answered;
-
-/// What is on trial: a run's guest, or the attempt of one of its calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trial {
-    run: RunId,
-    op: Option<Op>,
-}
-
-/// Where the trial is that there is now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// The database is about to know of it.
-    Asked,
-    /// What is on trial goes on.
-    Open,
-    /// The database is about to know that it is over.
-    Ending,
-}
-
-/// What becomes of a trial.
-pub(crate) enum TrialStep {
-    /// The database knows of it, if it can begin.
-    Begun(bool),
-    /// It has taken so long that it has killed nobody.
-    Outlived,
-    /// The database knows that it is over. Whether the run went on.
-    Noted(bool),
-}
-
-/// Trials, and what is to be noted of runs that need none.
-pub(super) struct Trials {
-    not_before: Instant,
-    waiting: VecDeque<Trial>,
-    now: Option<(Trial, Stage)>,
-    /// Runs that were led along their ledgers.
-    led: Vec<RunId>,
-    /// Runs that went on.
-    went_on: Vec<RunId>,
-    /// Somebody comes for them.
-    is_awaited: bool,
-}
-
-impl Trials {
-    pub(super) fn new() -> Self {
-        Self {
-            not_before: Instant::now() + Duration::from_millis(limits::TRIALS_AFTER_MS),
-            waiting: VecDeque::new(),
-            now: None,
-            led: Vec::new(),
-            went_on: Vec::new(),
-            is_awaited: false,
-        }
-    }
-
-    fn is_on(&self, run: RunId, op: Option<Op>) -> bool {
-        self.now == Some((Trial { run, op }, Stage::Open))
-    }
-}
-
-/// Why a run is parked.
-pub(super) fn host_lost(losses: u16) -> Fault {
-    let message = format!(
-        "{losses} hosts in a row died while they had this run, the last one while it was led alone; look at what its \
-         component does to a host before you retry it"
-    );
-    Fault::new(FaultKind::HostLost, message)
-}
 
 impl Slot {
     /// Whether its guest may go on only on trial.

@@ -20,7 +20,8 @@ use super::steer::bounded;
 use super::{Service, run_view};
 use crate::ambient;
 use crate::clock::Clock;
-use crate::scheduler::{self, Facts};
+use crate::identity::Facts;
+use crate::scheduler;
 
 /// How long a run that is reset may take to stop: its host may be dying.
 const STOP: Duration = Duration::from_secs(60);

@@ -14,8 +14,9 @@ use tokio::sync::oneshot;
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
 use super::{Service, run_view, views};
 use crate::ambient;
-use crate::host::Term;
-use crate::scheduler::{Facts, Input, Start};
+use crate::identity::Facts;
+use crate::scheduler::{Input, Start};
+use crate::term::Term;
 use crate::time;
 
 /// Which run a start makes.

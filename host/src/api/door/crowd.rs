@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Room;
+use super::bounds::Room;
 
 /// Those who are in. Cheap to clone: all clones are one.
 #[derive(Clone)]

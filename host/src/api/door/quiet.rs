@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::Patience;
+use super::bounds::Patience;
 
 /// What there is to be seen of a connection.
 pub(super) struct Signs(Mutex<State>);

@@ -1,0 +1,61 @@
+//! A run as it was read from the database.
+
+use std::sync::Arc;
+
+use backstitch_core::{Fault, Op, Run, RunId};
+use backstitch_ledger::ClaimedRun;
+use backstitch_sandbox::WorkflowProgram;
+
+use crate::derived::Derived;
+use crate::guests::Ahead;
+use crate::identity::Facts;
+use crate::room::Held;
+
+/// A run that is wanted.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    /// As it was claimed.
+    pub(crate) run: ClaimedRun,
+    /// Which read of it this is: comes back in [`Loaded`].
+    pub(crate) number: u64,
+}
+
+/// What reading a run gave.
+pub(crate) struct Loaded {
+    /// The run.
+    pub(crate) run: RunId,
+    /// Which read of it this was.
+    pub(crate) number: u64,
+    /// None: it does not exist, is closed, or belongs to another host.
+    pub(crate) result: Option<LoadedRun>,
+}
+
+/// A run as the database has it.
+pub(crate) struct LoadedRun {
+    /// What does not change about it.
+    pub(crate) facts: Facts,
+    /// The code it is pinned to, or why that cannot be loaded.
+    pub(crate) program: Result<WorkflowProgram, Fault>,
+    /// Whether it is parked.
+    pub(crate) parked: bool,
+    /// Its ledger, or what is wrong with that.
+    pub(crate) ledger: Result<(Run, Vec<Ahead>), Damaged>,
+    /// What stands beside it.
+    pub(crate) derived: Derived,
+    /// The room that its rows take.
+    pub(crate) held: Arc<Held>,
+    /// Hosts that were lost with it since it last went on.
+    pub(crate) losses: u16,
+    /// No host has led it along its ledger since it was claimed from one that died.
+    pub(crate) unled: bool,
+    /// The attempt of this call was on trial when its host died.
+    pub(crate) lost_attempt: Option<Op>,
+}
+
+/// A ledger that is not what was written.
+pub(crate) struct Damaged {
+    /// What is wrong.
+    pub(crate) fault: Fault,
+    /// How many rows there are.
+    pub(crate) rows: usize,
+}
