@@ -176,6 +176,7 @@ impl Writer {
             busy: busy_sender,
             pending: Vec::new(),
             batch: Batch::default(),
+            weeded: 0,
             broken: Broken::default(),
             aside: Aside::default(),
             last: Last::default(),
@@ -198,6 +199,8 @@ struct State {
     /// Received, not yet acknowledged. A batch is its beginning.
     pending: Vec<Item>,
     batch: Batch,
+    /// How many of them, from the first on, leave no gap and belong behind nothing that is set aside.
+    weeded: usize,
     broken: Broken,
     aside: Aside,
     last: Last,
@@ -296,6 +299,7 @@ impl State {
             Settled::Held { repeated } if self.is_of_one_run(count) => {
                 self.aside.put(self.pending.drain(..count).collect(), repeated);
                 Ok(())
+                self.weeded = 0;
             }
             Settled::Held { repeated } => self.isolate(count, repeated).await,
             Settled::Guilty { .. } => self.isolate(count, false).await,
@@ -315,11 +319,13 @@ impl State {
     async fn try_again(&mut self, line: Line) -> Result<(), Stopped> {
         let later = std::mem::replace(&mut self.pending, line.items);
         self.session.wait_for_locks(Some(LOCK_MOMENT_MS)).await;
+        self.weeded = 0;
         let mut repeated = line.repeated;
         let mut tried = Ok(());
         while tried.is_ok() && !self.pending.is_empty() {
             tried = self.step(std::mem::take(&mut repeated)).await;
-            self.aside.keep_back(&mut self.pending);
+            self.aside.keep_back(&mut self.pending, 0);
+            self.weeded = 0;
         }
         self.session.wait_for_locks(None).await;
         self.pending.extend(later);
@@ -374,18 +380,15 @@ impl State {
         }
     }
 
-    /// Refuses pending items that would leave a gap, and sets those aside whose run is.
+    /// Refuses pending items that would leave a gap, and sets those aside whose run is. Looks at those that are new, or
+    /// at all after something has become of a run.
     async fn weed(&mut self) -> Result<(), Stopped> {
-        self.aside.keep_back(&mut self.pending);
+        let from = std::mem::take(&mut self.weeded);
+        self.aside.keep_back(&mut self.pending, from);
         let broken = &mut self.broken;
-        let mut gaps = Vec::new();
-        self.pending.retain(|item| {
-            let gap = broken.continues(item) || !item.append.is_linked();
-            if gap {
-                gaps.push(item.ticket);
-            }
-            !gap
-        });
+        let leaves_gap = |item: &mut Item| broken.continues(item) || !item.append.is_linked();
+        let gaps: Vec<u64> = self.pending.extract_if(from.., leaves_gap).map(|item| item.ticket).collect();
+        self.weeded = self.pending.len();
         if gaps.is_empty() { Ok(()) } else { self.tell(gaps, gap()).await }
     }
 
@@ -405,11 +408,13 @@ impl State {
             }
             self.pending = part.items;
             isolated = self.settle_part(&mut parts, repeated).await;
+            self.weeded = 0;
         }
         self.session.wait_for_locks(None).await;
         parts.into_iter().rev().for_each(|part| self.pending.extend(part.items));
         self.pending.extend(later);
         isolated
+        self.weeded = 0;
     }
 
     /// Commits what is pending, or puts it back among the parts to be halved.
@@ -456,8 +461,10 @@ impl State {
     async fn committed(&mut self, count: usize, refused: Vec<RunId>) -> Result<(), Stopped> {
         let items: Vec<Item> = self.pending.drain(..count).collect();
         if !refused.is_empty() {
+        self.weeded = self.weeded.saturating_sub(count);
             self.broken.refused(&items, &refused);
         }
+            self.weeded = 0;
         let tickets = items.iter().map(|item| item.ticket).collect();
         self.tell(tickets, Outcome::Committed { refused }).await
     }
@@ -468,6 +475,7 @@ impl State {
         tracing::error!(run = %item.append.run, ?kind, message, "an append can never be committed");
         self.broken.poisoned(&item);
         self.tell(vec![item.ticket], Outcome::Poisoned { kind, message }).await
+        self.weeded = 0;
     }
 
     /// Tells everyone who waits, and everyone in the queue.
