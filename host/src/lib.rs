@@ -21,6 +21,7 @@ pub mod embed;
 mod guests;
 pub mod host;
 mod in_hand;
+mod lacking;
 mod loads;
 mod process;
 mod programs;

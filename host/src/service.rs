@@ -7,6 +7,7 @@ mod follow;
 mod fork;
 mod payloads;
 mod query;
+mod repairs;
 mod schedules;
 mod start;
 mod steer;

@@ -41,14 +41,6 @@ const TASKS_MS_MAX: u64 = 1_000;
 const TASKS_MS_MIN: u64 = 10;
 /// How often to look for tasks in the database that workers here could take, in milliseconds.
 const BACKLOG_MS: u64 = 500;
-/// Runs in one look for those that lack a timer: their ledgers are read.
-const LACKING_ROWS: i64 = 200;
-/// Shortest wait between two such looks, in milliseconds; one that took long has the next wait longer.
-const LACKING_MS_MIN: u64 = 250;
-/// How much longer the wait is than the look before it took: a twentieth of a connection at most goes into them.
-const LACKING_REST: u32 = 20;
-/// How long to wait when all runs were looked at, in leases: a minute by default.
-const LACKING_LEASES: u64 = 20;
 /// Shortest wait, in milliseconds, before a timer is handed over that was handed over just now.
 const TIMERS_MS_MIN: u64 = 10;
 /// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
@@ -343,24 +335,6 @@ impl Watcher {
             for (tenant, name) in until_answered("looking for tasks", filled).await {
                 self.desk.look(&Queue { tenant, name: name.into() });
             }
-        }
-    }
-
-    /// Looks over the open runs of this host, again and again, for those that sleep and have no timer to wake them.
-    pub(crate) async fn lacking(self) {
-        let mut after = None;
-        loop {
-            let began = Instant::now();
-            let look = || self.ledger.runs_without_timers(self.lease.host, after, LACKING_ROWS);
-            let (runs, last) = until_answered("looking for runs without timers", look).await;
-            if !runs.is_empty() && self.inputs.send(Input::Lacking(runs)).await.is_err() {
-                return;
-            }
-            after = last;
-            let rest = (began.elapsed() * LACKING_REST).max(Duration::from_millis(LACKING_MS_MIN));
-            let all_seen = Duration::from_millis(self.lease_ms * LACKING_LEASES);
-            let pause = if after.is_none() { all_seen } else { rest };
-            tokio::time::sleep(pause).await;
         }
     }
 

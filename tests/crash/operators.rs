@@ -224,7 +224,7 @@ async fn a_reset_stops_the_run_and_goes_on_from_an_earlier_row() {
 
     // To the first wait: the word that came later comes again.
     let to_seq = place(&host, "again", "signal-awaited").await;
-    let reset = ResetRun { to_seq, reason: "a typo".into(), ..ResetRun::default() };
+    let reset = ResetRun { to_seq: Some(to_seq), reason: "a typo".into(), ..ResetRun::default() };
     let second = host.client.reset("again", &reset).await.unwrap().run;
     host.kill();
     host = TestHost::start(options(&database)).await;

@@ -61,8 +61,8 @@ use crate::tenure::Tenure;
 
 pub(crate) use activation::{child_options, child_workflow_id, note};
 use attempts::{Held, Offer};
-pub(crate) use slot::Facts;
 use slot::Purpose;
+pub(crate) use slot::{Facts, START_OP};
 use trials::Trials;
 pub(crate) use trials::{Trial, TrialStep};
 
@@ -104,8 +104,8 @@ pub(crate) enum Input {
     Settle(Settle),
     /// Workers have tasks of runs of this host, which they took from the database.
     Leased(Vec<TaskToken>),
-    /// Runs of this host that seem to lack something that follows from their ledgers.
-    Lacking(Vec<RunId>),
+    /// Runs of this host that seem to lack timers of these ops.
+    Lacking(Vec<(RunId, Vec<Op>)>),
     /// What became of a message to another run.
     Delivered {
         /// The run that sent it.
@@ -864,11 +864,21 @@ fn received(scope: Scope, sent: &NewItem) -> InboxItem {
 
 /// Timers of the run itself that are still to come.
 fn timers_of_start(run: &Run, now_ms: u64) -> Vec<NewTimer> {
-    let start = run.start().start_at_ms.filter(|at_ms| *at_ms > now_ms);
-    let deadline = run.start().deadline(run.started_at_ms()).map(|(at_ms, _)| at_ms);
+    own_timers(run.id(), run.start(), run.started_at_ms(), now_ms)
+}
+
+/// The same, of a run that was started then, on these terms.
+pub(crate) fn own_timers(
+    run: RunId,
+    options: &StartOptions,
+    started_at_ms: u64,
+    now_ms: u64,
+) -> Vec<NewTimer> {
+    let start = options.start_at_ms.filter(|at_ms| *at_ms > now_ms);
+    let deadline = options.deadline(started_at_ms).map(|(at_ms, _)| at_ms);
     let timers = [(start, slot::START_OP, Purpose::Start), (deadline, slot::DEADLINE_OP, Purpose::Deadline)];
     let timer = |(due, op, purpose): (Option<u64>, Op, Purpose)| {
-        due.map(|due_ms| NewTimer { run: run.id(), op, due_ms, purpose: purpose.tag() })
+        due.map(|due_ms| NewTimer { run, op, due_ms, purpose: purpose.tag() })
     };
     timers.into_iter().filter_map(timer).collect()
 }

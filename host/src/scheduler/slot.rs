@@ -121,7 +121,7 @@ pub(super) enum Purpose {
 }
 
 /// Timers of the run itself stand under numbers that no command can have.
-pub(super) const START_OP: Op = Op(u32::MAX);
+pub(crate) const START_OP: Op = Op(u32::MAX);
 /// See [`START_OP`].
 pub(super) const DEADLINE_OP: Op = Op(u32::MAX - 1);
 
