@@ -83,7 +83,11 @@ impl Watcher {
         let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // A session is not where the lease was renewed last: this one may have yet to follow a failover.
+                () = self.ledger.beat_wanted() => {}
+            }
             crash::point("lease-renewal");
             let sent_ms = ambient::uptime_ms();
             match heart.beat(self.lease).await {
