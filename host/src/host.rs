@@ -30,7 +30,7 @@ use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::room::Room;
-use crate::scheduler::{self, Absent, Counters, Input, Inputs, Scheduler, Tools};
+use crate::scheduler::{self, Absent, Caution, Counters, Input, Inputs, Scheduler, Tools};
 use crate::service::Service;
 use crate::tenure::Tenure;
 use crate::watch::Watcher;
@@ -373,7 +373,7 @@ impl Fixed {
                 return self.stop.cancel();
             }
         };
-        let absent = Absent::default();
+        let (absent, caution) = (Absent::default(), Caution::default());
         let loads = Loads {
             programs: self.programs.clone(),
             ledger: self.ledger.clone(),
@@ -385,6 +385,7 @@ impl Fixed {
             lease,
             clock: self.clock.clone(),
             tenure: self.tenure.clone(),
+            caution: caution.clone(),
             ledger: self.ledger.clone(),
             loads,
             absent: absent.clone(),
@@ -413,6 +414,8 @@ impl Fixed {
             tenure: self.tenure.clone(),
             lease,
             lease_ms,
+            began: Instant::now(),
+            caution,
             inputs: inputs.clone(),
             in_hand,
             inbox_hint: Arc::clone(&inbox_hint),

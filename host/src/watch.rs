@@ -21,7 +21,7 @@ use crate::in_hand::InHand;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
-use crate::scheduler::{Absent, DEADLINE, Guard, Input, Inputs};
+use crate::scheduler::{Absent, Caution, DEADLINE, Guard, Input, Inputs};
 use crate::tenure::Tenure;
 use crate::{ambient, crash};
 
@@ -59,6 +59,10 @@ pub(crate) struct Watcher {
     pub(crate) lease: Lease,
     /// How long it may be silent.
     pub(crate) lease_ms: u64,
+    /// When its term began.
+    pub(crate) began: Instant,
+    /// Whether hosts were lost of late.
+    pub(crate) caution: Caution,
     /// To the scheduler.
     pub(crate) inputs: Inputs,
     /// Messages that the scheduler works on.
@@ -130,8 +134,7 @@ impl Watcher {
             {
                 tracing::warn!(host = %dead, "a host is silent beyond its lease: its runs are free");
             }
-            let others = || self.ledger.has_other_hosts(self.lease.host);
-            self.crier.set_others(until_answered("looking for other hosts", others).await);
+            self.look_at_others().await;
             loop {
                 crash::point("claim-before");
                 let claim = async || match self.ledger.claim_runs(self.lease, limits::CLAIM_ROWS_MAX).await {
@@ -159,6 +162,15 @@ impl Watcher {
                 self.inbox_hint.notify_one();
             }
         }
+    }
+
+    /// Whether there are other hosts, and whether one of them was lost of late.
+    async fn look_at_others(&self) {
+        let at_first = self.began.elapsed() < Duration::from_millis(2 * self.lease_ms);
+        let look = || self.ledger.other_hosts(self.lease.host, limits::HOST_LOST_MS, at_first);
+        let others = until_answered("looking for other hosts", look).await;
+        self.crier.set_others(others.alive);
+        self.caution.set(others.lost);
     }
 
     /// Fires timers: sleeps until the earliest, or until an earlier one is set.

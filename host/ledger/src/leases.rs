@@ -36,6 +36,15 @@ pub struct Lease {
     pub epoch: Epoch,
 }
 
+/// What a host knows of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherHosts {
+    /// Some are alive.
+    pub alive: bool,
+    /// One was lost of late: it may have been over what it was doing.
+    pub lost: bool,
+}
+
 /// What a heartbeat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
@@ -249,16 +258,27 @@ impl Ledger {
         Ok(dead.into_iter().map(HostId).collect())
     }
 
-    /// Whether hosts other than this are alive. Reads only.
-    pub async fn has_other_hosts(&self, host: HostId) -> Result<bool, LedgerError> {
-        let others = sqlx::query_scalar(
-            "select exists (select from leases where shard = $1 and host_id <> $2 and not dead)",
+    /// What is known of hosts other than this. One counts as lost for `lost_ms` after its last heartbeat if it did not give
+    /// its runs back and is dead, or has missed a heartbeat; `suspicious`: also if it may just have died. Reads only.
+    pub async fn other_hosts(
+        &self,
+        host: HostId,
+        lost_ms: u64,
+        suspicious: bool,
+    ) -> Result<OtherHosts, LedgerError> {
+        let (alive, lost) = sqlx::query_as(
+            "select coalesce(bool_or(not dead), false),
+                    coalesce(bool_or(not released and heartbeat_at > now() - $3 * interval '1 millisecond'
+                        and (dead or $4 or heartbeat_at < now() - lease_ms * interval '0.7 milliseconds')), false)
+             from leases where shard = $1 and host_id <> $2",
         )
         .bind(self.shard.0)
         .bind(host.0)
+        .bind(i64::try_from(lost_ms).unwrap_or(i64::MAX))
+        .bind(suspicious)
         .fetch_one(&self.pool)
         .await?;
-        Ok(others)
+        Ok(OtherHosts { alive, lost })
     }
 
     /// Forgets hosts that have been dead for an hour and own nothing open; how many. May be

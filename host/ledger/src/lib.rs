@@ -56,7 +56,7 @@ pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
 pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread};
 pub use lacking::{Began, Lacking};
-pub use leases::{Heart, Lease, Pulse, Reading};
+pub use leases::{Heart, Lease, OtherHosts, Pulse, Reading};
 pub use losses::Loss;
 pub use pages::{Pages, ShownRows};
 pub use payloads::store::{KeyError, PayloadReader, Quota};

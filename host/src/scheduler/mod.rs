@@ -35,8 +35,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Event, Failure, Fault, FaultKind, Json, Op, Projection, Run, RunId, Scope, Seq, StartOptions, TaskLease,
-    TaskToken,
+    Digest, Event, Failure, Fault, FaultKind, Json, Op, Projection, Run, RunId, Scope, Seq, StartOptions,
+    TaskLease, TaskToken,
 };
 use backstitch_ledger::{
     Acks, Append, ClaimedRun, DueTimer, Head, InboxItem, Item, Lease, NewItem, NewMemory, NewRun, NewTimer,
@@ -64,7 +64,7 @@ use attempts::{Held, Offer};
 use slot::Purpose;
 pub(crate) use slot::{Facts, START_OP};
 use trials::Trials;
-pub(crate) use trials::{Trial, TrialStep};
+pub(crate) use trials::{Caution, Trial, TrialStep};
 
 /// The purpose of timers that fire for parked and paused runs too.
 pub(crate) const DEADLINE: i16 = Purpose::Deadline as i16;
@@ -73,6 +73,8 @@ pub(crate) const DEADLINE: i16 = Purpose::Deadline as i16;
 const INPUTS_WAITING_MAX: usize = 4_096;
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+/// Components that are remembered as harmless to start.
+const COMPONENTS_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
 /// Answers to tasks that are remembered while they are on their way, before those that are not any more are forgotten.
 const SETTLING_MAX: usize = 1_024;
 /// Inputs taken in one go, before acknowledgements are looked at again.
@@ -328,6 +330,8 @@ pub(crate) struct Tools {
     pub(crate) clock: Clock,
     /// Whether attempts may begin.
     pub(crate) tenure: Tenure,
+    /// Whether guests begin behind their first rows.
+    pub(crate) caution: Caution,
     /// For attempts and messages.
     pub(crate) ledger: backstitch_ledger::Ledger,
     /// Reads runs.
@@ -401,6 +405,8 @@ pub(crate) struct Scheduler {
     /// One line for each priority, the first served first.
     attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
     trials: Trials,
+    /// Components of which a guest has come back on this host.
+    came_back: lru::LruCache<Digest, ()>,
     attempts_running: Arc<Semaphore>,
     attempt_ended: Arc<Notify>,
     draining: Option<oneshot::Sender<()>>,
@@ -445,6 +451,7 @@ impl Scheduler {
             anew: HashMap::new(),
             attempt_queue: Default::default(),
             trials: Trials::new(),
+            came_back: lru::LruCache::new(COMPONENTS_MAX),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
             attempt_ended: Arc::new(Notify::new()),
             draining: None,
@@ -575,13 +582,17 @@ impl Scheduler {
                 return;
             }
         };
-        let id = facts.run;
+        let (id, digest) = (facts.run, facts.digest);
         let mut append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, id) };
         append.timers = timers_of_start(&run, now_ms);
         append.memories.extend(memory_at_start(&run));
         self.insert(facts, program, run, input);
         let waiting = Waiting { started: Some(reply), ..Waiting::default() };
-        self.send_or_draft(id, append, waiting);
+        if self.may_begin_ahead(digest) {
+            self.send_or_draft(id, append, waiting);
+        } else {
+            self.send(id, append, |pending| pending.waiting = waiting);
+        }
     }
 
     /// Takes a run into memory whose row 0 is on its way.

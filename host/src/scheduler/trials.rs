@@ -15,15 +15,46 @@
 //! whose worker died: the call's retry policy goes on from there.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Failure, FailureKind, Fault, FaultKind, Op, RunId, limits};
+use backstitch_core::{Digest, Failure, FailureKind, Fault, FaultKind, Op, RunId, limits};
 use tokio::time::Instant;
 
 use super::slot::{Guest, Slot};
 use super::{Input, Scheduler};
 use crate::retry::until_answered;
+
+/// Whether hosts of this database were lost of late. Cheap to clone: all clones are one.
+///
+/// A start may be a draft: its guest is at work before anything of the run is in the database. If that takes the host down,
+/// nothing tells of it, and whoever repeats the start takes down the next one. So a guest begins behind its first row where
+/// there is reason to: its component has not come back from a start on this host yet, or hosts were lost of late,
+/// nobody knows over what.
+#[derive(Clone, Debug)]
+pub(crate) struct Caution(Arc<AtomicBool>);
+
+impl Default for Caution {
+    /// Until it is known that none was.
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Caution {
+    /// Whether some were lost.
+    pub(crate) fn set(&self, lost: bool) {
+        if self.0.swap(lost, Ordering::Relaxed) != lost {
+            tracing::debug!(lost, "whether guests begin behind their first rows");
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What is on trial: a run's guest, or the attempt of one of its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +137,11 @@ impl Slot {
 }
 
 impl Scheduler {
+    /// Whether a guest of this component may begin before its start is committed.
+    pub(super) fn may_begin_ahead(&mut self, digest: Digest) -> bool {
+        !self.tools.caution.is_due() && self.came_back.get(&digest).is_some()
+    }
+
     /// Whether the guest of a run may be given what it may have. If not, that comes later.
     pub(super) fn may_dispatch(&mut self, id: RunId) -> bool {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.needs_trial()) else { return true };
@@ -224,6 +260,9 @@ impl Scheduler {
             return self.end_trial(Trial { run: id, op: None }, went_on);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        if went_on {
+            self.came_back.put(slot.facts.digest, ());
+        }
         if slot.losses == 0 && !slot.unled {
             return;
         }
