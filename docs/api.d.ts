@@ -465,20 +465,18 @@ export type RecentStartView = {
   workflow_id: string;
 };
 
-/** A run whose ledger is damaged, to go on from its sound rows. */
-export type RepairRun = {
-  /** On the component that serves the workflow now, instead of the one that the run is pinned to. */
-  deployed?: boolean;
-  /** Forget the signals that came after the row, instead of sending them to the new run. */
-  drop_signals?: boolean;
-  /** Who asks and why; kept with the run that is stopped. */
-  reason?: string;
-  /** The last row that is kept; none: the last one before the damage. */
-  to_seq?: number | null;
-};
-
-/** Answer to the wish that all open runs be repaired. */
+/** Answer to the wish that what stands beside the ledgers be repaired: what became of some runs, and where to go on. */
 export type RepairsView = {
+  /** Those of them whose entity or attributes were missing or wrong, and are right now. */
+  amended: number;
+  /** Closed runs that were compared with their ledgers. */
+  closed: number;
+  /** Closed runs whose ledgers are damaged: nothing is made anew from those. */
+  damaged: number;
+  /** Closed runs that had timers or tasks left. */
+  leftovers: number;
+  /** The last run of these: `after` of the next request. Absent: there are no more. */
+  next?: string | null;
   /** Open runs that were asked to make anew what follows from their ledgers. */
   runs: number;
 };
@@ -518,16 +516,16 @@ export type ReplayView = ReplayVerdict & {
   run_id: string;
 };
 
-/** A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there. */
+/** A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there. A reset needs the row; a repair, of a run whose ledger is damaged, finds the last one before the damage itself. */
 export type ResetRun = {
   /** On the component that serves the workflow now, instead of the one that the run is pinned to. */
   deployed?: boolean;
   /** Forget the signals that came after the row, instead of sending them to the new run. */
   drop_signals?: boolean;
-  /** Who asks and why; kept in the ledger of the run that is stopped. */
+  /** Who asks and why; kept with the run that is stopped. */
   reason?: string;
   /** The last row that is kept. */
-  to_seq: number;
+  to_seq?: number | null;
 };
 
 /** One ledger row. */
@@ -536,7 +534,7 @@ export type RowView = {
   at: string;
   /** Which attempt of an activity. */
   attempt?: number | null;
-  /** Options and the like. */
+  /** Options and the like. Of the start of a run without the seeds of its random numbers: exports have them. */
   detail?: unknown;
   /** What kind of row. */
   kind: string;
@@ -1026,10 +1024,11 @@ export interface Operations {
     header: { "if-none-match"?: string };
     answers: { 200: string; 304: undefined };
   };
-  /** Has all that follows from the ledgers of open runs made anew: timers, tasks, messages of children, entities, attributes. */
+  /** Has all that follows from the ledgers of some runs made anew: timers, tasks, messages of children, entities, attributes. To be repeated behind `next` as long as there is one. */
   repair_all: {
     method: "POST";
     route: "/v1/repairs";
+    query: { after?: string };
     answers: { 202: RepairsView };
   };
   /** How many runs there are, by status. */
@@ -1167,7 +1166,7 @@ export interface Operations {
     route: "/v1/runs/{id}/repair";
     path: { id: string };
     header: { "backstitch-tenant"?: string };
-    body: RepairRun;
+    body: ResetRun;
     answers: { 200: StartedView; 201: StartedView };
   };
   /** Leads a component along a run's ledger, and says where they disagree. Writes nothing. */

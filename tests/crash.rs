@@ -55,6 +55,8 @@ mod push;
 mod schedules;
 #[path = "crash/sessions.rs"]
 mod sessions;
+#[path = "crash/split.rs"]
+mod split;
 #[path = "crash/strays.rs"]
 mod strays;
 mod support;

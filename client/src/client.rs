@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use backstitch_core::{Json, Seq};
+use backstitch_core::{Json, RunId, Seq};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::history::Part;
 use crate::problem::ProblemDocument;
-use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendUpdate, StartRun};
+use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendUpdate, StartRun};
 use crate::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, LiveView, QueryView, ReadyView, RepairsView,
     ReplayView, RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
@@ -20,7 +20,7 @@ use crate::views::{
 };
 use crate::wire::{
     CancelQuery, DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER,
-    RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
+    RESULT_WAIT_MS_MAX, ReasonBody, RepairsQuery, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
 };
 
 /// A host on this machine answers or is not there.
@@ -142,10 +142,11 @@ impl Client {
         self.give(self.get(&["health"])).await
     }
 
-    /// Has all that follows from the ledgers of open runs, and stands beside them, made anew: timers, tasks, what children
-    /// have told, entities and attributes. Their hosts do it soon after.
-    pub async fn repair_all(&self) -> Result<RepairsView, ClientError> {
-        self.give(self.post(&["repairs"]).timeout(SLOW_TIMEOUT)).await
+    /// Has all that follows from the ledgers of some runs, and stands beside them, made anew: timers, tasks, what children
+    /// have told, entities and attributes. Those of open runs soon after, by their hosts. The answer says where to go on:
+    /// behind which run.
+    pub async fn repair_all(&self, after: Option<RunId>) -> Result<RepairsView, ClientError> {
+        self.give(self.post(&["repairs"]).query(&RepairsQuery { after }).timeout(SLOW_TIMEOUT)).await
     }
 
     /// That the host is alive.
@@ -312,7 +313,7 @@ impl Client {
 
     /// Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged. Refused if it is not
     /// damaged, and as [`reset`](Self::reset) is.
-    pub async fn repair(&self, id: &str, repair: &RepairRun) -> Result<StartedView, ClientError> {
+    pub async fn repair(&self, id: &str, repair: &ResetRun) -> Result<StartedView, ClientError> {
         let request = self.post(&["runs", id, "repair"]).timeout(SLOW_TIMEOUT).json(repair);
         self.decode(request, decode_started).await
     }

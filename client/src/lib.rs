@@ -56,6 +56,6 @@ pub mod wire;
 pub use client::{Client, ClientError};
 pub use handle::RunHandle;
 pub use requests::{
-    AttributeValue, CountRuns, ForkRun, IdReuse, LimitTenant, ListRuns, RepairRun, ResetRun, SendSignal,
-    SendUpdate, StartRun, StartTerms,
+    AttributeValue, CountRuns, ForkRun, IdReuse, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate,
+    StartRun, StartTerms,
 };

@@ -110,31 +110,13 @@ pub struct ForkRun {
     pub deployed: bool,
 }
 
-/// A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there.
+/// A run that is to go on from an earlier row: it is stopped, and a new run of its workflow id begins there. A reset needs the
+/// row; a repair, of a run whose ledger is damaged, finds the last one before the damage itself.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ResetRun {
     /// The last row that is kept.
-    #[cfg_attr(feature = "openapi", schema(value_type = u32))]
-    pub to_seq: Seq,
-    /// Who asks and why; kept in the ledger of the run that is stopped.
-    #[serde(default)]
-    pub reason: String,
-    /// On the component that serves the workflow now, instead of the one that the run is pinned to.
-    #[serde(default)]
-    pub deployed: bool,
-    /// Forget the signals that came after the row, instead of sending them to the new run.
-    #[serde(default)]
-    pub drop_signals: bool,
-}
-
-/// A run whose ledger is damaged, to go on from its sound rows.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct RepairRun {
-    /// The last row that is kept; none: the last one before the damage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<u32>))]
     pub to_seq: Option<Seq>,

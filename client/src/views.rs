@@ -157,7 +157,7 @@ pub struct RowView {
     /// Where the payload is, if it is larger than 256 KiB: it has a route of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<StoredView>,
-    /// Options and the like.
+    /// Options and the like. Of the start of a run without the seeds of its random numbers: exports have them.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = serde_json::Value, required = false))]
     pub detail: Option<Json>,
@@ -218,12 +218,24 @@ pub struct StartedView {
     pub created: bool,
 }
 
-/// Answer to the wish that all open runs be repaired.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Answer to the wish that what stands beside the ledgers be repaired: what became of some runs, and where to go on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RepairsView {
     /// Open runs that were asked to make anew what follows from their ledgers.
     pub runs: u64,
+    /// Closed runs that were compared with their ledgers.
+    pub closed: u64,
+    /// Those of them whose entity or attributes were missing or wrong, and are right now.
+    pub amended: u64,
+    /// Closed runs that had timers or tasks left.
+    pub leftovers: u64,
+    /// Closed runs whose ledgers are damaged: nothing is made anew from those.
+    pub damaged: u64,
+    /// The last run of these: `after` of the next request. Absent: there are no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = "uuid"))]
+    pub next: Option<RunId>,
 }
 
 /// Answer to a deploy.

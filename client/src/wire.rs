@@ -1,6 +1,7 @@
 //! Bodies and parameters that exist only on the wire: what a request says, as host and client agree.
 //! Answers are the views of [`crate::views`].
 
+use backstitch_core::RunId;
 use serde::{Deserialize, Serialize};
 
 use crate::history::Part;
@@ -119,6 +120,17 @@ pub struct CancelQuery {
     /// A second request of the same id is dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cancel_id: Option<String>,
+}
+
+/// Parameters of `POST /v1/repairs`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct RepairsQuery {
+    /// `next` of the request before; none: from the first run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", param(value_type = Option<String>, format = "uuid"))]
+    pub after: Option<RunId>,
 }
 
 /// Parameters of `POST /v1/runs/{id}/updates/{name}`.

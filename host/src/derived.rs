@@ -8,10 +8,11 @@
 use std::collections::HashMap;
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Failure, FailureKind, Json, Kind, Op, Row, Run, RunId, RunStatus};
+use backstitch_core::{Failure, FailureKind, Json, Op, Run, RunId, RunStatus};
 use backstitch_ledger::{Awaited, ChildState, DueTimer, Ledger};
 
 use crate::retry::until_answered;
+use crate::scheduler;
 
 /// What stands beside the ledger of one run.
 #[derive(Debug, Default)]
@@ -26,14 +27,14 @@ pub(crate) struct Derived {
     pub(crate) untold: Vec<(Op, Result<Json, Failure>)>,
 }
 
-/// Reads what is beside these ledgers, however long the database takes to answer.
-pub(crate) async fn read(ledger: &Ledger, ledgers: &[(RunId, Vec<Row>)]) -> HashMap<RunId, Derived> {
+/// Reads what is beside the ledgers of these runs, however long the database takes to answer.
+pub(crate) async fn read(ledger: &Ledger, runs: &[&Run]) -> HashMap<RunId, Derived> {
     let mut derived: HashMap<RunId, Derived> =
-        ledgers.iter().map(|(run, _)| (*run, Derived::default())).collect();
-    let of = |may: fn(&[Row]) -> bool| -> Vec<RunId> {
-        ledgers.iter().filter(|(_, rows)| may(rows)).map(|(run, _)| *run).collect()
+        runs.iter().map(|run| (run.id(), Derived::default())).collect();
+    let of = |may: fn(&Run) -> bool| -> Vec<RunId> {
+        runs.iter().filter(|run| may(run)).map(|run| run.id()).collect()
     };
-    let timed = of(may_have_timers);
+    let timed = of(has_timers);
     if !timed.is_empty() {
         for DueTimer { run, op, due_ms, .. } in
             until_answered("reading timers", || ledger.timers_of(&timed)).await
@@ -41,13 +42,13 @@ pub(crate) async fn read(ledger: &Ledger, ledgers: &[(RunId, Vec<Row>)]) -> Hash
             derived.entry(run).or_default().timers.insert(op, due_ms);
         }
     }
-    let calling = of(may_wait_for_calls);
+    let calling = of(waits_for_calls);
     if !calling.is_empty() {
         for (run, op) in until_answered("reading tasks", || ledger.tasks_of(&calling)).await {
             derived.entry(run).or_default().offered.push(op);
         }
     }
-    let awaited: Vec<Awaited> = ledgers.iter().flat_map(|(run, rows)| awaited(*run, rows)).collect();
+    let awaited: Vec<Awaited> = runs.iter().flat_map(|run| awaited(run)).collect();
     if !awaited.is_empty() {
         let children = until_answered("looking for children", || ledger.untold_children(&awaited)).await;
         for (Awaited { parent, op, .. }, state) in children {
@@ -63,32 +64,23 @@ pub(crate) async fn read(ledger: &Ledger, ledgers: &[(RunId, Vec<Row>)]) -> Hash
     derived
 }
 
-/// Whether a run may have timers: one that was given up counts as well.
-fn may_have_timers(rows: &[Row]) -> bool {
-    let timing = [Kind::TimerStarted, Kind::ActivityAttemptFailed];
-    let is_timing = |row: &Row| timing.iter().any(|kind| kind.tag() == row.kind);
-    // Those of the run itself are among the terms of its start.
-    rows.first().is_some_and(|first| first.detail.is_some()) || rows.iter().any(is_timing)
+/// Whether the run has to have timers.
+fn has_timers(run: &Run) -> bool {
+    // Also those of a time that has passed: what is there of them is compared.
+    !scheduler::timers_of(run, 0).is_empty()
 }
 
-/// Whether calls of the run may be open: one that was given up counts as open here.
-fn may_wait_for_calls(rows: &[Row]) -> bool {
-    let count =
-        |kinds: &[Kind]| rows.iter().filter(|row| kinds.iter().any(|kind| kind.tag() == row.kind)).count();
-    count(&[Kind::ActivityScheduled]) > count(&[Kind::ActivityCompleted, Kind::ActivityFailed])
+/// Whether calls of the run are open.
+fn waits_for_calls(run: &Run) -> bool {
+    run.open_ops().any(|(_, open)| matches!(open, OpenOp::Activity { .. }))
 }
 
-/// The children that a run waits for. A damaged ledger has none: it is refused itself.
-fn awaited(parent: RunId, rows: &[Row]) -> Vec<Awaited> {
-    if rows.iter().all(|row| row.kind != Kind::ChildStarted.tag()) {
-        return Vec::new();
-    }
-    let Ok((run, _)) = Run::load_all(parent, rows) else { return Vec::new() };
-    let children = run.open_ops().filter_map(|(op, open)| match open {
-        OpenOp::Child { run: child, .. } => Some(Awaited { parent, op, child: *child }),
+/// The children that a run waits for.
+fn awaited(run: &Run) -> impl Iterator<Item = Awaited> {
+    run.open_ops().filter_map(|(op, open)| match open {
+        OpenOp::Child { run: child, .. } => Some(Awaited { parent: run.id(), op, child: *child }),
         _ => None,
-    });
-    children.collect()
+    })
 }
 
 /// What a parent hears of a child that closed so.

@@ -7,17 +7,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backstitch_core::HostId;
 use backstitch_core::limits;
-use backstitch_ledger::{ConnectOptions, Health, Heart, Ledger, Payloads, Wake, Writer, WriterConfig};
+use backstitch_ledger::{ConnectOptions, Health, Heart, Lease, Ledger, Payloads, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::absent::Absent;
+use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
@@ -41,6 +43,8 @@ use crate::{ambient, config, guests};
 const ACKS_WAITING_MAX: usize = 64;
 /// How long to wait, in milliseconds, before a clock that was wrong is looked at again.
 const CLOCK_MS_MAX: u64 = 1_000;
+/// Longest wait, in milliseconds, before it is looked again whether sessions that were split reach one server.
+const SPLIT_MS_MAX: u64 = 1_000;
 /// How long a stopping host waits for what is on its way.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -140,6 +144,17 @@ pub struct Host {
     pub(crate) workers: Workers,
 }
 
+/// Why a term is over.
+#[derive(Clone, Copy)]
+enum Over {
+    /// The host stops, or others have its runs.
+    Ended,
+    /// Its scheduler has died.
+    Died,
+    /// Its sessions reach different servers.
+    Split,
+}
+
 /// What outlives a term.
 struct Fixed {
     config: HostConfig,
@@ -159,6 +174,8 @@ struct Fixed {
     /// By which schedules start runs, as clients do.
     service: Service,
     stop: CancellationToken,
+    /// The sessions of the term before have reached different servers.
+    split: AtomicBool,
 }
 
 impl Host {
@@ -237,6 +254,7 @@ impl Host {
             current,
             service: service.clone(),
             stop: stop.clone(),
+            split: AtomicBool::new(false),
         };
         let mut current = current_seen;
         let terms = tokio::spawn(fixed.serve());
@@ -301,15 +319,12 @@ impl Fixed {
             return self.until_the_clock_is_right().await;
         }
         let host = ambient::new_host_id();
-        let (heart, lease_ms) = (&self.heart, self.config.lease_ms);
-        let registered = until_answered("registering", async || {
-            let sent_ms = ambient::uptime_ms();
-            heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
-        });
+        let lease_ms = self.config.lease_ms;
         let (sent_ms, lease) = tokio::select! {
-            registered = registered => registered,
+            registered = self.register(host) => registered,
             () = self.stop.cancelled() => return,
         };
+        self.ledger.tie_sessions(lease);
         self.tenure.renew(sent_ms);
         tracing::info!(%host, "registered");
 
@@ -331,7 +346,7 @@ impl Fixed {
                 return self.stop.cancel();
             }
         };
-        let absent = Absent::default();
+        let (absent, caution) = (Absent::default(), Caution::default());
         let loads = Loads {
             programs: self.programs.clone(),
             ledger: self.ledger.clone(),
@@ -343,6 +358,7 @@ impl Fixed {
             lease,
             clock: self.clock.clone(),
             tenure: self.tenure.clone(),
+            caution: caution.clone(),
             ledger: self.ledger.clone(),
             loads,
             absent: absent.clone(),
@@ -371,6 +387,8 @@ impl Fixed {
             tenure: self.tenure.clone(),
             lease,
             lease_ms,
+            began: Instant::now(),
+            caution,
             inputs: inputs.clone(),
             in_hand,
             inbox_hint: Arc::clone(&inbox_hint),
@@ -402,15 +420,57 @@ impl Fixed {
             pulse,
         }));
 
-        let died = self.until_over(scheduler, renewals, loops, inputs).await;
+        let over = self.until_over(scheduler, renewals, loops, inputs).await;
         self.tenure.end();
         self.current.send_replace(None);
         self.done.send_replace(None);
         writer.task.abort();
-        let given_up = match died {
+        self.ledger.untie_sessions();
+        self.give_up(lease, over).await;
+    }
+
+    /// Registers, however long that takes. After sessions of the term before have reached different servers, not before
+    /// they reach one.
+    async fn register(&self, host: HostId) -> (u64, Lease) {
+        let lease_ms = self.config.lease_ms;
+        loop {
+            let registering = until_answered("registering", async || {
+                let sent_ms = ambient::uptime_ms();
+                self.heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
+            });
+            let (sent_ms, lease) = registering.await;
+            if !self.split.load(Ordering::Relaxed) {
+                return (sent_ms, lease);
+            }
+            self.ledger.tie_sessions(lease);
+            match self.ledger.sessions_agree().await {
+                Ok(true) => {
+                    tracing::info!("the sessions of this host reach one server again");
+                    self.split.store(false, Ordering::Relaxed);
+                    return (sent_ms, lease);
+                }
+                Ok(false) => tracing::debug!("the sessions of this host still reach different servers"),
+                Err(error) => tracing::warn!(%error, "it is not known which servers the sessions reach"),
+            }
+            self.give_up(lease, Over::Split).await;
+            tokio::time::sleep(Duration::from_millis(lease_ms.min(SPLIT_MS_MAX))).await;
+        }
+    }
+
+    /// Gives the lease of a term back that is over.
+    async fn give_up(&self, lease: Lease, over: Over) {
+        let given_up = match over {
             // As if the host had died: it may have been over one of its runs.
-            true => self.ledger.declare_dead(host).await.map(drop),
-            false => self.heart.release(lease).await,
+            Over::Died => self.ledger.declare_dead(lease.host).await.map(drop),
+            Over::Ended => self.heart.release(lease).await,
+            // At each of the servers, as far as they can be reached: one of them is the database from now on.
+            Over::Split => {
+                self.ledger.refuse_sessions();
+                self.split.store(true, Ordering::Relaxed);
+                let here = self.heart.release(lease).await;
+                self.heart.reconnect().await;
+                here.and(self.ledger.release(lease).await)
+            }
         };
         if let Err(error) = given_up {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
@@ -430,18 +490,25 @@ impl Fixed {
         }
     }
 
-    /// Waits until the term ends: fenced, or stopped and drained. Whether its scheduler has died.
+    /// Waits until the term ends: fenced, or stopped and drained.
     async fn until_over(
         &self,
         mut scheduler: JoinHandle<()>,
         mut renewals: JoinHandle<()>,
         mut loops: JoinSet<()>,
         inputs: Inputs,
-    ) -> bool {
-        let mut died = false;
+    ) -> Over {
+        let mut over = Over::Ended;
         tokio::select! {
-            ended = &mut scheduler => died = ended.is_err_and(|error| error.is_panic()),
+            ended = &mut scheduler => if ended.is_err_and(|error| error.is_panic()) { over = Over::Died },
             _ = &mut renewals => {}
+            () = self.ledger.sessions_split() => {
+                tracing::error!(
+                    "the sessions of this host reach different servers: after a failover, names, proxies or old connections \
+                     lead to the old primary and to the new one; the host gives its runs up until all of them reach one"
+                );
+                over = Over::Split;
+            }
             // None of them ends while the term can go on.
             _ = loops.join_next() => {}
             () = self.stop.cancelled() => {
@@ -456,7 +523,7 @@ impl Fixed {
         }
         scheduler.abort();
         renewals.abort();
-        died
+        over
     }
 }
 

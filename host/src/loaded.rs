@@ -39,7 +39,7 @@ pub(crate) struct LoadedRun {
     /// Whether it is parked.
     pub(crate) parked: bool,
     /// Its ledger, or what is wrong with that.
-    pub(crate) ledger: Result<(Run, Vec<Ahead>), Damaged>,
+    pub(crate) ledger: Ledgered,
     /// What stands beside it.
     pub(crate) derived: Derived,
     /// The room that its rows take.
@@ -51,6 +51,9 @@ pub(crate) struct LoadedRun {
     /// The attempt of this call was on trial when its host died.
     pub(crate) lost_attempt: Option<Op>,
 }
+
+/// A ledger that was led along, with its events; or what is wrong with it.
+pub(crate) type Ledgered = Result<(Run, Vec<Ahead>), Damaged>;
 
 /// A ledger that is not what was written.
 pub(crate) struct Damaged {

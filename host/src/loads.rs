@@ -24,7 +24,7 @@ use crate::crash;
 use crate::derived::{self, Derived};
 use crate::guests::Ahead;
 use crate::identity::Facts;
-use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
+use crate::loaded::{Damaged, Ledgered, Loaded, LoadedRun, Wanted};
 use crate::programs::Programs;
 use crate::retry::until_answered;
 use crate::room::{Held, Room};
@@ -125,20 +125,21 @@ impl Loads {
         let held = Arc::new(self.room.turn().await);
         let ids: Vec<RunId> = runs.iter().map(|wanted| wanted.run.run).collect();
         let found = until_answered("reading ledgers", || self.ledger.small_ledgers(&ids)).await;
-        let (mut small, mut ledgers) = (Vec::with_capacity(runs.len()), Vec::with_capacity(runs.len()));
+        let mut small: Vec<(&Wanted, Ledgered)> = Vec::with_capacity(runs.len());
         for (wanted, (run, rows)) in runs.iter().zip(found) {
             if let Some(rows) = rows {
-                small.push(wanted);
-                ledgers.push((run, rows));
+                small.push((wanted, fold(run, &rows)));
             } else {
                 let (loads, wanted, program) = (self.clone(), wanted.clone(), program.clone());
                 tokio::spawn(async move { loads.read_one(wanted, program).await });
             }
         }
-        let mut derived = derived::read(&self.ledger, &ledgers).await;
-        for (wanted, (run, rows)) in small.into_iter().zip(ledgers) {
-            let derived = derived.remove(&run).unwrap_or_default();
-            let ledger = fold(run, &rows);
+        // A damaged ledger says nothing of what is beside it.
+        let sound: Vec<&Run> =
+            small.iter().filter_map(|(_, ledger)| ledger.as_ref().ok()).map(|(run, _)| run).collect();
+        let mut derived = derived::read(&self.ledger, &sound).await;
+        for (wanted, ledger) in small {
+            let derived = derived.remove(&wanted.run.run).unwrap_or_default();
             self.complete(wanted.clone(), program.clone(), ledger, derived, Arc::clone(&held)).await;
         }
     }
@@ -147,13 +148,15 @@ impl Loads {
     async fn read_one(&self, wanted: Wanted, program: Result<WorkflowProgram, Fault>) {
         let run = wanted.run.run;
         let (rows, held) = until_answered("reading a ledger", || self.room.read(&self.ledger, run, 1)).await;
-        let ledgers = vec![(run, rows)];
-        let derived = derived::read(&self.ledger, &ledgers).await.remove(&run).unwrap_or_default();
         // Megabytes of checksums and JSON are not for the threads that serve everybody.
-        let folded = tokio::task::spawn_blocking(move || fold(run, &ledgers[0].1)).await;
+        let folded = tokio::task::spawn_blocking(move || fold(run, &rows)).await;
         let ledger = match folded {
             Ok(ledger) => ledger,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let derived = match &ledger {
+            Ok((folded, _)) => derived::read(&self.ledger, &[folded]).await.remove(&run).unwrap_or_default(),
+            Err(_) => Derived::default(),
         };
         self.complete(wanted, program, ledger, derived, Arc::new(held)).await;
     }
@@ -164,7 +167,7 @@ impl Loads {
         &self,
         wanted: Wanted,
         program: Result<WorkflowProgram, Fault>,
-        ledger: Result<(Run, Vec<Ahead>), Damaged>,
+        ledger: Ledgered,
         derived: Derived,
         held: Arc<Held>,
     ) {
@@ -183,7 +186,7 @@ impl Loads {
         &self,
         wanted: Wanted,
         program: Result<WorkflowProgram, Fault>,
-        ledger: Result<(Run, Vec<Ahead>), Damaged>,
+        ledger: Ledgered,
         derived: Derived,
         held: Arc<Held>,
     ) {
@@ -211,7 +214,7 @@ impl Loads {
     }
 }
 
-fn fold(run: RunId, rows: &[Row]) -> Result<(Run, Vec<Ahead>), Damaged> {
+fn fold(run: RunId, rows: &[Row]) -> Ledgered {
     let (folded, events) = Run::load_all(run, rows).map_err(|corrupt| Damaged {
         fault: Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")),
         rows: rows.len(),

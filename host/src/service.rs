@@ -7,6 +7,7 @@ mod follow;
 mod fork;
 mod payloads;
 mod query;
+mod repairs;
 mod schedules;
 mod start;
 mod steer;
@@ -26,6 +27,7 @@ use backstitch_client::views::{
 };
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
+use backstitch_core::start::without_seeds;
 use backstitch_core::{Digest, Filter, Json, Kind, Row, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::{
     ComponentKind as Offers, Deployment, Ledger, NewComponent, Notifier, Page, Reference, RunFilter, RunInfo,
@@ -245,7 +247,7 @@ impl Service {
             rows: u32::try_from(rows.len()).unwrap_or(u32::MAX),
             waits_for: folded.iter().flat_map(|(run, _)| self.waits(scope, run)).collect(),
             signals_kept: folded.as_ref().map_or(0, |(run, _)| run.signals_kept()),
-            start: info.start.as_deref().and_then(shown),
+            start: info.start.as_deref().and_then(without_seeds).as_deref().and_then(shown),
             entity: info.entity.as_deref().and_then(shown),
             damage: folded.err().map(|corrupt| corrupt.to_string()),
         })
@@ -553,7 +555,7 @@ fn row_view((row, stored): &(Row, Option<Reference>)) -> RowView {
         op: row.op,
         name: row.name.as_deref().map(str::to_owned),
         payload: row.payload.as_deref().and_then(shown),
-        detail: row.detail.as_deref().and_then(shown),
+        detail: row.shown_detail().as_deref().and_then(shown),
         attempt: row.attempt,
         at: time::rfc3339(row.at_ms),
     }

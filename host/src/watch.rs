@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::absent::Absent;
+use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::crier::Crier;
 use crate::desk::{Desk, Queue};
@@ -42,14 +43,6 @@ const TASKS_MS_MAX: u64 = 1_000;
 const TASKS_MS_MIN: u64 = 10;
 /// How often to look for tasks in the database that workers here could take, in milliseconds.
 const BACKLOG_MS: u64 = 500;
-/// Runs in one look for those that lack a timer: their ledgers are read.
-const LACKING_ROWS: i64 = 200;
-/// Shortest wait between two such looks, in milliseconds; one that took long has the next wait longer.
-const LACKING_MS_MIN: u64 = 250;
-/// How much longer the wait is than the look before it took: a twentieth of a connection at most goes into them.
-const LACKING_REST: u32 = 20;
-/// How long to wait when all runs were looked at, in leases: a minute by default.
-const LACKING_LEASES: u64 = 20;
 /// Shortest wait, in milliseconds, before a timer is handed over that was handed over just now.
 const TIMERS_MS_MIN: u64 = 10;
 /// Longest wait between two looks at the timers, in milliseconds: a safety net for hints.
@@ -68,6 +61,10 @@ pub(crate) struct Watcher {
     pub(crate) lease: Lease,
     /// How long it may be silent.
     pub(crate) lease_ms: u64,
+    /// When its term began.
+    pub(crate) began: Instant,
+    /// Whether hosts were lost of late.
+    pub(crate) caution: Caution,
     /// To the scheduler.
     pub(crate) inputs: Inputs,
     /// Messages that the scheduler works on.
@@ -92,7 +89,11 @@ impl Watcher {
         let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                // A session is not where the lease was renewed last: this one may have yet to follow a failover.
+                () = self.ledger.beat_wanted() => {}
+            }
             crash::point("lease-renewal");
             let sent_ms = ambient::uptime_ms();
             match heart.beat(self.lease).await {
@@ -135,8 +136,7 @@ impl Watcher {
             {
                 tracing::warn!(host = %dead, "a host is silent beyond its lease: its runs are free");
             }
-            let others = || self.ledger.has_other_hosts(self.lease.host);
-            self.crier.set_others(until_answered("looking for other hosts", others).await);
+            self.look_at_others().await;
             loop {
                 crash::point("claim-before");
                 let claim = async || match self.ledger.claim_runs(self.lease, limits::CLAIM_ROWS_MAX).await {
@@ -164,6 +164,15 @@ impl Watcher {
                 self.inbox_hint.notify_one();
             }
         }
+    }
+
+    /// Whether there are other hosts, and whether one of them was lost of late.
+    async fn look_at_others(&self) {
+        let at_first = self.began.elapsed() < Duration::from_millis(2 * self.lease_ms);
+        let look = || self.ledger.other_hosts(self.lease.host, limits::HOST_LOST_MS, at_first);
+        let others = until_answered("looking for other hosts", look).await;
+        self.crier.set_others(others.alive);
+        self.caution.set(others.lost);
     }
 
     /// Fires timers: sleeps until the earliest, or until an earlier one is set.
@@ -344,24 +353,6 @@ impl Watcher {
             for (tenant, name) in until_answered("looking for tasks", filled).await {
                 self.desk.look(&Queue { tenant, name: name.into() });
             }
-        }
-    }
-
-    /// Looks over the open runs of this host, again and again, for those that sleep and have no timer to wake them.
-    pub(crate) async fn lacking(self) {
-        let mut after = None;
-        loop {
-            let began = Instant::now();
-            let look = || self.ledger.runs_without_timers(self.lease.host, after, LACKING_ROWS);
-            let (runs, last) = until_answered("looking for runs without timers", look).await;
-            if !runs.is_empty() && self.inputs.send(Input::Lacking(runs)).await.is_err() {
-                return;
-            }
-            after = last;
-            let rest = (began.elapsed() * LACKING_REST).max(Duration::from_millis(LACKING_MS_MIN));
-            let all_seen = Duration::from_millis(self.lease_ms * LACKING_LEASES);
-            let pause = if after.is_none() { all_seen } else { rest };
-            tokio::time::sleep(pause).await;
         }
     }
 

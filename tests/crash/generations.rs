@@ -294,7 +294,7 @@ async fn a_reset_of_a_run_that_goes_on_meanwhile_leaves_its_successor_alone() {
     eventually("it is about to go on", async || gates.is_reached("append-before").then_some(())).await;
     let id = run.to_string();
     let reset = async {
-        let ask = ResetRun { to_seq: Seq(0), ..ResetRun::default() };
+        let ask = ResetRun { to_seq: Some(Seq(0)), ..ResetRun::default() };
         host.client.reset(&id, &ask).await
     };
     let goes_on = async {

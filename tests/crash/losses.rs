@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use backstitch_client::{RepairRun, StartRun, StartTerms};
+use backstitch_client::tasks::{AnswerTask, PollTasks, TaskFailure};
+use backstitch_client::{ResetRun, StartRun, StartTerms};
 use backstitch_core::{Json, RunStatus};
 use backstitch_ledger::{Cluster, ClusterOptions};
 use sqlx::PgConnection;
@@ -165,12 +166,106 @@ async fn what_follows_from_a_ledger_is_made_anew_when_its_run_is_taken_over_or_a
 }
 
 #[tokio::test]
+async fn every_kind_of_timer_that_is_gone_is_set_again_while_its_host_lives() {
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let host = TestHost::start(alert(&database)).await;
+    let collect = async |id: &str, options: StartTerms| {
+        let start = StartRun::new("collect", Some(id.to_owned()), Json::new("1").unwrap());
+        host.client.start(StartRun { options, ..start }).await.unwrap();
+    };
+    let terms = StartTerms::default;
+    collect("bounded", StartTerms { run_timeout_ms: Some(3_000), ..terms() }).await;
+    collect("held", StartTerms { execution_timeout_ms: Some(3_000), ..terms() }).await;
+    collect("delayed", StartTerms { delay_ms: Some(3_000), ..terms() }).await;
+    host.client.pause("held", "").await.unwrap();
+    until(&host, "held", "run-paused").await;
+    // An attempt that failed, of a call that is to be tried again later.
+    host.start_run("queues", "retried", r#""x""#).await;
+    let poll = PollTasks { wait_ms: 20_000, ..PollTasks::new("default") };
+    let take = async || {
+        eventually("there is a task", async || host.client.poll_tasks(&poll).await.unwrap().pop()).await
+    };
+    let task = take().await;
+    let failure = TaskFailure { retry_after_ms: Some(3_000), ..TaskFailure::default() };
+    host.client.answer_task(&AnswerTask::failed(&*task.token, failure)).await.unwrap();
+    until(&host, "retried", "activity-attempt-failed").await;
+    let there = "select count(*) from timers";
+    eventually("all of them are set", async || (count(&mut connection, there).await == 4).then_some(()))
+        .await;
+    execute(&mut connection, "delete from timers").await;
+    let again = take().await;
+    assert_eq!(again.attempt, 2);
+    host.client.answer_task(&AnswerTask::completed(&*again.token, word("done"))).await.unwrap();
+    host.output("retried").await;
+    assert_eq!(host.ended_run("bounded").await.status, RunStatus::TimedOut);
+    let held =
+        async || (host.client.run("held").await.unwrap().run.status == RunStatus::TimedOut).then_some(());
+    eventually("the one that is held is over too", held).await;
+    until(&host, "delayed", "signal-awaited").await;
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn what_has_closed_is_compared_with_its_ledger_when_an_operator_asks() {
+    let database = deployed_database().await;
+    let mut connection = connect(&database).await;
+    let host = TestHost::start(options(&database)).await;
+    for id in ["noted", "hurt"] {
+        host.start_run("notebook", id, "1").await;
+        host.client.signal(id, "note", &word("first")).await.unwrap();
+        host.output(id).await;
+    }
+    host.start_run("awaits", "parent", r#""child""#).await;
+    host.client.signal("parent/child", "go", &word("on")).await.unwrap();
+    host.output("parent").await;
+    let known = "select count(*) from runs r
+                 join entities e using (run_id) join attributes a using (run_id)
+                 where r.workflow_id = 'noted' and e.document::text like '%first%' and a.text = 'first'";
+    eventually("what is known is there", async || (count(&mut connection, known).await == 1).then_some(()))
+        .await;
+    execute(
+        &mut connection,
+        "delete from entities; update attributes set text = 'wrong' where name = 'latest';
+         delete from attributes where name = 'full';
+         delete from ledger where seq = 1 and run_id = (select run_id from runs where workflow_id = 'hurt');
+         insert into timers (shard, tenant, run_id, op, due_at, purpose)
+         select 0, 1, run_id, 0, now(), 1 from runs where workflow_id = 'noted';
+         insert into tasks (shard, tenant, run_id, op, seq, attempt, task_queue, name, priority, offered_at, lease)
+         select 0, 1, run_id, 0, 1, 1, 'q', 'n', 3, now(),
+                case when workflow_id = 'parent/child' then run_id end
+         from runs where workflow_id in ('noted', 'parent/child');
+         delete from ledger where kind in (25, 40) and run_id = (select run_id from runs where workflow_id = 'parent');
+         update runs set status = 1, closed_at = null, output = null, rows = null, chain = null where workflow_id = 'parent'",
+    )
+    .await;
+    let said = host.cli(&["doctor", "--repair", "--json"]).await;
+    let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let numbers =
+        ["runs", "closed", "amended", "leftovers", "damaged"].map(|name| told[name].as_u64().unwrap());
+    assert_eq!(numbers, [1, 3, 1, 2, 1], "{said:?}");
+    assert_eq!(count(&mut connection, known).await, 1, "the entity and the attribute are right again");
+    assert_eq!(count(&mut connection, "select count(*) from attributes where name = 'full'").await, 1);
+    assert_eq!(count(&mut connection, "select count(*) from timers").await, 0);
+    let left = "select count(*) from tasks where not given_up or lease is null";
+    assert_eq!(count(&mut connection, left).await, 0, "who has a task is told, and the other is gone");
+    assert_eq!(host.output("parent").await, "\"on\"", "an open run hears of a child that closed");
+
+    // What is right is not written again, and who asks behind the last run asks for nothing.
+    let page = host.client.repair_all(None).await.unwrap();
+    assert_eq!((page.closed, page.amended, page.leftovers, page.next), (4, 0, 0, None), "{page:?}");
+    let last = host.client.run("parent/child").await.unwrap().run.run_id;
+    let page = host.client.repair_all(Some(last)).await.unwrap();
+    assert_eq!((page.runs, page.closed), (0, 0), "{page:?}");
+}
+
+#[tokio::test]
 async fn a_run_with_a_damaged_ledger_goes_on_from_its_sound_rows_as_another() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let host = TestHost::start(options(&database)).await;
     host.start_run("deliberate", "hurt", "null").await;
-    let sound = refusal(host.client.repair("hurt", &RepairRun::default()).await);
+    let sound = refusal(host.client.repair("hurt", &ResetRun::default()).await);
     assert_eq!(sound, (409, "ledger-sound".to_owned()));
     for said in ["one", "two"] {
         host.client.signal("hurt", "word", &word(said)).await.unwrap();

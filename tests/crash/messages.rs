@@ -75,21 +75,23 @@ async fn clean_up_that_is_shielded_is_finished_by_the_next_host() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let mut dead = TestHost::start(options(&database)).await;
-    dead.start_run("careful", "careful", r#""the desk""#).await;
+    dead.start_run("thorough", "thorough", r#""the desk""#).await;
     dead.start_run("keeps_one", "keeps-one", "null").await;
     until(&mut connection, "both wait", 3, "select count(*) from ledger where kind in (3, 4)").await;
-    dead.client.cancel("careful", "enough").await.unwrap();
+    dead.client.cancel("thorough", "enough").await.unwrap();
     dead.client.cancel("keeps-one", "enough").await.unwrap();
     until(&mut connection, "the clean-up has begun", 2, "select count(*) from ledger where kind = 3").await;
     let asked = "select count(*) from ledger where kind = 27";
     until(&mut connection, "both are asked", 2, asked).await;
     dead.kill();
     let heir = TestHost::start(options(&database)).await;
-    // Once more: what is shielded outlives that too.
-    heir.client.cancel("careful", "now").await.unwrap();
-    let view = heir.ended_run("careful").await;
+    // Once more: what is shielded outlives that too. It ends when it is told to, and not before it was asked again.
+    heir.client.cancel("thorough", "now").await.unwrap();
+    until(&mut connection, "it is asked again", 3, asked).await;
+    heir.client.signal("thorough", "enough", &json("null")).await.unwrap();
+    let view = heir.ended_run("thorough").await;
     assert_eq!(view.status, RunStatus::Cancelled, "{view:#?}");
-    let kinds: Vec<String> = heir.rows("careful").await.into_iter().map(|row| row.kind).collect();
+    let kinds: Vec<String> = heir.rows("thorough").await.into_iter().map(|row| row.kind).collect();
     assert_eq!(kinds.iter().filter(|kind| *kind == "activity-completed").count(), 1, "{kinds:?}");
     assert_eq!(kinds.iter().filter(|kind| *kind == "cancel-requested").count(), 2, "{kinds:?}");
     assert_eq!(kinds.last().unwrap(), "run-cancelled", "{kinds:?}");

@@ -4,7 +4,6 @@
 use backstitch_client::views::RunView;
 use backstitch_client::{ForkRun, IdReuse, ResetRun, StartRun};
 use backstitch_core::{Json, RunStatus, Seq};
-use serde_json::Value;
 
 use crate::load::{attempts, count, deployed_database, options};
 use crate::support::{DEADLINE, TestHost, check_ledgers, connect, eventually};
@@ -176,28 +175,20 @@ async fn every_run_draws_from_bytes_of_its_own() {
     let fork = ForkRun { at_seq, workflow_id: Some("feeds-again".into()), deployed: true };
     host.client.fork("feeds", &fork).await.unwrap();
     host.output("feeds-again").await;
-    // Row 0 says for each run from which row on it draws from which bytes.
-    let drawn_from = async |id: &str| -> Vec<(u64, String)> {
-        let detail = host.rows(id).await[0].detail.clone().unwrap();
-        let detail: Value = serde_json::from_str(detail.as_str()).unwrap();
-        assert_eq!(detail["rules"], 1, "{detail}");
-        let source = |source: &Value| (source["from"].as_u64().unwrap(), source["seed"].to_string());
-        detail["random"].as_array().unwrap().iter().map(source).collect()
-    };
-    let (original, forked) = (drawn_from("feeds").await, drawn_from("feeds-again").await);
+    let (original, forked) = (host.seeds("feeds").await, host.seeds("feeds-again").await);
     assert_eq!((original.len(), original[0].0, forked.len()), (1, 0, 2), "{original:?} {forked:?}");
     assert_eq!((&forked[0], forked[1].0), (&original[0], u64::from(at_seq.0) + 1));
     let mut seeds = vec![forked[1].1.clone()];
     for id in ["feeds", "feeds-again"] {
         for child in host.client.children(id).await.unwrap() {
-            seeds.push(drawn_from(&child.run_id.to_string()).await[0].1.clone());
+            seeds.push(host.seeds(&child.run_id.to_string()).await[0].1.clone());
         }
     }
     seeds.push(original[0].1.clone());
     seeds.sort_unstable();
     seeds.dedup();
     assert_eq!(seeds.len(), 4, "two runs, and a child of each");
-    assert!(seeds.iter().all(|seed| seed.len() == 66), "{seeds:?}");
+    assert!(seeds.iter().all(|seed| seed.len() == 64), "{seeds:?}");
     check_ledgers(&database).await;
 }
 
@@ -233,7 +224,7 @@ async fn a_reset_stops_the_run_and_goes_on_from_an_earlier_row() {
 
     // To the first wait: the word that came later comes again.
     let to_seq = place(&host, "again", "signal-awaited").await;
-    let reset = ResetRun { to_seq, reason: "a typo".into(), ..ResetRun::default() };
+    let reset = ResetRun { to_seq: Some(to_seq), reason: "a typo".into(), ..ResetRun::default() };
     let second = host.client.reset("again", &reset).await.unwrap().run;
     host.kill();
     host = TestHost::start(options(&database)).await;

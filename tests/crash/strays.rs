@@ -114,6 +114,57 @@ async fn a_guest_that_takes_three_hosts_down_is_parked_and_the_fourth_lives() {
     check_ledgers(&database).await;
 }
 
+/// Starts a run whose guest takes its host down. The start may have been answered before that.
+async fn start_fatal(host: &mut TestHost, id: &str) {
+    let input = backstitch_core::Json::new(ASKED).unwrap();
+    let start = backstitch_client::StartRun::new("approval", Some(id.to_owned()), input);
+    let _ = host.client.start(start).await;
+    host.crashed().await;
+}
+
+#[tokio::test]
+async fn a_start_that_takes_its_host_down_is_counted() {
+    let database = database().await;
+    let mut connection = connect(&database).await;
+    let known = "select count(*) from runs where workflow_id = 'poison'";
+    let poisoned = || options(&database).crash("guest-of=poison");
+    // The first guest of its component on this host: it begins behind its first row.
+    let mut first = TestHost::start(poisoned()).await;
+    first.deploy(&["approval-workflow", "example-activities"]).await;
+    start_fatal(&mut first, "poison").await;
+    assert_eq!(count(&mut connection, known).await, 1);
+    run_sql(&mut connection, "delete from runs; delete from ledger; update leases set released = true").await;
+
+    // One whose component has done no harm may begin before its first row is there. If it does, nothing tells of it.
+    let mut second = TestHost::start(poisoned()).await;
+    second.start_run("approval", "first", ASKED).await;
+    eventually("its guest has come back", async || (second.rows("first").await.len() > 1).then_some(()))
+        .await;
+    start_fatal(&mut second, "poison").await;
+    run_sql(
+        &mut connection,
+        "delete from runs where workflow_id = 'poison';
+         delete from ledger where run_id not in (select run_id from runs)",
+    )
+    .await;
+
+    // Whoever repeats the start meets hosts that know of the one that was lost.
+    let mut third = TestHost::start(poisoned()).await;
+    third.start_run("approval", "harmless", ASKED).await;
+    approve(&third, "harmless").await.unwrap();
+    third.output("harmless").await;
+    start_fatal(&mut third, "poison").await;
+    assert_eq!(count(&mut connection, known).await, 1);
+    for _ in 0..2 {
+        if let Some(mut host) = TestHost::try_start(poisoned()).await {
+            host.crashed().await;
+        }
+    }
+    let last = TestHost::start(poisoned()).await;
+    assert_eq!(fault(&last, "poison").await, FaultKind::HostLost);
+    check_ledgers(&database).await;
+}
+
 #[tokio::test]
 async fn an_attempt_that_takes_its_host_down_counts_once_it_is_alone() {
     let database = database().await;

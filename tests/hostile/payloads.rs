@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstitch_client::schedules::CreateSchedule;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, PollTasks, TaskFailure, TaskView};
-use backstitch_client::{LimitTenant, SendUpdate, StartRun, StartTerms};
+use backstitch_client::{ForkRun, LimitTenant, SendUpdate, StartRun, StartTerms};
 use backstitch_core::schedule::{Every, Policy, Spec, Terms, What, When};
 use backstitch_core::{Json, Op, RunStatus, Seq, limits};
 use backstitch_ledger::Cluster;
@@ -248,11 +248,25 @@ async fn say_everything(host: &TestHost) {
     .await;
     host.ended_run("said").await;
     host.ended_run("unknown").await;
+    // Copied into another run, and followed by one of its own.
+    let fork = ForkRun { at_seq: Seq(1), workflow_id: Some("forked".to_owned()), deployed: false };
+    client.fork("shop", &fork).await.unwrap();
 }
 
-/// Which of [`WORDS`] are in the files under a directory, and so on the disk.
-fn words_on_disk(dir: &Path) -> Vec<&'static str> {
-    let mut found: BTreeSet<&str> = BTreeSet::new();
+/// What the guests of these runs draw their numbers from: the texts that stand in their ledgers.
+async fn seeds(host: &TestHost) -> Vec<String> {
+    let mut seeds = Vec::new();
+    for id in ["relayed", "large", "shop", "forked"] {
+        seeds.extend(host.seeds(id).await.into_iter().map(|(_, seed)| seed));
+    }
+    seeds.dedup();
+    assert_eq!(seeds.len(), 4, "the fork repeats that of its original, and has one of its own");
+    seeds
+}
+
+/// Which of these are in the files under a directory, and so on the disk.
+fn words_on_disk(dir: &Path, words: &[String]) -> Vec<String> {
+    let mut found: BTreeSet<&String> = BTreeSet::new();
     let mut folders: Vec<PathBuf> = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -262,25 +276,30 @@ fn words_on_disk(dir: &Path) -> Vec<&'static str> {
                 folders.push(entry.path());
             } else if kind.is_file() {
                 let bytes = std::fs::read(entry.path()).unwrap();
-                let is_in = |word: &&&str| bytes.windows(word.len()).any(|window| window == word.as_bytes());
-                found.extend(WORDS.iter().filter(is_in));
+                let is_in =
+                    |word: &&String| bytes.windows(word.len()).any(|window| window == word.as_bytes());
+                found.extend(words.iter().filter(is_in));
             }
         }
     }
-    WORDS.into_iter().filter(|word| found.contains(word)).collect()
+    words.iter().filter(|word| found.contains(word)).cloned().collect()
 }
 
-/// A host that says everything into a server of its own; what of it is on the disk afterwards.
-async fn left_on_disk(args: &[&str]) -> Vec<&'static str> {
+/// A host that says everything into a server of its own; what of it is on the disk afterwards, and how many of the seeds
+/// of its runs.
+async fn left_on_disk(args: &[&str]) -> (Vec<String>, usize) {
     let cluster = tokio::task::spawn_blocking(|| Cluster::ephemeral().unwrap()).await.unwrap();
     let database = cluster.create_database("disk").await.unwrap();
     let mut options = HostOptions::new(&database);
     options.args = args.iter().map(|arg| (*arg).to_owned()).collect();
     let host = TestHost::start(options).await;
     say_everything(&host).await;
+    let seeds = seeds(&host).await;
     drop(host);
     sqlx::query("checkpoint").execute(&mut connect(&database).await).await.unwrap();
-    tokio::task::spawn_blocking(move || words_on_disk(cluster.dir())).await.unwrap()
+    let words = WORDS.map(str::to_owned);
+    let search = move || (words_on_disk(cluster.dir(), &words), words_on_disk(cluster.dir(), &seeds).len());
+    tokio::task::spawn_blocking(search).await.unwrap()
 }
 
 #[tokio::test]
@@ -291,9 +310,61 @@ async fn no_word_of_a_payload_is_on_the_disk_of_a_database_whose_payloads_are_se
     let args = ["--payload-keys", keys.to_str().unwrap()];
     let (sealed, plain) = tokio::join!(left_on_disk(&args), left_on_disk(&[]));
     // Without keys all of it is there: so the search finds what there is.
-    assert_eq!(plain, WORDS);
+    assert_eq!((plain.0, plain.1), (WORDS.map(str::to_owned).to_vec(), 4));
     // What runs are found by has to be found: the notebook makes an attribute of what it is told.
-    assert_eq!(sealed, ["FOUND-BY-f19"]);
+    assert_eq!((sealed.0, sealed.1), (vec!["FOUND-BY-f19".to_owned()], 0));
+}
+
+#[tokio::test]
+async fn no_view_of_a_run_shows_what_its_numbers_are_drawn_from_and_an_export_repeats_them() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["verbs-guest", "example-activities"]).await;
+    host.start_run("deliberate", "original", "null").await;
+    for word in ["one", "two"] {
+        host.client.signal("original", "word", &Json::of(&word).unwrap()).await.unwrap();
+    }
+    host.output("original").await;
+    let fork = ForkRun { at_seq: Seq(1), workflow_id: Some("forked".to_owned()), deployed: false };
+    host.client.fork("original", &fork).await.unwrap();
+    host.client.terminate("forked", "").await.unwrap();
+    host.ended_run("forked").await;
+
+    for (id, sources) in [("original", 1), ("forked", 2)] {
+        let seeds = host.seeds(id).await;
+        assert_eq!(seeds.len(), sources, "{id}");
+        let hides = |what: &str, text: &str| {
+            let shown = seeds.iter().find(|(_, seed)| text.contains(&**seed));
+            assert!(shown.is_none(), "{what} of {id} shows a seed: {text}");
+        };
+        for (route, accept) in [("", "*/*"), ("/ledger", "*/*"), ("/ledger", "text/event-stream")] {
+            let url = format!("{}/v1/runs/{id}{route}", host.url);
+            let answer = reqwest::Client::new().get(url).header("accept", accept).send().await.unwrap();
+            let text = answer.text().await.unwrap();
+            assert!(text.contains("\"random\":[{\"from\":0}"), "{route} {accept}: {text}");
+            hides(&format!("{route} {accept}"), &text);
+        }
+        for args in [
+            &["run", "show", id][..],
+            &["--json", "run", "show", id],
+            &["run", "ledger", id],
+            &["--json", "run", "ledger", id],
+            &["replay", id],
+            &["--json", "replay", id],
+        ] {
+            let said = host.cli(args).await;
+            assert_eq!(said.code, 0, "{said:?}");
+            hides(&args.join(" "), &format!("{}{}", said.stdout, said.stderr));
+        }
+        hides("the log", &host.log());
+
+        let dir = tempfile::tempdir().unwrap();
+        let (document, wasm) = (dir.path().join("history.json"), dir.path().join("guest.wasm"));
+        std::fs::write(&wasm, component("verbs-guest")).unwrap();
+        let [document, wasm] = [&document, &wasm].map(|path| path.to_str().unwrap());
+        assert_eq!(host.cli(&["run", "export", id, "-o", document]).await.code, 0);
+        let said = host.cli(&["replay", "--history", document, "--component", wasm]).await;
+        assert_eq!((said.code, said.stdout.starts_with("identical")), (0, true), "{said:?}");
+    }
 }
 
 #[tokio::test]

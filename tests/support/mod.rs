@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
+use backstitch_client::history::Part;
 use backstitch_client::views::{RowView, RunView};
 use backstitch_client::{Client, ClientError, StartRun};
 use backstitch_core::{Json, RunStatus, Seq};
@@ -363,6 +364,18 @@ impl TestHost {
         let view = self.ended_run(id).await;
         assert_eq!(view.status, RunStatus::Completed, "{view:#?}\n{}", self.log());
         view.output.unwrap().as_str().to_owned()
+    }
+
+    /// From which row on a run draws its numbers from which seed. Only its export says so.
+    pub async fn seeds(&self, id: &str) -> Vec<(u64, String)> {
+        let text = self.client.history(id, &[Part::Timeline]).await.unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let detail = document["timeline"][0]["detail"].as_str().unwrap();
+        let detail: serde_json::Value = serde_json::from_str(detail).unwrap();
+        let source = |source: &serde_json::Value| {
+            (source["from"].as_u64().unwrap(), source["seed"].as_str().unwrap().to_owned())
+        };
+        detail["random"].as_array().unwrap().iter().map(source).collect()
     }
 
     /// A run's whole ledger.

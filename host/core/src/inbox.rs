@@ -156,6 +156,9 @@ pub const LEFT_BY_TASKS: [i16; 3] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED, ATTEMPT_
 /// Those of them that say how an attempt ended.
 pub const ANSWERS: [i16; 2] = [ATTEMPT_COMPLETED, ATTEMPT_FAILED];
 
+/// Kinds of the messages by which a child tells how it ended.
+pub const CHILD_NOTES: [i16; 2] = [CHILD_COMPLETED, CHILD_FAILED];
+
 /// Kinds of the messages whose detail is what somebody said.
 pub const REASONED: [i16; 5] = [CANCEL, TERMINATE, PAUSE, RESUME, TERMINATE_THIS];
 

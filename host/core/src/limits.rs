@@ -361,6 +361,9 @@ pub const LOADS_BYTES_MAX: usize = 640 << 20;
 pub const COMPONENT_LOAD_MS_MAX: u64 = 30_000;
 /// Hosts lost over one run before it is parked: the first two may have died of anything, the third had it on trial, alone.
 pub const HOSTS_LOST_MAX: u16 = 3;
+/// How long after a host was lost guests begin behind their first rows, in milliseconds: long enough that whoever repeats a
+/// start does it in this time.
+pub const HOST_LOST_MS: u64 = 600_000;
 /// How long a host lives before it puts runs on trial, in milliseconds: a host that dies sooner, as one of a fleet that is
 /// killed again and again, dies of something else.
 pub const TRIALS_AFTER_MS: u64 = 2_000;

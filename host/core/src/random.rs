@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{RunId, Seq};
 
-/// 32 bytes that nobody can guess. Made by whoever has a source of randomness, kept in row 0.
+/// 32 bytes that nobody can guess. Made by whoever has a source of randomness, kept in row 0, and as secret as a payload:
+/// sealed in the database where payloads are, in exports, and [not shown](crate::start::without_seeds) otherwise.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Seed(pub [u8; 32]);

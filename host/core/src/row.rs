@@ -16,7 +16,7 @@ use crate::failure::Failure;
 use crate::ids::{Chain, Op, RunId, Seq};
 use crate::json::Json;
 use crate::json::attached;
-use crate::start::StartOptions;
+use crate::start::{StartOptions, without_seeds};
 
 /// One ledger row, as it is stored. Cloning shares the texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -349,6 +349,13 @@ impl Row {
         }
         hash.update(&self.at_ms.to_le_bytes());
         Chain(hash.digest())
+    }
+
+    /// Its detail as it is shown to whoever may look at the run: that of a start [without its seeds](without_seeds).
+    pub fn shown_detail(&self) -> Option<Arc<str>> {
+        let detail = self.detail.as_ref()?;
+        let is_start = self.seq == Seq(0) || self.kind == Kind::RunStarted.tag();
+        if is_start { without_seeds(detail).map(Into::into) } else { Some(Arc::clone(detail)) }
     }
 
     /// Bytes of text that the row carries.

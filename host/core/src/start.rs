@@ -153,6 +153,29 @@ impl StartOptions {
     }
 }
 
+/// The detail of row 0 as it is shown to whoever may look at the run: that its guest draws its numbers from a source, and
+/// from which row on, but not from which seed, for guests make tokens and keys of those. None: it is no such detail, and
+/// nothing of it is shown.
+pub fn without_seeds(detail: &str) -> Option<String> {
+    #[derive(Serialize)]
+    struct Shown<'a> {
+        #[serde(flatten)]
+        options: &'a StartOptions,
+        random: Vec<ShownSource>,
+    }
+    #[derive(Serialize)]
+    struct ShownSource {
+        from: Seq,
+    }
+
+    let mut options: StartOptions = serde_json::from_str(detail).ok()?;
+    let random: Vec<_> = options.random.drain(..).map(|source| ShownSource { from: source.from }).collect();
+    if random.is_empty() {
+        return Some(detail.to_owned());
+    }
+    serde_json::to_string(&Shown { options: &options, random }).ok()
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
 fn is_zero(depth: &u32) -> bool {
     *depth == 0
@@ -165,6 +188,26 @@ mod tests {
     #[test]
     fn the_defaults_are_an_empty_object() {
         assert_eq!(serde_json::to_string(&StartOptions::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn the_detail_of_a_start_is_shown_without_its_seeds() {
+        let memo = Json::new(r#"{"b":1.0,"a":[ ],"b":"\u0000"}"#).unwrap();
+        let source = |from| Source { from: Seq(from), seed: Seed([0xab; 32]) };
+        let options =
+            StartOptions { memo: Some(memo), random: vec![source(0), source(7)], ..StartOptions::default() };
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(text.matches("abab").count(), 2 * 16);
+        assert_eq!(
+            without_seeds(&text).unwrap(),
+            r#"{"memo":{"b":1.0,"a":[ ],"b":"\u0000"},"random":[{"from":0},{"from":7}]}"#
+        );
+        let old = r#"{"priority": 4}"#;
+        assert_eq!(without_seeds(old).unwrap(), old, "a run of before there were seeds");
+        // Nobody knows what a damaged one holds.
+        for damaged in [r#"{"random":[{"from":0,"seed":"abab"}]}"#, &text[..text.len() - 1], "[]", "null"] {
+            assert_eq!(without_seeds(damaged), None, "{damaged}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::error::Failure;
 use crate::opening::{self, Opening, within};
 use crate::options::ConnectOptions;
 use crate::pool::{Pool, is_full};
+use crate::tie::Tie;
 
 /// The oldest server whose SQL this crate speaks (SQL-standard function bodies).
 const SERVER_VERSION_MIN: i32 = 140_000;
@@ -123,6 +124,8 @@ pub struct Ledger {
     wanted: Arc<AtomicUsize>,
     pub(crate) shard: Shard,
     pub(crate) options: Arc<ConnectOptions>,
+    /// What keeps all sessions at one server.
+    pub(crate) tie: Tie,
 }
 
 impl Ledger {
@@ -144,13 +147,15 @@ impl Ledger {
         connection.close().await.ok();
         let wanted = Arc::new(AtomicUsize::new(0));
         let (ms, client_ms) = (options.statement_timeout_ms, options.client_statement_timeout_ms);
-        let pool = Pool::new(opening, options.pool_max, ms, &wanted);
+        let tie = Tie::new(options.shard);
+        let pool = Pool::new(opening, options.pool_max, ms, &wanted, &tie);
         let client_statement = client_ms.to_string();
         let clients = Opening::new(&options, "clients")
             .map_err(ConnectError::Url)?
             .with([("statement_timeout", client_statement.as_str())]);
-        let clients = Pool::new(clients, options.clients_max, client_ms, &wanted).with_reserve(pool.clone());
-        Ok(Self { pool, clients, wanted, shard: options.shard, options: Arc::new(options) })
+        let clients = Pool::new(clients, options.clients_max, client_ms, &wanted, &tie);
+        let clients = clients.with_reserve(pool.clone());
+        Ok(Self { pool, clients, wanted, shard: options.shard, options: Arc::new(options), tie })
     }
 
     /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own looks

@@ -1,8 +1,8 @@
 //! What stands beside the ledger and follows from it: timers, and what children leave for their parents. Whoever takes a
 //! run into memory compares it with the ledger, and makes anew what is missing.
 
-use backstitch_core::inbox::MessageRow;
-use backstitch_core::{HostId, Op, RunId, RunStatus, Scope};
+use backstitch_core::inbox::CHILD_NOTES;
+use backstitch_core::{Op, RunId, RunStatus};
 use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
@@ -91,7 +91,7 @@ impl Ledger {
                  order by r.generation desc limit 1
              ) last on true
              where c.run_id is null
-                or last.status >= 10 and last.status <> $5
+                or last.status >= $7 and last.status <> $5
                    and not exists (select from inbox i where i.shard = $1 and i.run_id = w.parent
                                                          and i.op = w.op and i.kind = any ($6))",
         )
@@ -101,6 +101,7 @@ impl Ledger {
         .bind(awaited.iter().map(|awaited| awaited.child.0).bind_iter())
         .bind(RunStatus::Continued.tag())
         .bind(CHILD_NOTES.as_slice())
+        .bind(RunStatus::CLOSED_FROM)
         .fetch_all(&self.pool)
         .await?;
         let mut columns = Vec::with_capacity(2 * rows.len());
@@ -118,88 +119,7 @@ impl Ledger {
         }
         rows.into_iter().map(|row| child(awaited, row)).collect()
     }
-
-    /// Sends a message without a payload to the next `limit` open runs of the tenant behind `after`, by their ids; the last
-    /// of them, unless there are no more, and how many there were. `item_id` makes the messages' ids. May be repeated: who
-    /// gets it twice does the same twice.
-    pub async fn post_to_open(
-        &self,
-        scope: Scope,
-        after: Option<RunId>,
-        message: &MessageRow,
-        at_ms: u64,
-        limit: u32,
-        item_id: impl Fn() -> Uuid,
-    ) -> Result<(Option<RunId>, u64), LedgerError> {
-        let ids: Vec<Uuid> = (0..limit).map(|_| item_id()).collect();
-        // Locked as `post` does it: a close either sees the message or is seen by it.
-        let posted: Vec<Uuid> = sqlx::query_scalar(
-            "with open as materialized (
-                 select run_id, row_number() over (order by run_id) as place
-                 from (select run_id from runs
-                       where shard = $1 and tenant = $2 and status < 10 and run_id > $3
-                       order by run_id limit $4 for share) r
-             )
-             insert into inbox (shard, tenant, run_id, item_id, kind, at)
-             select $1, $2, open.run_id, ids.item_id, $6, $7
-             from open join unnest($5::uuid[]) with ordinality as ids (item_id, place) using (place)
-             on conflict do nothing
-             returning run_id",
-        )
-        .bind(scope.shard.0)
-        .bind(scope.tenant.0)
-        .bind(after.map_or(Uuid::nil(), |run| run.0))
-        .bind(i64::from(limit))
-        .bind(ids)
-        .bind(message.kind)
-        .bind(Timestamp(at_ms))
-        .fetch_all(&self.pool)
-        .await?;
-        let more = posted.len() as u64 >= u64::from(limit);
-        let last = posted.iter().max().map(|run| RunId(*run)).filter(|_| more);
-        Ok((last, posted.len() as u64))
-    }
-
-    /// Open runs of `host` behind `after` that have begun a sleep of which neither an end nor a timer is to be found, in
-    /// the order of their ids, out of the next `limit` runs; and the last run that was looked at, unless it was the last
-    /// of all. Some of the sleeps may have been cancelled with their run: the ledger tells. Reads only, the ledgers of
-    /// `limit` runs at most.
-    pub async fn runs_without_timers(
-        &self,
-        host: HostId,
-        after: Option<RunId>,
-        limit: i64,
-    ) -> Result<(Vec<RunId>, Option<RunId>), LedgerError> {
-        let rows: Vec<(Uuid, bool)> = sqlx::query_as(
-            "select r.run_id,
-                    exists (select l.op from ledger l where l.shard = $1 and l.run_id = r.run_id and l.kind = 3
-                            except
-                            select l.op from ledger l where l.shard = $1 and l.run_id = r.run_id and l.kind = 23
-                            except
-                            select (l.detail ->> 'target')::bigint::integer from ledger l
-                            where l.shard = $1 and l.run_id = r.run_id and l.kind = 6
-                            except
-                            select t.op from timers t where t.shard = $1 and t.run_id = r.run_id)
-             from (select run_id from runs
-                   where shard = $1 and owner = $2 and status < 10 and status = $3 and run_id > $4
-                   order by run_id limit $5) r
-             order by r.run_id",
-        )
-        .bind(self.shard.0)
-        .bind(host.0)
-        .bind(RunStatus::Running.tag())
-        .bind(after.map_or(Uuid::nil(), |run| run.0))
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        let more = rows.len() as u64 >= limit.unsigned_abs();
-        let last = rows.last().map(|(run, _)| RunId(*run)).filter(|_| more);
-        Ok((rows.into_iter().filter_map(|(run, lacks)| lacks.then_some(RunId(run))).collect(), last))
-    }
 }
-
-/// Kinds of messages by which a child tells how it ended.
-const CHILD_NOTES: [i16; 2] = [5, 6];
 
 fn child(awaited: &[Awaited], row: ChildRow) -> Result<(Awaited, ChildState), LedgerError> {
     let place = usize::try_from(row.place - 1).ok().and_then(|place| awaited.get(place).copied());

@@ -15,7 +15,9 @@
 //!
 //! A host keeps its lease by a [`Heart`], which has a connection of its own.
 
-use backstitch_core::{Epoch, HostId};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use backstitch_core::{Epoch, HostId, Shard};
 use sqlx::{PgConnection, PgExecutor};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -32,6 +34,15 @@ pub struct Lease {
     pub host: HostId,
     /// Which of its registrations.
     pub epoch: Epoch,
+}
+
+/// What a host knows of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherHosts {
+    /// Some are alive.
+    pub alive: bool,
+    /// One was lost of late: it may have been over what it was doing.
+    pub lost: bool,
 }
 
 /// What a heartbeat found.
@@ -61,6 +72,8 @@ pub struct Heart {
     opening: Opening,
     /// Longest wait for an answer, in milliseconds: the next beat must have its turn before the lease is over.
     reply_ms_max: u64,
+    /// The number of the next heartbeat: see [`crate::tie`].
+    number: AtomicI64,
     connection: Mutex<Option<PgConnection>>,
 }
 
@@ -72,20 +85,21 @@ impl Heart {
     /// appends that the first has waited for have written, and nobody is to wait while this host is between them. A host
     /// that dies there has a lease that runs out.
     pub async fn register(&self, host: HostId, lease_ms: u64, name: &str) -> Result<Lease, LedgerError> {
-        let shard = self.ledger.shard;
+        let (shard, number) = (self.ledger.shard, self.number.fetch_add(1, Ordering::Relaxed));
         let register = async |connection: &mut PgConnection| {
             let epoch: i64 = sqlx::query_scalar(
-                "insert into leases (shard, host_id, epoch, heartbeat_at, lease_ms, dead, name)
-                 values ($1, $2, 1, now(), $3, false, $4)
+                "insert into leases (shard, host_id, epoch, heartbeat_at, lease_ms, dead, name, beats)
+                 values ($1, $2, 1, now(), $3, false, $4, $5)
                  on conflict (shard, host_id) do update
                  set epoch = leases.epoch + 1, heartbeat_at = now(), lease_ms = excluded.lease_ms,
-                     dead = false, released = false, name = excluded.name
+                     dead = false, released = false, name = excluded.name, beats = excluded.beats
                  returning epoch",
             )
             .bind(shard.0)
             .bind(host.0)
             .bind(i64::try_from(lease_ms).unwrap_or(i64::MAX))
             .bind(name)
+            .bind(number)
             .fetch_one(&mut *connection)
             .await?;
             if epoch > 1 {
@@ -97,18 +111,20 @@ impl Heart {
             }
             Ok(Lease { host, epoch: Epoch(epoch) })
         };
-        self.ask(register).await
+        let lease = self.ask(register).await?;
+        self.ledger.tie.beaten(host, number);
+        Ok(lease)
     }
 
     /// Extends the lease from now on, the database's now, and reads its clock. May be repeated. A lease that is overdue
     /// but was not declared dead lives on: nobody has taken anything yet.
     pub async fn beat(&self, lease: Lease) -> Result<(Pulse, Reading), LedgerError> {
-        let shard = self.ledger.shard;
+        let (shard, number) = (self.ledger.shard, self.number.fetch_add(1, Ordering::Relaxed));
         let sent = Instant::now();
         let beat = async |connection: &mut PgConnection| {
             sqlx::query_as(
                 "with beaten as (
-                     update leases set heartbeat_at = now()
+                     update leases set heartbeat_at = now(), beats = greatest(beats, $4)
                      where shard = $1 and host_id = $2 and epoch = $3 and not dead
                      returning 1
                  )
@@ -118,10 +134,14 @@ impl Heart {
             .bind(shard.0)
             .bind(lease.host.0)
             .bind(lease.epoch.0)
+            .bind(number)
             .fetch_one(connection)
             .await
         };
         let (alive, at_us): (bool, i64) = self.ask(beat).await?;
+        if alive {
+            self.ledger.tie.beaten(lease.host, number);
+        }
         let pulse = if alive { Pulse::Alive } else { Pulse::Dead };
         Ok((pulse, Reading { at_us: at_us.try_into().unwrap_or(0), sent, received: Instant::now() }))
     }
@@ -137,18 +157,13 @@ impl Heart {
     /// declared dead too: its host lived. May be repeated.
     pub async fn release(&self, lease: Lease) -> Result<(), LedgerError> {
         let shard = self.ledger.shard;
-        let release = async |connection: &mut PgConnection| {
-            sqlx::query(
-                "update leases set dead = true, released = true
-                 where shard = $1 and host_id = $2 and epoch = $3 and not (dead and released)",
-            )
-            .bind(shard.0)
-            .bind(lease.host.0)
-            .bind(lease.epoch.0)
-            .execute(connection)
-            .await
-        };
-        self.ask(release).await.map(drop)
+        let release = async |connection: &mut PgConnection| release(connection, shard, lease).await;
+        self.ask(release).await
+    }
+
+    /// Gives its connection up: the next may reach another server.
+    pub async fn reconnect(&self) {
+        self.connection.lock().await.take();
     }
 
     /// Asks over the connection, a new one if there is none. One that has not answered in time is given up.
@@ -173,6 +188,19 @@ impl Heart {
     }
 }
 
+async fn release(executor: impl PgExecutor<'_>, shard: Shard, lease: Lease) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update leases set dead = true, released = true
+         where shard = $1 and host_id = $2 and epoch = $3 and not (dead and released)",
+    )
+    .bind(shard.0)
+    .bind(lease.host.0)
+    .bind(lease.epoch.0)
+    .execute(executor)
+    .await
+    .map(drop)
+}
+
 async fn clock_us(executor: impl PgExecutor<'_>) -> Result<u64, sqlx::Error> {
     let at_us: i64 = sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
         .fetch_one(executor)
@@ -187,8 +215,15 @@ impl Ledger {
             opening: Opening::new(&self.options, "lease")?,
             reply_ms_max: (self.options.lease_ms / 3).max(50),
             ledger: self.clone(),
+            number: AtomicI64::new(1),
             connection: Mutex::default(),
         })
+    }
+
+    /// As [`Heart::release`], where new sessions of the pool are: not where the heart is, if they are split.
+    pub async fn release(&self, lease: Lease) -> Result<(), LedgerError> {
+        let mut connection = self.open_first(&Opening::new(&self.options, "pool")?).await?;
+        Ok(release(&mut connection, self.shard, lease).await?)
     }
 
     /// The database's clock now, in microseconds since the epoch.
@@ -223,16 +258,27 @@ impl Ledger {
         Ok(dead.into_iter().map(HostId).collect())
     }
 
-    /// Whether hosts other than this are alive. Reads only.
-    pub async fn has_other_hosts(&self, host: HostId) -> Result<bool, LedgerError> {
-        let others = sqlx::query_scalar(
-            "select exists (select from leases where shard = $1 and host_id <> $2 and not dead)",
+    /// What is known of hosts other than this. One counts as lost for `lost_ms` after its last heartbeat if it did not give
+    /// its runs back and is dead, or has missed a heartbeat; `suspicious`: also if it may just have died. Reads only.
+    pub async fn other_hosts(
+        &self,
+        host: HostId,
+        lost_ms: u64,
+        suspicious: bool,
+    ) -> Result<OtherHosts, LedgerError> {
+        let (alive, lost) = sqlx::query_as(
+            "select coalesce(bool_or(not dead), false),
+                    coalesce(bool_or(not released and heartbeat_at > now() - $3 * interval '1 millisecond'
+                        and (dead or $4 or heartbeat_at < now() - lease_ms * interval '0.7 milliseconds')), false)
+             from leases where shard = $1 and host_id <> $2",
         )
         .bind(self.shard.0)
         .bind(host.0)
+        .bind(i64::try_from(lost_ms).unwrap_or(i64::MAX))
+        .bind(suspicious)
         .fetch_one(&self.pool)
         .await?;
-        Ok(others)
+        Ok(OtherHosts { alive, lost })
     }
 
     /// Forgets hosts that have been dead for an hour and own nothing open; how many. May be

@@ -2,7 +2,7 @@
 //!
 //! What it has and sqlx' own pool has not: a reply that does not come is given up, by our own clock; a call that is
 //! dropped ends its session, so that the server stops working on what nobody waits for; a session that a pooler has
-//! exchanged is noticed when it is lent; and where the server has no room for another session, one of the
+//! exchanged, or that is at another server than the lease, is noticed when it is lent; and where the server has no room for another session, one of the
 //! the [reserve](Pool::with_reserve) is borrowed.
 
 use std::fmt;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::error::Failure;
 use crate::opening::{self, Opening, REPLY_MS_MAX, lost, within};
+use crate::tie::Tie;
 
 /// How long a caller waits for a session before it is told that there is none, in milliseconds.
 const ACQUIRE_MS_MAX: u64 = 5_000;
@@ -41,6 +42,8 @@ struct Inner {
     reserve: Option<Pool>,
     /// Sessions that others want first.
     wanted: Arc<AtomicUsize>,
+    /// Where its sessions have to be.
+    tie: Tie,
 }
 
 struct Idle {
@@ -56,8 +59,14 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// At most `max` sessions that begin as `opening` says, none of them yet. `statement_ms_max`: the server's own bound.
-    /// None is opened while others are `wanted` first.
-    pub(crate) fn new(opening: Opening, max: u32, statement_ms_max: u64, wanted: &Arc<AtomicUsize>) -> Self {
+    /// None is opened while others are `wanted` first, and none is lent that is elsewhere than `tie` wants it.
+    pub(crate) fn new(
+        opening: Opening,
+        max: u32,
+        statement_ms_max: u64,
+        wanted: &Arc<AtomicUsize>,
+        tie: &Tie,
+    ) -> Self {
         Self(Arc::new(Inner {
             opening,
             statement_ms_max,
@@ -65,6 +74,7 @@ impl Pool {
             idle: Mutex::default(),
             reserve: None,
             wanted: Arc::clone(wanted),
+            tie: tie.clone(),
         }))
     }
 
@@ -110,7 +120,8 @@ impl Pool {
     }
 
     async fn lend(&self) -> Result<Lent, sqlx::Error> {
-        let Inner { opening, statement_ms_max, places, reserve, wanted, .. } = &*self.0;
+        let Inner { opening, statement_ms_max, places, reserve, wanted, tie, .. } = &*self.0;
+        tie.check()?;
         let place = Arc::clone(places).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
         let lent = |connection| Lent {
             connection: Some(connection),
@@ -120,7 +131,7 @@ impl Pool {
         };
         loop {
             let Some(Idle { mut connection, .. }) = self.idle().pop() else { break };
-            if within(REPLY_MS_MAX, is_fit(&mut connection)).await.unwrap_or(false) {
+            if within(REPLY_MS_MAX, is_fit(&mut connection, tie)).await.unwrap_or(false) {
                 return Ok(lent(connection));
             }
         }
@@ -132,7 +143,10 @@ impl Pool {
                 _ => Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionRefused.into())),
             };
             match opened {
-                Ok(connection) => return Ok(lent(connection)),
+                Ok(mut connection) => {
+                    tie.join(&mut connection).await?;
+                    return Ok(lent(connection));
+                }
                 Err(error) if is_full(&error) && reserve.is_some() => return Err(error),
                 Err(error) if is_full(&error) || is_starting(&error) => {}
                 Err(error) => return Err(error),
@@ -144,19 +158,34 @@ impl Pool {
 }
 
 /// Whether a session that was in use is still what it was, and takes writes: one that began while the database took none
-/// refuses them for as long as it lives.
-async fn is_fit(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let (is_marked, is_writable): (bool, bool) = sqlx::query_as(
-        "select coalesce(current_setting($1, true) = pg_backend_pid()::text, false),
-                current_setting('transaction_read_only') = 'off'",
-    )
-    .bind(opening::MARK)
-    .fetch_one(connection)
-    .await?;
+/// refuses them for as long as it lives. One that is elsewhere than the lease is given up for a new one, whose place tells
+/// which of the two has moved.
+async fn is_fit(connection: &mut PgConnection, tie: &Tie) -> Result<bool, sqlx::Error> {
+    macro_rules! asking {
+        ($place:literal) => {
+            concat!(
+                "select coalesce(current_setting($1, true) = pg_backend_pid()::text, false),
+                        current_setting('transaction_read_only') = 'off', ",
+                $place
+            )
+        };
+    }
+    let query = match tie.mark() {
+        // There may be no table of leases yet.
+        None => sqlx::query_as(asking!("true")).bind(opening::MARK),
+        Some((host, beats)) => sqlx::query_as(asking!(
+            "coalesce((select beats >= $4 from leases where shard = $2 and host_id = $3), false)"
+        ))
+        .bind(opening::MARK)
+        .bind(tie.shard().0)
+        .bind(host.0)
+        .bind(beats),
+    };
+    let (is_marked, is_writable, is_here): (bool, bool, bool) = query.fetch_one(connection).await?;
     if !is_marked {
         tracing::error!(problem = opening::POOLED, "a session is given up");
     }
-    Ok(is_marked && is_writable)
+    Ok(is_marked && is_writable && is_here)
 }
 
 /// Whether the server has no room for one more session.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backstitch_core::{Chain, Digest, Filter, HostId, Op, Row, RunId, RunStatus, Scope, Seq, limits};
-use sqlx::postgres::{PgBindIterExt, PgRow};
+use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row as _};
 use uuid::Uuid;
 
@@ -358,40 +358,6 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.iter().map(ledger_row).collect::<Result<_, _>>()?)
-    }
-
-    /// The whole ledgers of these runs, each in order, in the order of `runs`. The caller bounds how
-    /// many, for it must hold them all. A run without rows has an empty ledger.
-    ///
-    /// A payload that cannot be opened is left in its stored form, which its row's checksum does not fit.
-    pub async fn rows_of(&self, runs: &[RunId]) -> Result<Vec<(RunId, Vec<Row>)>, LedgerError> {
-        // A join, not `= any (…)`: only so does each run look into its own partition alone.
-        let rows = sqlx::query(
-            "select l.run_id, l.seq, l.kind, l.op, l.name, l.payload::text, l.detail::text, l.attempt, l.at,
-                    l.chain, l.tenant
-             from unnest($2::uuid[]) with ordinality as wanted (run_id, place)
-             cross join lateral (
-                 select run_id, seq, kind, op, name, payload, detail, attempt, at, chain, tenant
-                 from ledger where shard = $1 and ledger.run_id = wanted.run_id order by seq
-             ) l
-             order by wanted.place, l.seq",
-        )
-        .bind(self.shard.0)
-        .bind(runs.iter().map(|run| run.0).bind_iter())
-        .fetch_all(&self.pool)
-        .await?;
-        let mut rows = rows.iter().map(ledger_row).collect::<Result<Vec<_>, _>>()?;
-        self.open_or_leave(&mut columns(&mut rows)).await?;
-        let mut rows = rows.into_iter().peekable();
-        let mut ledgers = Vec::with_capacity(runs.len());
-        for run in runs {
-            let mut ledger = Vec::new();
-            while let Some(row) = rows.next_if(|row| row.run == run.0) {
-                ledger.push(row.row);
-            }
-            ledgers.push((*run, ledger));
-        }
-        Ok(ledgers)
     }
 }
 

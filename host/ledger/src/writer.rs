@@ -11,6 +11,7 @@
 //! | a wait for a lock or for the statement that was too long (55P03, 57014) | halves the batch until it has whose it is, and sets that run aside: others go on |
 //! | out of space, memory, connections; read-only | keeps the batch, waits, repeats; [`Health`] says why |
 //! | an error of the data, a place that is taken | halves the batch in the same way, and poisons the guilty items |
+//! | a lease that is renewed at another server | reconnects, and repeats: see [`crate::tie`] |
 //! | the row that an item follows is not there | poisons the items of that run ([`PoisonKind::Behind`]), and sends the others again |
 //!
 //! **The unknown outcome.** A backend may go on with a statement whose client is gone. So the writer first
@@ -176,6 +177,7 @@ impl Writer {
             health: health_sender,
             busy: busy_sender,
             pending: Vec::new(),
+            weeded: 0,
             batch: Batch::default(),
             broken: Broken::default(),
             aside: Aside::default(),
@@ -198,6 +200,8 @@ struct State {
     busy: watch::Sender<Option<Instant>>,
     /// Received, not yet acknowledged. A batch is its beginning.
     pending: Vec<Item>,
+    /// How many of them, from the first on, leave no gap and belong behind nothing that is set aside.
+    weeded: usize,
     batch: Batch,
     broken: Broken,
     aside: Aside,
@@ -273,6 +277,7 @@ impl State {
             Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
             Settled::Held { repeated } if self.is_of_one_run(count) => {
                 self.aside.put(self.pending.drain(..count).collect(), repeated);
+                self.weeded = 0;
                 Ok(())
             }
             Settled::Held { repeated } => self.isolate(count, repeated).await,
@@ -292,12 +297,14 @@ impl State {
     /// Tries a run that was set aside.
     async fn try_again(&mut self, line: Line) -> Result<(), Stopped> {
         let later = std::mem::replace(&mut self.pending, line.items);
+        self.weeded = 0;
         self.session.wait_for_locks(Some(LOCK_MOMENT_MS)).await;
         let mut repeated = line.repeated;
         let mut tried = Ok(());
         while tried.is_ok() && !self.pending.is_empty() {
             tried = self.step(std::mem::take(&mut repeated)).await;
-            self.aside.keep_back(&mut self.pending);
+            self.aside.keep_back(&mut self.pending, 0);
+            self.weeded = 0;
         }
         self.session.wait_for_locks(None).await;
         self.pending.extend(later);
@@ -352,18 +359,15 @@ impl State {
         }
     }
 
-    /// Refuses pending items that would leave a gap, and sets those aside whose run is.
+    /// Refuses pending items that would leave a gap, and sets those aside whose run is. Looks at those that are new, or
+    /// at all after something has become of a run.
     async fn weed(&mut self) -> Result<(), Stopped> {
-        self.aside.keep_back(&mut self.pending);
+        let from = std::mem::take(&mut self.weeded);
+        self.aside.keep_back(&mut self.pending, from);
         let broken = &mut self.broken;
-        let mut gaps = Vec::new();
-        self.pending.retain(|item| {
-            let gap = broken.continues(item) || !item.append.is_linked();
-            if gap {
-                gaps.push(item.ticket);
-            }
-            !gap
-        });
+        let leaves_gap = |item: &mut Item| broken.continues(item) || !item.append.is_linked();
+        let gaps: Vec<u64> = self.pending.extract_if(from.., leaves_gap).map(|item| item.ticket).collect();
+        self.weeded = self.pending.len();
         if gaps.is_empty() { Ok(()) } else { self.tell(gaps, gap()).await }
     }
 
@@ -382,11 +386,13 @@ impl State {
                 parts.push(Part { items, failed: false });
             }
             self.pending = part.items;
+            self.weeded = 0;
             isolated = self.settle_part(&mut parts, repeated).await;
         }
         self.session.wait_for_locks(None).await;
         parts.into_iter().rev().for_each(|part| self.pending.extend(part.items));
         self.pending.extend(later);
+        self.weeded = 0;
         isolated
     }
 
@@ -433,8 +439,10 @@ impl State {
     /// The first `count` items are.
     async fn committed(&mut self, count: usize, refused: Vec<RunId>) -> Result<(), Stopped> {
         let items: Vec<Item> = self.pending.drain(..count).collect();
+        self.weeded = self.weeded.saturating_sub(count);
         if !refused.is_empty() {
             self.broken.refused(&items, &refused);
+            self.weeded = 0;
         }
         let tickets = items.iter().map(|item| item.ticket).collect();
         self.tell(tickets, Outcome::Committed { refused }).await
@@ -445,6 +453,7 @@ impl State {
         let item = self.pending.remove(index);
         tracing::error!(run = %item.append.run, ?kind, message, "an append can never be committed");
         self.broken.poisoned(&item);
+        self.weeded = 0;
         self.tell(vec![item.ticket], Outcome::Poisoned { kind, message }).await
     }
 
@@ -509,7 +518,7 @@ impl State {
         let classed = |error: sqlx::Error| (Failure::of(&error), error);
         let items = &self.pending[range];
         self.session.connection().await.map_err(classed)?;
-        let patience = self.session.patience();
+        let (patience, beats) = (self.session.patience(), self.session.mark(self.lease.host));
         let connection = self.session.connection().await.map_err(classed)?;
         if *unknown {
             let found = async {
@@ -527,12 +536,14 @@ impl State {
         let hook = |point| self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point));
         hook("append-before");
         let lease = (self.lease.host, self.lease.epoch);
-        let mut result = patience.reply(append::execute(connection, lease, self.scope, items)).await;
+        let mut result = patience.reply(append::execute(connection, lease, beats, self.scope, items)).await;
         if hook("append-sent") == Hook::DropReply {
             result = Err(lost("the test dropped the reply"));
         }
         match result {
             Ok(appended) if appended.fenced => Ok(Settled::Fenced),
+            // Nothing was written: a new connection goes to where the lease is, or the term ends.
+            Ok(appended) if appended.elsewhere => Err((Failure::Lost, lost(ELSEWHERE))),
             Ok(appended) if !appended.behind.is_empty() => Ok(Settled::Behind { runs: appended.behind }),
             Ok(appended) => {
                 fate::check_changes(items, &appended);
@@ -583,6 +594,8 @@ impl State {
     }
 }
 
+/// See [`crate::tie`].
+const ELSEWHERE: &str = "the writer is not at the server where the lease is renewed";
 /// Bound on a new connection, or on the answer to a ping, in milliseconds.
 const PING_MS_MAX: u64 = 10_000;
 /// How long the writer is idle before it looks whether its connection is still there.

@@ -81,7 +81,8 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
     let mut taker = Host::new(&ledger).await;
     let claimed = ledger.claim_runs(taker.lease, 500).await.unwrap();
     let ids: Vec<RunId> = claimed.iter().map(|run| run.run).collect();
-    for (id, rows) in ledger.rows_of(&ids).await.unwrap() {
+    for id in ids {
+        let rows = whole(&ledger, id).await;
         let (mut run, _) = backstitch_core::Run::load_all(id, &rows).unwrap();
         let after = rows.last().map(Head::at);
         let event = Event::SignalReceived { name: "s".into(), payload: json("1"), id: None };
@@ -90,7 +91,7 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
         assert_eq!(checked_rows(&ledger, id).await.len(), 4);
     }
     let unknown = RunId(new_id());
-    assert_eq!(ledger.rows_of(&[unknown]).await.unwrap(), [(unknown, vec![])]);
+    assert_eq!(whole(&ledger, unknown).await, []);
 }
 
 #[tokio::test]

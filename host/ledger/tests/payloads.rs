@@ -20,7 +20,7 @@ use backstitch_ledger::{
 };
 use common::{
     Grown, Host, SCOPE, checked_rows, cluster, committed, database, drop_reply, inbox, json, ledger,
-    ledger_at, new_id, now_ms, session,
+    ledger_at, new_id, now_ms, session, whole,
 };
 
 /// A text of about so many bytes, as JSON.
@@ -94,7 +94,7 @@ async fn a_large_payload_leaves_its_row_and_comes_back_byte_for_byte() {
     let rows = checked_rows(&ledger, grown.id).await;
     assert_eq!(rows[0].payload.as_deref(), Some(&*input));
     assert_eq!(rows[1].payload.as_deref(), Some(&*signal));
-    assert_eq!(ledger.rows_of(&[grown.id]).await.unwrap()[0].1, rows);
+    assert_eq!(whole(&ledger, grown.id).await, rows);
     let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
     assert_eq!((info.input.as_deref(), info.output.as_deref()), (Some(&*input), Some(&*input)));
 
@@ -296,8 +296,8 @@ async fn a_payload_that_was_damaged_or_moved_stops_its_own_run_and_nobody_else()
             .unwrap();
         assert_eq!(done.rows_affected(), 1, "{damage}");
     }
-    let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
-    for (name, (run, rows)) in names.iter().zip(ledger.rows_of(&ids).await.unwrap()) {
+    for (name, run) in names.iter().zip(runs.iter().map(|run| run.id)) {
+        let rows = whole(&ledger, run).await;
         assert_eq!(rows.len(), 1);
         assert_eq!(Run::load_all(run, &rows).is_ok(), *name == "whole", "{name}");
         let info = ledger.run(SCOPE, RunRef::Id(run)).await;

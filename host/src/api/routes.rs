@@ -20,11 +20,11 @@ use backstitch_client::views::{
     RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
-    CancelQuery, DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, ResultQuery,
-    SignalQuery, UpdateQuery, WAIT_MS_ASKED_MAX,
+    CancelQuery, DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, RepairsQuery,
+    ResultQuery, SignalQuery, UpdateQuery, WAIT_MS_ASKED_MAX,
 };
 use backstitch_client::{
-    CountRuns, ForkRun, LimitTenant, ListRuns, RepairRun, ResetRun, SendSignal, SendUpdate, StartRun,
+    CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun,
 };
 use backstitch_core::Seq;
 use futures::{StreamExt, stream};
@@ -508,7 +508,7 @@ async fn reset(
 /// Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged.
 #[utoipa::path(
     post, path = "/v1/runs/{id}/repair", tag = "runs", operation_id = "repair_run",
-    request_body = RepairRun,
+    request_body = ResetRun,
     responses(
         (status = 201, body = StartedView, description = "The new run is there.", headers(("location" = String, description = "Where it is."))),
         (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
@@ -521,25 +521,27 @@ async fn repair(
     Tenant(scope): Tenant,
     Segments(id): Segments<String>,
     _: NoParams,
-    Document(repair): Document<RepairRun>,
+    Document(repair): Document<ResetRun>,
 ) -> Result<Response, Problem> {
     begun(service.repair(scope, &id, repair).await?)
 }
 
-/// Has all that follows from the ledgers of open runs made anew: timers, tasks, messages of children, entities, attributes.
+/// Has all that follows from the ledgers of some runs made anew: timers, tasks, messages of children, entities, attributes.
+/// To be repeated behind `next` as long as there is one.
 #[utoipa::path(
     post, path = "/v1/repairs", tag = "host", operation_id = "repair_all",
+    params(RepairsQuery),
     responses(
-        (status = 202, body = RepairsView, description = "Durable: the hosts of the runs will take it up."),
+        (status = 202, body = RepairsView, description = "What has closed is repaired; the hosts of the open runs will take theirs up."),
     ),
 )]
 async fn repair_all(
     State(service): State<Service>,
     Tenant(scope): Tenant,
-    _: NoParams,
+    Params(RepairsQuery { after }): Params<RepairsQuery>,
 ) -> Result<(StatusCode, axum::Json<RepairsView>), Problem> {
-    let runs = service.repair_all(scope).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(RepairsView { runs })))
+    let repairs = service.repair_all(scope, after).await?;
+    Ok((StatusCode::ACCEPTED, axum::Json(repairs)))
 }
 
 /// The runs that a run has started, oldest first: all of them.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use backstitch_client::Client;
+use backstitch_client::views::RepairsView;
 use comfy_table::{Cell, Color};
 use serde_json::json;
 
@@ -20,7 +21,7 @@ pub(super) struct DoctorArgs {
     /// Where the Postgres programs are
     #[arg(long, env = "BACKSTITCH_PG_BIN", value_name = "DIR")]
     pg_bin: Option<PathBuf>,
-    /// Have the host make anew what follows from the ledgers of open runs: timers, tasks, messages of children,
+    /// Have the hosts make anew what follows from the ledgers of all runs: timers, tasks, messages of children,
     /// entities and attributes
     #[arg(long)]
     repair: bool,
@@ -31,13 +32,7 @@ pub(super) struct DoctorArgs {
 
 pub(super) async fn doctor(args: DoctorArgs, client: &Client, out: Output) -> CliResult {
     if args.repair {
-        let repairs = client.repair_all().await.map_err(|error| CliError::client("repair", error))?;
-        return out.answer(&repairs, || {
-            format!(
-                "{} open runs are being compared with their ledgers; the hosts' logs tell what was missing",
-                repairs.runs
-            )
-        });
+        return repair(client, out).await;
     }
     let data = DataDir::resolve(args.data_dir);
     let compiler = super::program::compiler()?;
@@ -45,6 +40,34 @@ pub(super) async fn doctor(args: DoctorArgs, client: &Client, out: Output) -> Cl
     let failed = checks.iter().filter(|check| check.state == State::Failed).count();
     out.answer(&json!({ "checks": checks, "ok": failed == 0 }), || text(&checks, out))?;
     if failed == 0 { Ok(()) } else { Err(CliError::silent(Exit::Unhealthy)) }
+}
+
+/// Has all runs compared with their ledgers, some with each request.
+async fn repair(client: &Client, out: Output) -> CliResult {
+    let mut all = RepairsView::default();
+    loop {
+        let RepairsView { runs, closed, amended, leftovers, damaged, next } =
+            client.repair_all(all.next).await.map_err(|error| CliError::client("repair", error))?;
+        all = RepairsView {
+            runs: all.runs + runs,
+            closed: all.closed + closed,
+            amended: all.amended + amended,
+            leftovers: all.leftovers + leftovers,
+            damaged: all.damaged + damaged,
+            next,
+        };
+        if all.next.is_none() {
+            break;
+        }
+    }
+    out.answer(&all, || {
+        let RepairsView { runs, closed, amended, leftovers, damaged, .. } = &all;
+        format!(
+            "{runs} open runs are being compared with their ledgers; the hosts' logs tell what was missing\n\
+             {closed} closed runs were compared: {amended} had wrong or missing attributes or entities, {leftovers} had \
+             timers or tasks left, {damaged} have damaged ledgers"
+        )
+    })
 }
 
 fn text(checks: &[Check], out: Output) -> String {

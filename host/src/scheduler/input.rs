@@ -42,8 +42,8 @@ pub(crate) enum Input {
     Settle(Settle),
     /// Workers have tasks of runs of this host, which they took from the database.
     Leased(Vec<TaskToken>),
-    /// Runs of this host that seem to lack something that follows from their ledgers.
-    Lacking(Vec<RunId>),
+    /// Runs of this host that seem to lack timers of these ops.
+    Lacking(Vec<(RunId, Vec<Op>)>),
     /// What became of a message to another run.
     Delivered {
         /// The run that sent it.

@@ -47,7 +47,9 @@ use tokio::sync::mpsc;
 use crate::identity::Facts;
 
 pub(crate) use input::{AttemptEnd, Deferring, Guard, Input, Inputs, Settle, Settlement, Start, channel};
-pub(crate) use plan::{DEADLINE, begin_run, child_options, child_workflow_id, memory_of, note, timers_of};
+pub(crate) use plan::{
+    DEADLINE, START_OP, begin_run, child_options, child_workflow_id, memory_of, note, own_timers, timers_of,
+};
 use plan::{memory_at_start, timers_of_start};
 pub(crate) use state::{Scheduler, Tools};
 use waiting::Waiting;
@@ -180,13 +182,17 @@ impl Scheduler {
                 return;
             }
         };
-        let id = facts.run;
+        let (id, digest) = (facts.run, facts.digest);
         let mut append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, id) };
         append.timers = timers_of_start(&run, now_ms);
         append.memories.extend(memory_at_start(&run));
         self.insert(facts, program, run, input);
         let waiting = Waiting { started: Some(reply), ..Waiting::default() };
-        self.send_or_draft(id, append, waiting);
+        if self.may_begin_ahead(digest) {
+            self.send_or_draft(id, append, waiting);
+        } else {
+            self.send(id, append, |pending| pending.waiting = waiting);
+        }
     }
 
     /// Takes a run into memory whose row 0 is on its way.

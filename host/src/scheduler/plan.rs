@@ -28,7 +28,7 @@ pub(super) enum Purpose {
 }
 
 /// Timers of the run itself stand under numbers that no command can have.
-pub(super) const START_OP: Op = Op(u32::MAX);
+pub(crate) const START_OP: Op = Op(u32::MAX);
 
 /// See [`START_OP`].
 pub(super) const DEADLINE_OP: Op = Op(u32::MAX - 1);
@@ -73,11 +73,21 @@ pub(super) fn received(scope: Scope, sent: &NewItem) -> InboxItem {
 
 /// Timers of the run itself that are still to come.
 pub(super) fn timers_of_start(run: &Run, now_ms: u64) -> Vec<NewTimer> {
-    let start = run.start().start_at_ms.filter(|at_ms| *at_ms > now_ms);
-    let deadline = run.start().deadline(run.started_at_ms()).map(|(at_ms, _)| at_ms);
+    own_timers(run.id(), run.start(), run.started_at_ms(), now_ms)
+}
+
+/// The same, of a run that was started then, on these terms.
+pub(crate) fn own_timers(
+    run: RunId,
+    options: &StartOptions,
+    started_at_ms: u64,
+    now_ms: u64,
+) -> Vec<NewTimer> {
+    let start = options.start_at_ms.filter(|at_ms| *at_ms > now_ms);
+    let deadline = options.deadline(started_at_ms).map(|(at_ms, _)| at_ms);
     let timers = [(start, START_OP, Purpose::Start), (deadline, DEADLINE_OP, Purpose::Deadline)];
     let timer = |(due, op, purpose): (Option<u64>, Op, Purpose)| {
-        due.map(|due_ms| NewTimer { run: run.id(), op, due_ms, purpose: purpose.tag() })
+        due.map(|due_ms| NewTimer { run, op, due_ms, purpose: purpose.tag() })
     };
     timers.into_iter().filter_map(timer).collect()
 }

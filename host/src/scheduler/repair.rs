@@ -6,11 +6,12 @@
 //! pause, when an operator asks for it ([`Message::Repair`](backstitch_core::Message)), and when a look over all runs finds
 //! one that lacks a timer ([`Input::Lacking`](super::Input)).
 
-use backstitch_core::{Event, Projection, Run, RunId};
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Event, Op, Projection, Run, RunId};
 use backstitch_ledger::Append;
 
 use super::plan::{due_calls, head, memory_of, timers_of};
-use super::slot::Guest;
+use super::slot::{Guest, Slot};
 use super::state::{Scheduler, TRIES};
 use crate::derived::Derived;
 
@@ -25,16 +26,23 @@ impl Scheduler {
 
     /// The run was to be compared, and was at work when the answer came. It may be at rest now.
     pub(super) fn try_again(&mut self, id: RunId) {
-        let settled = || self.slots.get(&id).and_then(super::slot::Slot::settled_head).is_some();
+        let settled = || self.slots.get(&id).and_then(Slot::settled_head).is_some();
         if self.anew.contains_key(&id) && !self.reading.contains_key(&id) && settled() {
             self.load(id);
         }
     }
 
-    /// Runs that seem to lack a timer: those that are not in memory are taken into it, which mends them.
-    pub(super) fn lacking(&mut self, runs: Vec<RunId>) {
-        for id in runs {
-            if !self.reading.contains_key(&id) {
+    /// Runs that seem to lack timers of these ops, which the database cannot know for sure: an attempt may be under way
+    /// here, or the op cancelled with its run. Those that do are read, which mends them.
+    pub(super) fn lacking(&mut self, runs: Vec<(RunId, Vec<Op>)>) {
+        for (id, ops) in runs {
+            let waits = |slot: &Slot, op: &Op| match slot.run.open_op(*op) {
+                Some(OpenOp::Timer { .. }) => true,
+                Some(OpenOp::Activity { .. }) => !slot.attempts.contains_key(op),
+                _ => false,
+            };
+            let lacks = self.slots.get(&id).is_none_or(|slot| ops.iter().any(|op| waits(slot, op)));
+            if lacks && !self.reading.contains_key(&id) {
                 self.load(id);
             }
         }
@@ -49,7 +57,7 @@ impl Scheduler {
         derived: Derived,
         projection: Option<&Projection>,
     ) {
-        let settled = self.slots.get(&id).and_then(super::slot::Slot::settled_head);
+        let settled = self.slots.get(&id).and_then(Slot::settled_head);
         if settled.is_some() && settled == head(run) {
             self.amend(id, derived, projection);
         } else if let Some(tries) = self.anew.get_mut(&id) {

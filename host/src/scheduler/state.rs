@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use backstitch_core::{Op, RunId, StartOptions, TaskLease};
+use backstitch_core::{Digest, Op, RunId, StartOptions, TaskLease};
 use backstitch_ledger::{Acks, Item, Lease};
 use backstitch_sandbox::Room;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
@@ -18,6 +18,7 @@ use super::input::{Input, Inputs};
 use super::pending::{Loading, Pending, Reading, Rewound};
 use super::slot;
 use crate::absent::Absent;
+use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
@@ -32,6 +33,9 @@ use crate::tenure::Tenure;
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
+/// Components that are remembered as harmless to start.
+const COMPONENTS_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
+
 /// What the scheduler works with.
 pub(crate) struct Tools {
     /// Whose runs these are.
@@ -40,6 +44,8 @@ pub(crate) struct Tools {
     pub(crate) clock: Clock,
     /// Whether attempts may begin.
     pub(crate) tenure: Tenure,
+    /// Whether guests begin behind their first rows.
+    pub(crate) caution: Caution,
     /// For attempts and messages.
     pub(crate) ledger: backstitch_ledger::Ledger,
     /// Reads runs.
@@ -113,6 +119,8 @@ pub(crate) struct Scheduler {
     /// One line for each priority, the first served first.
     pub(super) attempt_queue: [VecDeque<(RunId, Op)>; StartOptions::PRIORITY_LAST as usize],
     pub(super) trials: Trials,
+    /// Components of which a guest has come back on this host.
+    pub(super) came_back: lru::LruCache<Digest, ()>,
     pub(super) attempts_running: Arc<Semaphore>,
     pub(super) attempt_ended: Arc<Notify>,
     pub(super) draining: Option<oneshot::Sender<()>>,
@@ -152,6 +160,7 @@ impl Scheduler {
             anew: HashMap::new(),
             attempt_queue: Default::default(),
             trials: Trials::new(),
+            came_back: lru::LruCache::new(COMPONENTS_MAX),
             attempts_running: Arc::new(Semaphore::new(attempts_max)),
             attempt_ended: Arc::new(Notify::new()),
             draining: None,

@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Failure, FailureKind, Op, RunId, limits};
+use backstitch_core::{Digest, Failure, FailureKind, Op, RunId, limits};
 
 use super::docket::Stage;
 use super::input::{Input, Trial, TrialStep};
@@ -39,6 +39,11 @@ impl Slot {
 }
 
 impl Scheduler {
+    /// Whether a guest of this component may begin before its start is committed.
+    pub(super) fn may_begin_ahead(&mut self, digest: Digest) -> bool {
+        !self.tools.caution.is_due() && self.came_back.get(&digest).is_some()
+    }
+
     /// Whether the guest of a run may be given what it may have. If not, that comes later.
     pub(super) fn may_dispatch(&mut self, id: RunId) -> bool {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.needs_trial()) else { return true };
@@ -157,6 +162,9 @@ impl Scheduler {
             return self.end_trial(Trial { run: id, op: None }, went_on);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        if went_on {
+            self.came_back.put(slot.facts.digest, ());
+        }
         if slot.losses == 0 && !slot.unled {
             return;
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::views::StartedView;
-use backstitch_client::{ForkRun, RepairRun, ResetRun};
+use backstitch_client::{ForkRun, ResetRun};
 use backstitch_core::fork::{Fork, Unforkable, fork};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
@@ -61,19 +61,22 @@ impl Service {
 
     /// Stops a run, if it is open, and begins the next of its workflow id with its rows up to a row.
     pub async fn reset(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
+        let Some(to_seq) = ask.to_seq else {
+            return Err(invalid("invalid-body", "`to_seq` is missing: the last row that is kept".to_owned()));
+        };
         let info = self.find(scope, id).await?;
         // Before anything is stopped: the row must be one to go on from.
-        self.forked(&info, ask.to_seq, self.clock.new_run_id()).await?;
-        let reason = because("reset", ask.to_seq, &ask.reason);
+        self.forked(&info, to_seq, self.clock.new_run_id()).await?;
+        let reason = because("reset", to_seq, &ask.reason);
         let (info, to) = self.stop_for(scope, info, ask.deployed, reason).await?;
-        let (fork, later) = self.forked(&info, ask.to_seq, to.run).await?;
+        let (fork, later) = self.forked(&info, to_seq, to.run).await?;
         let later = if ask.drop_signals { Vec::new() } else { later };
         self.begin_at(scope, &info, fork, to, &later).await
     }
 
     /// Lets a new run of the workflow id go on from the rows before the damage in a run's ledger, or from fewer. The
     /// damaged run is stopped if it is open, and otherwise left as it is.
-    pub async fn repair(&self, scope: Scope, id: &str, ask: RepairRun) -> Result<StartedView, ServiceError> {
+    pub async fn repair(&self, scope: Scope, id: &str, ask: ResetRun) -> Result<StartedView, ServiceError> {
         let info = self.find(scope, id).await?;
         let at = self.salvaged(&info, ask.to_seq, self.clock.new_run_id()).await?.at;
         let reason = because("repaired", at, &ask.reason);

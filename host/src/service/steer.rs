@@ -67,24 +67,6 @@ impl Service {
         self.post(scope, id, &Message::Retry).await
     }
 
-    /// Has all that follows from the ledgers of the tenant's open runs made anew by whoever owns them; how many there are.
-    pub async fn repair_all(&self, scope: Scope) -> Result<u64, ServiceError> {
-        let (message, mut runs, mut after) = (Message::Repair.to_row(), 0, None);
-        loop {
-            let now_ms = self.clock.now_ms();
-            let page = limits::PAGE_ROWS_MAX;
-            let (last, posted) = self
-                .ledger
-                .post_to_open(scope, after, &message, now_ms, page, || self.clock.new_id())
-                .await?;
-            runs += posted;
-            if last.is_none() {
-                return Ok(runs);
-            }
-            after = last;
-        }
-    }
-
     /// Holds an open run until it is resumed.
     pub async fn pause(&self, scope: Scope, id: &str, reason: String) -> Result<(), ServiceError> {
         let run = self.find(scope, id).await?.summary;

@@ -19,8 +19,10 @@ use crate::time::Timestamp;
 
 /// What the statement reports.
 pub(crate) struct Appended {
-    /// Whether the lease let it through.
+    /// Whether the lease is gone.
     pub(crate) fenced: bool,
+    /// The lease is renewed at another server than this. Nothing was written.
+    pub(crate) elsewhere: bool,
     /// The new runs that were started.
     pub(crate) started: Vec<Uuid>,
     /// Runs whose status was changed.
@@ -30,9 +32,10 @@ pub(crate) struct Appended {
 }
 
 /// Locks the host's lease, and looks for the rows that the batch goes on from. Every other part joins `fence`: if the
-/// lease is dead, or one such row is not there just as it was written, nothing of the batch is.
+/// lease is dead or is renewed at another server, or one such row is not there just as it was written, nothing of the
+/// batch is.
 const FENCE: &str = "with lease as materialized (
-    select 1 from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for key share
+    select beats from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for key share
 ),
 missing as materialized (
     select h.run_id from unnest($50::uuid[], $51::integer[], $52::bigint[]) as h (run_id, seq, chain)
@@ -40,7 +43,7 @@ missing as materialized (
                       where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq and l.chain = h.chain)
 ),
 fence as materialized (
-    select 1 from lease where not exists (select from missing)
+    select 1 from lease where beats >= $53 and not exists (select from missing)
 )";
 
 /// New runs. A workflow id or run id that is taken is left alone, and nothing is written of a run that is not started.
@@ -145,7 +148,7 @@ const CONSUMED: &str = "consumed as (
 const KNOWN: &str = "known as (
     insert into entities (shard, tenant, run_id, document)
     select $1, e.tenant, e.run_id, e.document::json
-    from unnest($53::integer[], $54::uuid[], $55::text[]) as e (tenant, run_id, document),
+    from unnest($54::integer[], $55::uuid[], $56::text[]) as e (tenant, run_id, document),
          fence
     where {e is not refused}
     on conflict (shard, run_id) do update set document = excluded.document
@@ -156,8 +159,8 @@ const KNOWN: &str = "known as (
 const FOUND_BY: &str = "found_by as (
     insert into attributes (shard, tenant, run_id, name, text, number, flag, time)
     select $1, a.tenant, a.run_id, a.name, a.text, a.number, a.flag, a.time
-    from unnest($56::integer[], $57::uuid[], $58::text[], $59::text[], $60::double precision[],
-                $61::boolean[], $62::timestamptz[])
+    from unnest($57::integer[], $58::uuid[], $59::text[], $60::text[], $61::double precision[],
+                $62::boolean[], $63::timestamptz[])
          as a (tenant, run_id, name, text, number, flag, time),
          fence
     where {a is not refused}
@@ -179,9 +182,9 @@ const OFFERED: &str = "offered as (
            case when t.lease is not null then
                least(now() + least(t.lease_ms, t.silence_ms, t.attempt_ms) * interval '1 millisecond', t.close_by)
            end
-    from unnest($63::integer[], $64::uuid[], $65::integer[], $66::integer[], $67::integer[], $68::text[],
-                $69::text[], $70::smallint[], $71::timestamptz[], $72::timestamptz[], $73::bigint[],
-                $74::bigint[], $75::text[], $76::uuid[], $77::bigint[], $78::text[])
+    from unnest($64::integer[], $65::uuid[], $66::integer[], $67::integer[], $68::integer[], $69::text[],
+                $70::text[], $71::smallint[], $72::timestamptz[], $73::timestamptz[], $74::bigint[],
+                $75::bigint[], $76::text[], $77::uuid[], $78::bigint[], $79::text[])
          as t (tenant, run_id, op, seq, attempt, task_queue, name, priority, start_by, close_by, attempt_ms,
                silence_ms, heartbeat, lease, lease_ms, worker),
          fence
@@ -201,7 +204,7 @@ const OFFERED: &str = "offered as (
 const SETTLED: &str = "settled as (
     delete from tasks
     using (select $1::smallint as shard, run_id, op
-           from unnest($79::uuid[], $80::integer[]) as keys (run_id, op) offset 0) as d,
+           from unnest($80::uuid[], $81::integer[]) as keys (run_id, op) offset 0) as d,
           fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -210,7 +213,7 @@ const SETTLED: &str = "settled as (
 const GIVEN_UP: &str = "given_up as (
     update tasks set given_up = true
     from (select $1::smallint as shard, run_id, op
-          from unnest($81::uuid[], $82::integer[]) as keys (run_id, op) offset 0) as d,
+          from unnest($82::uuid[], $83::integer[]) as keys (run_id, op) offset 0) as d,
          fence
     where tasks.shard = d.shard and tasks.run_id = d.run_id and tasks.op = d.op
 )";
@@ -219,7 +222,7 @@ const GIVEN_UP: &str = "given_up as (
 const STORED: &str = "stored as (
     insert into payloads (shard, tenant, digest, part, bytes)
     select $1, p.tenant, p.digest, p.part, p.bytes
-    from unnest($83::integer[], $84::bytea[], $85::integer[], $86::bytea[], $87::uuid[])
+    from unnest($84::integer[], $85::bytea[], $86::integer[], $87::bytea[], $88::uuid[])
          as p (tenant, digest, part, bytes, run_id),
          fence
     where p.run_id is null or {p is not refused}
@@ -338,14 +341,16 @@ fn composed(parts: Parts) -> String {
     let all = all.replace("{started}", started);
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
     format!(
-        "{all}\nselect exists (select from lease), {started}, {changed}, array(select run_id from missing)"
+        "{all}\nselect (select beats from lease), {started}, {changed}, array(select run_id from missing)"
     )
 }
 
-/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together.
+/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together. `beats`: a heartbeat of the lease
+/// that the database has taken before.
 pub(crate) async fn execute(
     connection: &mut PgConnection,
     lease: (HostId, Epoch),
+    beats: i64,
     scope: Scope,
     items: &[Item],
 ) -> Result<Appended, sqlx::Error> {
@@ -356,14 +361,16 @@ pub(crate) async fn execute(
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
-    let query = bind_heads(query, items);
+    let query = bind_heads(query, items).bind(beats);
     // The last ones, which many batches have no use for.
     let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
     let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
+    let found: Option<i64> = row.try_get(0)?;
     Ok(Appended {
-        fenced: !row.try_get::<bool, _>(0)?,
+        fenced: found.is_none(),
+        elsewhere: found.is_some_and(|found| found < beats),
         started: row.try_get(1)?,
         changed: row.try_get(2)?,
         behind: row.try_get(3)?,

@@ -64,12 +64,12 @@ impl Aside {
         }
     }
 
-    /// Takes out of `pending` what belongs behind something that is set aside.
-    pub(super) fn keep_back(&mut self, pending: &mut Vec<Item>) {
+    /// Takes out of `pending`, from the place `from` on, what belongs behind something that is set aside.
+    pub(super) fn keep_back(&mut self, pending: &mut Vec<Item>, from: usize) {
         if self.runs.is_empty() {
             return;
         }
-        for item in pending.extract_if(.., |item| self.runs.contains(&item.append.run)) {
+        for item in pending.extract_if(from.., |item| self.runs.contains(&item.append.run)) {
             self.items += 1;
             let line = self.lines.iter_mut().find(|line| line.run == item.append.run);
             line.expect("each run has a line").items.push(item);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backstitch_core::HostId;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::watch;
 
@@ -58,9 +59,17 @@ impl Session {
         self.connection = None;
     }
 
-    /// Asks the server for nothing. Connects if there is no connection.
+    /// Asks the server whether it is the right one. Connects if there is no connection.
     pub(super) async fn ping(&mut self) -> Result<(), sqlx::Error> {
-        self.connection().await?.ping().await
+        let tie = self.ledger.tie.clone();
+        let connection = self.connection().await?;
+        connection.ping().await?;
+        if tie.is_same(connection).await? { Ok(()) } else { Err(lost(super::ELSEWHERE)) }
+    }
+
+    /// The number of a heartbeat that the writer's server must have had.
+    pub(super) fn mark(&self, host: HostId) -> i64 {
+        self.ledger.tie.mark_of(host)
     }
 
     /// How long the statements to come may wait for locks, in milliseconds; none: as a session of ours does from the start.
@@ -89,6 +98,7 @@ impl Session {
 
     async fn connect(&mut self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = self.ledger.open_first(&self.opening).await?;
+        self.ledger.tie.join(&mut connection).await?;
         if let Some(backend) = &self.backend {
             while still_there(&mut connection, backend).await? {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -44,6 +44,15 @@ pub(crate) async fn ledger_at(url: &str) -> Ledger {
     ledger
 }
 
+/// The whole ledger of a run, whatever its size, as a host reads it.
+pub(crate) async fn whole(ledger: &Ledger, run: RunId) -> Vec<Row> {
+    let (mut pages, mut rows) = (ledger.pages(run), Vec::new());
+    while let Some((page, _)) = pages.next().await.unwrap() {
+        rows.extend(page);
+    }
+    rows
+}
+
 pub(crate) fn new_id() -> Uuid {
     Uuid::now_v7()
 }

@@ -79,6 +79,20 @@ async fn careful(what: String) -> Result<()> {
     sleep
 }
 
+/// The same, with a clean-up that takes until somebody says that it is enough.
+#[workflow]
+async fn thorough(what: String) -> Result<()> {
+    let sleep = sleep_for("30 days").await;
+    shielded(async {
+        sleep_for("1 second").await?;
+        wait_for::<()>("enough").await?;
+        let echo = proxy_activities::<dyn Echo>(ActivityOptions::default());
+        echo.echo(format!("{what} is cleaned up")).await
+    })
+    .await?;
+    sleep
+}
+
 /// Keeps one op through a request to cancel, and loses the other.
 #[workflow]
 async fn keeps_one(_: ()) -> Result<String> {
@@ -346,5 +360,5 @@ async fn tagged(customer: String) -> Result<()> {
 export_workflows!(
     collect, relay, feed_child, stop_child, baton, hop, counter, canceller, regretful, careful, keeps_one,
     rolling, shop, unserved, notebook, deliberate, birth, descend, queues, awaits, borrows, changed, patient,
-    deferred, outside, tagged,
+    deferred, outside, tagged, thorough,
 );
