@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backstitch_core::{Scope, Shard, TenantId, limits};
 use sqlx::{Connection, Executor as _, PgConnection};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::Failure;
@@ -30,6 +31,8 @@ pub struct ConnectOptions {
     pub url: String,
     /// The slice of the database that this host works on.
     pub shard: Shard,
+    /// Where the tables are, whatever `search_path` the role or the database has. None: in `public`.
+    pub schema: Option<String>,
     /// Connections for the host's own looks into the database. Lease, writer and listener have one each beside these.
     pub pool_max: u32,
     /// Connections for what clients ask: see [`Ledger::for_clients`].
@@ -49,11 +52,12 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Defaults for `url`: shard 0, 8 connections each, 30 s for a statement, 10 s for a client's, payloads as they are.
+    /// Defaults for `url`: shard 0, the schema `public`, 8 connections each, 30 s for a statement, 10 s for a client's, payloads as they are.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             shard: Scope::DEFAULT.shard,
+            schema: None,
             pool_max: 8,
             clients_max: 8,
             lease_ms: limits::LEASE_MS,
@@ -63,6 +67,11 @@ impl ConnectOptions {
             payloads: Payloads::default(),
             synchronous_commit: None,
         }
+    }
+
+    /// Where the tables are.
+    pub(crate) fn schema(&self) -> &str {
+        self.schema.as_deref().unwrap_or("public")
     }
 
     /// The longest wait for a lock that somebody else holds: whoever waits is to notice before a lease is lost over it.
@@ -174,6 +183,8 @@ pub struct Ledger {
     clients: Pool,
     /// Sessions that are [wanted first](Self::open_first).
     wanted: Arc<AtomicUsize>,
+    /// The server has no room for a session that is needed.
+    pub(crate) crowded: Arc<Notify>,
     pub(crate) shard: Shard,
     pub(crate) options: Arc<ConnectOptions>,
 }
@@ -195,15 +206,16 @@ impl Ledger {
         let opening = Opening::new(&options, "pool").map_err(ConnectError::Url)?;
         // Only a courtesy to the server: what we came for is known.
         connection.close().await.ok();
-        let wanted = Arc::new(AtomicUsize::new(0));
+        let (wanted, crowded) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (ms, client_ms) = (options.statement_timeout_ms, options.client_statement_timeout_ms);
-        let pool = Pool::new(opening, options.pool_max, ms, &wanted);
+        let pool = Pool::new(opening, options.pool_max, ms, (&wanted, &crowded));
         let client_statement = client_ms.to_string();
         let clients = Opening::new(&options, "clients")
             .map_err(ConnectError::Url)?
             .with([("statement_timeout", client_statement.as_str())]);
-        let clients = Pool::new(clients, options.clients_max, client_ms, &wanted).with_reserve(pool.clone());
-        Ok(Self { pool, clients, wanted, shard: options.shard, options: Arc::new(options) })
+        let clients = Pool::new(clients, options.clients_max, client_ms, (&wanted, &crowded))
+            .with_reserve(pool.clone());
+        Ok(Self { pool, clients, wanted, crowded, shard: options.shard, options: Arc::new(options) })
     }
 
     /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own looks
@@ -327,6 +339,9 @@ async fn check_sessions(
     match (marked, after) {
         (Ok(true), Ok(after)) if before == after && before != other => Ok(()),
         (Ok(_), Ok(_)) => Err(pooled("two connections share a server process: pool_mode=transaction")),
+        (Err(error), _) | (_, Err(error)) if error.as_database_error().is_some() => {
+            Err(refused(server.clone(), error))
+        }
         (Err(error), _) | (_, Err(error)) if Failure::of(&error) == Failure::Lost => {
             Err(pooled("a connection has to wait while another is in a transaction"))
         }

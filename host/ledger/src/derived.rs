@@ -135,13 +135,14 @@ impl Ledger {
         // Locked as `post` does it: a close either sees the message or is seen by it.
         let posted: Vec<Uuid> = sqlx::query_scalar(
             "with open as materialized (
-                 select run_id, row_number() over (order by run_id) as place
-                 from (select run_id from runs
+                 select run_id, owner, row_number() over (order by run_id) as place
+                 from (select run_id, owner from runs
                        where shard = $1 and tenant = $2 and status < 10 and run_id > $3
                        order by run_id limit $4 for share) r
              )
-             insert into inbox (shard, tenant, run_id, item_id, kind, at)
-             select $1, $2, open.run_id, ids.item_id, $6, $7
+             insert into inbox (shard, tenant, run_id, item_id, kind, at, owner)
+             select $1, $2, open.run_id, ids.item_id, $6, $7,
+                    coalesce(open.owner, '00000000-0000-0000-0000-000000000000')
              from open join unnest($5::uuid[]) with ordinality as ids (item_id, place) using (place)
              on conflict do nothing
              returning run_id",
@@ -181,8 +182,9 @@ impl Ledger {
                             except
                             select t.op from timers t where t.shard = $1 and t.run_id = r.run_id)
              from (select run_id from runs
-                   where shard = $1 and owner = $2 and status < 10 and status = $3 and run_id > $4
-                   order by run_id limit $5) r
+                   -- As one condition, and in this order, which the index by owner has and no other.
+                   where shard = $1 and (owner, run_id) > ($2, $4) and owner <= $2 and status < 10 and status = $3
+                   order by owner, run_id limit $5) r
              order by r.run_id",
         )
         .bind(self.shard.0)

@@ -51,7 +51,7 @@ pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
 pub use connect::{ConnectError, ConnectOptions, Ledger};
 pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
-pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread};
+pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread, Walk};
 pub use leases::{Heart, Lease, Pulse, Reading};
 pub use losses::Loss;
 pub use pages::{Pages, ShownRows};
