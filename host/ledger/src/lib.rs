@@ -20,6 +20,7 @@ pub mod append;
 mod claims;
 mod cluster;
 mod components;
+mod confirm;
 mod connect;
 mod derived;
 mod error;

@@ -50,6 +50,7 @@ use self::aside::{Aside, Line};
 use self::broken::Broken;
 use self::session::Session;
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
+use crate::confirm::confirm;
 use crate::connect::Ledger;
 use crate::error::Failure;
 use crate::leases::Lease;
@@ -537,7 +538,7 @@ impl State {
             let found = async {
                 let settled = fate::witness(connection, self.scope, items).await?;
                 if settled.is_some() {
-                    fate::confirm(connection).await?;
+                    confirm(&mut *connection).await?;
                 }
                 Ok(settled)
             };
