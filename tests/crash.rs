@@ -2,7 +2,7 @@
 //!
 //! Everything here happens to real processes on a real Postgres. `points` has a host die at every named
 //! place, `hosts` has several of them share, lose and hand over runs, `outages` takes the database away, `losses` what it
-//! had committed, `sessions` is about what waits for it, `clocks` about machines with another time,
+//! had committed, `standby` the replica that commits wait for, `sessions` is about what waits for it, `clocks` about machines with another time,
 //! `dev` does the same to the private one. `messages` is about what runs hear, `generations` about what meets a run
 //! that continues as new, `answers` about those that meet each other, `heartbeats` about what
 //! activities say and hear, `interleavings` about what meets a request to stop, `memory` about what runs keep,
@@ -57,6 +57,8 @@ mod schedules;
 mod sessions;
 #[path = "crash/split.rs"]
 mod split;
+#[path = "crash/standby.rs"]
+mod standby;
 #[path = "crash/strays.rs"]
 mod strays;
 mod support;

@@ -62,17 +62,17 @@ impl Check {
     }
 }
 
-/// Looks at everything. With a database URL at that database, else at the private Postgres that `dev`
+/// Looks at everything. With options at the database that they name, else at the private Postgres that `dev`
 /// would start.
 pub async fn examine(
-    database_url: Option<&str>,
+    options: Option<ConnectOptions>,
     pg_bin: Option<PathBuf>,
     data: Result<DataDir, NoDataDir>,
     compiler: &Compiler,
     client: &Client,
 ) -> Vec<Check> {
-    let mut checks = vec![match database_url {
-        Some(url) => database(url).await,
+    let mut checks = vec![match options {
+        Some(options) => database(options).await,
         None => private_postgres(pg_bin, data.as_ref().ok()).await,
     }];
     checks.push(cargo());
@@ -116,10 +116,10 @@ fn cage(probed: Result<Option<CageReport>, CompileError>) -> Check {
 }
 
 /// The login, the version, the encoding and whether it takes writes: all of it is asked on connecting.
-async fn database(url: &str) -> Check {
+async fn database(options: ConnectOptions) -> Check {
     const NAME: &str = "database";
-    let shown = config::without_password(url);
-    match Ledger::connect(ConnectOptions::new(url)).await {
+    let shown = config::without_password(&options.url);
+    match Ledger::connect(options).await {
         Ok(ledger) => match ledger.losses().await {
             // A database without our schema has lost nothing.
             Err(_) => Check::ok(NAME, format!("{shown} takes writes")),

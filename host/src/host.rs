@@ -53,6 +53,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub struct HostConfig {
     /// The database.
     pub database_url: String,
+    /// The schema of its tables, whatever `search_path` the role or the database has; none: `public`.
+    pub schema: Option<String>,
     /// Where compiled code is kept; none: nowhere.
     pub cache_dir: Option<PathBuf>,
     /// Where components are compiled.
@@ -89,6 +91,7 @@ impl HostConfig {
     pub fn new(database_url: impl Into<String>, compiler: Compiler) -> Self {
         Self {
             database_url: database_url.into(),
+            schema: None,
             cache_dir: None,
             compiler,
             lease_ms: limits::LEASE_MS,
@@ -183,7 +186,9 @@ impl Host {
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
         let payloads = config.payloads.clone();
         let lease_ms = config.lease_ms;
-        let options = ConnectOptions { payloads, lease_ms, ..ConnectOptions::new(&config.database_url) };
+        let schema = config.schema.clone();
+        let options =
+            ConnectOptions { payloads, lease_ms, schema, ..ConnectOptions::new(&config.database_url) };
         let ledger = Ledger::connect(options).await?;
         // Before anything else takes what connections the server has left, and for as long as the host lives.
         let heart = Arc::new(ledger.heart()?);

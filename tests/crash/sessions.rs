@@ -192,7 +192,11 @@ async fn a_host_whose_role_owns_nothing_serves_what_its_owner_has_migrated() {
     let moves =
         "alter schema public rename to apart; create schema public; grant usage on schema public to public";
     sqlx::raw_sql(moves).execute(&mut connection).await.unwrap();
-    refused(&["the schema \"apart\"", "SET search_path = apart"]).await;
+    refused(&["the schema \"apart\"", "--schema apart"]).await;
+    let said = program("migrate", &owners, &[]).await;
+    assert!(said.code != 0 && said.stderr.contains("--schema apart"), "{said:?}");
+    let said = program("migrate", &owners, &["--schema", "apart"]).await;
+    assert_eq!(said.code, 0, "{said:?}");
     sqlx::raw_sql("revoke usage on schema apart from public, of_service")
         .execute(&mut connection)
         .await

@@ -79,10 +79,15 @@ impl Ledger {
                  limit $4 for update of r skip locked
              ),
              orphaned as materialized (
-                 select r.shard, r.run_id, r.trial, r.trial_op, not l.released as is_lost from leases l
-                 join runs r on r.shard = $1 and r.owner = l.host_id and r.status < 10, fence
+                 select r.shard, r.run_id, r.trial, r.trial_op, not l.released as is_lost
+                 from fence, leases l
+                 cross join lateral (
+                     select shard, run_id, trial, trial_op from runs
+                     where runs.shard = l.shard and runs.owner = l.host_id and runs.status < 10
+                     limit $4 for update skip locked
+                 ) r
                  where l.shard = $1 and l.dead
-                 limit $4 for update of r skip locked
+                 limit $4
              ),
              free as (
                  select * from unowned union all select * from orphaned limit $4

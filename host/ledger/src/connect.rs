@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use backstitch_core::{Scope, Shard, TenantId};
 use sqlx::{Connection, Executor as _, PgConnection};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::Failure;
@@ -122,6 +123,8 @@ pub struct Ledger {
     clients: Pool,
     /// Sessions that are [wanted first](Self::open_first).
     wanted: Arc<AtomicUsize>,
+    /// The server has no room for a session that is needed.
+    pub(crate) crowded: Arc<Notify>,
     pub(crate) shard: Shard,
     pub(crate) options: Arc<ConnectOptions>,
     /// What keeps all sessions at one server.
@@ -145,17 +148,17 @@ impl Ledger {
         let opening = Opening::new(&options, "pool").map_err(ConnectError::Url)?;
         // Only a courtesy to the server: what we came for is known.
         connection.close().await.ok();
-        let wanted = Arc::new(AtomicUsize::new(0));
+        let (wanted, crowded) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
         let (ms, client_ms) = (options.statement_timeout_ms, options.client_statement_timeout_ms);
         let tie = Tie::new(options.shard);
-        let pool = Pool::new(opening, options.pool_max, ms, &wanted, &tie);
+        let pool = Pool::new(opening, options.pool_max, ms, (&wanted, &crowded), &tie);
         let client_statement = client_ms.to_string();
         let clients = Opening::new(&options, "clients")
             .map_err(ConnectError::Url)?
             .with([("statement_timeout", client_statement.as_str())]);
-        let clients = Pool::new(clients, options.clients_max, client_ms, &wanted, &tie);
-        let clients = clients.with_reserve(pool.clone());
-        Ok(Self { pool, clients, wanted, shard: options.shard, options: Arc::new(options), tie })
+        let clients = Pool::new(clients, options.clients_max, client_ms, (&wanted, &crowded), &tie)
+            .with_reserve(pool.clone());
+        Ok(Self { pool, clients, wanted, crowded, shard: options.shard, options: Arc::new(options), tie })
     }
 
     /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own looks
@@ -279,6 +282,9 @@ async fn check_sessions(
     match (marked, after) {
         (Ok(true), Ok(after)) if before == after && before != other => Ok(()),
         (Ok(_), Ok(_)) => Err(pooled("two connections share a server process: pool_mode=transaction")),
+        (Err(error), _) | (_, Err(error)) if error.as_database_error().is_some() => {
+            Err(refused(server.clone(), error))
+        }
         (Err(error), _) | (_, Err(error)) if Failure::of(&error) == Failure::Lost => {
             Err(pooled("a connection has to wait while another is in a transaction"))
         }

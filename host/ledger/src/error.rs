@@ -100,6 +100,8 @@ impl Failure {
             "25006" => Self::ReadOnly,
             "40001" | "40P01" => Self::Contended,
             "55P03" | "57014" => Self::Held,
+            // It has forgotten a statement that was prepared in it: somebody has reset it, and its settings are gone too.
+            "26000" => Self::Lost,
             code if code.starts_with("08") || code.starts_with("57") => Self::Lost,
             code if code.starts_with("53") || code.starts_with("58") || code.starts_with("XX") => {
                 Self::Exhausted

@@ -4,13 +4,27 @@
 //! has its effect exactly once. A message that was accepted while the run was open may find it closed
 //! when it is looked for: see `pass_on`.
 
+/// Who owns a run: whose look finds a message to it. Zeros: nobody. See `migrations/0012_inbox_owners.sql`.
+macro_rules! owner_of {
+    ($shard:literal, $run:literal) => {
+        concat!(
+            "coalesce((select o.owner from runs o where o.shard = ",
+            $shard,
+            " and o.run_id = ",
+            $run,
+            "), '00000000-0000-0000-0000-000000000000'::uuid)"
+        )
+    };
+}
+pub(crate) use owner_of;
+
 mod item;
 mod look;
 mod pass_on;
 
 pub use item::InboxItem;
 use item::ItemRow;
-pub use look::{Heard, Reader, Unread};
+pub use look::{Heard, Reader, Unread, Walk};
 pub use pass_on::PassedOn;
 
 use backstitch_core::inbox::{MessageRow, PAUSES, SIGNALS};
@@ -67,8 +81,10 @@ impl Ledger {
                  select 1 from inbox where shard = $1 and run_id = $3 offset $11 limit 1
              ),
              posted as (
-                 insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-                 select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10 from target
+                 insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at, owner)
+                 select $1, $2, $3, $4, $5, $6, $7, $8::json, $9::json, $10,
+                        coalesce(owner, '00000000-0000-0000-0000-000000000000')
+                 from target
                  where status < 10 and not exists (select from crowd)
                  on conflict (shard, run_id, item_id) do nothing
              ),

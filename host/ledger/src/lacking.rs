@@ -80,8 +80,9 @@ impl Ledger {
                     array(select t.op from timers t where t.shard = $1 and t.run_id = r.run_id and t.op < 0),
                     r.status = $3
              from (select run_id, status from runs
-                   where shard = $1 and owner = $2 and status < 10 and run_id > $4
-                   order by run_id limit $5) r
+                   -- As one condition, and in this order, which the index by owner has and no other.
+                   where shard = $1 and (owner, run_id) > ($2, $4) and owner <= $2 and status < 10
+                   order by owner, run_id limit $5) r
              order by r.run_id",
         )
         .bind(self.shard.0)

@@ -81,7 +81,7 @@ impl Heart {
     /// Makes the host's lease, or its next epoch; `name` is for people.
     ///
     /// Not idempotent: each call makes an epoch. Open runs of an earlier epoch are given up, for
-    /// their state was in a memory that is gone. Two statements, and not one transaction: the second must see what
+    /// their state was in a memory that is gone. Several statements, and not one transaction: the second must see what
     /// appends that the first has waited for have written, and nobody is to wait while this host is between them. A host
     /// that dies there has a lease that runs out.
     pub async fn register(&self, host: HostId, lease_ms: u64, name: &str) -> Result<Lease, LedgerError> {
@@ -106,8 +106,17 @@ impl Heart {
                 sqlx::query("update runs set owner = null where shard = $1 and owner = $2 and status < 10")
                     .bind(shard.0)
                     .bind(host.0)
-                    .execute(connection)
+                    .execute(&mut *connection)
                     .await?;
+                // Messages of those runs must not name a host that is alive again, and does not own them.
+                sqlx::query(
+                    "update inbox set owner = '00000000-0000-0000-0000-000000000000'
+                     where shard = $1 and owner = $2 and kind >= 0",
+                )
+                .bind(shard.0)
+                .bind(host.0)
+                .execute(connection)
+                .await?;
             }
             Ok(Lease { host, epoch: Epoch(epoch) })
         };

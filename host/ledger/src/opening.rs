@@ -2,7 +2,7 @@
 //!
 //! Settings are made by a statement, not by the start-up packet: poolers refuse the packet, or drop what they do not
 //! know in it. They are read back in a transaction of their own, so that a pooler that gives each transaction another
-//! server process is noticed. [`Opening::open`] is the only place where a session is made.
+//! server process is noticed. [`Opening::set`] makes them, in every session.
 //!
 //! | what goes wrong | noticed after |
 //! |---|---|
@@ -52,6 +52,7 @@ impl Opening {
             ("tcp_keepalives_count", "3".to_owned()),
             ("tcp_user_timeout", "10000".to_owned()),
             (CLIENT_CHECK, "500".to_owned()),
+            search_path(options),
             ("enable_seqscan", "off".to_owned()),
             ("jit", "off".to_owned()),
         ];
@@ -64,7 +65,7 @@ impl Opening {
     pub(crate) fn patient(options: &ConnectOptions) -> Result<Self, sqlx::Error> {
         Ok(Self {
             connect: packet(options, "migrations")?,
-            settings: vec![("statement_timeout", "0".to_owned())],
+            settings: vec![("statement_timeout", "0".to_owned()), search_path(options)],
         })
     }
 
@@ -82,7 +83,7 @@ impl Opening {
         }
     }
 
-    /// Without any of the settings: for those who bring a pool of their own.
+    /// For those who bring a pool of their own, and [set](Self::set) the rest in it.
     pub(crate) fn bare(&self) -> PgConnectOptions {
         self.connect.clone()
     }
@@ -94,16 +95,28 @@ impl Opening {
 
     async fn begin(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.connect).await?;
-        if let Err(error) = set(&mut connection, &self.settings).await {
+        self.set(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Makes the settings in a session that has just begun.
+    pub(crate) async fn set(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if let Err(error) = set(connection, &self.settings).await {
             let known = |(name, _): &&(&'static str, String)| *name != CLIENT_CHECK;
             let others: Vec<_> = self.settings.iter().filter(known).cloned().collect();
             if error.as_database_error().is_none() || others.len() == self.settings.len() {
                 return Err(error);
             }
-            set(&mut connection, &others).await?;
+            set(connection, &others).await?;
         }
-        if is_marked(&mut connection).await? { Ok(connection) } else { Err(pooled()) }
+        if is_marked(connection).await? { Ok(()) } else { Err(pooled()) }
     }
+}
+
+/// Names are looked up and tables made in one schema: one that is called like the role, or a path that somebody has set for
+/// the role or the database, must not lead to others.
+fn search_path(options: &ConnectOptions) -> (&'static str, String) {
+    ("search_path", format!("\"{}\"", options.schema().replace('"', "\"\"")))
 }
 
 fn packet(options: &ConnectOptions, role: &str) -> Result<PgConnectOptions, sqlx::Error> {

@@ -11,6 +11,8 @@ pub struct ConnectOptions {
     pub url: String,
     /// The slice of the database that this host works on.
     pub shard: Shard,
+    /// Where the tables are, whatever `search_path` the role or the database has. None: in `public`.
+    pub schema: Option<String>,
     /// Connections for the host's own looks into the database. Lease, writer and listener have one each beside these.
     pub pool_max: u32,
     /// Connections for what clients ask: see [`Ledger::for_clients`].
@@ -30,11 +32,13 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Defaults for `url`: shard 0, 8 connections each, 30 s for a statement, 10 s for a client's, payloads as they are.
+    /// Defaults for `url`: shard 0, the schema `public`, 8 connections each, 30 s for a statement, 10 s for a client's,
+    /// payloads as they are.
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
             shard: Scope::DEFAULT.shard,
+            schema: None,
             pool_max: 8,
             clients_max: 8,
             lease_ms: limits::LEASE_MS,
@@ -44,6 +48,11 @@ impl ConnectOptions {
             payloads: Payloads::default(),
             synchronous_commit: None,
         }
+    }
+
+    /// Where the tables are.
+    pub(crate) fn schema(&self) -> &str {
+        self.schema.as_deref().unwrap_or("public")
     }
 
     /// The longest wait for a lock that somebody else holds: whoever waits is to notice before a lease is lost over it.

@@ -39,6 +39,10 @@ impl Ledger {
     /// Puts a run into the database, in one transaction. False: its workflow id is taken in that
     /// generation, and nothing was written. Must not be repeated blindly after a lost reply: look for the
     /// run.
+    ///
+    /// Not one statement: a ledger may have hundreds of megabytes. Whoever waits meanwhile for the workflow id, or for the
+    /// tenant's row of `payload_usage`, waits no longer than `lock_timeout`; and if this host stands still in between, the
+    /// server ends the session before a lease is over (`idle_in_transaction_session_timeout`).
     pub async fn plant(&self, plant: &Plant) -> Result<bool, LedgerError> {
         let mut transaction = self.pool.begin().await?;
         let payloads = self.payloads();
@@ -83,7 +87,7 @@ async fn insert_run(
     .bind(new.parent.map(|(run, _)| run.0))
     .bind(new.parent.map(|(_, op)| op.0.cast_signed()))
     .bind(Timestamp(new.first.at_ms))
-    .execute(&mut **to)
+    .execute(&mut *to)
     .await?;
     if inserted.rows_affected() == 0 {
         return Ok(false);
@@ -122,7 +126,7 @@ async fn insert_rows(
     .bind(rows.iter().map(|row| row.attempt.map(u32::cast_signed)).bind_iter())
     .bind(rows.iter().map(|row| Timestamp(row.at_ms)).bind_iter())
     .bind(rows.iter().map(|row| row.chain.0.cast_signed()).bind_iter())
-    .execute(&mut **to)
+    .execute(&mut *to)
     .await?;
     Ok(())
 }
@@ -140,7 +144,7 @@ async fn insert_timers(to: &mut Transaction, scope: Scope, timers: &[NewTimer]) 
     .bind(timers.iter().map(|timer| timer.op.0.cast_signed()).bind_iter())
     .bind(timers.iter().map(|timer| Timestamp(timer.due_ms)).bind_iter())
     .bind(timers.iter().map(|timer| timer.purpose).bind_iter())
-    .execute(&mut **to)
+    .execute(&mut *to)
     .await?;
     Ok(())
 }
@@ -159,7 +163,7 @@ async fn insert_memory(
             .bind(scope.tenant.0)
             .bind(memory.run.0)
             .bind(sealed.as_deref().unwrap_or(document))
-            .execute(&mut **to)
+            .execute(&mut *to)
             .await?;
     }
     for (name, value) in &memory.attributes {
@@ -183,14 +187,14 @@ async fn insert_memory(
         .bind(number)
         .bind(flag)
         .bind(time)
-        .execute(&mut **to)
+        .execute(&mut *to)
         .await?;
     }
     Ok(())
 }
 
-/// Messages to runs of one tenant. Their ids must be new.
-pub(crate) async fn insert_items(
+/// Messages to the run. Their ids must be new.
+async fn insert_items(
     to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
@@ -201,15 +205,7 @@ pub(crate) async fn insert_items(
         payloads.seal_message(scope.tenant, item.run, item.item_id, &mut item.message, &mut stored);
     }
     store::insert(to, scope.shard, &stored).await?;
-    insert_stored_items(to, scope, &items).await
-}
-
-/// [`insert_items`] that are in their stored form. One that is there stays as it is.
-pub(crate) async fn insert_stored_items(
-    to: &mut Transaction,
-    scope: Scope,
-    items: &[NewItem],
-) -> Result<(), sqlx::Error> {
+    // They name nobody, as the run does: whoever claims it finds them.
     sqlx::query(
         "insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
          select $1, $2, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at
@@ -228,7 +224,7 @@ pub(crate) async fn insert_stored_items(
     .bind(items.iter().map(|item| item.message.payload.as_deref()).bind_iter())
     .bind(items.iter().map(|item| item.message.detail.as_deref()).bind_iter())
     .bind(items.iter().map(|item| Timestamp(item.at_ms)).bind_iter())
-    .execute(&mut **to)
+    .execute(&mut *to)
     .await?;
     Ok(())
 }

@@ -2,13 +2,12 @@
 //!
 //! What it has and sqlx' own pool has not: a reply that does not come is given up, by our own clock; a call that is
 //! dropped ends its session, so that the server stops working on what nobody waits for; a session that a pooler has
-//! exchanged, or that is at another server than the lease, is noticed when it is lent; and where the server has no room for another session, one of the
-//! the [reserve](Pool::with_reserve) is borrowed.
+//! exchanged, or that is at another server than the lease, is noticed when it is lent; and where the server has no room for
+//! another session, one of the [reserve](Pool::with_reserve) is borrowed, and who borrows gives back what is idle.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -16,7 +15,7 @@ use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
 use sqlx::{Describe, Either, Execute, Executor, PgConnection, SqlStr};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::Failure;
@@ -25,6 +24,9 @@ use crate::tie::Tie;
 
 /// How long a caller waits for a session before it is told that there is none, in milliseconds.
 const ACQUIRE_MS_MAX: u64 = 5_000;
+/// How long a session that was in use may take to say that it is still there, in milliseconds: the caller has then still
+/// time for another.
+const FIT_MS_MAX: u64 = 2_000;
 /// A session that nobody has wanted for so long is closed.
 const IDLE_MAX: Duration = Duration::from_mins(5);
 /// First and last pause between two tries to open a session, in milliseconds.
@@ -40,10 +42,14 @@ struct Inner {
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
     reserve: Option<Pool>,
+    /// Who borrows of this one, and gives way to it.
+    borrower: OnceLock<Weak<Inner>>,
     /// Sessions that others want first.
     wanted: Arc<AtomicUsize>,
     /// Where its sessions have to be.
     tie: Tie,
+    /// To be told when the server has no room for one that is needed: whoever can do without may give way.
+    crowded: Arc<Notify>,
 }
 
 struct Idle {
@@ -59,12 +65,13 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// At most `max` sessions that begin as `opening` says, none of them yet. `statement_ms_max`: the server's own bound.
-    /// None is opened while others are `wanted` first, and none is lent that is elsewhere than `tie` wants it.
+    /// None is opened while others are `wanted` first; `crowded` is told when there is no room for one. None is lent that is
+    /// elsewhere than `tie` wants it.
     pub(crate) fn new(
         opening: Opening,
         max: u32,
         statement_ms_max: u64,
-        wanted: &Arc<AtomicUsize>,
+        (wanted, crowded): (&Arc<AtomicUsize>, &Arc<Notify>),
         tie: &Tie,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -73,15 +80,19 @@ impl Pool {
             places: Arc::new(Semaphore::new(max as usize)),
             idle: Mutex::default(),
             reserve: None,
+            borrower: OnceLock::new(),
             wanted: Arc::clone(wanted),
             tie: tie.clone(),
+            crowded: Arc::clone(crowded),
         }))
     }
 
     /// While the server has no room for any session of its own, it borrows of `reserve`.
     pub(crate) fn with_reserve(self, reserve: Self) -> Self {
         let inner = Arc::into_inner(self.0).expect("it was just made");
-        Self(Arc::new(Inner { reserve: Some(reserve), ..inner }))
+        let borrower = Self(Arc::new(Inner { reserve: Some(reserve.clone()), ..inner }));
+        reserve.0.borrower.set(Arc::downgrade(&borrower.0)).ok();
+        borrower
     }
 
     /// A session for one transaction, which has begun.
@@ -120,7 +131,8 @@ impl Pool {
     }
 
     async fn lend(&self) -> Result<Lent, sqlx::Error> {
-        let Inner { opening, statement_ms_max, places, reserve, wanted, tie, .. } = &*self.0;
+        let Inner { opening, statement_ms_max, places, reserve, borrower, wanted, crowded, tie, .. } =
+            &*self.0;
         tie.check()?;
         let place = Arc::clone(places).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
         let lent = |connection| Lent {
@@ -129,14 +141,12 @@ impl Pool {
             pool: self.clone(),
             place,
         };
-        loop {
-            let Some(Idle { mut connection, .. }) = self.idle().pop() else { break };
-            if within(REPLY_MS_MAX, is_fit(&mut connection, tie)).await.unwrap_or(false) {
-                return Ok(lent(connection));
-            }
-        }
         let mut pause_ms = RETRY_MS.0;
         loop {
+            // Whoever had one may have given it back since the last try.
+            if let Some(connection) = self.fit().await {
+                return Ok(lent(connection));
+            }
             let opened = match wanted.load(Ordering::Relaxed) {
                 0 => opening.open().await,
                 // Not a reason to borrow: whoever lends would be kept from its own work.
@@ -148,11 +158,31 @@ impl Pool {
                     return Ok(lent(connection));
                 }
                 Err(error) if is_full(&error) && reserve.is_some() => return Err(error),
-                Err(error) if is_full(&error) || is_starting(&error) => {}
+                Err(error) if is_full(&error) => {
+                    crowded.notify_one();
+                    if let Some(borrower) = borrower.get().and_then(Weak::upgrade) {
+                        Self(borrower).make_room();
+                    }
+                }
+                Err(error) if is_starting(&error) => {}
                 Err(error) => return Err(error),
             }
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
             pause_ms = (pause_ms * 2).min(RETRY_MS.1);
+        }
+    }
+
+    /// A session that nobody has, and that can be used.
+    async fn fit(&self) -> Option<PgConnection> {
+        loop {
+            // Not held while the session is asked.
+            let Idle { mut connection, .. } = { self.idle().pop() }?;
+            match within(FIT_MS_MAX, is_fit(&mut connection, &self.0.tie)).await {
+                Ok(true) => return Some(connection),
+                Ok(false) => {}
+                // The others will be no better, and the caller has no time to find that out one by one.
+                Err(_) => self.idle().clear(),
+            }
         }
     }
 }
@@ -266,17 +296,60 @@ impl Transaction {
     }
 }
 
-impl Deref for Transaction {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.0.connection.as_ref().expect("it is there until it is done with")
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Transaction").field(&self.0.pool).finish()
     }
 }
 
-impl DerefMut for Transaction {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.0.connection()
+/// Each reply is waited for as long as one to the pool itself.
+impl<'t> Executor<'t> for &'t mut Transaction {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(
+        self,
+        query: E,
+    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let bound = self.0.reply_ms_max;
+        let answers = self.0.connection().fetch_many(query);
+        let next = move |mut answers: BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>| async move {
+            let answer = within(bound, answers.try_next()).await?;
+            Ok(answer.map(|answer| (answer, answers)))
+        };
+        futures::stream::try_unfold(answers, next).boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        't: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let bound = self.0.reply_ms_max;
+        Box::pin(within(bound, self.0.connection().fetch_optional(query)))
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        't: 'e,
+    {
+        let bound = self.0.reply_ms_max;
+        Box::pin(within(bound, self.0.connection().prepare_with(sql, parameters)))
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        't: 'e,
+    {
+        let bound = self.0.reply_ms_max;
+        Box::pin(within(bound, self.0.connection().describe(sql)))
     }
 }
 

@@ -70,13 +70,14 @@ impl Ledger {
         // Locked as `post` does it: a close either sees the message or is seen by it.
         let posted = sqlx::query(
             "with open as materialized (
-                 select run_id, row_number() over (order by run_id) as place
-                 from (select run_id from runs
+                 select run_id, owner, row_number() over (order by run_id) as place
+                 from (select run_id, owner from runs
                        where shard = $1 and tenant = $2 and run_id = any ($3) and status < $7
                        order by run_id for share) r
              )
-             insert into inbox (shard, tenant, run_id, item_id, kind, at)
-             select $1, $2, open.run_id, ids.item_id, $5, $6
+             insert into inbox (shard, tenant, run_id, item_id, kind, at, owner)
+             select $1, $2, open.run_id, ids.item_id, $5, $6,
+                    coalesce(open.owner, '00000000-0000-0000-0000-000000000000')
              from open join unnest($4::uuid[]) with ordinality as ids (item_id, place) using (place)
              on conflict do nothing",
         )

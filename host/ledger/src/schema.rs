@@ -59,14 +59,24 @@ pub enum MigrateError {
     /// Somebody else owns the tables.
     #[error("only the owner of the tables may migrate them ({0}); log in as that role")]
     NotOwner(#[source] sqlx::migrate::MigrateError),
-    /// The tables are not where the role looks for them.
+    /// The tables are in another schema than the one that is looked into, and nobody has said that others are to be made.
     #[error(
-        "the tables are in the schema {found:?}, where the role {role:?} does not look, be it for a schema that is called like \
-         itself; say where they are: ALTER ROLE {role} SET search_path = {found}"
+        "the tables are in the schema {found:?}, and not in {wanted:?}, which is looked into; use them with --schema \
+         {found}, or have others made with --schema {wanted}"
     )]
     Elsewhere {
         /// Where they are.
         found: String,
+        /// Where they were looked for.
+        wanted: String,
+    },
+    /// There is no such schema, or the role may not use it.
+    #[error(
+        "there is no schema {wanted:?} that the role {role:?} may use; CREATE SCHEMA {wanted}, or GRANT USAGE on it"
+    )]
+    NoSchema {
+        /// Where the tables were looked for.
+        wanted: String,
         /// Who asks.
         role: String,
     },
@@ -91,17 +101,11 @@ impl Ledger {
     /// to. May be repeated, and by several hosts at once.
     pub async fn prepare_schema(&self) -> Result<(), MigrateError> {
         let standing = self.standing().await?;
-        if let Some(found) = standing.elsewhere() {
-            let role = standing.role.clone();
-            return Err(match standing.may_look {
-                true => MigrateError::Elsewhere { found, role },
-                false => MigrateError::Denied { role, tables: vec![format!("schema {found}")] },
-            });
-        }
+        self.check_place(&standing)?;
         let needed = MIGRATIONS.iter().count();
         match self.applied(&standing).await? {
             applied if applied == needed => {}
-            _ if standing.may_create => self.migrate().await?,
+            _ if standing.may_create => self.bring_up_to_date().await?,
             applied => {
                 let owner = match standing.owner {
                     Some(owner) => format!("the owner of the tables, {owner:?}"),
@@ -112,6 +116,21 @@ impl Ledger {
         }
         let tables = self.forbidden().await.map_err(MigrateError::Unavailable)?;
         if tables.is_empty() { Ok(()) } else { Err(MigrateError::Denied { role: standing.role, tables }) }
+    }
+
+    /// Whether the tables are, or may be made, where they are looked for.
+    fn check_place(&self, standing: &Standing) -> Result<(), MigrateError> {
+        let (role, wanted) = (standing.role.clone(), self.options.schema().to_owned());
+        match &standing.found {
+            Some(found) if !standing.is_here && self.options.schema.is_none() => {
+                Err(match standing.may_look {
+                    true => MigrateError::Elsewhere { found: found.clone(), wanted },
+                    false => MigrateError::Denied { role, tables: vec![format!("schema {found}")] },
+                })
+            }
+            _ if standing.here.is_none() => Err(MigrateError::NoSchema { wanted, role }),
+            _ => Ok(()),
+        }
     }
 
     /// How many of the migrations are there; an error if there are others.
@@ -194,7 +213,7 @@ impl Ledger {
         let mut transaction = self.pool.begin().await?;
         for statement in statements {
             // Names of ours, and such as the server has quoted.
-            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -205,6 +224,11 @@ impl Ledger {
     /// May be repeated, and run by several hosts at once: an advisory lock puts them in a row, and
     /// each migration is one transaction.
     pub async fn migrate(&self) -> Result<(), MigrateError> {
+        self.check_place(&self.standing().await?)?;
+        self.bring_up_to_date().await
+    }
+
+    async fn bring_up_to_date(&self) -> Result<(), MigrateError> {
         use sqlx::migrate::MigrateError as Error;
         let opening = Opening::patient(&self.options).map_err(MigrateError::Unavailable)?;
         let mut connection = opening.open().await.map_err(MigrateError::Unavailable)?;
@@ -280,13 +304,13 @@ impl Ledger {
         }
         let mut transaction = self.pool.begin().await?;
         let patience = format!("set local lock_timeout = {}", limits::PARTITION_LOCK_MS);
-        sqlx::query(AssertSqlSafe(patience)).execute(&mut *transaction).await?;
+        sqlx::query(AssertSqlSafe(patience)).execute(&mut transaction).await?;
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(PARTITIONS_LOCK)
-            .execute(&mut *transaction)
+            .execute(&mut transaction)
             .await?;
         // Another host may have been at it.
-        let state = self.table_state(&name, &mut *transaction).await?;
+        let state = self.table_state(&name, &mut transaction).await?;
         if state == Table::Attached {
             return Ok(false);
         }
@@ -298,7 +322,7 @@ impl Ledger {
         .bind(self.shard.0)
         .bind(from.0)
         .bind(to.0)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut transaction)
         .await?;
         if crowded {
             tracing::warn!(partition = name, "rows of this week are in the default partition: it stays");
@@ -316,7 +340,7 @@ impl Ledger {
             format!("alter table ledger attach partition {name} for values from ('{from}') to ('{to}')");
         for statement in [Some(create).filter(|_| state == Table::Absent), Some(attach)].into_iter().flatten()
         {
-            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut transaction).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -378,14 +402,6 @@ struct Standing {
     owner: Option<String>,
     found: Option<String>,
     may_look: bool,
-}
-
-impl Standing {
-    /// Where the tables are, if that is not where the role looks and would make them.
-    fn elsewhere(&self) -> Option<String> {
-        let is_lost = !self.may_create || self.here.as_ref() == Some(&self.role);
-        self.found.clone().filter(|_| !self.is_here && is_lost)
-    }
 }
 
 /// What the migrations create of a kind, by name.

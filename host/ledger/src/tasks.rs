@@ -2,31 +2,28 @@
 //! [`backstitch_core::task`].
 //!
 //! A task is made, and removed with its outcome's row, by appends of the run's owner only. Whatever else
-//! removes one puts a message into the run's inbox in the same transaction: so it may be done by any
+//! removes one puts a message into the run's inbox in the same statement ([`endings`]): so it may be done by any
 //! host, at any time, and its effect is not lost with that host. Leases run on the database's clock.
 //!
 //! Other tables are looked up by subqueries that get the whole key from the task. A join on `shard = $1` beside
 //! it is planned while the tables are small, and may then read all of the shard for each task.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod endings;
 
-use backstitch_core::inbox::{ANSWERS, LEFT_BY_TASKS, MessageRow};
-use backstitch_core::task::{Lapse, lapsed, untaken};
-use backstitch_core::{
-    Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits,
-};
+use std::collections::BTreeSet;
+
+use backstitch_core::inbox::{LEFT_BY_TASKS, MessageRow};
+use backstitch_core::{HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow, PgExecutor, Postgres};
+use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
-use crate::append::{NewItem, Taking};
+use crate::append::Taking;
 use crate::connect::Ledger;
-use crate::error::{LedgerError, known};
-use crate::payloads::store::{self, Closed, of_run, storing};
-use crate::payloads::{Column, Place, Spot, Stored};
-use crate::plant::insert_items;
-use crate::pool::Transaction;
+use crate::error::LedgerError;
+use crate::payloads::store::{Closed, of_run};
+use crate::payloads::{Column, Place, Spot};
 use crate::time::Timestamp;
 
 /// Which tasks a worker wants.
@@ -174,25 +171,6 @@ struct TakenRow {
 }
 
 #[derive(FromRow)]
-struct GoneRow {
-    tenant: i32,
-    run_id: Uuid,
-    op: i32,
-    attempt: i32,
-    task_queue: String,
-    name: String,
-    worker: Option<String>,
-    heartbeat: Option<String>,
-    given_up: bool,
-    is_leased: bool,
-    /// The attempt's bound has passed.
-    is_late: bool,
-    /// The call's bound has passed.
-    is_overdue: bool,
-    owner: Option<Uuid>,
-}
-
-#[derive(FromRow)]
 struct OpenRow {
     run_id: Uuid,
     op: i32,
@@ -311,9 +289,10 @@ impl Ledger {
         let rows: Vec<(i32, String)> = sqlx::query_as(
             "select q.tenant, q.task_queue
              from unnest($2::integer[], $3::text[]) as q (tenant, task_queue)
-             where exists (select from tasks t
-                           where t.shard = $1 and t.tenant = q.tenant and t.task_queue = q.task_queue
-                             and t.lease is null and not t.given_up)",
+             where (select true from tasks t
+                    where t.shard = $1 and t.tenant = q.tenant and t.task_queue = q.task_queue
+                      and t.lease is null and not t.given_up
+                    limit 1)",
         )
         .bind(self.shard.0)
         .bind(queues.iter().map(|(tenant, _)| tenant.0).bind_iter())
@@ -364,52 +343,6 @@ impl Ledger {
         );
         let held: Option<(i32,)> = by_token(held, scope, token).fetch_optional(&self.pool).await?;
         Ok(held.is_some())
-    }
-
-    /// Removes a task and leaves `message` in its run's inbox. One statement: of several who try one
-    /// succeeds. The heartbeat that the task had goes with the message if it is one that tells of it.
-    pub async fn settle_task(
-        &self,
-        scope: Scope,
-        token: TaskToken,
-        item: &NewItem,
-    ) -> Result<Settled, LedgerError> {
-        let (mut item, mut stored) = (item.clone(), Vec::new());
-        self.payloads().seal_message(scope.tenant, token.run, item.item_id, &mut item.message, &mut stored);
-        settle(&self.pool, scope, token, &item, &stored).await
-    }
-
-    /// An operator's word about a call: removes its task, whoever has it, and leaves `message` in its run's
-    /// inbox, in one transaction. False: an answer is there already, and nothing was changed.
-    pub async fn overrule_task(&self, scope: Scope, op: Op, item: &NewItem) -> Result<bool, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        // First, for it may write payloads: see `settle_task`.
-        insert_items(&mut transaction, scope, self.payloads(), std::slice::from_ref(item)).await?;
-        sqlx::query("delete from tasks where shard = $1 and tenant = $2 and run_id = $3 and op = $4")
-            .bind(scope.shard.0)
-            .bind(scope.tenant.0)
-            .bind(item.run.0)
-            .bind(op.0.cast_signed())
-            .execute(&mut *transaction)
-            .await?;
-        // Of an answer that was given while this waited for the task's row, too.
-        let is_answered: bool = sqlx::query_scalar(
-            "select exists (select from inbox where shard = $1 and run_id = $2 and op = $3 and kind = any ($4)
-                                                and item_id <> $5)",
-        )
-        .bind(scope.shard.0)
-        .bind(item.run.0)
-        .bind(op.0.cast_signed())
-        .bind(ANSWERS.as_slice())
-        .bind(item.item_id)
-        .fetch_one(&mut *transaction)
-        .await?;
-        if is_answered {
-            transaction.rollback().await?;
-            return Ok(false);
-        }
-        transaction.commit().await?;
-        Ok(true)
     }
 
     /// What is recorded as the outcome of an attempt, as JSON text, by a row of one of `kinds` among the last
@@ -486,86 +419,6 @@ impl Ledger {
         Ok(rows.into_iter().map(|(run, op)| (RunId(run), Op(op.cast_unsigned()))).collect())
     }
 
-    /// Ends leases that have run out, calls that nobody took in time, and tasks that were given up, at most
-    /// `limit` of each. Any host may do it, several at a time: rows that another has locked are skipped.
-    /// `item_id` makes new ids of messages.
-    pub async fn sweep_tasks(
-        &self,
-        now_ms: u64,
-        limit: i64,
-        item_id: impl Fn() -> Uuid,
-    ) -> Result<Sweep, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        let over = "with lapsed as materialized (
-                 select shard, run_id, op from tasks
-                 where shard = $1 and leased_until is not null and leased_until <= now()
-                 limit $2 for update skip locked
-             ),
-             untaken as materialized (
-                 select shard, run_id, op from tasks
-                 where shard = $1 and lease is null and start_by is not null and start_by <= now()
-                 limit $2 for update skip locked
-             ),
-             given_up as materialized (
-                 select shard, run_id, op from tasks where shard = $1 and given_up and lease is null
-                 limit $2 for update skip locked
-             ),
-             over as (
-                 select * from lapsed union select * from untaken union select * from given_up
-             )";
-        let gone = gone(&mut transaction, over, |query| query.bind(self.shard.0).bind(limit)).await?;
-        let sweep = self.leave(&mut transaction, gone, now_ms, ended, item_id).await?;
-        transaction.commit().await?;
-        Ok(sweep)
-    }
-
-    /// When the next lease or wait for a worker is over, in milliseconds from now. Reads only.
-    pub async fn next_sweep_ms(&self) -> Result<Option<u64>, LedgerError> {
-        let ms: Option<f64> = sqlx::query_scalar(
-            "select extract(epoch from least(
-                 (select min(leased_until) from tasks where shard = $1 and leased_until is not null),
-                 (select min(start_by) from tasks where shard = $1 and lease is null and start_by is not null)
-             ) - now())::float8 * 1000",
-        )
-        .bind(self.shard.0)
-        .fetch_one(&self.pool)
-        .await?;
-        // A cast saturates: what is overdue is due now.
-        Ok(ms.map(|ms| ms.ceil() as u64))
-    }
-
-    /// Takes back tasks that no worker has, of the activities that a component serves now, at most `limit`.
-    /// Their runs make the attempts themselves. Any host may do it, as [`Self::sweep_tasks`].
-    pub async fn free_tasks(
-        &self,
-        scope: Scope,
-        served: &[(String, String)],
-        now_ms: u64,
-        limit: i64,
-        item_id: impl Fn() -> Uuid,
-    ) -> Result<Sweep, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
-        let over = "with over as materialized (
-                 select t.shard, t.run_id, t.op from tasks t
-                 join unnest($3::text[], $4::text[]) as s (task_queue, name)
-                      on t.task_queue = s.task_queue and t.name = s.name
-                 where t.shard = $1 and t.tenant = $5 and t.lease is null and not t.given_up
-                 limit $2 for update of t skip locked
-             )";
-        let gone = gone(&mut transaction, over, |query| {
-            query
-                .bind(scope.shard.0)
-                .bind(limit)
-                .bind(served.iter().map(|(queue, _)| queue.as_str()).bind_iter())
-                .bind(served.iter().map(|(_, name)| name.as_str()).bind_iter())
-                .bind(scope.tenant.0)
-        })
-        .await?;
-        let sweep = self.leave(&mut transaction, gone, now_ms, freed, item_id).await?;
-        transaction.commit().await?;
-        Ok(sweep)
-    }
-
     /// Open tasks in the order of their runs and calls. Reads only.
     pub async fn tasks(&self, scope: Scope, page: TaskPage<'_>) -> Result<Vec<OpenTask>, LedgerError> {
         let (after_run, after_op) = page.after.unzip();
@@ -615,122 +468,6 @@ impl Ledger {
         };
         Ok(rows.into_iter().map(task).collect())
     }
-
-    /// Forgets tasks that nobody has, of runs that are closed; how many. Those of a run that could not be
-    /// led to its end stay behind. May be repeated.
-    pub async fn forget_tasks(&self) -> Result<u64, LedgerError> {
-        let forgotten = sqlx::query(
-            "delete from tasks t using runs r
-             where t.shard = $1 and t.lease is null and r.shard = $1 and r.run_id = t.run_id and r.status >= 10",
-        )
-        .bind(self.shard.0)
-        .execute(&self.pool)
-        .await?;
-        Ok(forgotten.rows_affected())
-    }
-
-    /// Puts what is left of tasks into the inboxes of their runs.
-    async fn leave(
-        &self,
-        transaction: &mut Transaction,
-        mut gone: Vec<GoneRow>,
-        now_ms: u64,
-        message: impl Fn(&GoneRow) -> Result<Message, LedgerError>,
-        item_id: impl Fn() -> Uuid,
-    ) -> Result<Sweep, LedgerError> {
-        let columns = gone.iter_mut().map(|row| {
-            let place = of_run(row.tenant, row.run_id, Some(row.op), Spot::Heartbeat);
-            (place, &mut row.heartbeat as _)
-        });
-        self.open_some(&mut columns.collect::<Vec<_>>()).await?;
-        let mut sweep = Sweep { tasks: gone.len(), owners: Vec::new() };
-        let mut items: BTreeMap<TenantId, Vec<NewItem>> = BTreeMap::new();
-        for row in gone.iter().filter(|row| !row.given_up) {
-            let (run, message) = (RunId(row.run_id), message(row)?.to_row());
-            let item = NewItem { run, item_id: item_id(), at_ms: now_ms, message };
-            items.entry(TenantId(row.tenant)).or_default().push(item);
-            sweep.owners.extend(row.owner.map(HostId));
-        }
-        for (tenant, items) in items {
-            insert_items(transaction, self.scope(tenant), self.payloads(), &items).await?;
-        }
-        sweep.owners.sort_unstable();
-        sweep.owners.dedup();
-        Ok(sweep)
-    }
-}
-
-/// See [`Ledger::settle_task`]. The message is in its stored form. Payloads before tasks, as in an append: two that do
-/// both cannot deadlock.
-async fn settle(
-    executor: impl PgExecutor<'_>,
-    scope: Scope,
-    token: TaskToken,
-    item: &NewItem,
-    stored: &[Stored],
-) -> Result<Settled, LedgerError> {
-    let settled = sqlx::query_as(concat!(
-        "with waiting as materialized (
-             select 1 from tasks
-             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
-               and not given_up
-         ),
-         ",
-        storing!("$12", "$13", "$14", "$15", "exists (select from waiting)"),
-        ",
-         gone as (
-             delete from tasks
-             where shard = $1 and tenant = $2 and run_id = $3 and op = $4 and attempt = $5 and lease = $6
-               and (select count(*) from used) >= 0
-             returning given_up, heartbeat
-         ),
-         posted as (
-             insert into inbox (shard, tenant, run_id, item_id, kind, op, payload, detail, at)
-             select $1, $2, $3, $7, $8, $4, $9::json,
-                    case when gone.heartbeat is null then $10::json
-                         else json_build_object('attempt', $5::integer, 'heartbeat', gone.heartbeat) end,
-                    $11
-             from gone where not gone.given_up
-         )
-         select gone.given_up, r.owner
-         from gone left join runs r on r.shard = $1 and r.run_id = $3",
-    ));
-    let settled = by_token(settled, scope, token)
-        .bind(item.item_id)
-        .bind(item.message.kind)
-        .bind(item.message.payload.as_deref())
-        .bind(item.message.detail.as_deref())
-        .bind(Timestamp(item.at_ms));
-    let row: Option<(bool, Option<Uuid>)> =
-        store::bind_parts(settled, stored).fetch_optional(executor).await?;
-    Ok(match row {
-        None => Settled::Stale,
-        Some((true, _)) => Settled::GivenUp,
-        Some((false, owner)) => Settled::Left { owner: owner.map(HostId) },
-    })
-}
-
-/// Removes the tasks that the CTE `over` names by their key, and has locked.
-async fn gone<'q>(
-    transaction: &mut Transaction,
-    over: &'static str,
-    bind: impl FnOnce(Statement<'q>) -> Statement<'q>,
-) -> Result<Vec<GoneRow>, sqlx::Error> {
-    let text = format!(
-        "{over},
-         gone as (
-             delete from tasks t using over
-             where t.shard = over.shard and t.run_id = over.run_id and t.op = over.op
-             returning t.*
-         )
-         select gone.tenant, gone.run_id, gone.op, gone.attempt, gone.task_queue, gone.name, gone.worker,
-                gone.heartbeat::text, gone.given_up, gone.lease is not null as is_leased,
-                coalesce(gone.deadline <= now(), false) as is_late,
-                coalesce(gone.close_by <= now(), false) as is_overdue,
-                (select r.owner from runs r where r.shard = gone.shard and r.run_id = gone.run_id) as owner
-         from gone"
-    );
-    bind(sqlx::query_as(AssertSqlSafe(text))).fetch_all(&mut **transaction).await
 }
 
 /// Parameters 1 to 6: the task that a token is of, as long as it is.
@@ -746,41 +483,6 @@ fn by_token<O>(
         .bind(token.op.0.cast_signed())
         .bind(token.attempt.cast_signed())
         .bind(token.lease.0)
-}
-
-type Statement<'q> = QueryAs<'q, Postgres, GoneRow, PgArguments>;
-
-/// What a run hears of a task whose time is over.
-fn ended(row: &GoneRow) -> Result<Message, LedgerError> {
-    let failure: Failure = match (row.is_leased, row.is_late, row.is_overdue) {
-        (false, ..) => untaken(row.is_overdue, &row.name, &row.task_queue),
-        (true, _, true) => row.lapsed(Lapse::ScheduleToClose),
-        (true, true, false) => row.lapsed(Lapse::StartToClose),
-        (true, false, false) => row.lapsed(Lapse::Silence),
-    };
-    let (op, attempt) = row.call();
-    Ok(Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: row.heartbeat()? })
-}
-
-/// What a run hears of a task that is offered no more.
-fn freed(row: &GoneRow) -> Result<Message, LedgerError> {
-    let (op, attempt) = row.call();
-    Ok(Message::AttemptFreed { op, attempt, heartbeat: row.heartbeat()? })
-}
-
-impl GoneRow {
-    fn call(&self) -> (Op, u32) {
-        (Op(self.op.cast_unsigned()), self.attempt.cast_unsigned())
-    }
-
-    fn lapsed(&self, lapse: Lapse) -> Failure {
-        lapsed(lapse, &self.name, self.worker.as_deref().unwrap_or_default())
-    }
-
-    fn heartbeat(&self) -> Result<Option<Json>, LedgerError> {
-        let parsed = self.heartbeat.as_deref().map(Json::new).transpose();
-        known(parsed.ok(), "a heartbeat that is no payload, of run", self.run_id)
-    }
 }
 
 /// A bound as Postgres' arithmetic takes it.

@@ -129,7 +129,18 @@ impl Wakeups {
             }
             return Wake::Lost;
         };
-        match hear(listener).await {
+        let heard = tokio::select! {
+            biased;
+            heard = hear(listener) => heard,
+            () = self.ledger.crowded.notified() => {
+                // Hints are a convenience: where the server has no room, others need the place.
+                tracing::debug!("the server has no room: polling goes on without hints");
+                self.listener = None;
+                tokio::time::sleep(Duration::from_millis(RETRY_MS.1)).await;
+                return Wake::Lost;
+            }
+        };
+        match heard {
             Ok(Some(heard)) if heard.channel() == self.task_channel => heard
                 .payload()
                 .split_once(':')
@@ -148,11 +159,17 @@ impl Wakeups {
     }
 
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let opening = Opening::new(&self.ledger.options, "listener")?;
+        let connect = opening.bare();
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_with(Opening::new(&self.ledger.options, "listener")?.bare())
+            .after_connect(move |connection, _| {
+                let opening = opening.clone();
+                Box::pin(async move { opening.set(connection).await })
+            })
+            .connect_with(connect)
             .await?;
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.ignore_pool_close_event(true);

@@ -52,6 +52,7 @@ use self::broken::Broken;
 use self::fate::Settled;
 use self::session::Session;
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
+use crate::confirm::confirm;
 use crate::connect::Ledger;
 use crate::error::Failure;
 use crate::leases::Lease;
@@ -524,7 +525,7 @@ impl State {
             let found = async {
                 let settled = fate::witness(connection, self.scope, items).await?;
                 if settled.is_some() {
-                    fate::confirm(connection).await?;
+                    confirm(&mut *connection).await?;
                 }
                 Ok(settled)
             };

@@ -37,9 +37,9 @@ async fn post(ledger: &Ledger, run: RunId, message: &Message) -> Uuid {
 /// Puts signals into an inbox past every bound.
 async fn flood(ledger: &Ledger, run: RunId, count: i32) {
     sqlx::query(
-        "insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at)
-         select 0, 1, $1, ('0190' || lpad(to_hex(n), 28, '0'))::uuid, 1, 's', '1', now()
-         from generate_series(1, $2) n",
+        "insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at, owner)
+         select shard, tenant, run_id, ('0190' || lpad(to_hex(n), 28, '0'))::uuid, 1, 's', '1', now(), owner
+         from runs, generate_series(1, $2) n where run_id = $1",
     )
     .bind(run.0)
     .bind(count)
@@ -75,13 +75,13 @@ async fn every_run_that_has_messages_gets_its_share_of_a_look() {
     let (first, second) = (signal("1"), signal("2"));
     post(&ledger, runs[1].id, &first).await;
     post(&ledger, runs[1].id, &second).await;
-    let unread = ledger.unread(host.id, None).await.unwrap();
-    let mut found = unread.open.clone();
+    let walked = unread(&ledger, host.id).await;
+    let mut found = walked.open.clone();
     found.sort_unstable();
     let mut expected = vec![runs[0].id, runs[1].id];
     expected.sort_unstable();
-    assert_eq!((found, unread.closed, unread.next), (expected, vec![], None));
-    let readers: Vec<Reader> = unread.open.iter().copied().map(reader).collect();
+    assert_eq!((found, walked.closed, walked.next), (expected, vec![], None));
+    let readers: Vec<Reader> = walked.open.iter().copied().map(reader).collect();
     let items = read(&ledger, &host, &readers, 100).await;
     assert_eq!(items.iter().filter(|(run, _)| *run == runs[0].id).count(), 50);
     let others: Vec<_> =
@@ -89,12 +89,80 @@ async fn every_run_that_has_messages_gets_its_share_of_a_look() {
     assert_eq!(others, [first, second]);
     // Alone, a run has the whole page.
     assert_eq!(read(&ledger, &host, &[reader(runs[0].id)], 100).await.len(), 100);
-    // The walk goes on where it is told to.
-    let (last, rest) = (unread.open[1], Unread::default());
-    assert_eq!(ledger.unread(host.id, Some(last)).await.unwrap(), rest);
     let elsewhere = Host::new(&ledger).await;
-    assert_eq!(ledger.unread(elsewhere.id, None).await.unwrap(), rest);
+    assert_eq!(ledger.unread(elsewhere.id, None).await.unwrap(), Unread::default());
     assert!(read(&ledger, &elsewhere, &readers, 100).await.is_empty(), "another host's");
+}
+
+/// Whom the messages of a run name, each once.
+async fn named(ledger: &Ledger, run: RunId) -> Vec<Uuid> {
+    sqlx::query_scalar("select distinct owner from inbox where run_id = $1 order by owner")
+        .bind(run.0)
+        .fetch_all(&mut session(&ledger.options().url).await)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_message_is_found_by_whoever_owns_its_run_whomever_it_names() {
+    let ledger = ledger().await;
+    let (dead, runs) = host_with_runs(&ledger, 3, "a").await;
+    let [first, second, quiet] = [0, 1, 2].map(|place: usize| runs[place].id);
+    post(&ledger, first, &signal("1")).await;
+    post(&ledger, second, &signal("2")).await;
+    assert_eq!(named(&ledger, first).await, [dead.id.0]);
+    // As a host of an earlier version sends it.
+    let unnamed = "insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at)
+                   values (0, 1, $1, $2, 1, 's', '3', now())";
+    let mut sql = session(&ledger.options().url).await;
+    sqlx::query(unnamed).bind(second.0).bind(new_id()).execute(&mut sql).await.unwrap();
+    ledger.declare_dead(dead.id).await.unwrap();
+    let [heir, other] = [Host::new(&ledger).await, Host::new(&ledger).await];
+    assert_eq!(unread(&ledger, heir.id).await, Unread::default(), "they are nobody's as yet");
+    assert_eq!(ledger.claim_runs(heir.lease, 10).await.unwrap().len(), 3);
+    // They name a host that is dead, and nobody: both are looked for.
+    assert_eq!(unread(&ledger, other.id).await, Unread::default());
+    let mut found = unread(&ledger, heir.id).await.open;
+    found.sort_unstable();
+    found.dedup();
+    assert_eq!(found, [first, second]);
+    assert_eq!(inbox(&ledger, heir.id, &[]).await.len(), 3);
+    // From then on they name their host, which needs no more than one step.
+    for run in [first, second] {
+        assert_eq!(named(&ledger, run).await, [heir.id.0]);
+    }
+    let step = ledger.unread(heir.id, None).await.unwrap();
+    assert_eq!((step.open, step.next), (found, None));
+    post(&ledger, quiet, &signal("4")).await;
+    assert_eq!(named(&ledger, quiet).await, [heir.id.0]);
+}
+
+#[tokio::test]
+async fn a_walk_goes_on_where_it_stopped() {
+    let ledger = ledger().await;
+    let host = Host::new(&ledger).await;
+    let runs = "with made as (
+                    insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status, owner,
+                                      started_at)
+                    select 0, 1, gen_random_uuid(), 'run-' || n, 0, 'w', decode(repeat('07', 32), 'hex'), 1, $1, now()
+                    from generate_series(1, 1100) n
+                    returning *
+                )
+                insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at, owner)
+                select shard, tenant, run_id, gen_random_uuid(), 1, 's', '1', now(), owner from made, generate_series(1, 3)";
+    sqlx::query(runs).bind(host.id.0).execute(&mut session(&ledger.options().url).await).await.unwrap();
+    let (mut steps, mut from, mut found) = (Vec::new(), None, Vec::new());
+    loop {
+        let step = ledger.unread(host.id, from).await.unwrap();
+        steps.push(step.open.len());
+        found.extend(step.open);
+        from = step.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!(steps, [500, 500, 100]);
+    assert!(found.is_sorted_by(|one, next| one < next), "each once");
 }
 
 #[tokio::test]
@@ -192,8 +260,8 @@ async fn a_run_hears_what_was_sent_to_the_one_before_it_first() {
     }
     host.commit(Append { new_runs: vec![after.new.clone()], ..close }).await;
     let late = post(&ledger, after.id, &signal("2")).await;
-    let unread = ledger.unread(host.id, None).await.unwrap();
-    assert_eq!((unread.open, unread.closed), (vec![after.id], vec![(before.id, RunStatus::Continued)]));
+    let walked = unread(&ledger, host.id).await;
+    assert_eq!((walked.open, walked.closed), (vec![after.id], vec![(before.id, RunStatus::Continued)]));
     assert!(inbox(&ledger, host.id, &[]).await.is_empty(), "it waits");
     // What nobody can read is not waited for.
     let readers = [reader(after.id)];
@@ -211,7 +279,7 @@ async fn a_run_hears_what_was_sent_to_the_one_before_it_first() {
         items.iter().map(|item| (item.run, item.item_id)).collect::<Vec<_>>(),
         [(after.id, early), (after.id, late)]
     );
-    assert_eq!(ledger.unread(host.id, None).await.unwrap().closed, []);
+    assert_eq!(unread(&ledger, host.id).await.closed, []);
 }
 
 #[tokio::test]
@@ -294,6 +362,13 @@ async fn who_settles_a_task_and_who_appends_take_their_locks_in_one_order() {
     sqlx::query("commit").execute(&mut append).await.unwrap();
     let settled = tokio::time::timeout(Duration::from_secs(30), settling).await.unwrap().unwrap();
     assert_eq!(settled.unwrap(), backstitch_ledger::Settled::Stale);
+    // What it had stored for an answer that does not count is gone with it.
+    for query in
+        ["select count(*) from payloads", "select coalesce(sum(bytes), 0)::bigint from payload_usage"]
+    {
+        let left: i64 = sqlx::query_scalar(query).fetch_one(&mut session(&url).await).await.unwrap();
+        assert_eq!(left, 0, "{query}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ mod common;
 
 use backstitch_core::{Op, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Head, NewTimer, Outcome, PoisonKind, RunRef, StatusChange,
+    Append, Cluster, ClusterOptions, Head, NewTimer, Outcome, PoisonKind, Posted, RunRef, StatusChange,
 };
 use common::*;
 
@@ -101,14 +101,70 @@ async fn an_idle_writer_notices_that_its_connection_is_gone() {
     tokio::time::timeout(PATIENCE, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
 }
 
+/// Which standbys commits wait for.
+async fn standbys(url: &str, names: &str) {
+    execute(url, format!("alter system set synchronous_standby_names = '{names}'")).await;
+    execute(url, "select pg_reload_conf()".to_owned()).await;
+}
+
 /// Whether a writer waits for a synchronous standby, and as which process.
 async fn waiting_writer(url: &str) -> Option<i32> {
+    waiting(url, "writer").await.pop()
+}
+
+/// Sessions that wait for a synchronous standby.
+async fn waiting(url: &str, role: &str) -> Vec<i32> {
     sqlx::query_scalar(
-        "select pid from pg_stat_activity where application_name = 'backstitch writer' and wait_event = 'SyncRep'",
+        "select pid from pg_stat_activity where application_name = $1 and wait_event = 'SyncRep'",
     )
-    .fetch_optional(&mut session(url).await)
+    .bind(format!("backstitch {role}"))
+    .fetch_all(&mut session(url).await)
     .await
     .unwrap()
+}
+
+#[tokio::test]
+async fn what_is_said_again_is_told_only_when_a_standby_has_what_was_said_before() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let cluster = Cluster::start(ClusterOptions::new(dir.path().join("pg"))).unwrap();
+    let url = database(&cluster).await;
+    let ledger = ledger_at(&url).await;
+    let mut host = Host::new(&ledger).await;
+    let run = Grown::named("a");
+    host.commit(run.start()).await;
+    standbys(&url, "nope").await;
+    let post = |item| {
+        let (ledger, run) = (ledger.clone(), run.id);
+        let message = backstitch_core::Message::Retry.to_row();
+        tokio::spawn(async move { ledger.post(SCOPE, run, item, 1, &message).await })
+    };
+    // The server takes a moment to heed it.
+    let (item, first, sent) = loop {
+        let item = new_id();
+        let sent = post(item);
+        let waits = async || (sent.is_finished() || !waiting(&url, "pool").await.is_empty()).then_some(());
+        eventually("it is told, or waits", waits).await;
+        if let Some(first) = waiting(&url, "pool").await.pop() {
+            break (item, first, sent);
+        }
+    };
+    execute(&url, format!("select pg_terminate_backend({first})")).await;
+    sent.await.unwrap().unwrap_err();
+    // It is there for everybody, and would be lost with this server.
+    let there = ledger.items_there(&[(run.id, item)]).await.unwrap();
+    assert_eq!(there, [(run.id, item)]);
+    let again = post(item);
+    let confirmed = tokio::spawn({
+        let ledger = ledger.clone();
+        async move { ledger.confirm().await }
+    });
+    eventually("both wait", async || (waiting(&url, "pool").await.len() == 2).then_some(())).await;
+    assert!(!again.is_finished() && !confirmed.is_finished(), "told, though no standby has it");
+    standbys(&url, "").await;
+    assert!(matches!(again.await.unwrap().unwrap(), Posted::Accepted { .. }));
+    confirmed.await.unwrap().unwrap();
+    cluster.stop(true);
 }
 
 #[tokio::test]
@@ -121,11 +177,7 @@ async fn a_commit_that_was_cut_short_while_it_waited_for_a_standby_is_not_told_b
     let mut host = Host::new(&ledger).await;
     let mut run = Grown::named("a");
     host.commit(run.start()).await;
-    let standbys = async |names: &str| {
-        execute(&url, format!("alter system set synchronous_standby_names = '{names}'")).await;
-        execute(&url, "select pg_reload_conf()".to_owned()).await;
-    };
-    standbys("nope").await;
+    standbys(&url, "nope").await;
     // The server takes a moment to heed it: until then commits are told at once.
     let mut sent = 1;
     host.send(run.step(1)).await;
@@ -147,7 +199,7 @@ async fn a_commit_that_was_cut_short_while_it_waited_for_a_standby_is_not_told_b
     .await;
     assert_eq!(ledger.rows(run.id, Seq(sent), 10).await.unwrap().len(), 1);
     assert!(host.acks.try_recv().is_err(), "told, though no standby has it");
-    standbys("").await;
+    standbys(&url, "").await;
     assert_eq!(host.outcomes(1).await.remove(0).1, committed());
     assert_eq!(checked_rows(&ledger, run.id).await.len(), 1 + sent as usize);
     cluster.stop(true);

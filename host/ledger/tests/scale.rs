@@ -7,8 +7,8 @@
 
 mod common;
 
-use backstitch_core::{HostId, Op, RunId, Seq, limits};
-use backstitch_ledger::{Append, ClaimedRun, Ledger, NewTimer, Partitions};
+use backstitch_core::{HostId, Op, RunId, Seq, TaskLease, TenantId, limits};
+use backstitch_ledger::{Append, ClaimedRun, Ledger, NewTimer, Partitions, Sweep, Taking, Wanted};
 use common::*;
 use sqlx::{Connection as _, PgConnection};
 
@@ -75,24 +75,17 @@ async fn a_look_at_timers_costs_nothing_for_those_of_other_hosts() {
     };
     host.commit(timer(mine.id, 1, now + 60_000)).await;
     foreign.commit(timer(other.id, 1, now - 1_000)).await;
-    // Half of them due long ago, half of them before that of the host that looks.
-    sqlx::query(
-        "insert into timers (shard, tenant, run_id, op, due_at, purpose, owner)
-         select shard, tenant, run_id, n, due_at + (n % 2) * interval '30 seconds', purpose, owner
-         from timers, generate_series(2, $2) n where run_id = $1",
-    )
-    .bind(other.id.0)
-    .bind(FOREIGN)
-    .execute(&mut session(&url).await)
-    .await
-    .unwrap();
     ledger.close().await;
-    let read = read_by(&url, async |ledger| {
+    // Half of them due long ago, half of them before that of the host that looks.
+    let timers = "insert into timers (shard, tenant, run_id, op, due_at, purpose, owner)
+                  select shard, tenant, run_id, n, due_at + (n % 2) * interval '30 seconds', purpose, owner
+                  from timers, generate_series(2, $2) n where owner = $1";
+    let read = read_beside(&url, timers, foreign.id, async |ledger| {
         assert_eq!(ledger.due_timers(look(host.id, now), 500).await.unwrap(), []);
         assert_eq!(ledger.next_due(look(host.id, now)).await.unwrap(), Some(now + 60_000));
     })
     .await;
-    assert!(read < 200, "{read} entries were read to find one timer among those of others");
+    assert!(read < 1_000, "{read} entries were read to find one timer among those of others");
     let again = ledger_at(&url).await;
     assert_eq!(again.due_timers(look(foreign.id, now), 500).await.unwrap().len(), 500);
 }
@@ -321,4 +314,121 @@ async fn a_run_that_went_on_or_was_given_back_has_nothing_against_it() {
     assert!(ledger.declare_dead(host.id).await.unwrap());
     ledger.heart().unwrap().release(host.lease).await.unwrap();
     assert_eq!(claimed(&ledger, &late).await, (1, false, None), "nor did one that was only slow");
+}
+
+/// Has `looks` made often enough that their plans are made while tables are empty, and again beside `foreign` rows; what
+/// that reads.
+async fn read_beside(url: &str, foreign: &'static str, owner: HostId, looks: impl AsyncFn(&Ledger)) -> i64 {
+    read_by(url, async |ledger| {
+        for _ in 0..10 {
+            looks(ledger).await;
+        }
+        let insert = sqlx::query(foreign).bind(owner.0).bind(FOREIGN);
+        insert.execute(&mut session(url).await).await.unwrap();
+        for _ in 0..10 {
+            looks(ledger).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_look_into_the_inbox_costs_nothing_for_messages_of_other_hosts() {
+    let url = database(cluster()).await;
+    let ledger = ledger_at(&url).await;
+    let mut host = Host::new(&ledger).await;
+    let foreign = Host::new(&ledger).await;
+    let mine = Grown::named("mine");
+    host.commit(mine.start()).await;
+    let message = backstitch_core::Message::Retry.to_row();
+    ledger.post(SCOPE, mine.id, new_id(), 1, &message).await.unwrap();
+    ledger.close().await;
+    let messages = "with made as (
+                        insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status, owner,
+                                          started_at)
+                        select 0, 1, gen_random_uuid(), 'foreign-' || n, 0, 'w', decode(repeat('07', 32), 'hex'), 1, $1,
+                               now()
+                        from generate_series(1, $2 / 4) n
+                        returning *
+                    )
+                    insert into inbox (shard, tenant, run_id, item_id, kind, name, payload, at, owner)
+                    select shard, tenant, run_id, gen_random_uuid(), 1, 's', '1', now(), owner
+                    from made, generate_series(1, 4)";
+    let read = read_beside(&url, messages, foreign.id, async |ledger| {
+        assert_eq!(unread(ledger, host.id).await.open, [mine.id]);
+        assert_eq!(inbox(ledger, host.id, &[]).await.len(), 1);
+        assert_eq!(ledger.claim_runs(host.lease, 500).await.unwrap(), []);
+        assert_eq!(ledger.timers_lacking(host.id, None, 200).await.unwrap().0.len(), 1);
+    })
+    .await;
+    assert!(read < 1_000, "{read} entries were read to find one message among those of others");
+}
+
+#[tokio::test]
+async fn a_look_at_tasks_costs_nothing_for_those_that_others_wait_for() {
+    let url = database(cluster()).await;
+    let ledger = ledger_at(&url).await;
+    let foreign = Host::new(&ledger).await;
+    ledger.close().await;
+    // On offer until later, with a worker that is heard of, and given up while a worker still has them.
+    let tasks = "with made as (
+                     insert into runs (shard, tenant, run_id, workflow_id, generation, workflow, digest, status, owner,
+                                       started_at)
+                     select 0, 1, gen_random_uuid(), 'foreign-' || n, 0, 'w', decode(repeat('07', 32), 'hex'), 1, $1, now()
+                     from generate_series(1, $2) n
+                     returning *
+                 )
+                 insert into tasks (shard, tenant, run_id, op, seq, attempt, task_queue, name, priority, offered_at,
+                                    start_by, lease, leased_until, given_up)
+                 select shard, tenant, run_id, 1, 1, 1, 'theirs', 'work', 3, now(), now() + interval '1 hour',
+                        case when place % 3 > 0 then gen_random_uuid() end,
+                        case when place % 3 > 0 then now() + interval '1 hour' end, place % 3 = 2
+                 from (select *, row_number() over () as place from made) m";
+    let queue = (TenantId(1), "mine".to_owned());
+    let served = [("mine".to_owned(), "work".to_owned())];
+    let taking = Taking { lease: TaskLease(new_id()), lease_ms: Some(60_000), worker: "w".into() };
+    let read = read_beside(&url, tasks, foreign.id, async |ledger| {
+        assert_eq!(ledger.sweep_tasks(now_ms(), 500, new_id).await.unwrap(), Sweep::default());
+        ledger.next_sweep_ms().await.unwrap();
+        assert_eq!(ledger.queues_with_tasks(std::slice::from_ref(&queue)).await.unwrap(), []);
+        let wanted = Wanted { task_queue: "mine", names: None, limit: 10 };
+        assert!(ledger.take_tasks(SCOPE, wanted, &taking).await.unwrap().tasks.is_empty());
+        assert_eq!(ledger.free_tasks(SCOPE, &served, now_ms(), 500, new_id).await.unwrap(), Sweep::default());
+    })
+    .await;
+    assert!(read < 1_000, "{read} entries were read to find no task");
+}
+
+#[tokio::test]
+async fn a_look_at_schedules_costs_nothing_for_those_that_are_not_due_and_those_that_were() {
+    let url = database(cluster()).await;
+    let ledger = ledger_at(&url).await;
+    ledger.close().await;
+    let schedules = "insert into schedules (shard, tenant, name, spec, state, revision, due_at, created_at)
+                     select 0, 1, 'schedule-' || n, '{}', '{}', 1, now() + n * interval '1 second', now()
+                     from generate_series(100, 99 + $2) n where $1 is not null";
+    let from = now_ms();
+    let looks = async |ledger: &Ledger| {
+        assert_eq!(ledger.due_schedules(from, from + 1_000, 500).await.unwrap(), []);
+        ledger.next_schedule_due(from).await.unwrap();
+    };
+    let read = read_beside(&url, schedules, HostId(new_id()), looks).await;
+    assert!(read < 1_000, "{read} entries were read to find no schedule");
+    // Each of them was due an hour ago, and somebody still looks at the database as it was then.
+    let mut sql = session(&url).await;
+    let hour_ago = "update schedules set due_at = due_at - interval '10 hours'";
+    let by_now = "update schedules set due_at = due_at + interval '10 hours'";
+    sqlx::raw_sql(hour_ago).execute(&mut sql).await.unwrap();
+    let mut reader = session(&url).await;
+    let reading = "begin isolation level repeatable read; select count(*) from runs";
+    sqlx::raw_sql(reading).execute(&mut reader).await.unwrap();
+    sqlx::raw_sql(by_now).execute(&mut sql).await.unwrap();
+    let read = read_by(&url, async |ledger| {
+        for _ in 0..10 {
+            looks(ledger).await;
+        }
+    })
+    .await;
+    assert!(read < 1_000, "{read} entries of times that are past were read to find no schedule");
+    sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
 }

@@ -82,13 +82,15 @@ async fn due_are_those_whose_time_has_come_the_oldest_first() {
     for (name, due_ms) in [("late", Some(30)), ("never", None), ("soon", Some(10)), ("next", Some(20))] {
         create(&ledger, name, due_ms).await;
     }
-    assert_eq!(names(&ledger.due_schedules(20, 10).await.unwrap()), ["soon", "next"]);
-    assert_eq!(names(&ledger.due_schedules(99, 2).await.unwrap()), ["soon", "next"]);
-    assert_eq!(ledger.next_schedule_due().await.unwrap(), Some(10));
+    assert_eq!(names(&ledger.due_schedules(0, 20, 10).await.unwrap()), ["soon", "next"]);
+    assert_eq!(names(&ledger.due_schedules(0, 99, 2).await.unwrap()), ["soon", "next"]);
+    assert_eq!(ledger.next_schedule_due(0).await.unwrap(), Some(10));
+    assert_eq!(names(&ledger.due_schedules(11, 99, 2).await.unwrap()), ["next", "late"]);
+    assert_eq!(ledger.next_schedule_due(11).await.unwrap(), Some(20));
     for name in ["soon", "next", "late"] {
         ledger.delete_schedule(SCOPE, name).await.unwrap();
     }
-    assert_eq!(ledger.next_schedule_due().await.unwrap(), None);
+    assert_eq!(ledger.next_schedule_due(0).await.unwrap(), None);
 }
 
 #[tokio::test]

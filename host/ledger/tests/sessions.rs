@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_core::RunStatus;
-use backstitch_ledger::{ConnectError, ConnectOptions, Ledger, Outcome, Page, Pulse, RunFilter, RunRef};
+use backstitch_ledger::{
+    ConnectError, ConnectOptions, Ledger, MigrateError, Outcome, Page, Pulse, RunFilter, RunRef,
+};
 use common::*;
 use sqlx::{AssertSqlSafe, PgConnection};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 /// What a deadlock of our own would take longer than.
 const SOON: Duration = Duration::from_secs(20);
@@ -291,11 +294,109 @@ async fn a_pooler_that_shares_server_processes_is_refused_by_name() {
     assert!(said.contains("PgBouncer") && said.contains("pool_mode=session"), "{said}");
 }
 
+#[tokio::test]
+async fn a_session_that_has_lost_its_settings_is_given_up() {
+    for reset in ["reset all", "discard all"] {
+        let url = database(cluster()).await;
+        ledger_at(&url).await.close().await;
+        let pooler = Pooler::forgetful(&url);
+        let ledger = Ledger::connect(ConnectOptions::new(&pooler.url)).await.unwrap();
+        let mut host = Host::new(&ledger).await;
+        let mut run = Grown::named("a");
+        host.commit(run.start()).await;
+        host.commit(run.step(1)).await;
+        ledger.next_sweep_ms().await.unwrap();
+        let before = pids(&url, "pool").await;
+        assert_eq!(before.len(), 1, "{reset}");
+        pooler.forget(reset);
+        for _ in 0..3 {
+            host.commit(run.step(1)).await;
+        }
+        assert_eq!(
+            *host.connections.borrow(),
+            2,
+            "{reset}: the writer has gone on as if nothing had happened"
+        );
+        assert_eq!(checked_rows(&ledger, run.id).await.len(), 5, "{reset}");
+        eventually("the session is gone", || async { (pids(&url, "pool").await != before).then_some(()) })
+            .await;
+        let heart = ledger.heart().unwrap();
+        let beats =
+            || async { heart.beat(host.lease).await.ok().filter(|(pulse, _)| *pulse == Pulse::Alive) };
+        eventually("the heart beats", beats).await;
+        pooler.forget(reset);
+        eventually("the heart beats again", beats).await;
+    }
+}
+
+/// The server processes of our sessions for something.
+async fn pids(url: &str, role: &str) -> Vec<i32> {
+    sqlx::query_scalar(
+        "select pid from pg_stat_activity
+         where datname = current_database() and application_name = $1 order by pid",
+    )
+    .bind(format!("backstitch {role}"))
+    .fetch_all(&mut session(url).await)
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn tables_are_looked_for_and_made_in_one_schema_whatever_the_role_looks_at() {
+    let url = database(cluster()).await;
+    let mut sql = session(&url).await;
+    // A schema that is called like the role has a table of that name, and both role and database look elsewhere first.
+    let decoys = "create schema backstitch; create table backstitch.runs (x integer);
+                  create schema elsewhere; create schema apart";
+    sqlx::raw_sql(decoys).execute(&mut sql).await.unwrap();
+    let name: String = sqlx::query_scalar("select current_database()").fetch_one(&mut sql).await.unwrap();
+    let path = format!("alter database {name} set search_path = elsewhere, backstitch");
+    sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut sql).await.unwrap();
+    let tables = async |schema: &str| -> i64 {
+        let tables = "select count(*) from pg_class where relnamespace = $1::text::regnamespace and relkind in ('r', 'p')";
+        sqlx::query_scalar(tables).bind(schema).fetch_one(&mut session(&url).await).await.unwrap()
+    };
+    let in_schema = async |schema: Option<&str>| {
+        let options = ConnectOptions { schema: schema.map(str::to_owned), ..ConnectOptions::new(&url) };
+        Ledger::connect(options).await.unwrap()
+    };
+    let ledger = in_schema(None).await;
+    ledger.prepare_schema().await.unwrap();
+    ledger.ensure_partitions(now_ms()).await.unwrap();
+    let mut host = Host::new(&ledger).await;
+    host.commit(Grown::named("a").start()).await;
+    assert_eq!([tables("elsewhere").await, tables("backstitch").await], [0, 1]);
+    let made = tables("public").await;
+    let runs: i64 = sqlx::query_scalar("select count(*) from public.runs").fetch_one(&mut sql).await.unwrap();
+    assert!(made > 10 && runs == 1, "{made} {runs}");
+    // Others, where it is said so, and not where it is not.
+    let apart = in_schema(Some("apart")).await;
+    apart.prepare_schema().await.unwrap();
+    apart.ensure_partitions(now_ms()).await.unwrap();
+    assert!(
+        apart.list(SCOPE, &RunFilter::default(), Page { before: None, limit: 10 }).await.unwrap().is_empty()
+    );
+    assert_eq!([tables("apart").await, tables("public").await], [made, made]);
+    let nowhere = in_schema(Some("no such \" schema")).await.prepare_schema().await.unwrap_err();
+    assert!(matches!(nowhere, MigrateError::NoSchema { .. }), "{nowhere}");
+
+    let moved = "drop schema public cascade; alter schema apart rename to \"Odd one\"; create schema public";
+    sqlx::raw_sql(moved).execute(&mut sql).await.unwrap();
+    for refused in [in_schema(None).await.prepare_schema().await, in_schema(None).await.migrate().await] {
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("in the schema \"Odd one\"") && said.contains("--schema"), "{said}");
+    }
+    assert_eq!(tables("public").await, 0);
+    in_schema(Some("Odd one")).await.prepare_schema().await.unwrap();
+}
+
 /// A pooler that gives each transaction whichever server process is free, as PgBouncer does with
 /// `pool_mode=transaction`.
 struct Pooler {
     url: String,
     task: tokio::task::JoinHandle<()>,
+    /// How often server processes were to forget what was set in them, and by which statement.
+    forgotten: watch::Sender<(u64, &'static str)>,
     _dir: tempfile::TempDir,
 }
 
@@ -310,19 +411,38 @@ type Free = Arc<Mutex<Vec<Backend>>>;
 
 impl Pooler {
     fn start(database: &str) -> Self {
+        Self::with(database, false)
+    }
+
+    /// One that gives each client a server process of its own, and has it forget what was set in it.
+    fn forgetful(database: &str) -> Self {
+        Self::with(database, true)
+    }
+
+    /// Before the next question of each client that there is.
+    fn forget(&self, statement: &'static str) {
+        self.forgotten.send_modify(|forgotten| *forgotten = (forgotten.0 + 1, statement));
+    }
+
+    fn with(database: &str, is_forgetful: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (_, rest) = database.split_once("host=").unwrap();
         let encoded = rest.split('&').next().unwrap();
         let server = PathBuf::from(encoded.replace("%2F", "/")).join(".s.PGSQL.5432");
         let listener = UnixListener::bind(dir.path().join(".s.PGSQL.5432")).unwrap();
         let url = database.replacen(encoded, &dir.path().to_string_lossy().replace('/', "%2F"), 1);
+        let forgotten = watch::Sender::new((0, ""));
+        let heard = forgotten.subscribe();
         let task = tokio::spawn(async move {
             let free = Free::default();
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, server.clone(), Arc::clone(&free)));
+                match is_forgetful {
+                    true => tokio::spawn(serve_session(client, server.clone(), heard.clone())),
+                    false => tokio::spawn(serve(client, server.clone(), Arc::clone(&free))),
+                };
             }
         });
-        Self { url, task, _dir: dir }
+        Self { url, task, forgotten, _dir: dir }
     }
 }
 
@@ -371,6 +491,45 @@ async fn serve(client: UnixStream, server: PathBuf, free: Free) -> Option<()> {
             }
         }
         free.lock().unwrap().push(backend);
+    }
+}
+
+/// One client with a server process of its own, until it leaves.
+async fn serve_session(
+    client: UnixStream,
+    server: PathBuf,
+    forgotten: watch::Receiver<(u64, &'static str)>,
+) -> Option<()> {
+    let (mut from, mut to) = client.into_split();
+    let startup = packet(&mut from, false).await?;
+    let mut backend = login(&server, &startup).await?;
+    to.write_all(&backend.greeting).await.ok()?;
+    let mut seen = forgotten.borrow().0;
+    loop {
+        let mut question = packet(&mut from, true).await?;
+        while !matches!(question.last_tag(), b'S' | b'Q' | b'X') {
+            question.extend(packet(&mut from, true).await?);
+        }
+        if question.last_tag() == b'X' {
+            return None;
+        }
+        let (count, statement) = *forgotten.borrow();
+        if std::mem::replace(&mut seen, count) < count {
+            let mut query = vec![b'Q'];
+            query.extend(u32::try_from(statement.len() + 5).unwrap().to_be_bytes());
+            query.extend(statement.as_bytes());
+            query.push(0);
+            backend.to.write_all(&query).await.ok()?;
+            while packet(&mut backend.from, true).await?.last_tag() != b'Z' {}
+        }
+        backend.to.write_all(&question.bytes).await.ok()?;
+        loop {
+            let answer = packet(&mut backend.from, true).await?;
+            to.write_all(&answer.bytes).await.ok()?;
+            if answer.last_tag() == b'Z' {
+                break;
+            }
+        }
     }
 }
 

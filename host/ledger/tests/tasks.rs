@@ -361,3 +361,48 @@ async fn who_holds_a_task_takes_the_place_of_the_same_one_on_offer_and_of_no_oth
     assert!(ledger.beat_task(SCOPE, token(first), None).await.unwrap().is_some());
     assert!(ledger.beat_task(SCOPE, token(second), None).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn an_operators_word_counts_unless_an_answer_was_faster() {
+    let ledger = ledger().await;
+    let url = ledger.options().url.clone();
+    let mut host = Host::new(&ledger).await;
+    let large = format!("\"{}\"", "x".repeat(300_000));
+    // What somebody leaves who takes the task away while the operator's word waits for its row.
+    for (kind, counts) in [(9, false), (11, true)] {
+        let grown = offered(&mut host, &["a"], |_| {}).await;
+        let token = TaskToken { run: grown.id, op: Op(0), attempt: 1, lease: TaskLease(new_id()) };
+        let mut other = session(&url).await;
+        sqlx::raw_sql("begin").execute(&mut other).await.unwrap();
+        let leaves = sqlx::query(
+            "with gone as (delete from tasks where run_id = $1 returning *)
+             insert into inbox (shard, tenant, run_id, item_id, kind, op, payload, detail, at)
+             select shard, tenant, run_id, $2, $3, op, '1', '{\"attempt\":1}', now() from gone",
+        );
+        leaves.bind(grown.id.0).bind(new_id()).bind(kind).execute(&mut other).await.unwrap();
+        let ruling = tokio::spawn({
+            let (ledger, item) = (ledger.clone(), completion(token, &large));
+            async move { ledger.overrule_task(SCOPE, Op(0), &item).await }
+        });
+        eventually("it waits for the task", || async {
+            let waits = "select count(*) from pg_stat_activity
+                         where datname = current_database() and wait_event_type = 'Lock'";
+            let waiting: i64 = sqlx::query_scalar(waits).fetch_one(&mut session(&url).await).await.unwrap();
+            (waiting == 1).then_some(())
+        })
+        .await;
+        sqlx::raw_sql("commit").execute(&mut other).await.unwrap();
+        assert_eq!(ruling.await.unwrap().unwrap(), counts, "{kind}");
+        let left: Vec<i16> = sqlx::query_scalar("select kind from inbox where run_id = $1 order by kind")
+            .bind(grown.id.0)
+            .fetch_all(&mut session(&url).await)
+            .await
+            .unwrap();
+        assert_eq!(left, if counts { vec![9, 11] } else { vec![9] });
+        let parts: i64 = sqlx::query_scalar("select count(*) from payloads")
+            .fetch_one(&mut session(&url).await)
+            .await
+            .unwrap();
+        assert_eq!(parts > 0, counts, "a payload is kept with the word that it belongs to, and not without");
+    }
+}

@@ -512,13 +512,13 @@ async fn a_message_to_a_closed_run_is_not_accepted() {
     assert_eq!(post(run.id, new_id()).await, Posted::Closed(RunStatus::Completed));
     // What was accepted before is found, by its host or, if that is dead, by anyone, and goes.
     let closed = [(run.id, RunStatus::Completed)];
-    assert_eq!(ledger.unread(host.id, None).await.unwrap().closed, closed);
+    assert_eq!(unread(&ledger, host.id).await.closed, closed);
     let anyone = HostId(new_id());
-    assert_eq!(ledger.unread(anyone, None).await.unwrap(), Unread::default());
+    assert_eq!(unread(&ledger, anyone).await, Unread::default());
     ledger.declare_dead(host.id).await.unwrap();
-    assert_eq!(ledger.unread(anyone, None).await.unwrap().closed, closed);
+    assert_eq!(unread(&ledger, anyone).await.closed, closed);
     ledger.clear_inbox(&[run.id]).await.unwrap();
-    assert_eq!(ledger.unread(host.id, None).await.unwrap(), Unread::default());
+    assert_eq!(unread(&ledger, host.id).await, Unread::default());
 }
 
 #[tokio::test]

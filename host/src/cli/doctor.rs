@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use backstitch_client::Client;
 use backstitch_client::views::RepairsView;
+use backstitch_ledger::ConnectOptions;
 use comfy_table::{Cell, Color};
 use serde_json::json;
 
@@ -18,6 +19,9 @@ pub(super) struct DoctorArgs {
     /// Check this database instead of the Postgres programs
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// The schema of the tables, whatever `search_path` the role or the database has [default: public]
+    #[arg(long, env = "BACKSTITCH_SCHEMA", value_name = "NAME")]
+    schema: Option<String>,
     /// Where the Postgres programs are
     #[arg(long, env = "BACKSTITCH_PG_BIN", value_name = "DIR")]
     pg_bin: Option<PathBuf>,
@@ -36,7 +40,9 @@ pub(super) async fn doctor(args: DoctorArgs, client: &Client, out: Output) -> Cl
     }
     let data = DataDir::resolve(args.data_dir);
     let compiler = super::program::compiler()?;
-    let checks = doctor::examine(args.database_url.as_deref(), args.pg_bin, data, &compiler, client).await;
+    let database =
+        args.database_url.map(|url| ConnectOptions { schema: args.schema, ..ConnectOptions::new(url) });
+    let checks = doctor::examine(database, args.pg_bin, data, &compiler, client).await;
     let failed = checks.iter().filter(|check| check.state == State::Failed).count();
     out.answer(&json!({ "checks": checks, "ok": failed == 0 }), || text(&checks, out))?;
     if failed == 0 { Ok(()) } else { Err(CliError::silent(Exit::Unhealthy)) }

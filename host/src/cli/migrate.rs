@@ -13,6 +13,9 @@ pub(super) struct MigrateArgs {
     /// The database, such as postgres://owner@host:5432/database
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// The schema of the tables, whatever `search_path` the role or the database has [default: public]
+    #[arg(long, env = "BACKSTITCH_SCHEMA", value_name = "NAME")]
+    schema: Option<String>,
     /// Let this role do what a host does: use the tables, and own or create nothing
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
@@ -26,7 +29,8 @@ pub(super) async fn migrate(args: MigrateArgs, out: Output) -> CliResult {
     let failed = |exit, why: String| {
         Err(CliError::new(exit, "migrate", "the database cannot be migrated").because(why))
     };
-    let ledger = match Ledger::connect(ConnectOptions::new(&url)).await {
+    let options = ConnectOptions { schema: args.schema, ..ConnectOptions::new(&url) };
+    let ledger = match Ledger::connect(options).await {
         Ok(ledger) => ledger,
         Err(error) => return failed(Exit::Unavailable, error.to_string()),
     };

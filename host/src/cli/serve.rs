@@ -46,6 +46,9 @@ pub(super) struct ServeArgs {
     /// password belongs into DATABASE_URL or a .pgpass file
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// The schema of the tables, whatever `search_path` the role or the database has [default: public]
+    #[arg(long, env = "BACKSTITCH_SCHEMA", value_name = "NAME")]
+    schema: Option<String>,
 }
 
 /// Arguments of both.
@@ -295,7 +298,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
-    let ServeArgs { host, database_url } = args;
+    let ServeArgs { host, database_url, schema } = args;
     host.log.start(out)?;
     host.settle_in();
     let url = database_url.ok_or_else(|| {
@@ -306,7 +309,7 @@ pub(super) async fn serve(args: ServeArgs, out: Output) -> CliResult {
     let stopping = stop_on_signals(out);
     let data = host.data_dir()?;
     let door = host.open_door().await?;
-    let config = host.config(&url, &data)?;
+    let config = HostConfig { schema, ..host.config(&url, &data)? };
     let served = live(door, host.builder(config)?, stopping, None, out, |door, host| {
         let database = config::without_password(&url);
         let document = json!({ "url": door.url(), "host_id": host.host_id(), "database_url": database });

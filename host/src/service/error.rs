@@ -138,7 +138,9 @@ pub(super) fn unloadable(error: LoadError) -> ServiceError {
 impl From<LedgerError> for ServiceError {
     fn from(error: LedgerError) -> Self {
         if error.is_transient() {
-            let message = format!("{error}; nothing was changed that was not confirmed, try again later");
+            let message = format!(
+                "{error}; a change that was asked for may have been made or not: try again later, under the same id"
+            );
             Self::Unavailable { code: "database-unavailable", message }
         } else {
             Self::Internal(error.to_string())

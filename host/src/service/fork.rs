@@ -192,6 +192,8 @@ impl Service {
             inbox,
         };
         if !self.ledger.plant(&plant).await? {
+            // It may be the run of this very client, who has not been told.
+            self.ledger.confirm().await?;
             let message = format!("the workflow id {:?} is taken; choose another", to.workflow_id);
             return Err(ServiceError::Conflict { code: "workflow-id-taken", message });
         }

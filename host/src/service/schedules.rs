@@ -56,6 +56,8 @@ impl Service {
         }
         let (spec, state) = (text(&spec)?, text(&state)?);
         if !self.ledger.create_schedule(scope, &name, &spec, &state, Some(now_ms), now_ms).await? {
+            // It may be the one of this very client, who has not been told.
+            self.ledger.confirm().await?;
             let message = format!(
                 "there is a schedule {name:?} already; choose another name, or change it with `backstitch \
                  schedule update`"
@@ -114,7 +116,12 @@ impl Service {
 
     /// Forgets a schedule. Its runs go on.
     pub async fn delete_schedule(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
-        if self.ledger.delete_schedule(scope, name).await? { Ok(()) } else { Err(unknown(name)) }
+        if self.ledger.delete_schedule(scope, name).await? {
+            return Ok(());
+        }
+        // It may have gone at the word of this very client, who has not been told.
+        self.ledger.confirm().await?;
+        Err(unknown(name))
     }
 
     /// Lets the calendar start nothing from now on.

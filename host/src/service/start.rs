@@ -96,11 +96,7 @@ impl Service {
         let is_same = first.summary.workflow == start.workflow
             && first.input.as_deref() == Some(start.input.as_str())
             && are_same_terms(first.start.as_deref(), options)?;
-        if is_same {
-            Ok(StartedView { run: run_view(&first)?, created: false })
-        } else {
-            Err(key_reused(key))
-        }
+        if is_same { self.existing(scope, run_view(&first)?).await } else { Err(key_reused(key)) }
     }
 
     async fn start_run(&self, scope: Scope, start: StartRun) -> Result<StartedView, ServiceError> {
@@ -125,7 +121,7 @@ impl Service {
         for _ in 0..limits::STARTS_TRIED_MAX {
             let generation = match self.next_generation(scope, &start).await? {
                 Generation::New(generation) => generation,
-                Generation::Existing(run) => return Ok(StartedView { run: *run, created: false }),
+                Generation::Existing(run) => return self.existing(scope, *run).await,
             };
             if let Some(started) = self.try_start(scope, &start, &options, generation).await? {
                 return Ok(started);
@@ -225,6 +221,17 @@ impl Service {
         }
     }
 
+    /// The answer to a start whose run is there already. Whoever has started it may not have been told, because no standby
+    /// had it yet: so this request does not tell it either, before one has.
+    async fn existing(&self, scope: Scope, run: RunView) -> Result<StartedView, ServiceError> {
+        self.ledger.confirm().await?;
+        // It may have been another server that confirmed.
+        match self.ledger.run_status(scope, run.run_id).await? {
+            Some(_) => Ok(StartedView { run, created: false }),
+            None => Err(away("it has lost its last commits", "repeat the start with the same id")),
+        }
+    }
+
     /// A start of a workflow that nothing serves: known all the same if it was made before.
     async fn start_unserved(&self, scope: Scope, start: &StartRun) -> Result<StartedView, ServiceError> {
         if let Some(id) = &start.workflow_id
@@ -257,7 +264,7 @@ impl Service {
             && run.summary.workflow == start.workflow
             && run.input.as_deref() == Some(start.input.as_str());
         if same {
-            return Ok(StartedView { run: run_view(&run)?, created: false });
+            return self.existing(scope, run_view(&run)?).await;
         }
         let differs =
             if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };

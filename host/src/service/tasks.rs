@@ -10,6 +10,7 @@ use backstitch_client::tasks::{
     SettledTask, TaskFailure, TaskView,
 };
 use backstitch_client::wire::WAIT_MS_ASKED_MAX;
+use backstitch_core::inbox::MessageRow;
 use backstitch_core::names::check_name;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
@@ -258,18 +259,35 @@ impl Service {
                 Err(ServiceError::Conflict { code: "task-given-up", message })
             }
             Settled::Stale if matches!(message, Message::AttemptFreed { .. }) => Err(stale(token)),
-            // The very same answer may have been given before, and be on its way.
+            // The very same answer may have been given before. It is found twice: what was confirmed in between is safe,
+            // if it is still there.
             Settled::Stale => {
-                let waits = match self.ledger.run_status(scope, token.run).await? {
-                    Some(_) => self.ledger.answer_waiting(scope, token, &item.message).await?,
-                    None => return Err(stale(token)),
-                };
-                let is_outcome = match waits {
-                    Some(earlier) => self.is_outcome(scope, token, message, earlier).await?,
-                    None => self.is_recorded(scope, token, message).await?,
-                };
-                if is_outcome { Ok(()) } else { Err(stale(token)) }
+                if self.was_given(scope, token, message, &item.message).await? {
+                    self.ledger.confirm().await?;
+                    if self.was_given(scope, token, message, &item.message).await? {
+                        return Ok(());
+                    }
+                }
+                Err(stale(token))
             }
+        }
+    }
+
+    /// Whether this very answer was given before, and is the outcome or on its way to be.
+    async fn was_given(
+        &self,
+        scope: Scope,
+        token: TaskToken,
+        message: &Message,
+        row: &MessageRow,
+    ) -> Result<bool, ServiceError> {
+        let waits = match self.ledger.run_status(scope, token.run).await? {
+            Some(_) => self.ledger.answer_waiting(scope, token, row).await?,
+            None => return Ok(false),
+        };
+        match waits {
+            Some(earlier) => self.is_outcome(scope, token, message, earlier).await,
+            None => self.is_recorded(scope, token, message).await,
         }
     }
 

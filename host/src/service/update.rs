@@ -18,7 +18,7 @@ use backstitch_core::{
 use tokio::time::Instant;
 
 use super::Service;
-use super::error::{ServiceError, closed, internal, invalid};
+use super::error::{ServiceError, away, closed, internal, invalid};
 
 /// What the names of signals and queries that belong to updates begin with.
 const PREFIX: &str = "update:";
@@ -46,6 +46,7 @@ impl Service {
             UpdateView { run_id: run, update_id: id, output: None, failure: None, answered: false };
         // Before anything is sent: an update that was answered is not made again.
         if self.was_received(run, &mut view).await? {
+            self.confirm_received(&view).await?;
             if view.answered {
                 return Ok(view);
             }
@@ -75,6 +76,17 @@ impl Service {
             }
             tokio::time::sleep_until(over.min(Instant::now() + pause)).await;
             pause = (pause * 2).min(POLLS.1);
+        }
+    }
+
+    /// Makes sure that an update which was found, and not sent by this request, cannot be lost any more.
+    async fn confirm_received(&self, view: &UpdateView) -> Result<(), ServiceError> {
+        self.ledger.confirm().await?;
+        // It may have been another server that confirmed.
+        let mut again = UpdateView { output: None, failure: None, answered: false, ..view.clone() };
+        match self.was_received(view.run_id, &mut again).await? && again.answered >= view.answered {
+            true => Ok(()),
+            false => Err(away("it has lost its last commits", "repeat the update with the same id")),
         }
     }
 

@@ -14,6 +14,8 @@ use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::parts::{Append, Head, Item, StatusChange};
+use crate::inbox::owner_of;
+use crate::opening::pooled;
 use crate::payloads::store;
 use crate::time::Timestamp;
 
@@ -33,8 +35,11 @@ pub(crate) struct Appended {
 
 /// Locks the host's lease, and looks for the rows that the batch goes on from. Every other part joins `fence`: if the
 /// lease is dead or is renewed at another server, or one such row is not there just as it was written, nothing of the
-/// batch is.
-const FENCE: &str = "with lease as materialized (
+/// batch is. Nor is it if the session is not as it was opened: its commits may not wait for what ours wait for.
+const FENCE: &str = "with session as materialized (
+    select 1 where current_setting('backstitch.session', true) = pg_backend_pid()::text
+),
+lease as materialized (
     select beats from leases where shard = $1 and host_id = $2 and epoch = $3 and not dead for key share
 ),
 missing as materialized (
@@ -43,7 +48,7 @@ missing as materialized (
                       where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq and l.chain = h.chain)
 ),
 fence as materialized (
-    select 1 from lease where beats >= $53 and not exists (select from missing)
+    select 1 from lease, session where beats >= $53 and not exists (select from missing)
 )";
 
 /// New runs. A workflow id or run id that is taken is left alone, and nothing is written of a run that is not started.
@@ -121,9 +126,13 @@ const TIMED: &str = "timed as (
 )";
 
 /// Messages to other runs. One to a run that is not there is to a child that was refused: nobody would ever read it.
-const SENT: &str = "sent as (
-    insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-    select i.shard, i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at
+const SENT: &str = concat!(
+    "sent as (
+    insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at, owner)
+    select i.shard, i.tenant, i.run_id, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at,
+           case when i.run_id = any ({started}) then $2 else ",
+    owner_of!("i.shard", "i.run_id"),
+    " end
     from (select $1::smallint as shard, keys.*
           from unnest($39::integer[], $40::uuid[], $41::uuid[], $42::smallint[], $43::integer[], $44::text[],
                       $45::text[], $46::text[], $47::timestamptz[])
@@ -133,7 +142,8 @@ const SENT: &str = "sent as (
     where i.run_id = any ({started})
        or (select true from runs where runs.shard = i.shard and runs.run_id = i.run_id)
     on conflict (shard, run_id, item_id) do nothing
-)";
+)"
+);
 
 /// Messages that were read.
 const CONSUMED: &str = "consumed as (
@@ -341,7 +351,8 @@ fn composed(parts: Parts) -> String {
     let all = all.replace("{started}", started);
     let changed = if parts.changed { "(select count(*) from changed)" } else { "0::bigint" };
     format!(
-        "{all}\nselect (select beats from lease), {started}, {changed}, array(select run_id from missing)"
+        "{all}\nselect (select beats from lease), {started}, {changed}, array(select run_id from missing),
+                exists (select from session)"
     )
 }
 
@@ -367,6 +378,9 @@ pub(crate) async fn execute(
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
     let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
+    if !row.try_get::<bool, _>(4)? {
+        return Err(pooled());
+    }
     let found: Option<i64> = row.try_get(0)?;
     Ok(Appended {
         fenced: found.is_none(),

@@ -1,8 +1,8 @@
 //! Looks into the inbox: which runs of a host have messages, and the next page of each.
 //!
-//! A look walks from run to run along the primary key, so it costs what it visits, however much waits for one of
-//! them; and a page of messages is shared by the runs that were found, so nobody waits for somebody else's. What a run
-//! cannot hear now is left out here, and not read again and again:
+//! A look walks from run to run along an index of the host's own, so it costs what it visits, however much waits for one
+//! of them or for runs of others; and a page of messages is shared by the runs that were found, so nobody waits for
+//! somebody else's. What a run cannot hear now is left out here, and not read again and again:
 //!
 //! | the run is | it hears |
 //! |---|---|
@@ -30,7 +30,24 @@ pub struct Unread {
     /// Runs that have closed since, which anyone may see to: see [`Ledger::pass_on`] and [`Ledger::clear_inbox`].
     pub closed: Vec<(RunId, RunStatus)>,
     /// Where the walk goes on; none: it has come to the end.
-    pub next: Option<RunId>,
+    pub next: Option<Walk>,
+}
+
+/// How far a host has come on its walk: along the messages that name itself, then along those that name nobody, then
+/// along those of each host that is not alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// Whom the messages name.
+    owner: Uuid,
+    /// Behind this run.
+    after: Uuid,
+}
+
+impl Walk {
+    /// The beginning.
+    pub fn of(host: HostId) -> Self {
+        Self { owner: host.0, after: Uuid::nil() }
+    }
 }
 
 /// A run whose messages are wanted.
@@ -53,44 +70,78 @@ pub struct Heard {
     pub unreadable: Vec<(RunId, Uuid)>,
 }
 
-/// Runs that one step of the walk visits, those of other hosts included.
+/// Runs that one step of the walk visits.
 const RUNS_AT_ONCE: i32 = 500;
+/// Messages that one step has name another host, in pages of the inbox.
+const TAKEN_IN: i64 = 10;
 /// The number under which a run's start has its timer.
 const START_OP: i32 = -1;
 
+/// One step of a walk: runs that have messages which name $3, behind $4. If that was all, a last row says where the walk
+/// goes on: with messages that name nobody, if $7, or those of the next host behind $6 that is not alive. Living hosts
+/// are passed by one by one, whatever they have.
+const WALK: &str = "with recursive walk (run_id, place) as (
+    (select run_id, 1 from inbox
+     where shard = $1 and owner = $3 and kind >= 0 and run_id > $4 order by run_id limit 1)
+    union all
+    select (select i.run_id from inbox i
+            where i.shard = $1 and i.owner = $3 and i.kind >= 0 and i.run_id > walk.run_id
+            order by i.run_id limit 1),
+           walk.place + 1
+    from walk where walk.run_id is not null and walk.place < $5
+),
+owners (owner) as (
+    (select owner from inbox where shard = $1 and kind >= 0 and owner > $6 order by owner limit 1)
+    union all
+    select (select i.owner from inbox i where i.shard = $1 and i.kind >= 0 and i.owner > owners.owner
+            order by i.owner limit 1)
+    from owners
+    where owners.owner = $2
+       or exists (select from leases l where l.shard = $1 and l.host_id = owners.owner and not l.dead)
+)
+(select walk.run_id,
+        (select r.status from runs r
+         where r.shard = $1 and r.run_id = walk.run_id
+           and (r.owner = $2
+                or r.status >= 10 and not coalesce((select not l.dead from leases l
+                                                    where l.shard = $1 and l.host_id = r.owner), false))),
+        null::uuid
+ from walk where walk.run_id is not null
+ order by walk.place)
+union all
+select null, null,
+       coalesce((select owner from inbox
+                 where $7 and shard = $1 and kind >= 0 and owner = '00000000-0000-0000-0000-000000000000' limit 1),
+                (select owner from owners
+                 where owner <> $2
+                   and not exists (select from leases l
+                                   where l.shard = $1 and l.host_id = owners.owner and not l.dead)
+                 limit 1))
+where (select count(*) from walk where run_id is not null) < $5";
+
 impl Ledger {
-    /// Runs of `host` that have messages, behind `after` in the order of their ids, and closed ones of hosts that are dead:
-    /// the last thing that a host may have died over. Reads only.
-    pub async fn unread(&self, host: HostId, after: Option<RunId>) -> Result<Unread, LedgerError> {
-        let visited: Vec<(Uuid, Option<i16>)> = sqlx::query_as(
-            "with recursive walk (run_id, place) as (
-                 (select run_id, 1 from inbox where shard = $1 and run_id > $3 order by run_id limit 1)
-                 union all
-                 select (select i.run_id from inbox i where i.shard = $1 and i.run_id > walk.run_id
-                         order by i.run_id limit 1),
-                        walk.place + 1
-                 from walk where walk.run_id is not null and walk.place < $4
-             )
-             select walk.run_id,
-                    (select r.status from runs r
-                     where r.shard = $1 and r.run_id = walk.run_id
-                       and (r.owner = $2
-                            or r.status >= 10 and not coalesce((select not l.dead from leases l
-                                                                where l.shard = $1 and l.host_id = r.owner), false)))
-             from walk where walk.run_id is not null
-             order by walk.place",
-        )
-        .bind(self.shard.0)
-        .bind(host.0)
-        .bind(after.map_or(Uuid::nil(), |run| run.0))
-        .bind(RUNS_AT_ONCE)
-        .fetch_all(&self.pool)
-        .await?;
+    /// The next runs of `host` that have messages, and closed ones of hosts that are dead: the last thing that a host may
+    /// have died over. `from`: [`Unread::next`] of the look before; none: from the beginning. Changes nothing but whom
+    /// messages name. May be repeated.
+    pub async fn unread(&self, host: HostId, from: Option<Walk>) -> Result<Unread, LedgerError> {
+        let from = from.unwrap_or_else(|| Walk::of(host));
+        let visited: Vec<(Option<Uuid>, Option<i16>, Option<Uuid>)> = sqlx::query_as(WALK)
+            .bind(self.shard.0)
+            .bind(host.0)
+            .bind(from.owner)
+            .bind(from.after)
+            .bind(RUNS_AT_ONCE)
+            .bind(if from.owner == host.0 { Uuid::nil() } else { from.owner })
+            .bind(from.owner == host.0)
+            .fetch_all(&self.pool)
+            .await?;
         let mut unread = Unread::default();
-        if visited.len() >= RUNS_AT_ONCE as usize {
-            unread.next = visited.last().map(|(run, _)| RunId(*run));
-        }
-        for (run, tag) in visited {
+        for (run, tag, stray) in visited {
+            let Some(run) = run else {
+                unread.next = stray.map(|owner| Walk { owner, after: Uuid::nil() });
+                continue;
+            };
+            unread.next = Some(Walk { after: run, ..from });
             let Some(tag) = tag else { continue };
             match RunStatus::from_tag(tag) {
                 Some(status) if status.is_open() => unread.open.push(RunId(run)),
@@ -99,7 +150,44 @@ impl Ledger {
                 None => tracing::error!(run = %run, tag, "a run has an unknown status"),
             }
         }
+        if from.owner != host.0 && !unread.open.is_empty() {
+            self.take_in(host, from.owner, &unread.open).await?;
+        }
         Ok(unread)
+    }
+
+    /// Has messages of runs of `host` that name somebody else name it: nobody walks along them but the host from then on.
+    /// As many as one statement may take its time for; the others go on naming `named`, and are found too. Those that
+    /// somebody is just removing are left out, so this waits for nobody. May be repeated.
+    async fn take_in(&self, host: HostId, named: Uuid, runs: &[RunId]) -> Result<(), LedgerError> {
+        sqlx::query(
+            "with strays as materialized (
+                 select i.shard, i.run_id, i.item_id
+                 from unnest($4::uuid[]) as w (run_id)
+                 cross join lateral (
+                     select shard, run_id, item_id from inbox
+                     where shard = $1 and owner = $3 and kind >= 0 and inbox.run_id = w.run_id
+                     limit $5
+                 ) i
+                 limit $5
+             ),
+             free as materialized (
+                 select inbox.shard, inbox.run_id, inbox.item_id from strays
+                 join inbox on inbox.shard = strays.shard and inbox.run_id = strays.run_id
+                               and inbox.item_id = strays.item_id
+                 for update of inbox skip locked
+             )
+             update inbox set owner = $2 from free
+             where inbox.shard = free.shard and inbox.run_id = free.run_id and inbox.item_id = free.item_id",
+        )
+        .bind(self.shard.0)
+        .bind(host.0)
+        .bind(named)
+        .bind(runs.iter().map(|run| run.0).bind_iter())
+        .bind(limits::CLAIM_ROWS_MAX * TAKEN_IN)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// The next messages of these runs, as far as they are open and of `host`: at most `limit`, of each the

@@ -11,8 +11,8 @@ use super::item::{InboxItem, ItemRow};
 use crate::append::NewItem;
 use crate::connect::Ledger;
 use crate::error::LedgerError;
-use crate::payloads::store;
-use crate::plant::insert_stored_items;
+use crate::payloads::store::{self, storing};
+use crate::time::Timestamp;
 
 /// What has become of the messages of a run that went on as a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +48,17 @@ impl Ledger {
 
     async fn move_items(&self, from: RunId, to: RunId, except: &[Uuid]) -> Result<usize, LedgerError> {
         // The sender may have sent one once more, to where it would have come to now.
-        let moved = sqlx::query(
+        let moved = sqlx::query(concat!(
             "with gone as (
                  delete from inbox where shard = $1 and run_id = $2 and item_id <> all ($5) returning *
              )
-             insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at)
-             select shard, tenant, $3, item_id, kind, op, name, payload, detail, at
+             insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at, owner)
+             select shard, tenant, $3, item_id, kind, op, name, payload, detail, at, ",
+            owner_of!("$1", "$3"),
+            "
              from gone where kind = any ($4)
              on conflict (shard, run_id, item_id) do nothing",
-        )
+        ))
         .bind(self.shard.0)
         .bind(from.0)
         .bind(to.0)
@@ -103,20 +105,50 @@ impl Ledger {
         for item in &mut items {
             self.payloads().seal_message(tenant, to, item.item_id, &mut item.message, &mut stored);
         }
-        let mut transaction = self.pool.begin().await?;
-        store::insert(&mut transaction, self.shard, &stored).await?;
-        let removed: Vec<Uuid> = sqlx::query_scalar(
-            "delete from inbox where shard = $1 and run_id = $2 and item_id = any ($3) returning item_id",
-        )
+        // Removed are all of them, passed on what another run may hear.
+        let (removed, passed): (Vec<Uuid>, Vec<&NewItem>) = (
+            items.iter().map(|item| item.item_id).collect(),
+            items.iter().filter(|item| PASSED_ON.contains(&item.message.kind)).collect(),
+        );
+        let replaced = sqlx::query_as(concat!(
+            "with ",
+            storing!("$5", "$6", "$7", "$8", "true"),
+            ",
+             removed as (
+                 delete from inbox where shard = $1 and run_id = $3 and item_id = any ($9)
+                   and (select count(*) from used) >= 0
+                 returning item_id
+             ),
+             passed as (
+                 insert into inbox (shard, tenant, run_id, item_id, kind, op, name, payload, detail, at, owner)
+                 select $1, $2, $4, i.item_id, i.kind, i.op, i.name, i.payload::json, i.detail::json, i.at, ",
+            owner_of!("$1", "$4"),
+            "
+                 from unnest($10::uuid[], $11::smallint[], $12::integer[], $13::text[], $14::text[], $15::text[],
+                             $16::timestamptz[])
+                      as i (item_id, kind, op, name, payload, detail, at)
+                 where i.item_id in (select item_id from removed)
+                 on conflict (shard, run_id, item_id) do nothing
+                 returning 1
+             )
+             select count(*) from passed",
+        ))
         .bind(self.shard.0)
+        .bind(tenant.0)
         .bind(from.0)
-        .bind(read.iter().map(|item| item.item_id).bind_iter())
-        .fetch_all(&mut *transaction)
-        .await?;
-        items.retain(|item| removed.contains(&item.item_id) && PASSED_ON.contains(&item.message.kind));
-        insert_stored_items(&mut transaction, self.scope(tenant), &items).await?;
-        transaction.commit().await?;
-        Ok(items.len())
+        .bind(to.0);
+        let (count,): (i64,) = store::bind_parts(replaced, &stored)
+            .bind(removed)
+            .bind(passed.iter().map(|item| item.item_id).bind_iter())
+            .bind(passed.iter().map(|item| item.message.kind).bind_iter())
+            .bind(passed.iter().map(|item| item.message.op.map(|op| op.0.cast_signed())).bind_iter())
+            .bind(passed.iter().map(|item| item.message.name.as_deref()).bind_iter())
+            .bind(passed.iter().map(|item| item.message.payload.as_deref()).bind_iter())
+            .bind(passed.iter().map(|item| item.message.detail.as_deref()).bind_iter())
+            .bind(passed.iter().map(|item| Timestamp(item.at_ms)).bind_iter())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(usize::try_from(count).unwrap_or(usize::MAX))
     }
 
     /// Removes the messages of runs that have closed for good. May be repeated.

@@ -6,12 +6,13 @@ use backstitch_core::{Digest, Op, RunId, Scope, Seq, Shard, TenantId};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{PgConnection, PgExecutor, Postgres};
+use sqlx::{PgExecutor, Postgres};
 use uuid::Uuid;
 
 use super::{Form, Found, Payloads, Place, Reference, Spot, Stored, Unopened, parts_of, reference};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
+use crate::pool::Transaction;
 
 /// A text of an answer that may have to be opened.
 pub(crate) trait Column: Send {
@@ -364,11 +365,7 @@ pub(crate) fn unopened(place: &Place<'_>, error: &Unopened) -> LedgerError {
 
 /// Puts parts of payloads beside what refers to them. Idempotent: what is there under its digest is the same. In
 /// the order of their keys, as every statement does, so that two of them cannot deadlock.
-pub(crate) async fn insert(
-    to: &mut PgConnection,
-    shard: Shard,
-    stored: &[Stored],
-) -> Result<(), sqlx::Error> {
+pub(crate) async fn insert(to: &mut Transaction, shard: Shard, stored: &[Stored]) -> Result<(), sqlx::Error> {
     if stored.is_empty() {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::append::{self, Appended, Item, PoisonKind};
+use crate::confirm::confirm;
 
 /// Says so if a run did not change that should have. While the lease lives that cannot be, so it is a
 /// defect of the host, or someone else's hand in the table.
@@ -66,14 +67,6 @@ pub(super) async fn witness(
     Ok(Some(Settled::Committed { refused: new_runs.filter(|run| !ours.contains(run)).collect() }))
 }
 
-/// Waits until everything that was committed so far is as safe as a commit can be: commits one more record, which comes
-/// after all of it in the log. A synchronous standby that is waited for has then got what came before too, which may be
-/// the commit of a backend that was ended while it waited.
-pub(super) async fn confirm(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("select pg_logical_emit_message(true, 'backstitch', 'confirm')").execute(connection).await?;
-    Ok(())
-}
-
 /// What an error of the data means. For one item whose rows are all there already, exactly as given, it
 /// means that it was sent twice.
 pub(super) async fn judge(
@@ -88,7 +81,7 @@ pub(super) async fn judge(
         let rows = keys(item.append.rows.iter().map(|row| (item.append.run, row)));
         let found = append::read_back(connection, scope, &rows).await?;
         if !rows.is_empty() && found.len() == rows.len() {
-            confirm(connection).await?;
+            confirm(&mut *connection).await?;
             let ours = starts_of_ours(connection, scope, items).await?;
             let new_runs = item.append.new_runs.iter().map(|new| new.run);
             return Ok(Settled::Committed { refused: new_runs.filter(|run| !ours.contains(run)).collect() });

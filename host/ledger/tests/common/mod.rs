@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
     Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, InboxItem, Item, Lease, Ledger,
-    NewRun, NewTask, Outcome, Reader, StatusChange, TimerLook, Writer, WriterConfig,
+    NewRun, NewTask, Outcome, Reader, StatusChange, TimerLook, Unread, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -275,9 +275,23 @@ pub(crate) async fn checked_rows(ledger: &Ledger, run: RunId) -> Vec<Row> {
     rows
 }
 
+/// All that a host finds on its walk along the inbox.
+pub(crate) async fn unread(ledger: &Ledger, host: HostId) -> Unread {
+    let mut all = Unread::default();
+    loop {
+        let Unread { open, closed, next } = ledger.unread(host, all.next).await.unwrap();
+        all.open.extend(open);
+        all.closed.extend(closed);
+        all.next = next;
+        if next.is_none() {
+            return all;
+        }
+    }
+}
+
 /// What a host reads in its inbox, without what it has in hand.
 pub(crate) async fn inbox(ledger: &Ledger, host: HostId, in_hand: &[Uuid]) -> Vec<InboxItem> {
-    let unread = ledger.unread(host, None).await.unwrap();
+    let unread = unread(ledger, host).await;
     let reader = |run: &RunId| Reader { run: *run, is_full: false, except: in_hand.to_vec() };
     let readers: Vec<Reader> = unread.open.iter().map(reader).collect();
     ledger.inbox_of(host, &readers, &[], 10_000).await.unwrap().items

@@ -13,6 +13,7 @@ use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
 use futures::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
 
 use super::{ServiceError, is_open, read, text};
 use crate::calendar::Calendar;
@@ -23,6 +24,11 @@ use crate::service::error::internal;
 
 /// Longest wait between two looks for schedules that are due: other hosts change them too.
 const POLL: Duration = Duration::from_secs(1);
+/// How late a change by another host may be that says that its schedule is due now, in milliseconds: so far back a look
+/// begins. What is later still is found when all that is due is looked for, so often.
+const LATE_MS_MAX: u64 = 10_000;
+/// See [`LATE_MS_MAX`].
+const ALL_DUE: Duration = Duration::from_secs(30);
 /// Schedules that a host looks at at once.
 const SCHEDULES_AT_ONCE: usize = 16;
 /// Runs of one schedule that a host starts at once: each may have to wait for a commit.
@@ -35,9 +41,13 @@ impl Service {
     /// Looks after all schedules for as long as the term lasts.
     pub(crate) async fn keep_schedules(self) {
         let mut closings = self.closings();
+        let (mut from_ms, mut all_at) = (0, Instant::now());
         loop {
+            if all_at.elapsed() >= ALL_DUE {
+                (from_ms, all_at) = (0, Instant::now());
+            }
             let now_ms = self.clock.now_ms();
-            let due = || self.ledger.due_schedules(now_ms, limits::CLAIM_ROWS_MAX);
+            let due = || self.ledger.due_schedules(from_ms, now_ms, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due schedules", due).await;
             // Made before the stream: a closure inside of it would have to serve every lifetime.
             let looks: Vec<_> = due.iter().map(|schedule| Box::pin(self.look_after(schedule))).collect();
@@ -46,7 +56,10 @@ impl Service {
             if all && !due.is_empty() {
                 continue;
             }
-            let wait = if all { self.until_next_schedule().await } else { POLL };
+            if due.is_empty() {
+                from_ms = now_ms.saturating_sub(LATE_MS_MAX);
+            }
+            let wait = if all { self.until_next_schedule(from_ms).await } else { POLL };
             let closed = async {
                 loop {
                     match closings.recv().await {
@@ -63,7 +76,8 @@ impl Service {
             };
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.schedule_hint.notified() => {}
+                // A change that took its time may have come for a time that was looked at.
+                () = self.schedule_hint.notified() => from_ms = 0,
                 (scope, name) = closed => self.look_for_who_waits(scope, &name).await,
             }
         }
@@ -92,8 +106,8 @@ impl Service {
         attended.is_ok()
     }
 
-    async fn until_next_schedule(&self) -> Duration {
-        let next = || self.ledger.next_schedule_due();
+    async fn until_next_schedule(&self, from_ms: u64) -> Duration {
+        let next = || self.ledger.next_schedule_due(from_ms);
         let next = until_answered("looking for the next schedule", next).await;
         let now_ms = self.clock.now_ms();
         next.map_or(POLL, |next| Duration::from_millis(next.saturating_sub(now_ms)).min(POLL))
@@ -124,8 +138,8 @@ impl Service {
         if !actions.is_empty() {
             crash::point("schedule-done");
         }
-        // What was refused leaves room for what waits.
-        let due_ms = if refusals.is_empty() { due_ms } else { Some(now_ms) };
+        // What was refused leaves room for what waits. Nothing is due before now: looks do not go back for it.
+        let due_ms = if refusals.is_empty() { due_ms.map(|ms| ms.max(now_ms)) } else { Some(now_ms) };
         for (workflow_id, error) in refusals {
             tracing::warn!(schedule = schedule.name, %workflow_id, error, "a scheduled start was refused");
             state.refused(&workflow_id, error);
