@@ -221,7 +221,9 @@ impl Ledger {
             detail: row.detail.map(Into::into),
         };
         let opened = self.payloads().open_heartbeat(TenantId(row.tenant), RunId(row.run_id), &message);
-        let unopened = |error| unopened(&of_run(row.tenant, row.run_id, row.op, Spot::Heartbeat), &error);
+        let unopened = |error| {
+            unopened(&of_run(row.tenant, row.run_id, row.op, Spot::Item(row.item_id, Column::Detail)), &error)
+        };
         if let Some(detail) = opened.map_err(unopened)? {
             message.detail = Some(detail.into());
         }
