@@ -153,3 +153,19 @@ fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of[of.len() / 2]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_module_is_measured_under_each_set_of_bounds() {
+        let report = run(&Args { turns: 3, ms: 20 }).unwrap();
+        let modules = report["modules"].as_array().unwrap();
+        assert_eq!(modules.len(), MODULES.len());
+        for module in modules {
+            let ratios = module["ratios"].as_array().unwrap();
+            assert!(ratios.len() == BOUNDS.len() && ratios[0] == 1.0, "{module}");
+        }
+    }
+}
