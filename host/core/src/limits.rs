@@ -86,6 +86,8 @@ pub const HEARD_IDS_MAX: usize = 1_000;
 pub const INBOX_ITEMS_MAX: u32 = 10_000;
 /// Messages that a host cannot read and leaves out of its looks: beyond so many it finds them once more.
 pub const UNREADABLE_ITEMS_MAX: usize = 1_000;
+/// Bytes of messages that one look into the inbox brings: what one statement writes.
+pub const LOOK_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Room beyond [`INBOX_ITEMS_MAX`] for what ends such a state: cancel, terminate, pause, resume, retry.
 pub const INBOX_REQUESTS_MAX: u32 = 100;
 

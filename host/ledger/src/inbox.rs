@@ -6,6 +6,7 @@
 
 mod look;
 mod pass_on;
+mod weigh;
 
 pub use look::{Heard, Reader, Unread};
 pub use pass_on::PassedOn;
