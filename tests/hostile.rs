@@ -13,10 +13,14 @@ mod api;
 mod cli;
 #[path = "hostile/door.rs"]
 mod door;
+#[path = "hostile/group.rs"]
+mod group;
 #[path = "hostile/guests.rs"]
 mod guests;
 #[path = "hostile/input.rs"]
 mod input;
+#[path = "hostile/large.rs"]
+mod large;
 #[path = "hostile/outage.rs"]
 mod outage;
 #[path = "hostile/payloads.rs"]
@@ -25,6 +29,8 @@ mod payloads;
 mod program;
 #[path = "hostile/query.rs"]
 mod query;
+#[path = "hostile/quiet.rs"]
+mod quiet;
 #[path = "hostile/reach.rs"]
 mod reach;
 #[path = "hostile/schedules.rs"]

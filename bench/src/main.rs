@@ -9,6 +9,7 @@ mod cpu;
 mod floor;
 mod latency;
 mod load;
+mod price;
 mod replay;
 mod rig;
 mod sleepers;
@@ -44,6 +45,8 @@ enum What {
     Fanout(steps::FanoutArgs),
     /// A long run whose host is killed: what the next host spends until it goes on.
     Replay(replay::Args),
+    /// What the bounds on computing cost compiled code; without a database.
+    Price(price::Args),
     /// Many runs that sleep: memory of the host, bytes in Postgres.
     Sleepers(sleepers::Args),
 }
@@ -61,6 +64,7 @@ fn main() -> Result<()> {
             What::Latency(what) => latency::run(database, &what).await,
             What::Fanout(what) => steps::fan_out(database, &what).await,
             What::Replay(what) => replay::run(database, &what).await,
+            What::Price(what) => price::run(&what),
             What::Sleepers(what) => sleepers::run(database, &what).await,
         }
     })?;

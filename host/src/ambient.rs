@@ -116,23 +116,31 @@ pub fn is_root() -> bool {
 
 /// The memory that this process may have: the machine's, or less if it is in a control group with a bound.
 pub fn memory_bytes() -> Option<u64> {
+    memory_bytes_below(Path::new("/"))
+}
+
+/// The same where the files of the kernel are below `root`.
+fn memory_bytes_below(root: &Path) -> Option<u64> {
     let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+    let machine = fs::read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     });
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let bounds = groups.lines().flat_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         let (controllers, group) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let (root, file) = match controllers {
-            "" => ("/sys/fs/cgroup", "memory.max"),
-            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        let (groups, file) = match controllers {
+            "" => ("sys/fs/cgroup", "memory.max"),
+            _ if controllers.split(',').any(|controller| controller == "memory") => {
+                ("sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
             _ => return Vec::new(),
         };
         // Each group within another has its bound, and in a container the group's name is not its path.
-        let within = Path::new(root).join(group.trim_start_matches('/'));
-        let dirs = within.ancestors().take_while(|dir| dir.starts_with(root));
+        let all = root.join(groups);
+        let within = all.join(group.trim_start_matches('/'));
+        let dirs = within.ancestors().take_while(|dir| dir.starts_with(&all));
         dirs.filter_map(|dir| number(&dir.join(file))).collect()
     });
     bounds.chain(machine).min()
@@ -154,6 +162,83 @@ mod tests {
     fn there_is_memory_and_not_more_than_the_machine_has() {
         let bytes = memory_bytes().unwrap();
         assert!((64 << 20..1 << 50).contains(&bytes), "{bytes}");
+    }
+
+    /// Files of the kernel, as a machine or a container shows them.
+    fn shown(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_tightest_bound_of_all_groups_around_the_process_counts() {
+        const MACHINE: (&str, &str) = ("proc/meminfo", "MemTotal:       8388608 kB\nMemFree:  1 kB\n");
+        const GIB: u64 = 1 << 30;
+        let second = ("proc/self/cgroup", "0::/kubepods/pod7/host\n");
+        let first = ("proc/self/cgroup", "9:name=systemd:/x\n4:cpuacct,memory:/docker/ab\n0::/x\n");
+        let cases: [(&str, &[(&str, &str)], Option<u64>); 8] = [
+            ("nothing to be read", &[], None),
+            ("no groups", &[MACHINE], Some(8 * GIB)),
+            (
+                "nested, the outer one is tighter",
+                &[
+                    MACHINE,
+                    second,
+                    ("sys/fs/cgroup/kubepods/memory.max", "4294967296\n"),
+                    ("sys/fs/cgroup/kubepods/pod7/memory.max", "1073741824\n"),
+                    ("sys/fs/cgroup/kubepods/pod7/host/memory.max", "2147483648\n"),
+                ],
+                Some(GIB),
+            ),
+            (
+                "the inner one has none",
+                &[
+                    MACHINE,
+                    second,
+                    ("sys/fs/cgroup/kubepods/pod7/memory.max", "3221225472\n"),
+                    ("sys/fs/cgroup/kubepods/pod7/host/memory.max", "max\n"),
+                ],
+                Some(3 * GIB),
+            ),
+            (
+                "none has one",
+                &[MACHINE, second, ("sys/fs/cgroup/kubepods/pod7/host/memory.max", "max\n")],
+                Some(8 * GIB),
+            ),
+            (
+                "a container that sees its own group at the top",
+                &[MACHINE, second, ("sys/fs/cgroup/memory.max", "536870912\n")],
+                Some(GIB / 2),
+            ),
+            (
+                "the first version, with other controllers beside",
+                &[
+                    MACHINE,
+                    first,
+                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes", "2147483648\n"),
+                ],
+                Some(2 * GIB),
+            ),
+            (
+                "the first version without a bound",
+                &[
+                    MACHINE,
+                    ("proc/self/cgroup", "4:memory:/\n"),
+                    ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("sys/fs/cgroup/memory.max", "1\n"),
+                ],
+                Some(8 * GIB),
+            ),
+        ];
+        for (case, files, bytes) in cases {
+            assert_eq!(memory_bytes_below(shown(files).path()), bytes, "{case}");
+        }
     }
 
     #[test]

@@ -76,6 +76,8 @@ pub struct HostConfig {
     pub guest_time: GuestTime,
     /// Linear memory of all guests together, in bytes; warm ones are dropped, attempts wait.
     pub guest_memory_bytes_max: usize,
+    /// Whole ledgers in memory, in bytes: so much for runs that are taken over, and as much for clients.
+    pub ledger_memory_bytes_max: usize,
     /// What activities may reach, and with which secrets.
     pub egress: EgressConfig,
     /// How payloads are stored: as they are, or sealed.
@@ -102,6 +104,7 @@ impl HostConfig {
             batch_max: limits::BATCH_APPENDS_MAX,
             guest_time: GuestTime::default(),
             guest_memory_bytes_max: config::guest_memory_bytes_max(),
+            ledger_memory_bytes_max: config::ledger_memory_bytes_max(),
             egress: EgressConfig::default(),
             payloads: Payloads::default(),
             predecessor: None,
@@ -235,8 +238,9 @@ impl Host {
         let (current, current_seen) = watch::channel(None);
         let counters = Arc::new(Counters::default());
         let stop = CancellationToken::new();
+        let readings = Room::new(limits::READINGS_MAX, config.ledger_memory_bytes_max);
         let service = Service::new(
-            ledger.clone(),
+            (ledger.clone(), readings),
             programs.clone(),
             quotas,
             current_seen.clone(),
@@ -244,6 +248,7 @@ impl Host {
             Arc::clone(&counters),
             (clock.clone(), tenure.clone()),
         );
+        let room = Room::new(limits::LOADS_RUNNING_MAX, config.ledger_memory_bytes_max);
         let fixed = Fixed {
             config,
             ledger,
@@ -251,7 +256,7 @@ impl Host {
             clock,
             tenure,
             programs,
-            room: Room::new(limits::LOADS_RUNNING_MAX, limits::LOADS_BYTES_MAX),
+            room,
             jobs,
             done,
             closings,

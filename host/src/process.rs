@@ -48,6 +48,17 @@ pub(crate) fn hide_memory() -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// Of this very process: what the files of another show of it does not say so to root.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nobody_may_look_into_the_memory_that_is_hidden() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior};
+        hide_memory().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        let core = getrlimit(Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
+    }
+
     #[test]
     fn connections_leave_files_for_the_rest() {
         assert_eq!(files_for_connections(1_048_576), 1_047_552);

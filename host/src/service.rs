@@ -89,8 +89,9 @@ const PARKED_POLL: Duration = Duration::from_millis(50);
 const RESULT_POLL: Duration = Duration::from_millis(500);
 
 impl Service {
+    /// `room`: for ledgers that clients wait for.
     pub(crate) fn new(
-        ledger: Ledger,
+        (ledger, room): (Ledger, Room),
         programs: Programs,
         quotas: Quotas,
         term: watch::Receiver<Option<Term>>,
@@ -101,7 +102,6 @@ impl Service {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
         let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
         let computing = Arc::new(Semaphore::new(query::COMPUTING_MAX));
-        let room = Room::new(limits::READINGS_MAX, limits::READINGS_BYTES_MAX);
         let schedule_hint = Arc::new(Notify::new());
         let scheduled = Arc::new(Mutex::new(lru::LruCache::new(SCHEDULED_MAX)));
         let (ledger, patient) = (ledger.for_clients(), ledger);

@@ -2,6 +2,7 @@
 //! other runs of the host go on, whatever host that is.
 
 use backstitch_core::{FaultKind, RunStatus};
+use futures::StreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::load::{ASKED, approve, count, options, order};
@@ -188,13 +189,10 @@ async fn an_attempt_that_takes_its_host_down_counts_once_it_is_alone() {
     check_ledgers(&database).await;
 }
 
-/// A fleet, as far as tests may take their time.
-const FLEET: usize = 400;
+/// A fleet.
+const FLEET: usize = 1_000;
 
-#[tokio::test]
-async fn a_fleet_whose_host_is_killed_again_and_again_loses_nobody() {
-    let database = database().await;
-    let mut host = TestHost::start(options(&database)).await;
+async fn start_fleet(host: &TestHost) {
     host.deploy(&["approval-workflow", "example-activities"]).await;
     let starts = (0..FLEET).map(|n| {
         let (client, id) = (host.client.clone(), format!("run-{n}"));
@@ -208,6 +206,23 @@ async fn a_fleet_whose_host_is_killed_again_and_again_loses_nobody() {
         }
     });
     futures::future::join_all(starts).await;
+}
+
+/// Has these runs of the fleet approved, and waits for all of them.
+async fn complete(host: &TestHost, runs: impl Iterator<Item = usize>) {
+    let completed = runs.map(|n| async move {
+        let id = format!("run-{n}");
+        approve(host, &id).await.unwrap();
+        assert!(host.output(&id).await.contains("approved"), "{id}");
+    });
+    futures::stream::iter(completed).buffer_unordered(32).collect::<Vec<()>>().await;
+}
+
+#[tokio::test]
+async fn a_fleet_whose_host_is_killed_again_and_again_loses_nobody() {
+    let database = database().await;
+    let mut host = TestHost::start(options(&database)).await;
+    start_fleet(&host).await;
     let mut connection = connect(&database).await;
     for killed in 0..4 {
         host.kill();
@@ -219,12 +234,28 @@ async fn a_fleet_whose_host_is_killed_again_and_again_loses_nobody() {
         })
         .await;
     }
-    for n in (0..FLEET).step_by(10) {
-        approve(&host, &format!("run-{n}")).await.unwrap();
-    }
-    for n in (0..FLEET).step_by(10) {
-        assert!(host.output(&format!("run-{n}")).await.contains("approved"));
-    }
+    complete(&host, (0..FLEET).step_by(10)).await;
     assert_eq!(count(&mut connection, PARKED).await, 0);
+    check_ledgers(&database).await;
+}
+
+#[tokio::test]
+async fn of_a_fleet_the_one_that_kills_three_hosts_is_parked_and_all_others_complete() {
+    const POISON: usize = 617;
+    let database = database().await;
+    let poisoned = || options(&database).crash(format!("guest-of=run-{POISON}"));
+    let mut first = TestHost::start(options(&database)).await;
+    start_fleet(&first).await;
+    first.kill();
+    for _ in 2..=3 {
+        if let Some(mut host) = TestHost::try_start(poisoned()).await {
+            host.crashed().await;
+        }
+    }
+    let mut fourth = TestHost::start(poisoned()).await;
+    assert_eq!(fault(&fourth, &format!("run-{POISON}")).await, FaultKind::HostLost);
+    complete(&fourth, (0..FLEET).filter(|n| *n != POISON)).await;
+    assert!(fourth.is_running());
+    assert_eq!(count(&mut connect(&database).await, PARKED).await, 1);
     check_ledgers(&database).await;
 }

@@ -145,22 +145,25 @@ async fn check_call(host: &TestHost, id: &str, call: &Call) {
 const ROOM_MIB: u64 = 512;
 const BESIDE_MIB: u64 = 256 + 320;
 
+/// Starts attempts that touch 250 MiB each, all at once.
+pub(crate) async fn fill(host: &TestHost, calls: usize) -> Vec<String> {
+    let input = r#"{"name":"fills","args":[250],"start_to_close_ms":5000}"#;
+    let starts = (0..calls).map(async |call| host.start_run("calls", &format!("fills-{call}"), input).await);
+    futures::future::join_all(starts).await
+}
+
 #[tokio::test]
 async fn attempts_that_want_more_memory_than_there_is_wait_and_none_of_them_fails() {
-    const CALLS: usize = 60;
+    const CALLS: usize = 200;
     let database = database().await;
     // Its lease is nobody's subject here: a machine that is busy clearing pages may be late with it.
     let options = HostOptions { lease_ms: "60000", ..HostOptions::new(&database) };
     let host = TestHost::start(options.arg("--guest-memory-mib").arg(ROOM_MIB.to_string())).await;
     host.deploy(&["hostile-guest", "hostile-activities"]).await;
-    let mut runs = Vec::new();
-    for call in 0..CALLS {
-        // They wait for longer than one of them may take.
-        let input = r#"{"name":"fills","args":[240],"start_to_close_ms":5000}"#;
-        runs.push(host.start_run("calls", &format!("fills-{call}"), input).await);
-    }
+    // They wait for longer than one of them may take.
+    let runs = fill(&host, CALLS).await;
     for id in &runs {
-        assert_eq!(host.output(id).await, "240", "{id}");
+        assert_eq!(host.output(id).await, "250", "{id}");
         let kinds: Vec<String> = host.rows(id).await.into_iter().map(|row| row.kind).collect();
         assert_eq!(
             kinds,

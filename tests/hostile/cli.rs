@@ -8,7 +8,7 @@ use backstitch_core::{Json, RunStatus};
 use serde_json::json;
 use tokio::io::AsyncBufReadExt;
 
-use crate::program::{Files, ORDER, Said, call, command, tell};
+use crate::program::{Files, ORDER, Said, call, call_that_compiles, command, tell};
 use crate::support::{DEADLINE, HostOptions, PROGRAM, TestHost, component, database, eventually, root};
 
 const COMMANDS: [&str; 34] = [
@@ -334,7 +334,7 @@ async fn a_crate_is_built_and_its_component_deployed() {
     let out = files.path("echo.wasm");
     let mut build = command(&["build", "--json", "--out"]);
     build.arg(&out).arg(root().join("examples/bare"));
-    let built = call(build).await.exits(Exit::Ok).json();
+    let built = call_that_compiles(build).await.exits(Exit::Ok).json();
     assert_eq!(built["components"][0]["file"], out.to_str().unwrap());
     let said = tell(&host, &["deploy", out.to_str().unwrap()]).await.exits(Exit::Ok);
     assert!(said.stdout.contains("two_steps") && said.stdout.contains("new"), "{said:?}");
@@ -363,7 +363,7 @@ fn tested_crate(files: &Files) -> String {
 async fn a_crates_tests_pass_or_fail_or_do_not_compile() {
     let files = Files::new();
     let tested = tested_crate(&files);
-    let test = async |more: &[&str]| call(command(&[&["test", &tested], more].concat())).await;
+    let test = async |more: &[&str]| call_that_compiles(command(&[&["test", &tested], more].concat())).await;
 
     let said = test(&["--", "holds"]).await.exits(Exit::Ok);
     assert!(said.stdout.contains("test holds ... ok") && !said.stdout.contains("breaks"), "{said:?}");

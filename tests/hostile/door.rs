@@ -1,6 +1,8 @@
 //! A host's door in a real process: as many connections as there may be, and what the process keeps to itself. What
 //! becomes of connections that keep quiet is tested beside `api/door.rs`, where the clock can be short.
 
+use std::os::unix::process::ExitStatusExt;
+
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -47,7 +49,7 @@ fn bound(pid: u32, name: &str) -> (String, String) {
 async fn a_host_makes_room_for_files_and_leaves_its_memory_to_nobody() {
     let database = database().await;
     let options = || HostOptions {
-        before: Some("ulimit -S -n 256; ulimit -S -c unlimited"),
+        before: Some("ulimit -S -n 256; ulimit -S -c unlimited".to_owned()),
         ..HostOptions::new(&database)
     };
     let host = TestHost::start(options()).await;
@@ -63,4 +65,26 @@ async fn a_host_makes_room_for_files_and_leaves_its_memory_to_nobody() {
     assert_eq!(owner(&host), 0);
     let me = std::fs::metadata("/proc/self").unwrap().uid();
     assert_eq!(owner(&open), me);
+}
+
+#[tokio::test]
+async fn a_host_that_is_killed_by_a_fault_writes_no_core() {
+    let database = database().await;
+    // Where a core would be written, and so many blocks of it at most.
+    let place = tempfile::tempdir().unwrap();
+    let options = || HostOptions {
+        before: Some(format!("cd {}; ulimit -c 64", place.path().display())),
+        ..HostOptions::new(&database)
+    };
+    let mut host = TestHost::start(options()).await;
+    host.signal("-ABRT");
+    let exit = host.exit().await;
+    assert_eq!((exit.signal(), exit.core_dumped()), (Some(6), false));
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    // Where the system writes none at all, this shows nothing.
+    let mut open = TestHost::start(options().arg("--allow-dumps")).await;
+    open.signal("-ABRT");
+    if !open.exit().await.core_dumped() {
+        eprintln!("SKIPPED: this system writes no core of a process that may have one either");
+    }
 }

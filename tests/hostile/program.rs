@@ -52,6 +52,45 @@ pub(crate) fn command(args: &[&str]) -> Command {
 pub(crate) async fn call(mut command: Command) -> Said {
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.unwrap_or_else(|_| panic!("{command:?} does not end")).unwrap();
+    said(&command, output)
+}
+
+/// The same for what compiles, which takes as long as the machine needs: it may go on while it, or a process that it has
+/// started, computes.
+pub(crate) async fn call_that_compiles(mut command: Command) -> Said {
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let group = child.id().unwrap();
+    let mut ended = std::pin::pin!(child.wait_with_output());
+    let mut computed = 0;
+    for _ in 0..COMPILING_DEADLINES_MAX {
+        if let Ok(output) = tokio::time::timeout(DEADLINE, &mut ended).await {
+            return said(&command, output.unwrap());
+        }
+        let before = std::mem::replace(&mut computed, processor_ticks(group));
+        assert!(computed > before, "{command:?} does nothing and does not end");
+    }
+    panic!("{command:?} does not end");
+}
+
+/// How many deadlines what compiles has in all.
+const COMPILING_DEADLINES_MAX: u32 = 10;
+
+/// Processor time of a group of processes so far, in ticks of the kernel, with that of those it has waited for.
+fn processor_ticks(group: u32) -> u64 {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ticks = processes.filter_map(|process| {
+        let stat = std::fs::read_to_string(process.path().join("stat")).ok()?;
+        // Behind the name, which may hold anything: state, parent, group; and four sorts of time.
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let is_of_group = fields.get(2)?.parse::<u32>().ok()? == group;
+        let times = fields.get(11..15)?.iter().filter_map(|time| time.parse::<u64>().ok());
+        is_of_group.then(|| times.sum::<u64>())
+    });
+    ticks.sum()
+}
+
+fn said(command: &Command, output: std::process::Output) -> Said {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let exit = output.status.code().unwrap_or_else(|| panic!("{command:?} was ended: {}", output.status));
     let said = Said { exit, stdout: text(output.stdout), stderr: text(output.stderr) };

@@ -1,7 +1,10 @@
 //! Questions to runs: answered in every state of a run, without a trace, and whatever a guest does
 //! over one is told to whoever asked and to nobody else.
 
+use std::time::Duration;
+
 use backstitch::cli::exit::Exit;
+use backstitch_client::{ClientError, SendUpdate};
 use backstitch_core::{Json, RunStatus};
 use futures::future::join_all;
 
@@ -187,4 +190,38 @@ async fn a_run_that_cannot_be_led_along_its_ledger_says_why_it_does_not_answer()
         assert_eq!(found.as_deref(), Some(code), "{said:?}");
         assert!(said.stderr.contains(words), "{id}: {said:?}");
     }
+}
+
+#[tokio::test]
+async fn a_validator_that_computes_for_ever_is_ended_and_its_run_has_heard_nothing() {
+    let database = database().await;
+    let host = TestHost::start(HostOptions::new(&database).arg("--event-ms-max").arg("10")).await;
+    host.deploy(&["hostile-guest"]).await;
+    let id = host.start_run("waits_for_ever", "validated", "1").await;
+    waits(&host, &id).await;
+    let before = rows_of_tables(&database).await;
+    let update = |name: &str| SendUpdate {
+        name: name.to_owned(),
+        input: Json::null(),
+        id: Some(format!("{name}-1")),
+        wait: Duration::ZERO,
+    };
+    match host.client.update(&id, update("loop")).await.unwrap_err() {
+        ClientError::Problem { status, code, detail, .. } => {
+            assert_eq!((status, code.as_str()), (409, "query-faulted"), "{detail}");
+            // Whichever it meets first, as in any question.
+            let ended = ["computed for more than 10 ms over one event", "used up its units of fuel"];
+            assert!(ended.iter().any(|how| detail.contains(how)), "{detail}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(rows_of_tables(&database).await, before);
+    // The guest that was asked was another one: the run goes on, and takes what its validator takes.
+    assert!(!host.client.update(&id, update("ok")).await.unwrap().answered);
+    eventually("the update is heard", async || {
+        host.rows(&id).await.iter().any(|row| row.kind == "signal-received").then_some(())
+    })
+    .await;
+    assert_eq!(host.client.run(&id).await.unwrap().run.status, RunStatus::Running);
+    check_ledgers(&database).await;
 }

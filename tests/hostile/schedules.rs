@@ -2,6 +2,9 @@
 //! behind, what is right can be looked at.
 
 use backstitch::cli::exit::Exit;
+use backstitch_client::schedules::{CreateSchedule, ReplaceSchedule};
+use backstitch_core::Json;
+use backstitch_core::schedule::{Every, Policy, Spec, Terms, What, When};
 use serde_json::{Value, json};
 
 use crate::program::{Said, rows_of_tables, tell};
@@ -210,4 +213,53 @@ async fn a_schedule_is_made_looked_at_changed_and_forgotten() {
     let empty = schedule(&host, &["list", "--json"]).await.exits(Exit::Ok).json();
     assert_eq!(empty["schedules"], json!([]));
     assert!(host.client.run(triggered.trim()).await.is_ok());
+}
+
+/// A schedule of a time that comes in a moment, whose start then waits for ten minutes at least: so much jitter it has.
+fn jittered(now_ms: u64) -> (CreateSchedule, u64) {
+    const HOUR_MS: u64 = 3_600_000;
+    let at_ms = now_ms + 1_000;
+    let every = vec![Every { every_ms: HOUR_MS, offset_ms: at_ms % HOUR_MS }];
+    let what = What {
+        workflow: "approval".into(),
+        input: Json::new("1").unwrap(),
+        id_prefix: None,
+        terms: Terms::default(),
+    };
+    let when = When { every, jitter_ms: HOUR_MS, ..When::default() };
+    let spec = Spec { what, when, policy: Policy::default() };
+    let is_late = |name: &String| spec.jitter_ms(name, at_ms, Some(at_ms + HOUR_MS)) > HOUR_MS / 6;
+    let name = (0..).map(|n| format!("late-{n}")).find(is_late).unwrap();
+    (CreateSchedule { name, spec, paused: false, note: String::new() }, at_ms)
+}
+
+#[tokio::test]
+async fn an_update_does_not_lose_a_start_that_waits_for_its_jitter() {
+    let database = database().await;
+    let host = TestHost::with(&database, &["approval-workflow"]).await;
+    let (create, at_ms) = jittered(backstitch::ambient::wall_ms());
+    let name = &create.name;
+    host.client.create_schedule(&create).await.unwrap();
+    eventually("its time comes", async || (backstitch::ambient::wall_ms() > at_ms + 100).then_some(())).await;
+    let view = host.client.schedule(name).await.unwrap();
+    assert_eq!((view.started, view.waiting), (0, 0), "it waits: {view:#?}");
+
+    // From now on in a thousand years.
+    let mut spec = view.spec;
+    spec.when.start_at_ms =
+        Some("2999-01-01T00:00:00Z".parse::<jiff::Timestamp>().unwrap().as_millisecond() as u64);
+    spec.when.jitter_ms = 0;
+    let replace = ReplaceSchedule { spec, spec_revision: Some(view.spec_revision) };
+    host.client.replace_schedule(name, &replace).await.unwrap();
+    let time = jiff::Timestamp::from_millisecond(at_ms as i64).unwrap();
+    let id = format!("{name}:{time:.3}");
+    let started = eventually("what was promised is started", async || {
+        let view = host.client.schedule(name).await.ok()?;
+        (view.started > 0).then_some(view)
+    })
+    .await;
+    assert_eq!((started.started, started.waiting, started.missed), (1, 0, 0), "{started:#?}");
+    assert_eq!(started.recent[0].workflow_id, id);
+    assert!(started.next_times[0].starts_with("2999-"), "{started:#?}");
+    assert_eq!(host.client.run(&id).await.unwrap().run.workflow_id, id);
 }

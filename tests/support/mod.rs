@@ -128,7 +128,7 @@ pub struct HostOptions<'a> {
     /// How long the host may be silent.
     pub lease_ms: &'static str,
     /// What a shell says before it becomes the host.
-    pub before: Option<&'static str>,
+    pub before: Option<String>,
     /// The file that says by how many milliseconds its machine's clock is wrong.
     pub clock: Option<PathBuf>,
     /// Where it keeps what outlives it; none: in a folder that goes with the [`TestHost`].
@@ -229,7 +229,7 @@ impl TestHost {
     /// Starts a host and waits until it serves. None if it died before, as at an early crash point.
     pub async fn try_start(options: HostOptions<'_>) -> Option<Self> {
         let data = tempfile::tempdir().unwrap();
-        let mut command = match options.before {
+        let mut command = match &options.before {
             None => Command::new(PROGRAM),
             Some(before) => {
                 let mut shell = Command::new("/bin/sh");

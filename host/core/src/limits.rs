@@ -86,6 +86,8 @@ pub const HEARD_IDS_MAX: usize = 1_000;
 pub const INBOX_ITEMS_MAX: u32 = 10_000;
 /// Messages that a host cannot read and leaves out of its looks: beyond so many it finds them once more.
 pub const UNREADABLE_ITEMS_MAX: usize = 1_000;
+/// Bytes of messages that one look into the inbox brings: what one statement writes.
+pub const LOOK_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Room beyond [`INBOX_ITEMS_MAX`] for what ends such a state: cancel, terminate, pause, resume, retry.
 pub const INBOX_REQUESTS_MAX: u32 = 100;
 
@@ -353,9 +355,11 @@ pub const LEDGER_PAGE_BYTES: usize = 1 << 20;
 pub const ROW_BYTES: usize = 256;
 /// Readers of ledgers at once in a takeover: each has a connection of the pool while it asks.
 pub const LOADS_RUNNING_MAX: usize = 4;
-/// Bytes of large ledgers, of all of a host's runs that are being loaded, from the first row read until their guests
-/// have been led along them: the largest ledger fits, with all its rows, and a second one while the first is replayed.
-pub const LOADS_BYTES_MAX: usize = 640 << 20;
+/// Bytes of whole ledgers in one host, twice: of runs that are being loaded, from the first row read until their guests
+/// have been led along them; and of those that clients wait for (exports, queries, forks, what a run waits for), until
+/// the last of it is written to them. The largest ledger fits, with all its rows, and a second one while the first is
+/// replayed. A host with little memory has less.
+pub const LEDGERS_BYTES_MAX: usize = 640 << 20;
 /// How long a host tries to make a component ready that it could not make ready for a reason of its own (no memory, no
 /// process), in milliseconds, before the runs that wait for it are parked.
 pub const COMPONENT_LOAD_MS_MAX: u64 = 30_000;
@@ -378,9 +382,6 @@ pub const ARRIVALS_WAITING_MAX: usize = 16;
 /// The payload of a message that waits in memory for a run to be loaded; a larger one is read again.
 pub const ARRIVAL_BYTES_MAX: usize = 4 << 10;
 
-/// Bytes of whole ledgers that are held for clients (exports, queries, forks, what a run waits for), until the last of
-/// it is written to them: the largest ledger fits, with all its rows, and a second one.
-pub const READINGS_BYTES_MAX: usize = 640 << 20;
 /// Clients' small ledgers and pages of ledgers held at once.
 pub const READINGS_MAX: usize = 64;
 /// Bytes of a ledger's page that a client gets in one answer.

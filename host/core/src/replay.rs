@@ -172,6 +172,8 @@ pub struct Replay {
     open: BTreeMap<Op, Option<Arc<str>>>,
     waits: Waits,
     kept_signals: HashMap<Arc<str>, VecDeque<UnusedSignal>>,
+    /// Of their payloads.
+    kept_bytes: usize,
     patches: HashMap<Arc<str>, bool>,
     next_op: Op,
     issued: Vec<(Op, Command)>,
@@ -203,6 +205,7 @@ impl Replay {
             open: BTreeMap::new(),
             waits: Waits::default(),
             kept_signals: HashMap::new(),
+            kept_bytes: 0,
             patches: HashMap::new(),
             next_op: Op(0),
             issued: Vec::new(),
@@ -476,6 +479,11 @@ impl Replay {
         unused
     }
 
+    /// Bytes of payloads that are in memory for the guest and that it has not had.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes
+    }
+
     /// Whether outcomes wait for the guest.
     pub fn has_events(&self) -> bool {
         !(self.ahead.is_empty() && self.ready.is_empty())
@@ -612,6 +620,7 @@ impl Replay {
                 let name = self.open.get(&op)?.as_ref()?;
                 let kept = self.kept_signals.get_mut(name)?;
                 let payload = kept.pop_front()?.payload;
+                self.kept_bytes -= payload.as_str().len();
                 if kept.is_empty() {
                     self.kept_signals.remove(name);
                 }
@@ -636,6 +645,7 @@ impl Replay {
             Event::SignalReceived { name, payload, id } => {
                 // `ready` is empty here, so there are no kept signals of a name with an open wait.
                 let Some(op) = self.waits.oldest(&name) else {
+                    self.kept_bytes += payload.as_str().len();
                     let kept = UnusedSignal { seq, name: Arc::clone(&name), payload, id };
                     self.kept_signals.entry(name).or_default().push_back(kept);
                     return Ok(None);

@@ -21,6 +21,7 @@ pub(crate) use owner_of;
 mod item;
 mod look;
 mod pass_on;
+mod weigh;
 
 pub use item::InboxItem;
 use item::ItemRow;
@@ -212,7 +213,9 @@ impl Ledger {
             detail: row.detail.map(Into::into),
         };
         let opened = self.payloads().open_heartbeat(TenantId(row.tenant), RunId(row.run_id), &message);
-        let unopened = |error| unopened(&of_run(row.tenant, row.run_id, row.op, Spot::Heartbeat), &error);
+        let unopened = |error| {
+            unopened(&of_run(row.tenant, row.run_id, row.op, Spot::Item(row.item_id, Column::Detail)), &error)
+        };
         if let Some(detail) = opened.map_err(unopened)? {
             message.detail = Some(detail.into());
         }

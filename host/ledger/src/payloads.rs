@@ -11,7 +11,7 @@
 //! by writing down how it is stored.
 //!
 //! What is sealed is bound to its [`Place`]: moved to another run or op, another column, or another row or message of
-//! the same op, it does not open. A codec seals the same text at the same place to the same bytes: a message and the
+//! the same op, it does not open. What a heartbeat says is bound to its attempt. A codec seals the same text at the same place to the same bytes: a message and the
 //! ledger row that it becomes share what is out of row. So that is bound to run and op alone, and what refers to it
 //! (`bound`) to the rest. What earlier versions have sealed was bound to run and op, and opens as it did.
 //!
@@ -70,8 +70,9 @@ pub(crate) enum Spot {
     Row(Seq, Column),
     /// A message.
     Item(Uuid, Column),
-    /// What a heartbeat said last, which goes from the task into the message that tells of its end.
-    Heartbeat,
+    /// What a heartbeat said last of this attempt of the call. The statement that ends a task moves it, as it is, into the
+    /// message that tells of that end. There is one task of an attempt and one such message, so its number says which.
+    Heartbeat(u32),
     /// Of the run itself.
     Output,
     /// Of the run itself.
@@ -112,7 +113,11 @@ impl Spot {
                 bytes.extend([2, column(of)]);
                 bytes.extend(item.as_bytes());
             }
-            Self::Heartbeat => bytes.push(3),
+            // 3 was that of a heartbeat of any attempt.
+            Self::Heartbeat(attempt) => {
+                bytes.push(8);
+                bytes.extend(attempt.to_be_bytes());
+            }
             Self::Output => bytes.push(4),
             Self::Error => bytes.push(5),
             Self::Fault => bytes.push(6),
@@ -375,7 +380,7 @@ impl Payloads {
             replace(&mut memory.entity, |text| self.seal_inline(&place, text));
         }
         for task in &mut append.tasks {
-            let place = Place::Run { tenant, run, op: Some(task.op), spot: Spot::Heartbeat };
+            let place = Place::Run { tenant, run, op: Some(task.op), spot: Spot::Heartbeat(task.attempt) };
             replace(&mut task.heartbeat, |text| self.seal_inline(&place, text));
         }
         append.stored = stored;
@@ -408,9 +413,12 @@ impl Payloads {
             let place = Place::Run { tenant, run, op, spot: Spot::Item(item_id, Column::Detail) };
             replace(&mut message.detail, |text| self.seal_inline(&place, text));
         } else if LEFT_BY_TASKS.contains(&message.kind) {
-            let place = Place::Run { tenant, run, op, spot: Spot::Heartbeat };
             replace(&mut message.detail, |text| {
-                with_heartbeat(text, |heartbeat| Ok(self.seal_inline(&place, heartbeat))).unwrap_or_default()
+                let seal = |attempt, heartbeat: &str| {
+                    let place = Place::Run { tenant, run, op, spot: Spot::Heartbeat(attempt) };
+                    Ok(self.seal_inline(&place, heartbeat))
+                };
+                with_heartbeat(text, seal).unwrap_or_default()
             });
         }
     }
@@ -512,10 +520,12 @@ impl Payloads {
         run: RunId,
         message: &MessageRow,
     ) -> Result<Option<String>, Unopened> {
-        let place = Place::Run { tenant, run, op: message.op, spot: Spot::Heartbeat };
         match &message.detail {
             Some(detail) if LEFT_BY_TASKS.contains(&message.kind) && detail.contains(MARK) => {
-                with_heartbeat(detail, |heartbeat| self.open(&place, heartbeat, &Found::new()))
+                with_heartbeat(detail, |attempt, heartbeat| {
+                    let place = Place::Run { tenant, run, op: message.op, spot: Spot::Heartbeat(attempt) };
+                    self.open(&place, heartbeat, &Found::new())
+                })
             }
             _ => Ok(None),
         }
@@ -579,15 +589,15 @@ fn attached<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// A detail with another heartbeat. None: it stays as it is.
+/// A detail with another heartbeat of its attempt. None: it stays as it is.
 fn with_heartbeat(
     detail: &str,
-    change: impl FnOnce(&str) -> Result<Option<String>, Unopened>,
+    change: impl FnOnce(u32, &str) -> Result<Option<String>, Unopened>,
 ) -> Result<Option<String>, Unopened> {
     let bad = |error: serde_json::Error| Unopened::Form(error.to_string());
     let mut attempt: Attempt = serde_json::from_str(detail).map_err(bad)?;
     let Some(heartbeat) = &attempt.heartbeat else { return Ok(None) };
-    let Some(changed) = change(heartbeat.get())? else { return Ok(None) };
+    let Some(changed) = change(attempt.attempt, heartbeat.get())? else { return Ok(None) };
     attempt.heartbeat = Some(RawValue::from_string(changed).map_err(bad)?);
     serde_json::to_string(&attempt).map(Some).map_err(bad)
 }

@@ -255,7 +255,7 @@ impl Ledger {
             let place = |spot| of_run(scope.tenant.0, row.run_id, Some(row.op), spot);
             let seq = Seq(row.seq.cast_unsigned());
             columns.push((place(Spot::Row(seq, Column::Payload)), &mut row.input));
-            columns.push((place(Spot::Heartbeat), &mut row.heartbeat));
+            columns.push((place(Spot::Heartbeat(row.attempt.cast_unsigned())), &mut row.heartbeat));
         }
         self.open_some(&mut columns).await?;
         // One whose input is lost is not made: its lease ends, and its attempt with it.
@@ -320,7 +320,7 @@ impl Ledger {
              returning given_up, least(lease_ms, silence_ms)",
         );
         let (run, op) = (token.run, Some(token.op));
-        let place = Place::Run { tenant: scope.tenant, run, op, spot: Spot::Heartbeat };
+        let place = Place::Run { tenant: scope.tenant, run, op, spot: Spot::Heartbeat(token.attempt) };
         let sealed = details.and_then(|details| self.payloads().seal_inline(&place, details.as_str()));
         let details = sealed.as_deref().or(details.map(Json::as_str));
         let beaten = by_token(beaten, scope, token).bind(details);
@@ -443,7 +443,8 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let columns = rows.iter_mut().map(|row| {
-            let place = of_run(scope.tenant.0, row.run_id, Some(row.op), Spot::Heartbeat);
+            let said = Spot::Heartbeat(row.attempt.cast_unsigned());
+            let place = of_run(scope.tenant.0, row.run_id, Some(row.op), said);
             (place, &mut row.heartbeat as _)
         });
         self.open_some(&mut columns.collect::<Vec<_>>()).await?;

@@ -397,6 +397,66 @@ async fn what_is_sealed_opens_in_its_own_column_row_and_message_alone() {
     assert!(ledger.run(SCOPE, RunRef::Id(grown.id)).await.is_err());
 }
 
+#[tokio::test]
+async fn what_a_heartbeat_says_opens_for_its_own_attempt_alone() {
+    let url = database(cluster()).await;
+    let ledger = sealing(&url, "k").await;
+    let mut host = Host::new(&ledger).await;
+    let grown = Grown::named("beats");
+    host.commit(grown.start()).await;
+    let said = |text: &str| Some(json(&format!("\"{text}\"")));
+    let ended = |attempt, heartbeat| Message::AttemptEnded {
+        op: Op(0),
+        attempt,
+        outcome: Err(Failure::cancelled()),
+        heartbeat,
+    };
+    // The same call's attempts, one after the other.
+    let mut items = Vec::new();
+    for (attempt, text) in [(1, "first"), (2, "second"), (3, "third")] {
+        let item = new_id();
+        ledger.post(SCOPE, grown.id, item, 1, &ended(attempt, said(text)).to_row()).await.unwrap();
+        items.push(item);
+    }
+    let heard = inbox(&ledger, host.id, &[]).await;
+    assert_eq!(heard.len(), 3);
+    assert_eq!(heard[1].message.message().unwrap(), ended(2, said("second")));
+
+    // What an earlier attempt has said in the message of a later one: it is not taken for what that one said.
+    let copy = "update inbox
+        set detail = json_build_object('attempt', detail -> 'attempt', 'heartbeat',
+                                       (select detail -> 'heartbeat' from inbox where item_id = $2))
+        where item_id = $1";
+    let copy = sqlx::query(copy).bind(items[1]).bind(items[0]);
+    assert_eq!(copy.execute(&mut session(&url).await).await.unwrap().rows_affected(), 1);
+    let heard = inbox(&ledger, host.id, &[]).await;
+    assert_eq!(heard.iter().map(|item| item.item_id).collect::<Vec<_>>(), [items[0], items[2]]);
+}
+
+#[tokio::test]
+async fn large_messages_come_look_by_look() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let (flooded, other) = (Grown::named("flooded"), Grown::named("other"));
+    host.commit(flooded.start()).await;
+    host.commit(other.start()).await;
+    let large = format!("\"{}\"", "x".repeat(2_000_000));
+    let mut sent = Vec::new();
+    for (run, text) in std::iter::repeat_n((&flooded, &*large), 20).chain([(&other, "1")]) {
+        let signal = Message::Signal { name: "s".into(), payload: json(text), id: None };
+        let item = new_id();
+        ledger.post(SCOPE, run.id, item, 1, &signal.to_row()).await.unwrap();
+        sent.push(item);
+    }
+    let ids = |items: Vec<backstitch_ledger::InboxItem>| items.into_iter().map(|item| item.item_id);
+    let first: Vec<_> = ids(inbox(&ledger, host.id, &[]).await).collect();
+    let fitting = limits::LOOK_BYTES_MAX / large.len();
+    assert_eq!(first.len(), fitting + 1);
+    assert!(first.contains(&sent[20]) && sent[..fitting].iter().all(|item| first.contains(item)));
+    let rest: Vec<_> = ids(inbox(&ledger, host.id, &first).await).collect();
+    assert_eq!(rest, sent[fitting..20]);
+}
+
 /// A place, as the first version bound what it sealed: the run, no op, and the part.
 fn place_before(run: RunId, part: u32, parts: u32) -> Vec<u8> {
     let (tag, tenant) = ([1], SCOPE.tenant.0.to_be_bytes());

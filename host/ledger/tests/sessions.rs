@@ -8,6 +8,7 @@
 mod common;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,13 @@ async fn patient_ledger() -> Ledger {
         ..ConnectOptions::new(url)
     };
     Ledger::connect(options).await.unwrap()
+}
+
+/// A ledger whose sessions wait for locks for a moment.
+async fn brisk_ledger() -> Ledger {
+    let url = database(cluster()).await;
+    ledger_at(&url).await;
+    Ledger::connect(ConnectOptions { lease_ms: 300, ..ConnectOptions::new(url) }).await.unwrap()
 }
 
 /// Whoever waits for a lock now, by what its session is for.
@@ -97,7 +105,7 @@ async fn a_heartbeat_does_not_wait_for_an_append_that_waits_for_a_lock() {
 
 #[tokio::test]
 async fn a_locked_run_holds_up_nobody_elses_appends() {
-    let ledger = ledger().await;
+    let ledger = brisk_ledger().await;
     let mut host = Host::new(&ledger).await;
     let mut locked = [Grown::named("locked 1"), Grown::named("locked 2")];
     let mut others: Vec<Grown> = (0..40).map(|n| Grown::named(&format!("free {n}"))).collect();
@@ -166,7 +174,7 @@ async fn a_statement_that_is_cancelled_is_made_again() {
 
 #[tokio::test]
 async fn what_is_set_aside_is_fenced_with_the_rest() {
-    let ledger = ledger().await;
+    let ledger = brisk_ledger().await;
     let mut host = Host::new(&ledger).await;
     let (mut locked, free) = (Grown::named("locked"), Grown::named("free"));
     host.commit(locked.start()).await;
@@ -245,17 +253,26 @@ async fn with_three_connections_the_lease_and_the_writer_have_theirs() {
     let ledger = Ledger::connect(ConnectOptions::new(&url)).await.unwrap();
     let heart = ledger.heart().unwrap();
     heart.read_clock().await.unwrap();
-    // Everything else takes what it can get before the writer has come.
+    // Everything else takes what it can get before the writer has come, and as long as it is there.
+    let (served, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
     let greedy: Vec<_> = (0..20)
         .map(|n| {
             let ledger = if n % 2 == 0 { ledger.clone() } else { ledger.for_clients() };
+            let (served, is_over) = (Arc::clone(&served), Arc::clone(&is_over));
             tokio::spawn(async move {
-                for _ in 0..20 {
-                    let _ = ledger.list(SCOPE, &RunFilter::default(), Page { before: None, limit: 10 }).await;
+                while !is_over.load(Ordering::Relaxed) {
+                    let page = Page { before: None, limit: 10 };
+                    let listed = ledger.list(SCOPE, &RunFilter::default(), page).await;
+                    served.fetch_add(u32::from(listed.is_ok()), Ordering::Relaxed);
                 }
             })
         })
         .collect();
+    eventually("somebody has what is left", || {
+        let served = Arc::clone(&served);
+        async move { (served.load(Ordering::Relaxed) > 0).then_some(()) }
+    })
+    .await;
     let lease = heart.register(backstitch_core::HostId(new_id()), 60_000, "three").await.unwrap();
     let mut host = Host::with_lease(&ledger, lease, None);
     let mut run = Grown::named("a");
@@ -264,6 +281,7 @@ async fn with_three_connections_the_lease_and_the_writer_have_theirs() {
         host.commit(run.step(1)).await;
         assert_eq!(heart.beat(lease).await.unwrap().0, Pulse::Alive);
     }
+    is_over.store(true, Ordering::Relaxed);
     for task in greedy {
         task.await.unwrap();
     }

@@ -25,6 +25,8 @@ pub(crate) struct Budget {
     memory_bytes: usize,
     memory_bytes_max: usize,
     table_elements: usize,
+    /// What the host holds for the guest beside its memory.
+    kept_bytes: usize,
     share: Share,
     /// Whether it gets more although there is no room.
     is_privileged: bool,
@@ -66,12 +68,29 @@ pub(crate) enum OverBudget {
 impl Budget {
     /// A budget with this much linear memory, which is there.
     pub(crate) fn new(memory_bytes_max: usize, share: Share) -> Self {
-        Self { memory_bytes: 0, memory_bytes_max, table_elements: 0, share, is_privileged: false }
+        Self {
+            memory_bytes: 0,
+            memory_bytes_max,
+            table_elements: 0,
+            kept_bytes: 0,
+            share,
+            is_privileged: false,
+        }
     }
 
     /// The same for a guest that cannot be told "no" or "later".
     pub(crate) fn privileged(self) -> Self {
         Self { is_privileged: true, ..self }
+    }
+
+    /// So much is held for the guest from now on, beside its memory.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        let before = std::mem::replace(&mut self.kept_bytes, bytes);
+        match bytes.checked_sub(before) {
+            Some(0) => {}
+            Some(more) => self.share.take(more),
+            None => self.share.give_back(before - bytes),
+        }
     }
 
     /// What a growth asks of the host; none: the guest's own bound refuses it.

@@ -119,7 +119,8 @@ pub(crate) fn compiler(build: Build) -> wasmtime::Result<Engine> {
     Engine::new(&config(build))
 }
 
-fn config(build: Build) -> Config {
+/// How guests of this build run, but for where their memory comes from.
+pub(crate) fn config(build: Build) -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)

@@ -123,7 +123,7 @@ impl Meter {
 }
 
 /// Processor time of this thread, in nanoseconds.
-fn thread_time() -> u64 {
+pub(crate) fn thread_time() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let nanoseconds = time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec);
     u64::try_from(nanoseconds).unwrap_or(0)

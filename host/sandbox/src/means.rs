@@ -32,7 +32,7 @@ pub(crate) struct Clock {
 
 impl Clock {
     /// Starts the thread.
-    pub(crate) fn start(engines: [&Engine; 3]) -> std::io::Result<Self> {
+    pub(crate) fn start<const N: usize>(engines: [&Engine; N]) -> std::io::Result<Self> {
         let engines = engines.map(Engine::clone);
         let (stop, stopped) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new().name("guest-clock".into()).spawn(move || {

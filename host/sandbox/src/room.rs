@@ -1,4 +1,5 @@
-//! The memory that all guests of a host have together: one budget of bytes, besides what each may have at most.
+//! The memory that all guests of a host have together: one budget of bytes, besides what each may have at most. It is
+//! their linear memory, and what the host holds for a workflow's guest that has not awaited it yet.
 //!
 //! | who wants more than there is | what becomes of it |
 //! |---|---|
@@ -104,6 +105,14 @@ impl Share {
         if self.room.is_short() {
             self.room.inner.short.notify_one();
         }
+    }
+
+    /// Gives so much of it back.
+    pub(crate) fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.room.state().used -= bytes;
+        self.bytes -= bytes;
+        self.room.inner.freed.notify_waiters();
     }
 
     /// Takes so much more if it is there, or if this is the one attempt that need not wait.
@@ -212,6 +221,8 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         assert!(pin!(room.short()).poll(&mut cx).is_ready());
         assert!(!room.share().try_take(1));
+        guest.give_back(20);
+        assert_eq!((room.is_short(), room.bytes_used()), (false, 90));
         drop(guest);
         assert_eq!((room.is_short(), room.bytes_used()), (false, 0));
     }

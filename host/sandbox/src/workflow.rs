@@ -236,7 +236,9 @@ impl WorkflowInstance {
             }
         };
         let ended = turns::measured(&turn, entered).await;
-        self.store.data_mut().close_log();
+        let guest = self.store.data_mut();
+        guest.close_log();
+        guest.budget.keep(guest.replay.kept_bytes());
         let ended = ended.map_err(|error| self.stopped(&error))?;
         let status = world::status(ended).map_err(|refusal| self.stopped(&refusal.into()))?;
         self.replay().finish(&status).map_err(|refusal| self.stopped(&refusal.into()))?;

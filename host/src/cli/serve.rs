@@ -74,6 +74,11 @@ struct HostArgs {
     /// [default: half of the machine's, or of the control group's]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(64..=1 << 24))]
     guest_memory_mib: Option<u64>,
+    /// Memory for whole ledgers, in MiB: so much for runs that are taken over, and as much for exports and queries. One
+    /// that is larger is read alone
+    /// [default: an eighth of the machine's, or of the control group's, and 640 at most]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    ledger_memory_mib: Option<u64>,
     /// How long a workflow may compute over one event, in milliseconds of processor time; 60 times that in one
     /// replay
     #[arg(long, default_value_t = limits::EVENT_MS_MAX, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
@@ -144,6 +149,10 @@ struct HostArgs {
     log: LogArgs,
 }
 
+fn bytes(mib: u64) -> usize {
+    usize::try_from(mib << 20).unwrap_or(usize::MAX)
+}
+
 impl HostArgs {
     fn config(&self, database_url: &str, data: &DataDir) -> CliResult<HostConfig> {
         let compiler = compiler()?;
@@ -153,11 +162,10 @@ impl HostArgs {
             warm_runs_max: self.warm_runs_max,
             activities_max: self.activities_max.max(1),
             guest_time: GuestTime::per_event(Duration::from_millis(self.event_ms_max)),
-            guest_memory_bytes_max: self
-                .guest_memory_mib
-                .map_or_else(config::guest_memory_bytes_max, |mib| {
-                    usize::try_from(mib << 20).unwrap_or(usize::MAX)
-                }),
+            guest_memory_bytes_max: self.guest_memory_mib.map_or_else(config::guest_memory_bytes_max, bytes),
+            ledger_memory_bytes_max: self
+                .ledger_memory_mib
+                .map_or_else(config::ledger_memory_bytes_max, bytes),
             at_once_ms: self.at_once_ms,
             batch_max: self.batch_max.max(1),
             check_activations: self.check_activations,

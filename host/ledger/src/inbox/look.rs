@@ -19,6 +19,7 @@ use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
 use super::item::{InboxItem, ItemRow};
+use super::weigh;
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 
@@ -191,7 +192,7 @@ impl Ledger {
     }
 
     /// The next messages of these runs, as far as they are open and of `host`: at most `limit`, of each the
-    /// same number. `unreadable`: messages of any runs that were found to be so. Reads only.
+    /// same number, and at most [`limits::LOOK_BYTES_MAX`]. `unreadable`: messages of any runs that were found to be so. Reads only.
     pub async fn inbox_of(
         &self,
         host: HostId,
@@ -242,6 +243,6 @@ impl Ledger {
         .bind(START_OP)
         .fetch_all(&self.pool)
         .await?;
-        self.heard(&self.pool, rows).await
+        self.heard(&self.pool, weigh::fitting(rows)).await
     }
 }

@@ -174,7 +174,8 @@ impl Ledger {
         item_id: impl Fn() -> Uuid,
     ) -> Result<Sweep, LedgerError> {
         let columns = seen.iter_mut().map(|row| {
-            let place = of_run(row.tenant, row.run_id, Some(row.op), Spot::Heartbeat);
+            let said = Spot::Heartbeat(row.attempt.cast_unsigned());
+            let place = of_run(row.tenant, row.run_id, Some(row.op), said);
             (place, &mut row.heartbeat as _)
         });
         self.open_some(&mut columns.collect::<Vec<_>>()).await?;

@@ -64,6 +64,7 @@ const WORKFLOWS: &[Workflow] = &[
     // No misdeeds of their own: for those of others.
     Workflow { name: "waits_for_ever", start: misdeeds::waits_for_ever, on_event: misdeeds::blocks },
     ends_at_once("calls", misdeeds::calls),
+    Workflow { name: "hoards", start: misdeeds::hoards, on_event: misdeeds::hoards_more },
     // JSON.
     ends_at_once("invalid_json", misdeeds::invalid_json),
     ends_at_once("invalid_json_input", misdeeds::invalid_json_input),
@@ -108,10 +109,11 @@ impl Guest for Hostile {
     fn query(name: String, input: String) -> Result<String, String> {
         match name.as_str() {
             "command" => Ok(host::sleep_for(1).to_string()),
-            "loop" => misdeeds::spin(),
+            // The second is how a validator is asked.
+            "loop" | "update:loop" => misdeeds::spin(),
             "panic" => panic!("a panic in a query"),
             "invalid-json" => Ok("{not json".to_owned()),
-            "ok" => Ok("true".to_owned()),
+            "ok" | "update:ok" => Ok("true".to_owned()),
             "echo" => Ok(input),
             _ => Err(format!("unknown query `{name}`")),
         }

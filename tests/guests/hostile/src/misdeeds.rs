@@ -18,6 +18,10 @@ fn size(input: &str, default: usize) -> usize {
 }
 
 fn echo(input: &str) -> u32 {
+    call("echo", input)
+}
+
+fn call(activity: &str, input: &str) -> u32 {
     let options = ActivityOptions {
         task_queue: None,
         start_to_close_ms: None,
@@ -26,7 +30,7 @@ fn echo(input: &str) -> u32 {
         heartbeat_ms: None,
         retry: None,
     };
-    host::proxy_activity("echo", input, &options)
+    host::proxy_activity(activity, input, &options)
 }
 
 /// A JSON string of `bytes` bytes, quotes included; less when memory gives out earlier.
@@ -255,6 +259,40 @@ pub(super) fn calls(input: &str) -> Status {
     let name = call["name"].as_str().expect("the activity's name");
     host::proxy_activity(name, &call["args"].to_string(), &options);
     drain()
+}
+
+thread_local! {
+    /// How many outputs are still to come, and of how many bytes.
+    static HOARD: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// Has outputs in its ledger and none in its memory, `[how many, of how many bytes]`, one after the other; then waits
+/// for the signal `go`.
+pub(super) fn hoards(input: &str) -> Status {
+    HOARD.set(serde_json::from_str(input).expect("two numbers"));
+    ask_for_more();
+    drain()
+}
+
+pub(super) fn hoards_more(event: Event) -> Status {
+    match HOARD.get() {
+        (0, _) => return completes_with_what_comes(event),
+        (left, bytes) => HOARD.set((left - 1, bytes)),
+    }
+    if let Err(failure) = event.outcome {
+        return Status::Failed(failure);
+    }
+    ask_for_more();
+    Status::Blocked
+}
+
+fn ask_for_more() {
+    let (left, bytes) = HOARD.get();
+    if left == 0 {
+        host::wait_for("go");
+    } else {
+        call("huge_output", &format!("[{bytes}]"));
+    }
 }
 
 // JSON.
