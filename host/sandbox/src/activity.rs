@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use backstitch_core::failure::FailureKind;
-use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, fault as text, limits};
+use backstitch_core::{Failure, Fault, FaultKind, Json, Op, RunId, limits};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use wasmtime::component::{ComponentExportIndex, HasData, InstancePre, Linker, ResourceTable};
@@ -524,7 +524,7 @@ fn trapped(error: &wasmtime::Error, panic: Option<String>) -> Failure {
     let fault = fault::fault(error, panic);
     let mut message = fault.message;
     if let Some(mut frames) = fault.backtrace {
-        text::cut(&mut frames, FRAMES_SHOWN_BYTES);
+        backstitch_core::printable::cut(&mut frames, FRAMES_SHOWN_BYTES);
         message = format!("{message}\n{frames}");
     }
     let retryable = fault.kind != FaultKind::Component;
