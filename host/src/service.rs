@@ -40,8 +40,8 @@ pub use self::follow::{Follow, Step};
 use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::crier::Crier;
-use crate::desk::Desk;
 use crate::host::Term;
+use crate::matcher::TaskMatcher;
 use crate::programs::{Programs, rules_of};
 use crate::quota::Quotas;
 use crate::retrace::Recorded;
@@ -63,7 +63,7 @@ pub struct Service {
     counters: Arc<Counters>,
     clock: Clock,
     tenure: Tenure,
-    desk: Desk,
+    matcher: TaskMatcher,
     crier: Crier,
     quotas: Quotas,
     /// Turns to lead a guest along a whole ledger for a client.
@@ -97,7 +97,7 @@ impl Service {
         (clock, tenure): (Clock, Tenure),
     ) -> Self {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
-        let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
+        let matcher = TaskMatcher::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
         let computing = Arc::new(Semaphore::new(query::COMPUTING_MAX));
         let room = Room::new(limits::READINGS_MAX, limits::READINGS_BYTES_MAX);
         let schedule_hint = Arc::new(Notify::new());
@@ -112,7 +112,7 @@ impl Service {
             counters,
             clock,
             tenure,
-            desk,
+            matcher,
             crier,
             quotas,
             computing,
@@ -426,9 +426,9 @@ impl Service {
         &self.tenure
     }
 
-    /// Where workers wait for tasks.
-    pub(crate) fn desk(&self) -> &Desk {
-        &self.desk
+    /// Where workers poll for tasks.
+    pub(crate) fn matcher(&self) -> &TaskMatcher {
+        &self.matcher
     }
 
     /// Tells others what to look at.

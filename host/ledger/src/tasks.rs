@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstitch_core::inbox::{ANSWERS, LEFT_BY_TASKS, MessageRow};
-use backstitch_core::task::{Lapse, lapsed, untaken};
+use backstitch_core::task::{Lapse, LeaseGrant, lapsed, untaken};
 use backstitch_core::{
     Failure, HostId, Json, Kind, Message, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits,
 };
@@ -20,7 +20,7 @@ use sqlx::query::QueryAs;
 use sqlx::{AssertSqlSafe, FromRow, PgExecutor, Postgres};
 use uuid::Uuid;
 
-use crate::append::{NewItem, Taking};
+use crate::append::NewItem;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::store::{self, Closed, of_run, storing};
@@ -232,7 +232,7 @@ impl Ledger {
         &self,
         scope: Scope,
         wanted: Wanted<'_>,
-        taking: &Taking,
+        grant: &LeaseGrant,
     ) -> Result<Taken, LedgerError> {
         let mut rows: Vec<TakenRow> = sqlx::query_as(
             concat!("with free as materialized (
@@ -266,9 +266,9 @@ impl Ledger {
         .bind(wanted.task_queue)
         .bind(wanted.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
         .bind(i64::from(wanted.limit))
-        .bind(taking.lease.0)
-        .bind(taking.lease_ms.map(span))
-        .bind(&*taking.worker)
+        .bind(grant.lease.0)
+        .bind(grant.lease_ms.map(span))
+        .bind(&*grant.worker)
         .bind(RunStatus::Running.tag())
         .fetch_all(&self.pool)
         .await?;
@@ -288,7 +288,7 @@ impl Ledger {
                     run: RunId(row.run_id),
                     op: Op(row.op.cast_unsigned()),
                     attempt: row.attempt.cast_unsigned(),
-                    lease: taking.lease,
+                    lease: grant.lease,
                 },
                 workflow_id: row.workflow_id,
                 owner: row.owner.map(HostId),
