@@ -82,7 +82,7 @@ pub(crate) fn outside(
     now_ms: u64,
 ) -> TaskView {
     let until = task.attempt_ms.map(|ms| now_ms.saturating_add(ms));
-    let lease_ms = task.taken.as_ref().and_then(|taking| taking.lease_ms).unwrap_or(limits::TASK_LEASE_MS);
+    let lease_ms = task.taken.as_ref().and_then(|grant| grant.lease_ms).unwrap_or(limits::TASK_LEASE_MS);
     TaskView {
         token: token.to_string(),
         run_id: token.run,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use backstitch_core::HostId;
+use backstitch_core::matcher::Queue;
 use backstitch_ledger::Notifier;
 use tokio::sync::{Notify, watch};
 
-use crate::desk::Queue;
 use crate::term::Term;
 
 /// See the module. Cheap to clone: all clones are one.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use backstitch_core::HostId;
 use backstitch_core::limits;
+use backstitch_core::matcher::Queue;
 use backstitch_ledger::{ConnectOptions, Health, Heart, Lease, Ledger, Payloads, Wake, Writer, WriterConfig};
 use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -23,11 +24,11 @@ use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
-use crate::desk::{Desk, Queue};
 use crate::guests::AtOnce;
 use crate::in_hand::InHand;
 use crate::loads::Loads;
 use crate::local::Workers;
+use crate::matcher::TaskMatcher;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
@@ -379,7 +380,7 @@ impl Fixed {
             connections: writer.connections.clone(),
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint: timer_hint.clone(),
-            desk: self.service.desk().clone(),
+            matcher: self.service.matcher().clone(),
             crier: self.service.crier().clone(),
             closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
@@ -404,7 +405,7 @@ impl Fixed {
             inbox_hint: Arc::clone(&inbox_hint),
             timer_hint,
             absent,
-            desk: self.service.desk().clone(),
+            matcher: self.service.matcher().clone(),
             crier: self.service.crier().clone(),
         };
         let mut loops = JoinSet::new();
@@ -417,7 +418,12 @@ impl Fixed {
         loops.spawn(watcher.clone().lacking());
         loops.spawn(watcher.clone().directory(self.programs.clone(), self.service.quotas().clone()));
         loops.spawn(self.service.for_host().keep_schedules());
-        loops.spawn(listen(self.ledger.clone(), host, Arc::clone(&inbox_hint), self.service.desk().clone()));
+        loops.spawn(listen(
+            self.ledger.clone(),
+            host,
+            Arc::clone(&inbox_hint),
+            self.service.matcher().clone(),
+        ));
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
         let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heart), pulse_sender));
         let (health, busy) = (writer.health.clone(), writer.busy.clone());
@@ -538,15 +544,15 @@ impl Fixed {
 }
 
 /// Turns notifications of the database into hints.
-async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, desk: Desk) {
+async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, matcher: TaskMatcher) {
     let mut wakeups = ledger.wakeups(host);
     loop {
         match wakeups.next().await {
-            Wake::Tasks(tenant, name) => desk.look(&Queue { tenant, name: name.into() }),
+            Wake::Tasks(tenant, name) => matcher.offered_any(&Queue { tenant, name: name.into() }),
             Wake::Hint => inbox_hint.notify_one(),
             Wake::Lost => {
                 inbox_hint.notify_one();
-                desk.queues().iter().for_each(|queue| desk.look(queue));
+                matcher.queues().iter().for_each(|queue| matcher.offered_any(queue));
             }
         }
     }

@@ -43,7 +43,7 @@ use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
 use crate::crier::Crier;
-use crate::desk::Desk;
+use crate::matcher::TaskMatcher;
 use crate::programs::{Programs, rules_of};
 use crate::quota::Quotas;
 use crate::retrace::Recorded;
@@ -65,7 +65,7 @@ pub struct Service {
     counters: Arc<Counters>,
     clock: Clock,
     tenure: Tenure,
-    desk: Desk,
+    matcher: TaskMatcher,
     crier: Crier,
     quotas: Quotas,
     /// Turns to lead a guest along a whole ledger for a client.
@@ -100,7 +100,7 @@ impl Service {
         (clock, tenure): (Clock, Tenure),
     ) -> Self {
         let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
-        let desk = Desk::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
+        let matcher = TaskMatcher::new(tasks::give_back(ledger.clone(), crier.clone(), clock.clone()));
         let computing = Arc::new(Semaphore::new(query::COMPUTING_MAX));
         let schedule_hint = Arc::new(Notify::new());
         let scheduled = Arc::new(Mutex::new(lru::LruCache::new(SCHEDULED_MAX)));
@@ -114,7 +114,7 @@ impl Service {
             counters,
             clock,
             tenure,
-            desk,
+            matcher,
             crier,
             quotas,
             computing,
@@ -428,9 +428,9 @@ impl Service {
         &self.tenure
     }
 
-    /// Where workers wait for tasks.
-    pub(crate) fn desk(&self) -> &Desk {
-        &self.desk
+    /// Where workers poll for tasks.
+    pub(crate) fn matcher(&self) -> &TaskMatcher {
+        &self.matcher
     }
 
     /// Tells others what to look at.

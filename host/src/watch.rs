@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backstitch_core::matcher::Queue;
 use backstitch_core::{RunId, RunStatus, limits};
 use backstitch_ledger::{Health, Heart, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
 use tokio::sync::{Notify, mpsc, watch};
@@ -18,8 +19,8 @@ use crate::absent::Absent;
 use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::crier::Crier;
-use crate::desk::{Desk, Queue};
 use crate::in_hand::InHand;
+use crate::matcher::TaskMatcher;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
@@ -75,8 +76,8 @@ pub(crate) struct Watcher {
     pub(crate) timer_hint: watch::Sender<u64>,
     /// Runs whose timers wait for them to be read.
     pub(crate) absent: Absent,
-    /// Where workers wait for tasks.
-    pub(crate) desk: Desk,
+    /// Where workers poll for tasks.
+    pub(crate) matcher: TaskMatcher,
     /// Tells other hosts.
     pub(crate) crier: Crier,
 }
@@ -344,14 +345,18 @@ impl Watcher {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let waiting: Vec<_> =
-                self.desk.queues().into_iter().map(|queue| (queue.tenant, queue.name.to_string())).collect();
+            let waiting: Vec<_> = self
+                .matcher
+                .queues()
+                .into_iter()
+                .map(|queue| (queue.tenant, queue.name.to_string()))
+                .collect();
             if waiting.is_empty() {
                 continue;
             }
             let filled = || self.ledger.queues_with_tasks(&waiting);
             for (tenant, name) in until_answered("looking for tasks", filled).await {
-                self.desk.look(&Queue { tenant, name: name.into() });
+                self.matcher.offered_any(&Queue { tenant, name: name.into() });
             }
         }
     }

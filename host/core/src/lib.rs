@@ -19,7 +19,7 @@
 //! * [`names`]: names and ids that people choose.
 //! * [`retry`]: whether and when a failed activity is tried again.
 //! * [`schedule`]: which runs a schedule starts, and when it is looked at again.
-//! * [`task`]: calls that workers outside carry out.
+//! * [`task`]: calls that workers outside carry out; [`matcher`]: which poll of a worker gets which of them.
 //! * [`date`]: the date of a time, for names that are made of one.
 //! * [`printable`]: what may be shown of a text that somebody else chose.
 //! * [`limits`]: every bound, each with its reason.
@@ -40,6 +40,7 @@ pub mod ids;
 pub mod inbox;
 pub mod json;
 pub mod limits;
+pub mod matcher;
 pub mod names;
 pub mod printable;
 pub mod projection;

@@ -262,6 +262,22 @@ pub const TASK_LEASE_MS_MIN: u64 = 100;
 pub const TASK_LEASE_MS_MAX: u64 = 3_600_000;
 /// Answers to tasks in one request.
 pub const TASKS_SETTLED_MAX: usize = 1_000;
+
+/// How long a poll that has tasks already waits for those that are reserved for it and being committed, in
+/// milliseconds: longer than a commit takes.
+pub const RESERVED_WAIT_MS: u64 = 100;
+/// How long a poller is expected back after its poll was answered, in milliseconds: a round trip within one data
+/// centre, to a worker that has a thousand tasks to begin first.
+pub const POLLER_GRACE_MS: u64 = 50;
+/// Workers of which a host remembers whether they come back in time. One that is forgotten is not expected back.
+pub const WORKERS_REMEMBERED_MAX: usize = 1_024;
+/// Leases of which a host remembers which poller has them. An answer under a forgotten one makes no room ahead of time.
+pub const LEASES_REMEMBERED_MAX: usize = 16_384;
+/// Kinds of pollers of which a host remembers that the database had nothing for them. What is forgotten is checked
+/// again.
+pub const EMPTY_CHECKS_MAX: usize = 1_024;
+/// Counters of offers in one host. Queues share them; a needless check of the database is all that comes of it.
+pub const OFFER_COUNTERS: usize = 256;
 /// A deployment's manifest, as JSON: it travels in a header, and every host holds those that serve.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 10;
 /// Places that one manifest lets its activities reach: each request is compared with all of them.

@@ -18,6 +18,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -68,6 +69,18 @@ impl FromStr for TaskToken {
         // One token has one text: what is compared as text elsewhere must not have two.
         if token.to_string() == text { Ok(token) } else { Err(NoToken) }
     }
+}
+
+/// On which terms somebody has tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseGrant {
+    /// The lease. All tasks of one grant have it.
+    pub lease: TaskLease,
+    /// How long the worker may be silent, in milliseconds. None: the task is held from the first, and nothing
+    /// but its bounds ends it.
+    pub lease_ms: Option<u64>,
+    /// What the worker calls itself.
+    pub worker: Arc<str>,
 }
 
 /// Which bound of a lease has passed.

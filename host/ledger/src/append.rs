@@ -24,6 +24,6 @@ mod statement;
 pub(crate) use parts::Batch;
 pub use parts::{
     Acks, Append, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
-    StatusChange, Taking,
+    StatusChange,
 };
 pub(crate) use statement::{Appended, execute, read_back};

@@ -48,7 +48,7 @@ mod writer;
 
 pub use append::{
     Acks, Append, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
-    StatusChange, Taking,
+    StatusChange,
 };
 pub use claims::ClaimedRun;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};

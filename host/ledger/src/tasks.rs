@@ -13,13 +13,13 @@ mod endings;
 use std::collections::BTreeSet;
 
 use backstitch_core::inbox::{LEFT_BY_TASKS, MessageRow};
+use backstitch_core::task::LeaseGrant;
 use backstitch_core::{HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
 use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
-use crate::append::Taking;
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 use crate::payloads::store::{Closed, of_run};
@@ -210,7 +210,7 @@ impl Ledger {
         &self,
         scope: Scope,
         wanted: Wanted<'_>,
-        taking: &Taking,
+        grant: &LeaseGrant,
     ) -> Result<Taken, LedgerError> {
         let mut rows: Vec<TakenRow> = sqlx::query_as(
             concat!("with free as materialized (
@@ -244,9 +244,9 @@ impl Ledger {
         .bind(wanted.task_queue)
         .bind(wanted.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
         .bind(i64::from(wanted.limit))
-        .bind(taking.lease.0)
-        .bind(taking.lease_ms.map(span))
-        .bind(&*taking.worker)
+        .bind(grant.lease.0)
+        .bind(grant.lease_ms.map(span))
+        .bind(&*grant.worker)
         .bind(RunStatus::Running.tag())
         .fetch_all(&self.pool)
         .await?;
@@ -266,7 +266,7 @@ impl Ledger {
                     run: RunId(row.run_id),
                     op: Op(row.op.cast_unsigned()),
                     attempt: row.attempt.cast_unsigned(),
-                    lease: taking.lease,
+                    lease: grant.lease,
                 },
                 workflow_id: row.workflow_id,
                 owner: row.owner.map(HostId),

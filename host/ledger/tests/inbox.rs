@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::inbox::MessageRow;
+use backstitch_core::task::LeaseGrant;
 use backstitch_core::{Message, Op, RunId, RunStatus, TaskLease, TaskToken, limits};
 use backstitch_ledger::{
-    Append, Ledger, NewItem, NewMemory, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange, Taking,
-    Unread, Wanted,
+    Append, Ledger, NewItem, NewMemory, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange, Unread,
+    Wanted,
 };
 use common::*;
 use uuid::Uuid;
@@ -332,9 +333,9 @@ async fn who_settles_a_task_and_who_appends_take_their_locks_in_one_order() {
     let append = grown.step(1);
     let task = task(Op(0), append.rows[0].seq, "work");
     host.commit(Append { tasks: vec![task], ..append }).await;
-    let taking = Taking { lease: TaskLease(new_id()), lease_ms: Some(60_000), worker: "w".into() };
+    let grant = LeaseGrant { lease: TaskLease(new_id()), lease_ms: Some(60_000), worker: "w".into() };
     let wanted = Wanted { task_queue: "q", names: None, limit: 1 };
-    let token: TaskToken = ledger.take_tasks(SCOPE, wanted, &taking).await.unwrap().tasks[0].token;
+    let token: TaskToken = ledger.take_tasks(SCOPE, wanted, &grant).await.unwrap().tasks[0].token;
     // As an append does that writes a payload out of row.
     let usage = "insert into payload_usage (shard, tenant, bytes) values (0, 1, 0)
                  on conflict (shard, tenant) do update set bytes = payload_usage.bytes";

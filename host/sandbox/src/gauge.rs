@@ -7,8 +7,8 @@ use backstitch_core::Rules;
 use wasmtime::{Engine, Instance, Module, Store, TypedFunc, UpdateDeadline};
 
 use crate::engine::{Build, config};
-use crate::sandbox::Clock;
-use crate::turns::thread_time;
+use crate::guest_time::thread_time;
+use crate::means::Clock;
 
 /// What of the bounds is compiled into a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,10 +14,12 @@
 
 use std::sync::Arc;
 
+use backstitch_core::matcher::Queue;
 use backstitch_core::retry::Verdict;
 use backstitch_core::run::OpenOp;
+use backstitch_core::task::LeaseGrant;
 use backstitch_core::{Event, Failure, Json, Op, Run, RunId, StartOptions, TaskLease, TaskToken};
-use backstitch_ledger::{Append, NewTask, NewTimer, Taking};
+use backstitch_ledger::{Append, NewTask, NewTimer};
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -32,7 +34,6 @@ use super::waiting::Waiting;
 /// Answers to tasks that are remembered while they are on their way, before those that are not any more are forgotten.
 const SETTLING_MAX: usize = 1_024;
 use crate::deferral::Deferral;
-use crate::desk::Queue;
 use crate::{ambient, attempt, crash};
 
 impl Scheduler {
@@ -95,32 +96,32 @@ impl Scheduler {
         let mut task = task(&slot.run, op, heartbeat.as_ref())?;
         let queue = Queue { tenant: slot.facts.scope.tenant, name: Arc::clone(&task.task_queue) };
         let name = Arc::clone(&task.name);
-        let promise = self.tools.desk.promise(&queue, &name);
-        task.taken = promise.as_ref().map(|promise| promise.taking.clone());
-        let lease = promise.as_ref().map(|promise| promise.taking.lease);
+        let reservation = self.tools.matcher.reserve(&queue, &name);
+        task.taken = reservation.as_ref().map(|reservation| reservation.grant.clone());
+        let lease = reservation.as_ref().map(|reservation| reservation.grant.lease);
         let view = lease.map(|lease| {
             let token = TaskToken { run: id, op, attempt: task.attempt, lease };
             attempt::outside(&slot.facts, token, &task, input.clone(), heartbeat, self.tools.clock.now_ms())
         });
         append.tasks.push(task);
         slot.attempts.insert(op, Attempt::Offered { lease });
-        Some(Offer { run: id, op, queue, name, handing: promise.zip(view) })
+        Some(Offer { run: id, op, queue, name, reserved: reservation.zip(view) })
     }
 
     /// A task is committed: the worker that waits for it gets it, or workers hear that there is one.
     pub(super) fn offered(&mut self, offer: Offer) {
-        let Offer { run, op, queue, name, handing } = offer;
-        if let Some((promise, task)) = handing {
+        let Offer { run, op, queue, name, reserved } = offer;
+        if let Some((reservation, task)) = reserved {
             attempt::log_outside(&task);
             let started = &self.tools.counters.activities_started;
             started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return promise.keep(task);
+            return reservation.deliver(task);
         }
         if self.is_served(run, op) {
             // Deployed while it was being committed: whoever has deployed it may have missed it.
             return self.tools.crier.deployed();
         }
-        self.tools.desk.offered(&queue, &name);
+        self.tools.matcher.offered(&queue, &name);
         self.tools.crier.offered(&queue);
     }
 
@@ -142,7 +143,7 @@ impl Scheduler {
             attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(self.tools.clock.now_ms())),
             // The attempt's own silence is its sandbox's affair, and nobody else's is bounded.
             silence_ms: None,
-            taken: Some(Taking { lease, lease_ms: None, worker: "".into() }),
+            taken: Some(LeaseGrant { lease, lease_ms: None, worker: "".into() }),
             ..task
         };
         let token = TaskToken { run: id, op, attempt, lease };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use backstitch_client::tasks::TaskView;
+use backstitch_core::matcher::Queue;
 use backstitch_core::{Json, Op, Run, RunId, Seq, TaskToken};
 use backstitch_ledger::{DueTimer, InboxItem};
 use tokio::sync::oneshot;
@@ -10,9 +11,9 @@ use uuid::Uuid;
 
 use super::slot;
 use super::waiting::Waiting;
-use crate::desk::{Promise, Queue};
 use crate::guests::Ahead;
 use crate::identity::Facts;
+use crate::matcher::Reservation;
 
 /// Something that waits for a run to be read.
 pub(super) enum Arrival {
@@ -98,8 +99,8 @@ pub(super) struct Offer {
     pub(super) op: Op,
     pub(super) queue: Queue,
     pub(super) name: Arc<str>,
-    /// The worker that waits for it, and what it gets.
-    pub(super) handing: Option<(Promise, TaskView)>,
+    /// The worker that it is reserved for, and what that gets.
+    pub(super) reserved: Option<(Reservation, TaskView)>,
 }
 
 /// A run that was ahead of the database.

@@ -23,10 +23,10 @@ use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
 use crate::crier::Crier;
-use crate::desk::Desk;
 use crate::guests::Job;
 use crate::in_hand::InHand;
 use crate::loads::Loads;
+use crate::matcher::TaskMatcher;
 use crate::programs::Programs;
 use crate::tenure::Tenure;
 
@@ -66,8 +66,8 @@ pub(crate) struct Tools {
     pub(crate) inbox_hint: Arc<Notify>,
     /// Wakes the timers' watcher: a timer was set that is due at this time.
     pub(crate) timer_hint: tokio::sync::watch::Sender<u64>,
-    /// Where workers wait for tasks.
-    pub(crate) desk: Desk,
+    /// Where workers poll for tasks.
+    pub(crate) matcher: TaskMatcher,
     /// Tells other hosts.
     pub(crate) crier: Crier,
     /// Tells who waits for a result that a run closed or was parked.

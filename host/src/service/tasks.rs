@@ -11,13 +11,15 @@ use backstitch_client::tasks::{
 };
 use backstitch_client::wire::WAIT_MS_ASKED_MAX;
 use backstitch_core::inbox::MessageRow;
+use backstitch_core::matcher::{OfferVersion, PollRequest, Queue};
 use backstitch_core::names::check_name;
 use backstitch_core::run::OpenOp;
+use backstitch_core::task::LeaseGrant;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
     TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, Taking, TaskPage, TaskState, Wanted};
+use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskPage, TaskState, Wanted};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -26,7 +28,7 @@ use super::error::{ServiceError, internal, invalid};
 use super::{Service, page_limit};
 use crate::clock::Clock;
 use crate::crier::Crier;
-use crate::desk::{GiveBack, Queue, Seat, Wish, Woken};
+use crate::matcher::{GiveBack, PollGuard, Woken};
 use crate::scheduler::{Input, Settle, Settlement, note};
 use crate::{attempt, time};
 
@@ -39,52 +41,48 @@ impl Service {
     /// Tasks for a worker: those that wait, or the first ones that come within its wait.
     pub async fn poll_tasks(&self, scope: Scope, poll: PollTasks) -> Result<Vec<TaskView>, ServiceError> {
         let wait = Duration::from_millis(poll.wait_ms.min(limits::TASK_WAIT_MS_MAX));
-        let (queue, wish) = wish(scope, poll)?;
+        let (queue, request) = poll_request(scope, poll)?;
         let until = Instant::now() + wait;
-        let seat = self.desk.sit(&queue, wish.clone());
+        let guard = self.matcher.poll(&queue, request.clone());
         loop {
-            let seen = self.desk.offers(&queue);
+            let backlog = guard.backlog();
             // One that does not wait wants to know for sure.
-            if wait.is_zero() || !self.desk.is_known_empty(&queue, &wish) {
-                let tasks = self.look_for_tasks(scope, &queue, &seat, &wish, seen).await?;
+            if wait.is_zero() || !backlog.is_known_empty {
+                let tasks = self.check_for_tasks(scope, &queue, &guard, &request, backlog.version).await?;
                 if !tasks.is_empty() || Instant::now() >= until {
-                    return Ok(self.let_go(scope, seat.leave(tasks)));
+                    return Ok(self.deliver(scope, guard.leave(tasks)));
                 }
             }
-            match seat.wait(until, seen).await {
-                Woken::Tasks | Woken::Over => return Ok(self.let_go(scope, seat.leave(Vec::new()))),
-                Woken::Look => {}
+            match guard.wait(until, backlog.version).await {
+                Woken::Tasks | Woken::Over => return Ok(self.deliver(scope, guard.leave(Vec::new()))),
+                Woken::Check => {}
             }
         }
     }
 
-    /// Hands tasks to their worker, if this host may still do so; else they go back.
-    fn let_go(&self, scope: Scope, tasks: Vec<TaskView>) -> Vec<TaskView> {
-        let handed = self.desk.hand(scope.tenant, tasks);
-        if self.tenure.holds() { handed.take() } else { Vec::new() }
+    /// Tasks for their worker, if this host may still give them; else they go back.
+    fn deliver(&self, scope: Scope, tasks: Vec<TaskView>) -> Vec<TaskView> {
+        let undelivered = self.matcher.undelivered(scope.tenant, tasks);
+        if self.tenure.holds() { undelivered.deliver() } else { Vec::new() }
     }
 
-    /// Tasks that wait in the database; the desk is told what that says of it.
-    async fn look_for_tasks(
+    /// Tasks that wait in the database; the matcher is told what that says of it.
+    async fn check_for_tasks(
         &self,
         scope: Scope,
         queue: &Queue,
-        seat: &Seat,
-        wish: &Wish,
-        seen: u64,
+        guard: &PollGuard,
+        request: &PollRequest,
+        version: OfferVersion,
     ) -> Result<Vec<TaskView>, ServiceError> {
-        let max = seat.look();
+        let max = guard.check();
         if max == 0 || !self.tenure.holds() {
             return Ok(Vec::new());
         }
-        let part = Wish { max, ..wish.clone() };
-        let (handed, more) = self.take_tasks_safely(scope, queue, part, seat.taking()).await?;
-        if more {
-            self.desk.found_more(queue, wish);
-        } else {
-            self.desk.found_nothing(queue, wish, seen);
-        }
-        Ok(handed)
+        let part = PollRequest { max, ..request.clone() };
+        let (tasks, more) = self.take_tasks_safely(scope, queue, part, guard.grant()).await?;
+        guard.checked(version, more);
+        Ok(tasks)
     }
 
     /// As [`take_tasks`](Self::take_tasks), for a worker that may hang up at any moment: what is committed as its
@@ -93,27 +91,28 @@ impl Service {
         &self,
         scope: Scope,
         queue: &Queue,
-        wish: Wish,
-        taking: Taking,
+        request: PollRequest,
+        grant: LeaseGrant,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
         let taking = tokio::spawn(async move {
-            let (tasks, more) = service.take_tasks(scope, &queue, &wish, &taking).await?;
-            Ok::<_, ServiceError>((service.desk.hand(scope.tenant, tasks), more))
+            let (tasks, more) = service.take_tasks(scope, &queue, &request, &grant).await?;
+            Ok::<_, ServiceError>((service.matcher.undelivered(scope.tenant, tasks), more))
         });
-        let (handed, more) = taking.await.map_err(|error| internal(&error))??;
-        Ok((handed.take(), more))
+        let (undelivered, more) = taking.await.map_err(|error| internal(&error))??;
+        Ok((undelivered.deliver(), more))
     }
 
     async fn take_tasks(
         &self,
         scope: Scope,
         queue: &Queue,
-        wish: &Wish,
-        taking: &Taking,
+        request: &PollRequest,
+        grant: &LeaseGrant,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
-        let wanted = Wanted { task_queue: &queue.name, names: wish.names.as_deref(), limit: wish.max };
-        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, taking).await?;
+        let names = request.names.as_deref();
+        let wanted = Wanted { task_queue: &queue.name, names, limit: request.max };
+        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, grant).await?;
         self.counters.activities_started.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Ok(term) = self.term() {
             let ours = taken.iter().filter(|task| task.owner == Some(term.host));
@@ -163,7 +162,7 @@ impl Service {
         if let Ok(output) = &outcome {
             self.admit(scope, output)?;
         }
-        let _answered = self.desk.answered(token.lease);
+        let _answered = self.matcher.answered(token.lease);
         if self.settle_here(scope, token, outcome.as_ref().ok()).await {
             return Ok(());
         }
@@ -409,7 +408,7 @@ impl Service {
     }
 }
 
-/// What the desk does with tasks that were handed to a worker which had left: they go to the next.
+/// What becomes of tasks that were recorded for a worker which had left: they go to the next.
 pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack {
     Arc::new(move |tenant, tasks| {
         let (ledger, crier, clock) = (ledger.clone(), crier.clone(), clock.clone());
@@ -435,7 +434,7 @@ pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack 
 }
 
 /// Checks what a worker asks for.
-fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish), ServiceError> {
+fn poll_request(scope: Scope, poll: PollTasks) -> Result<(Queue, PollRequest), ServiceError> {
     let PollTasks { task_queue, names, max, wait_ms, lease_ms, worker } = poll;
     let refuse = |message: String| Err(invalid("invalid-poll", message));
     let named = |problem| invalid("invalid-name", problem);
@@ -469,7 +468,7 @@ fn wish(scope: Scope, poll: PollTasks) -> Result<(Queue, Wish), ServiceError> {
     }
     let queue = Queue { tenant: scope.tenant, name: task_queue.into() };
     let names = names.map(|names| Arc::new(BTreeSet::from_iter(names)));
-    Ok((queue, Wish { names, max, lease_ms, worker: worker.into() }))
+    Ok((queue, PollRequest { names, max, lease_ms, worker: worker.into() }))
 }
 
 fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {

@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use backstitch_core::inbox::MessageRow;
-use backstitch_core::{
-    Attribute, AttributeChanges, Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq, TaskLease,
-};
+use backstitch_core::task::LeaseGrant;
+use backstitch_core::{Attribute, AttributeChanges, Chain, Digest, Op, Row, RunId, RunStatus, Scope, Seq};
 use uuid::Uuid;
 
 use crate::payloads::Stored;
@@ -331,25 +330,13 @@ pub struct NewTask {
     pub heartbeat: Option<Arc<str>>,
     /// Who has it already: a worker that waits for it, or whoever gets its token from the attempt that holds
     /// it. None: it waits for a worker.
-    pub taken: Option<Taking>,
+    pub taken: Option<LeaseGrant>,
 }
 
 impl NewTask {
     fn text_bytes(&self) -> usize {
         self.task_queue.len() + self.name.len() + text_len(&self.heartbeat)
     }
-}
-
-/// On which terms somebody takes tasks.
-#[derive(Clone, Debug)]
-pub struct Taking {
-    /// The handing-out.
-    pub lease: TaskLease,
-    /// How long the worker may be silent, in milliseconds. None: the task is held from the first, and nothing
-    /// but its bounds ends it.
-    pub lease_ms: Option<u64>,
-    /// What the worker calls itself.
-    pub worker: Arc<str>,
 }
 
 /// A message to another run.
