@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::support::{DEADLINE, HostOptions, TestHost, database, eventually};
+use crate::support::{DEADLINE, HostOptions, TestHost, database, eventually, skipped};
 
 async fn connect(host: &TestHost) -> TcpStream {
     TcpStream::connect(host.url.trim_start_matches("http://")).await.unwrap()
@@ -85,6 +85,6 @@ async fn a_host_that_is_killed_by_a_fault_writes_no_core() {
     let mut open = TestHost::start(options().arg("--allow-dumps")).await;
     open.signal("-ABRT");
     if !open.exit().await.core_dumped() {
-        eprintln!("SKIPPED: this system writes no core of a process that may have one either");
+        skipped("this system writes no core of a process that may have one either");
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::activities::fill;
-use crate::support::{HostOptions, TestHost, check_ledgers, database};
+use crate::support::{HostOptions, TestHost, check_ledgers, database, skipped};
 
 /// What the group may have. Half of it is for guests, one attempt may go beyond, and the host is a debug build.
 const GROUP_MIB: u64 = 1_024;
@@ -78,7 +78,7 @@ async fn a_host_in_a_small_control_group_has_nobody_ended_for_want_of_memory() {
     const CALLS: usize = 40;
     let group = match Group::new(GROUP_MIB << 20) {
         Ok(group) => group,
-        Err(why) => return eprintln!("SKIPPED: no control group can be made here: {why}"),
+        Err(why) => return skipped(&format!("no control group can be made here: {why}")),
     };
     let database = database().await;
     let options =
