@@ -76,7 +76,7 @@ pub fn new_incident_id() -> Uuid {
     new_uuid()
 }
 
-/// One handing-out of tasks. All of it is random: whoever knows it was given it.
+/// A lease of tasks. All of it is random: whoever knows it was granted it.
 pub fn new_task_lease() -> TaskLease {
     TaskLease(random_uuid())
 }

@@ -192,7 +192,7 @@ async fn a_start_that_is_refused_hands_nothing_out() {
     while taken.len() < 2 {
         taken.extend(host.client.poll_tasks(&wanted()).await.unwrap());
     }
-    // A worker that waits, to whom calls are promised.
+    // A worker that waits, for whom calls are reserved.
     let waiting = tokio::spawn({
         let client = host.client.clone();
         async move { client.poll_tasks(&wanted()).await.unwrap() }

@@ -89,7 +89,7 @@ macro_rules! uuid_id {
 }
 
 uuid_id! {
-    /// One handing-out of tasks to a worker: random, so that knowing it is having been given it.
+    /// A lease of tasks to a worker: random, so that knowing it is having been granted it.
     TaskLease
 }
 uuid_id! {

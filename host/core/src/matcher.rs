@@ -170,7 +170,8 @@ impl<T, W: Clone> Matcher<T, W> {
     /// A poll that waits was woken, or its time has come.
     pub fn resume(&mut self, now: Moment, id: PollerId) -> Step {
         let Some(poller) = self.pollers.get_mut(&id) else { return Step::Over };
-        let comes_back = self.grace.comes_back(&poller.queue, &poller.request);
+        // Asked only of one that may have to collect: most that are woken have all there is.
+        let comes_back = poller.lacks() && self.grace.comes_back(&poller.queue, &poller.request);
         if let Outcome::Step(step) = poller.on(Event::Resume { now, comes_back }) { step } else { Step::Over }
     }
 

@@ -26,9 +26,9 @@ use crate::payloads::store::{Closed, of_run};
 use crate::payloads::{Column, Place, Spot};
 use crate::time::Timestamp;
 
-/// Which tasks a worker wants.
+/// What a poll checks the database for.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct TaskCheck<'a> {
     /// From this queue.
     pub task_queue: &'a str,
     /// Of these activities; none: of all.
@@ -209,7 +209,7 @@ impl Ledger {
     pub async fn take_tasks(
         &self,
         scope: Scope,
-        wanted: Wanted<'_>,
+        check: TaskCheck<'_>,
         grant: &LeaseGrant,
     ) -> Result<Taken, LedgerError> {
         let mut rows: Vec<TakenRow> = sqlx::query_as(
@@ -241,9 +241,9 @@ impl Ledger {
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
-        .bind(wanted.task_queue)
-        .bind(wanted.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
-        .bind(i64::from(wanted.limit))
+        .bind(check.task_queue)
+        .bind(check.names.map(|names| names.iter().map(String::as_str).collect::<Vec<_>>()))
+        .bind(i64::from(check.limit))
         .bind(grant.lease.0)
         .bind(grant.lease_ms.map(span))
         .bind(&*grant.worker)
@@ -277,7 +277,7 @@ impl Ledger {
             })
         };
         // Of fewer than were asked for, the others are being taken by somebody else.
-        let more = rows.len() == wanted.limit as usize && rows.first().is_some_and(|row| row.there_are_more);
+        let more = rows.len() == check.limit as usize && rows.first().is_some_and(|row| row.there_are_more);
         Ok(Taken { tasks: rows.into_iter().filter_map(task).collect(), more })
     }
 

@@ -14,8 +14,8 @@ use backstitch_core::inbox::MessageRow;
 use backstitch_core::task::LeaseGrant;
 use backstitch_core::{Message, Op, RunId, RunStatus, TaskLease, TaskToken, limits};
 use backstitch_ledger::{
-    Append, Ledger, NewItem, NewMemory, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange, Unread,
-    Wanted,
+    Append, Ledger, NewItem, NewMemory, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange, TaskCheck,
+    Unread,
 };
 use common::*;
 use uuid::Uuid;
@@ -334,8 +334,8 @@ async fn who_settles_a_task_and_who_appends_take_their_locks_in_one_order() {
     let task = task(Op(0), append.rows[0].seq, "work");
     host.commit(Append { tasks: vec![task], ..append }).await;
     let grant = LeaseGrant { lease: TaskLease(new_id()), lease_ms: Some(60_000), worker: "w".into() };
-    let wanted = Wanted { task_queue: "q", names: None, limit: 1 };
-    let token: TaskToken = ledger.take_tasks(SCOPE, wanted, &grant).await.unwrap().tasks[0].token;
+    let check = TaskCheck { task_queue: "q", names: None, limit: 1 };
+    let token: TaskToken = ledger.take_tasks(SCOPE, check, &grant).await.unwrap().tasks[0].token;
     // As an append does that writes a payload out of row.
     let usage = "insert into payload_usage (shard, tenant, bytes) values (0, 1, 0)
                  on conflict (shard, tenant) do update set bytes = payload_usage.bytes";

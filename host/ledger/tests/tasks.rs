@@ -14,7 +14,7 @@ use backstitch_core::{
     ActivityOptions, Command, Event, Failure, Message, Op, RunId, TaskLease, TaskToken, TenantId,
 };
 use backstitch_ledger::{
-    Append, Ledger, NewItem, NewTask, Settled, StatusChange, TakenTask, TaskPage, TaskState, Wanted,
+    Append, Ledger, NewItem, NewTask, Settled, StatusChange, TakenTask, TaskCheck, TaskPage, TaskState,
 };
 use common::*;
 use sqlx::types::Uuid;
@@ -23,8 +23,8 @@ fn grant() -> LeaseGrant {
     LeaseGrant { lease: TaskLease(Uuid::new_v4()), lease_ms: Some(60_000), worker: "w".into() }
 }
 
-fn wanted(limit: u32) -> Wanted<'static> {
-    Wanted { task_queue: "q", names: None, limit }
+fn check(limit: u32) -> TaskCheck<'static> {
+    TaskCheck { task_queue: "q", names: None, limit }
 }
 
 /// A run that calls `names` at once, and offers what it calls.
@@ -76,13 +76,13 @@ async fn each_task_goes_to_one_worker_in_the_order_of_priority_and_age() {
     let names: Vec<&str> = std::iter::repeat_n("a", 300).collect();
     offered(&mut host, &names, |_| {}).await;
     offered(&mut host, &["b", "b"], |task| task.priority = 1).await;
-    let first = ledger.take_tasks(SCOPE, wanted(1), &grant()).await.unwrap().tasks;
+    let first = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks;
     assert_eq!((first[0].name.as_str(), first[0].input.as_str()), ("b", "[0]"));
 
     let take = async |limit| {
         let mut taken: Vec<TakenTask> = Vec::new();
         loop {
-            let more = ledger.take_tasks(SCOPE, wanted(limit), &grant()).await.unwrap().tasks;
+            let more = ledger.take_tasks(SCOPE, check(limit), &grant()).await.unwrap().tasks;
             assert!(more.len() <= limit as usize);
             if more.is_empty() {
                 return taken;
@@ -109,15 +109,15 @@ async fn a_worker_gets_what_it_names_of_its_own_tenant_and_of_running_runs_only(
     host.commit(Append { status: Some(pause), ..Append::new(SCOPE, paused.id) }).await;
     let running = offered(&mut host, &["a", "b"], |_| {}).await;
     let foreign = ledger.scope(TenantId(2));
-    assert!(ledger.take_tasks(foreign, wanted(9), &grant()).await.unwrap().tasks.is_empty());
+    assert!(ledger.take_tasks(foreign, check(9), &grant()).await.unwrap().tasks.is_empty());
     let names = ["b".to_owned(), "c".to_owned()].into();
-    let only = Wanted { names: Some(&names), ..wanted(9) };
+    let only = TaskCheck { names: Some(&names), ..check(9) };
     let taken = ledger.take_tasks(SCOPE, only, &grant()).await.unwrap().tasks;
     assert_eq!(
         taken.iter().map(|task| (task.token.run, task.token.op)).collect::<Vec<_>>(),
         [(running.id, Op(1))]
     );
-    let rest = ledger.take_tasks(SCOPE, wanted(9), &grant()).await.unwrap().tasks;
+    let rest = ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks;
     assert_eq!(rest.iter().map(|task| task.token.run).collect::<Vec<_>>(), [running.id]);
 }
 
@@ -138,16 +138,16 @@ async fn a_flood_keeps_nobody_waiting_who_asks_for_something_else() {
     host.commit(Append { scope: foreign, ..append }).await;
 
     // One poll each, that finds what it asks for.
-    let take = async |scope, wanted| {
-        let taken = ledger.take_tasks(scope, wanted, &grant()).await.unwrap().tasks;
+    let take = async |scope, check| {
+        let taken = ledger.take_tasks(scope, check, &grant()).await.unwrap().tasks;
         taken.into_iter().map(|task| task.name).collect::<Vec<_>>()
     };
-    let other = Wanted { task_queue: "other", ..wanted(2) };
+    let other = TaskCheck { task_queue: "other", ..check(2) };
     assert_eq!(take(SCOPE, other).await, ["c"]);
-    assert_eq!(take(foreign, wanted(2)).await, ["d"]);
+    assert_eq!(take(foreign, check(2)).await, ["d"]);
     let names = ["a".to_owned(), "b".to_owned()].into();
-    assert_eq!(take(SCOPE, Wanted { names: Some(&names), ..wanted(2) }).await, ["b", "a"]);
-    assert_eq!(take(SCOPE, wanted(2_001)).await.len(), 2_000 + 1, "the flood was there all the time");
+    assert_eq!(take(SCOPE, TaskCheck { names: Some(&names), ..check(2) }).await, ["b", "a"]);
+    assert_eq!(take(SCOPE, check(2_001)).await.len(), 2_000 + 1, "the flood was there all the time");
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said()
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let run = offered(&mut host, &["a"], |_| {}).await;
-    let token = ledger.take_tasks(SCOPE, wanted(1), &grant()).await.unwrap().tasks.remove(0).token;
+    let token = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks.remove(0).token;
     assert!(ledger.beat_task(SCOPE, token, Some(&json("{\"b\":1.0}"))).await.unwrap().is_some());
     assert_eq!(ledger.tasks_of(&[run.id]).await.unwrap(), [(run.id, Op(0))]);
     let items = [completion(token, "1"), completion(token, "2")];
@@ -187,7 +187,7 @@ async fn what_ran_out_of_time_is_told_once_however_many_look() {
     offered(&mut host, &["slow"], short(Some(1), None)).await;
     offered(&mut host, &["fine"], short(None, None)).await;
     let late = offered(&mut host, &["late"], |task| task.close_by_ms = Some(now_ms() + 1)).await;
-    let taken = ledger.take_tasks(SCOPE, wanted(9), &grant()).await.unwrap().tasks;
+    let taken = ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks;
     assert_eq!(taken.len(), 4);
     offered(&mut host, &["untaken"], |task| task.start_by_ms = Some(now_ms() - 1)).await;
     let swept = eventually("all has run out", || async {
@@ -226,7 +226,7 @@ async fn an_older_attempt_makes_room_for_the_next_and_a_newer_one_does_not() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let run = offered(&mut host, &["a"], |_| {}).await;
-    let token = ledger.take_tasks(SCOPE, wanted(1), &grant()).await.unwrap().tasks.remove(0).token;
+    let token = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks.remove(0).token;
     let again = |attempt| {
         let (_, append) = calling(&["a"], |task| task.attempt = attempt);
         Append { after: None, rows: Vec::new(), run: run.id, ..append }
@@ -250,7 +250,7 @@ async fn a_fenced_host_offers_nothing_and_takes_nothing_back() {
     host.commit(other.start()).await;
     ledger.declare_dead(host.id).await.unwrap();
     host.append(append).await;
-    let taken = ledger.take_tasks(SCOPE, wanted(9), &grant()).await.unwrap().tasks;
+    let taken = ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks;
     assert_eq!(taken.iter().map(|task| task.name.as_str()).collect::<Vec<_>>(), ["a"]);
 }
 
@@ -259,7 +259,7 @@ async fn what_a_component_serves_is_taken_back_unless_a_worker_has_it() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let run = offered(&mut host, &["a", "a", "b"], |_| {}).await;
-    ledger.take_tasks(SCOPE, wanted(1), &grant()).await.unwrap();
+    ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap();
     let served = [("q".to_owned(), "a".to_owned()), ("other".to_owned(), "b".to_owned())];
     let freed = ledger.free_tasks(SCOPE, &served, now_ms(), 100, new_id).await.unwrap();
     assert_eq!((freed.tasks, freed.owners), (1, vec![host.id]));
@@ -273,9 +273,9 @@ async fn a_task_that_was_given_up_goes_without_a_word_when_its_worker_does() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let run = offered(&mut host, &["a", "b"], |_| {}).await;
-    let token = ledger.take_tasks(SCOPE, wanted(1), &grant()).await.unwrap().tasks.remove(0).token;
+    let token = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks.remove(0).token;
     host.commit(Append { tasks_given_up: vec![Op(0), Op(1)], ..Append::new(SCOPE, run.id) }).await;
-    assert!(ledger.take_tasks(SCOPE, wanted(9), &grant()).await.unwrap().tasks.is_empty());
+    assert!(ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks.is_empty());
     assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().unwrap().given_up);
     assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 1, "the one that nobody has");
     let end = ledger.settle_task(SCOPE, token, &completion(token, "1")).await.unwrap();
@@ -298,7 +298,7 @@ async fn a_task_whose_input_cannot_be_read_keeps_nobody_from_the_others() {
         sqlx::query(damage).bind(lost.id.0).bind(unreadable).execute(&mut sql).await.unwrap();
     }
     let short = LeaseGrant { lease_ms: Some(1), ..grant() };
-    let taken = ledger.take_tasks(SCOPE, wanted(10), &short).await.unwrap().tasks;
+    let taken = ledger.take_tasks(SCOPE, check(10), &short).await.unwrap().tasks;
     assert_eq!(taken.iter().map(|task| &*task.name).collect::<Vec<_>>(), ["b"]);
     // Both leases end, and both runs hear of it.
     let mut ended = 0;
@@ -322,7 +322,7 @@ async fn a_task_that_is_held_from_the_first_has_no_lease_but_the_bounds_of_its_c
     assert_eq!((beat.given_up, beat.lease_ms), (false, None));
     let served = [("q".to_owned(), "a".to_owned())];
     assert_eq!(ledger.free_tasks(SCOPE, &served, now_ms(), 100, new_id).await.unwrap().tasks, 0);
-    assert_eq!(ledger.take_tasks(SCOPE, wanted(9), &grant()).await.unwrap().tasks.len(), 0);
+    assert_eq!(ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks.len(), 0);
     assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 0);
     let end = ledger.settle_task(SCOPE, token, &completion(token, "1")).await.unwrap();
     assert_eq!(end, Settled::Left { owner: Some(host.id) });

@@ -19,7 +19,7 @@ use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
     TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskPage, TaskState, Wanted};
+use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -111,8 +111,8 @@ impl Service {
         grant: &LeaseGrant,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let names = request.names.as_deref();
-        let wanted = Wanted { task_queue: &queue.name, names, limit: request.max };
-        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, wanted, grant).await?;
+        let check = TaskCheck { task_queue: &queue.name, names, limit: request.max };
+        let Taken { tasks: taken, more } = self.ledger.take_tasks(scope, check, grant).await?;
         self.counters.activities_started.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Ok(term) = self.term() {
             let ours = taken.iter().filter(|task| task.owner == Some(term.host));

@@ -144,6 +144,11 @@ impl<T, W> Poller<T, W> {
         !self.told && !is_away && self.tasks.is_empty() && self.room() > 0
     }
 
+    /// It has tasks, and others are being committed.
+    pub(super) fn lacks(&self) -> bool {
+        self.reserved > 0 && !self.tasks.is_empty()
+    }
+
     #[cfg(test)]
     pub(super) fn is_told(&self) -> bool {
         self.told

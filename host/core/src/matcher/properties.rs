@@ -375,6 +375,7 @@ impl Run {
         if has_room && comes_back {
             self.known(poller).phase = Phase::Away { until: now + Duration::from_millis(POLLER_GRACE_MS) };
         }
+        let passed_on = self.passes_on(poller);
         let (delivered, actions) = self.counted().leave(now, poller, found);
         assert_eq!(delivered, expected);
         if !(has_room && comes_back) {
@@ -382,12 +383,15 @@ impl Run {
         }
         delivered.into_iter().for_each(|task| self.end(task));
         self.carry_out(actions);
+        self.has_passed_on(passed_on);
     }
 
     fn hang_up(&mut self, poller: PollerId) {
+        let passed_on = self.passes_on(poller);
         let actions = self.matcher.hang_up(poller);
         self.gone(poller, &actions);
         self.carry_out(actions);
+        self.has_passed_on(passed_on);
     }
 
     /// What a poller had goes back, all of it.
@@ -454,15 +458,7 @@ impl Run {
 
     fn offer(&mut self, queue: &Queue, name: Option<&str>) {
         self.count_offer(queue);
-        let idle: Vec<PollerId> = self
-            .model
-            .known
-            .iter()
-            .filter_map(|(id, known)| {
-                let takes = name.map_or(known.queue == *queue, |name| known.takes(queue, name));
-                (takes && known.waits_for_anything() && !known.told && !known.checks).then_some(*id)
-            })
-            .collect();
+        let idle = self.idle(queue, name);
         let told_before = self.told();
         match name {
             Some(name) => {
@@ -473,10 +469,37 @@ impl Run {
             None => {
                 let actions = self.matcher.offered_any(queue);
                 self.carry_out(actions);
-                let kinds: BTreeSet<_> = idle.iter().map(|id| &self.model.known[id].request.names).collect();
-                assert!(self.told() >= told_before + kinds.len(), "one of each kind is told");
+                assert!(self.told() >= told_before + self.kinds(&idle), "one of each kind is told");
             }
         }
+    }
+
+    /// Pollers that have to be found by an offer.
+    fn idle(&self, queue: &Queue, name: Option<&str>) -> Vec<PollerId> {
+        let is_idle = |known: &Known| {
+            let takes = name.map_or(known.queue == *queue, |name| known.takes(queue, name));
+            takes && known.waits_for_anything() && !known.told && !known.checks
+        };
+        self.model.known.iter().filter(|(_, known)| is_idle(known)).map(|(id, _)| *id).collect()
+    }
+
+    fn kinds(&self, of: &[PollerId]) -> usize {
+        let names: BTreeSet<&Names> = of.iter().map(|id| &self.model.known[id].request.names).collect();
+        names.len()
+    }
+
+    /// What a poller was told that leaves without having checked, one of each kind has been told after.
+    fn passes_on(&self, poller: PollerId) -> (usize, Vec<PollerId>) {
+        let mut idle = match self.matcher.pollers[&poller].is_told() {
+            true => self.idle(&self.model.known[&poller].queue, None),
+            false => Vec::new(),
+        };
+        idle.retain(|id| *id != poller);
+        (self.told() - usize::from(self.matcher.pollers[&poller].is_told()), idle)
+    }
+
+    fn has_passed_on(&self, (told_before, idle): (usize, Vec<PollerId>)) {
+        assert!(self.told() >= told_before + self.kinds(&idle), "one of each kind is told in its place");
     }
 
     /// Pollers that are told to check, and have not.
@@ -541,6 +564,11 @@ impl Run {
             {
                 assert_eq!(self.matcher.resume(self.model.now, id), Step::Wait(until), "nobody has woken it");
             }
+        }
+        for (queue, index) in &self.matcher.queues {
+            let of_queue = self.model.known.iter().filter(|(_, known)| known.queue == *queue);
+            let of_queue: Vec<PollerId> = of_queue.map(|(id, _)| *id).collect();
+            assert_eq!(index.kinds().len(), self.kinds(&of_queue), "no kind is kept that has left");
         }
         let held: usize = self.model.known.values().map(|known| known.tasks.len()).sum();
         assert_eq!(held, self.model.open.len(), "what is open is with a poller");

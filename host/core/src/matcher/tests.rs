@@ -355,6 +355,22 @@ fn no_offer_falls_between_a_check_and_a_wait() {
 }
 
 #[test]
+fn who_was_told_to_check_and_leaves_instead_has_another_told() {
+    let mut host = Host::new();
+    host.away();
+    let poller = host.poll(request(None, 2));
+    assert_eq!(host.wait(poller), Step::Wait(host.now + LONG));
+    host.offer("a");
+    let other = host.waiting(Some(&["a"]), 1);
+    assert_eq!(host.woken, [poller]);
+    host.deliver("b", 1);
+    assert_eq!(host.resume(poller), Step::Deliver);
+    assert_eq!(host.leave(poller, &[]), [1]);
+    assert!(host.is_reserved("b"), "it is expected back");
+    assert_eq!(host.woken, [poller, poller, other]);
+}
+
+#[test]
 fn a_poll_that_was_told_to_check_does_so_when_what_was_reserved_for_it_is_not_recorded() {
     let mut host = Host::new();
     let poller = host.waiting(None, 2);
@@ -422,6 +438,7 @@ fn nothing_is_kept_of_kinds_of_workers_that_have_left() {
     let mut host = Host::new();
     let (one, two) = (host.waiting(Some(&["a", "b"]), 1), host.waiting(Some(&["b"]), 1));
     host.hang_up(one);
+    assert_eq!(host.matcher.queues[&queue()].kinds().len(), 1);
     assert!(host.reserve("a").is_none());
     assert!(host.is_reserved("b"));
     host.hang_up(two);
