@@ -181,7 +181,9 @@ mod tests {
         const GIB: u64 = 1 << 30;
         let second = ("proc/self/cgroup", "0::/kubepods/pod7/host\n");
         let first = ("proc/self/cgroup", "9:name=systemd:/x\n4:cpuacct,memory:/docker/ab\n0::/x\n");
-        let cases: [(&str, &[(&str, &str)], Option<u64>); 8] = [
+        /// What it is, its files with their texts, and the bound.
+        type Case = (&'static str, &'static [(&'static str, &'static str)], Option<u64>);
+        let cases: [Case; 8] = [
             ("nothing to be read", &[], None),
             ("no groups", &[MACHINE], Some(8 * GIB)),
             (

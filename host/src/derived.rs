@@ -12,7 +12,7 @@ use backstitch_core::{Failure, FailureKind, Json, Op, Run, RunId, RunStatus};
 use backstitch_ledger::{Awaited, ChildState, DueTimer, Ledger};
 
 use crate::retry::until_answered;
-use crate::scheduler;
+use crate::scheduler::timers_of;
 
 /// What stands beside the ledger of one run.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ pub(crate) async fn read(ledger: &Ledger, runs: &[&Run]) -> HashMap<RunId, Deriv
 /// Whether the run has to have timers.
 fn has_timers(run: &Run) -> bool {
     // Also those of a time that has passed: what is there of them is compared.
-    !scheduler::timers_of(run, 0).is_empty()
+    !timers_of(run, 0).is_empty()
 }
 
 /// Whether calls of the run are open.

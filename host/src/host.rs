@@ -17,6 +17,7 @@ use backstitch_ledger::{ConnectOptions, Health, Heart, Lease, Ledger, Payloads, 
 use backstitch_sandbox::{Compiler, EgressConfig, GuestTime, Sandbox, SandboxConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::absent::Absent;

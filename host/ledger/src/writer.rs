@@ -50,7 +50,7 @@ use uuid::Uuid;
 use self::aside::{Aside, Line};
 use self::broken::Broken;
 use self::fate::Settled;
-use self::session::Session;
+use self::session::{ELSEWHERE, Session};
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
 use crate::confirm::confirm;
 use crate::connect::Ledger;
@@ -595,8 +595,6 @@ impl State {
     }
 }
 
-/// See [`crate::tie`].
-const ELSEWHERE: &str = "the writer is not at the server where the lease is renewed";
 /// Bound on a new connection, or on the answer to a ping, in milliseconds.
 const PING_MS_MAX: u64 = 10_000;
 /// How long the writer is idle before it looks whether its connection is still there.

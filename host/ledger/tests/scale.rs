@@ -8,7 +8,7 @@
 mod common;
 
 use backstitch_core::{HostId, Op, RunId, Seq, TaskLease, TenantId, limits};
-use backstitch_ledger::{Append, ClaimedRun, Ledger, NewTimer, Partitions, Sweep, Taking, Wanted};
+use backstitch_ledger::{Append, ClaimedRun, Ledger, NewTimer, Partitions, Sweep, TaskCheck};
 use common::*;
 use sqlx::{Connection as _, PgConnection};
 
@@ -386,12 +386,16 @@ async fn a_look_at_tasks_costs_nothing_for_those_that_others_wait_for() {
                  from (select *, row_number() over () as place from made) m";
     let queue = (TenantId(1), "mine".to_owned());
     let served = [("mine".to_owned(), "work".to_owned())];
-    let taking = Taking { lease: TaskLease(new_id()), lease_ms: Some(60_000), worker: "w".into() };
+    let taking = backstitch_core::task::LeaseGrant {
+        lease: TaskLease(new_id()),
+        lease_ms: Some(60_000),
+        worker: "w".into(),
+    };
     let read = read_beside(&url, tasks, foreign.id, async |ledger| {
         assert_eq!(ledger.sweep_tasks(now_ms(), 500, new_id).await.unwrap(), Sweep::default());
         ledger.next_sweep_ms().await.unwrap();
         assert_eq!(ledger.queues_with_tasks(std::slice::from_ref(&queue)).await.unwrap(), []);
-        let wanted = Wanted { task_queue: "mine", names: None, limit: 10 };
+        let wanted = TaskCheck { task_queue: "mine", names: None, limit: 10 };
         assert!(ledger.take_tasks(SCOPE, wanted, &taking).await.unwrap().tasks.is_empty());
         assert_eq!(ledger.free_tasks(SCOPE, &served, now_ms(), 500, new_id).await.unwrap(), Sweep::default());
     })

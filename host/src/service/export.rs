@@ -4,8 +4,8 @@ use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, S
 use backstitch_core::{Row, Run, Scope};
 use backstitch_ledger::{RunInfo, RunRef};
 
-use super::Service;
 use super::error::{ServiceError, internal};
+use super::state::Service;
 use crate::room::Held;
 use crate::time;
 

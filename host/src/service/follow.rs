@@ -8,7 +8,8 @@ use backstitch_core::{RunId, RunStatus, Scope, Seq, limits};
 use backstitch_ledger::RunRef;
 
 use super::error::ServiceError;
-use super::{RESULT_POLL, Service, row_view, run_view};
+use super::state::{RESULT_POLL, Service};
+use super::views::{row_view, run_view};
 use crate::closings::Closing;
 
 /// How soon a ledger that has just grown is looked at again; from there on the waits double, up to

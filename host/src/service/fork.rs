@@ -16,8 +16,9 @@ use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
 
 use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
+use super::state::{PARKED_POLL, Service};
 use super::steer::bounded;
-use super::{Service, run_view};
+use super::views::run_view;
 use crate::ambient;
 use crate::clock::Clock;
 use crate::identity::Facts;
@@ -156,7 +157,7 @@ impl Service {
                 return Err(ServiceError::Unavailable { code: "not-stopped", message });
             }
             // A parked run is a result; it stops as soon as its host reads its inbox.
-            tokio::time::sleep(super::PARKED_POLL).await;
+            tokio::time::sleep(PARKED_POLL).await;
         }
     }
 

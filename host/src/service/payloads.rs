@@ -5,8 +5,8 @@ use backstitch_client::views::TenantView;
 use backstitch_core::{Json, Scope, Seq, limits};
 use backstitch_ledger::PayloadReader;
 
-use super::Service;
 use super::error::{ServiceError, invalid};
+use super::state::Service;
 use crate::quota::Quotas;
 
 impl Service {

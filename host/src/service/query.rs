@@ -20,14 +20,10 @@ use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::Service;
 use super::error::{ServiceError, internal, invalid, unloadable};
+use super::state::Service;
 use crate::programs::rules_of;
 use crate::retrace::{self, NO_ROOM, Recorded, Unled};
-
-/// Guests that are led along whole ledgers for clients at once. Each takes a processor for as long as it computes; the
-/// others wait for their turn.
-pub(super) const COMPUTING_MAX: usize = 4;
 
 /// Names of queries that an error lists.
 const NAMES_SHOWN_MAX: usize = 20;

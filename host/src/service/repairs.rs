@@ -8,8 +8,8 @@ use backstitch_core::{Message, Projection, Run, RunId, Scope};
 use backstitch_ledger::Repairable;
 use tokio::time::Instant;
 
-use super::Service;
 use super::error::{ServiceError, internal};
+use super::state::Service;
 use crate::scheduler;
 
 /// Runs that one request looks at.

@@ -28,7 +28,8 @@ use backstitch_ledger::{Schedule, ScheduleChange};
 use serde::de::DeserializeOwned;
 
 use super::error::{ServiceError, internal, invalid};
-use super::{Service, page_limit};
+use super::state::Service;
+use super::views::page_limit;
 use crate::calendar::{Calendar, CalendarError};
 use crate::time;
 

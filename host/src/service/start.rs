@@ -12,7 +12,9 @@ use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
 
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
-use super::{Service, run_view, views};
+use super::state::Service;
+use super::views;
+use super::views::run_view;
 use crate::ambient;
 use crate::identity::Facts;
 use crate::scheduler::{Input, Start};

@@ -5,8 +5,8 @@ use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_ledger::Posted;
 
-use super::Service;
 use super::error::{ServiceError, closed, crowded, invalid, unknown_run};
+use super::state::Service;
 use crate::clock::id_by_database;
 
 impl Service {

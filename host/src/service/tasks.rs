@@ -19,16 +19,15 @@ use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
     TaskToken, limits,
 };
-use backstitch_ledger::{Ledger, OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
+use backstitch_ledger::{OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::{ServiceError, internal, invalid};
-use super::{Service, page_limit};
-use crate::clock::Clock;
-use crate::crier::Crier;
-use crate::matcher::{GiveBack, PollGuard, Woken};
+use super::state::Service;
+use super::views::{json, page_limit};
+use crate::matcher::{PollGuard, Woken};
 use crate::scheduler::{Input, Settle, Settlement, note};
 use crate::{attempt, time};
 
@@ -408,31 +407,6 @@ impl Service {
     }
 }
 
-/// What becomes of tasks that were recorded for a worker which had left: they go to the next.
-pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack {
-    Arc::new(move |tenant, tasks| {
-        let (ledger, crier, clock) = (ledger.clone(), crier.clone(), clock.clone());
-        tokio::spawn(async move {
-            for task in tasks {
-                let Ok(token) = task.token.parse::<TaskToken>() else { continue };
-                let message = Message::AttemptFreed {
-                    op: token.op,
-                    attempt: token.attempt,
-                    heartbeat: task.heartbeat_details,
-                };
-                let scope = ledger.scope(tenant);
-                match ledger.settle_task(scope, token, &note(&clock, token.run, &message)).await {
-                    Ok(Settled::Left { owner: Some(owner) }) => crier.messages(owner),
-                    Ok(_) => {}
-                    Err(error) => {
-                        tracing::warn!(run = %token.run, op = %token.op, %error, "a task nobody took comes back when its lease is over");
-                    }
-                }
-            }
-        });
-    })
-}
-
 /// Checks what a worker asks for.
 fn poll_request(scope: Scope, poll: PollTasks) -> Result<(Queue, PollRequest), ServiceError> {
     let PollTasks { task_queue, names, max, wait_ms, lease_ms, worker } = poll;
@@ -481,11 +455,11 @@ fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {
         attempt: token.attempt,
         name: task.name,
         task_queue: queue.name.to_string(),
-        input: super::json(&task.input)?,
+        input: json(&task.input)?,
         idempotency_key: attempt::idempotency_key(token),
         lease_ms: task.lease_ms,
         deadline: task.deadline_ms.map(time::rfc3339),
-        heartbeat_details: task.heartbeat.as_deref().map(super::json).transpose()?,
+        heartbeat_details: task.heartbeat.as_deref().map(json).transpose()?,
         traceparent: attempt::traceparent(token),
     };
     attempt::log_outside(&view);
@@ -511,7 +485,7 @@ fn activity(task: OpenTask) -> Result<ActivityView, ServiceError> {
         offered_at: time::rfc3339(task.offered_ms),
         leased_until: task.leased_until_ms.map(time::rfc3339),
         deadline: task.deadline_ms.map(time::rfc3339),
-        heartbeat_details: task.heartbeat.as_deref().map(super::json).transpose()?,
+        heartbeat_details: task.heartbeat.as_deref().map(json).transpose()?,
     })
 }
 

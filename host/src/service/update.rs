@@ -17,8 +17,8 @@ use backstitch_core::{
 };
 use tokio::time::Instant;
 
-use super::Service;
 use super::error::{ServiceError, away, closed, internal, invalid};
+use super::state::Service;
 
 /// What the names of signals and queries that belong to updates begin with.
 const PREFIX: &str = "update:";

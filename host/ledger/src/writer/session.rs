@@ -9,6 +9,9 @@ use tokio::sync::watch;
 use crate::connect::Ledger;
 use crate::opening::{Opening, REPLY_MS_MAX, lost, within};
 
+/// See [`crate::tie`].
+pub(super) const ELSEWHERE: &str = "the writer is not at the server where the lease is renewed";
+
 /// The writer's own connection, and the backend that served the one before.
 pub(super) struct Session {
     ledger: Ledger,
@@ -64,7 +67,7 @@ impl Session {
         let tie = self.ledger.tie.clone();
         let connection = self.connection().await?;
         connection.ping().await?;
-        if tie.is_same(connection).await? { Ok(()) } else { Err(lost(super::ELSEWHERE)) }
+        if tie.is_same(connection).await? { Ok(()) } else { Err(lost(ELSEWHERE)) }
     }
 
     /// The number of a heartbeat that the writer's server must have had.
