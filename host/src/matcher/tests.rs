@@ -11,6 +11,8 @@ use tokio::time::Instant;
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// By when everything has happened that is to happen.
+const SOON: Duration = Duration::from_secs(10);
 
 fn queue() -> Queue {
     Queue { tenant: TenantId::DEFAULT, name: "q".into() }
@@ -71,7 +73,7 @@ async fn a_poll_that_waits_is_woken_by_a_task_and_by_an_offer() {
             Woken::Check => matcher.offered(&queue(), "a"),
             _ => matcher.reserve(&queue(), "a").unwrap().deliver(task("1")),
         }
-        assert_eq!(waits.await, woken);
+        assert_eq!(tokio::time::timeout(SOON, waits).await, Ok(woken));
     }
     assert_eq!(tokens(poll.leave(Vec::new())), ["1"]);
     let late = matcher.poll(&queue(), request(1));
@@ -119,7 +121,8 @@ async fn a_timer_gives_back_what_nobody_comes_for() {
     }
     // It was back in time, and is expected.
     matcher.reserve(&queue(), "a").unwrap().deliver(task("2"));
-    while returned.lock().unwrap().is_empty() {
+    let deadline = Instant::now() + SOON;
+    while returned.lock().unwrap().is_empty() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(*returned.lock().unwrap(), ["2"]);
