@@ -14,7 +14,7 @@ use backstitch_sandbox::Manifest;
 use serde::Deserialize;
 use wit_component::{ComponentEncoder, metadata};
 
-use crate::ambient;
+use backstitch_engine::ambient;
 
 /// The target of guests: a bare machine, so that a component imports what the SDK asked for and
 /// nothing else.

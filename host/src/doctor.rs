@@ -171,7 +171,7 @@ async fn private_postgres(pg_bin: Option<PathBuf>, data: Option<&DataDir>) -> Ch
 
 fn cargo() -> Check {
     const NAME: &str = "cargo";
-    let cargo = crate::ambient::variable_path("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = backstitch_engine::ambient::variable_path("CARGO").unwrap_or_else(|| "cargo".into());
     match Command::new(cargo).arg("--version").output() {
         Ok(output) if output.status.success() => {
             Check::ok(NAME, String::from_utf8_lossy(&output.stdout).trim())

@@ -10,7 +10,7 @@ use std::path::Path;
 use backstitch_core::{Json, limits};
 
 use super::exit::{CliError, CliResult, Exit};
-use crate::api::trim;
+use backstitch_server::api::trim;
 
 /// Reads a JSON argument; none is `null`.
 pub(super) fn json(argument: Option<&str>) -> CliResult<Json> {

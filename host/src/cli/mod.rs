@@ -197,10 +197,10 @@ async fn run_command(cli: Cli, out: Output) -> CliResult {
         Command::Version => version(&client()?, out).await,
         Command::Internal(Internal::Compile { .. }) => Ok(()),
         Command::Internal(Internal::Openapi { typescript: false }) => {
-            output::raw(crate::api::openapi::text().as_bytes())
+            output::raw(backstitch_server::api::openapi::text().as_bytes())
         }
         Command::Internal(Internal::Openapi { typescript: true }) => {
-            output::raw(crate::api::typescript::text().as_bytes())
+            output::raw(backstitch_server::api::typescript::text().as_bytes())
         }
     }
 }

@@ -12,8 +12,8 @@ use super::input;
 use super::output::Output;
 use super::program::compiler;
 use super::replay::{self, ReplayArgs};
-use crate::programs::rules_of;
-use crate::retrace::{self, Recorded};
+use backstitch_engine::programs::rules_of;
+use backstitch_engine::retrace::{self, Recorded};
 
 pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let (Some(file), Some(component)) = (&args.history, &args.component) else {

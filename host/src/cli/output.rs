@@ -12,7 +12,7 @@ use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::exit::{CliError, CliResult};
-use crate::ambient;
+use backstitch_engine::ambient;
 
 /// Longest payload in a table's cell; the document of `--json` has all of it.
 const CELL_BYTES_MAX: usize = 120;

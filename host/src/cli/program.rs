@@ -6,8 +6,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
-use crate::ambient;
 use crate::telemetry::{self, LogFormat};
+use backstitch_engine::ambient;
 
 /// The arguments with which this program starts itself to compile a component; the job follows.
 pub(super) const COMPILE_ARGS: [&str; 2] = ["internal", "compile"];

@@ -19,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
 use super::program::{LogArgs, compiler, stop_on_signals};
-use crate::api::{Door, Room};
 use crate::config::{self, DataDir};
-use crate::embed::{BuildError, HostBuilder};
-use crate::host::{Host, HostConfig, HostError};
 use crate::process;
-use crate::push::{PushKeys, PushTarget};
-use crate::seal::PayloadKeys;
+use backstitch_server::api::{Door, Room};
+use backstitch_server::embed::{BuildError, HostBuilder};
+use backstitch_server::host::{Host, HostConfig, HostError};
+use backstitch_server::push::{PushKeys, PushTarget};
+use backstitch_server::seal::PayloadKeys;
 
 /// Arguments of `dev`.
 #[derive(Debug, clap::Args)]
@@ -162,10 +162,12 @@ impl HostArgs {
             warm_runs_max: self.warm_runs_max,
             activities_max: self.activities_max.max(1),
             guest_time: GuestTime::per_event(Duration::from_millis(self.event_ms_max)),
-            guest_memory_bytes_max: self.guest_memory_mib.map_or_else(config::guest_memory_bytes_max, bytes),
+            guest_memory_bytes_max: self
+                .guest_memory_mib
+                .map_or_else(backstitch_engine::memory::guest_memory_bytes_max, bytes),
             ledger_memory_bytes_max: self
                 .ledger_memory_mib
-                .map_or_else(config::ledger_memory_bytes_max, bytes),
+                .map_or_else(backstitch_engine::memory::ledger_memory_bytes_max, bytes),
             at_once_ms: self.at_once_ms,
             batch_max: self.batch_max.max(1),
             check_activations: self.check_activations,
@@ -428,7 +430,7 @@ fn replace(file: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ambient;
+    use backstitch_engine::ambient;
 
     #[test]
     fn a_host_is_remembered_across_a_restart() {

@@ -15,8 +15,8 @@ use tokio::process::{Child, Command};
 use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::program::{LogArgs, stop_on_signals};
-use crate::api::trim;
 use crate::config;
+use backstitch_server::api::trim;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum WorkerCommand {

@@ -1,0 +1,80 @@
+//! A run as one document: [`History`].
+
+use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
+use backstitch_core::{Row, Run, Scope};
+use backstitch_ledger::{RunInfo, RunRef};
+
+use super::error::{ServiceError, internal};
+use super::state::Service;
+use backstitch_engine::room::Held;
+use backstitch_engine::time;
+
+impl Service {
+    /// The text of a run's history with these parts. A damaged ledger is exported as it is: whoever
+    /// looks into the damage needs it.
+    pub async fn history(&self, scope: Scope, id: &str, parts: &[Part]) -> Result<Vec<u8>, ServiceError> {
+        self.held_history(scope, id, parts).await.map(|(text, _)| text)
+    }
+
+    /// The same, and the room that it takes for as long as it is in memory.
+    pub(crate) async fn held_history(
+        &self,
+        scope: Scope,
+        id: &str,
+        parts: &[Part],
+    ) -> Result<(Vec<u8>, Held), ServiceError> {
+        let mut info = self.find(scope, id).await?;
+        let turn = self.turn_to_compute().await;
+        let run = info.summary.run;
+        // The rows and the text that is made of them.
+        let (mut rows, mut held) = self.whole(run, 2).await?;
+        let now = self.info(scope, RunRef::Id(run)).await?;
+        if now.head != info.head {
+            // It closed meanwhile: its end belongs to it, and nothing follows that.
+            drop((rows, held));
+            (rows, held) = self.whole(run, 2).await?;
+            info = now;
+        }
+        let state = if parts.contains(&Part::State) { Some(self.state(scope, &info, &rows)?) } else { None };
+        let parts = parts.to_vec();
+        // Its text may be hundreds of megabytes: not for the threads that serve everybody.
+        let text =
+            tokio::task::spawn_blocking(move || (history(info, rows, state, &parts).text(), held, turn));
+        let (text, held, _turn) = text.await.map_err(|error| internal(&error))?;
+        Ok((text, held))
+    }
+
+    fn state(&self, scope: Scope, info: &RunInfo, rows: &[Row]) -> Result<State, ServiceError> {
+        let folded = Run::load_closed(info.summary.run, rows, info.head);
+        let fault = info.fault.as_deref().map(serde_json::from_str).transpose();
+        Ok(State {
+            generation: info.summary.generation,
+            parent_run_id: info.summary.parent.map(|(parent, _)| parent),
+            attributes: info.summary.attributes.clone().unwrap_or_else(|| "{}".to_owned()),
+            entity: info.entity.clone(),
+            waits_for: folded.iter().flat_map(|(run, _)| self.waits(scope, run)).collect(),
+            signals_kept: folded.as_ref().map_or(0, |(run, _)| run.signals_kept()),
+            fault: fault.map_err(|error| internal(&error))?,
+            damage: folded.err().map(|corrupt| corrupt.to_string()),
+        })
+    }
+}
+
+fn history(info: RunInfo, rows: Vec<Row>, state: Option<State>, parts: &[Part]) -> History {
+    let RunInfo { summary, input, output, error, head, .. } = info;
+    let wanted = |part| parts.contains(&part);
+    History {
+        format: FORMAT.to_owned(),
+        run_id: summary.run,
+        workflow_id: summary.workflow_id,
+        workflow: summary.workflow,
+        digest: Some(summary.digest),
+        started_at: time::rfc3339(summary.started_ms),
+        closed_at: summary.closed_ms.map(time::rfc3339),
+        head: head.map(|(rows, chain)| Head { rows, chain: ChainText(chain) }),
+        status: wanted(Part::Status).then_some(summary.status),
+        data: wanted(Part::Data).then_some(Data { input, output, failure: error }),
+        state,
+        timeline: wanted(Part::Timeline).then(|| rows.into_iter().map(Into::into).collect()),
+    }
+}

@@ -1,0 +1,36 @@
+//! What the task matcher does with tasks that were delivered to a poll which had ended: they go to the next.
+
+use std::sync::Arc;
+
+use backstitch_core::{Message, TaskToken};
+use backstitch_ledger::{Ledger, Settled};
+
+use backstitch_engine::clock::Clock;
+use backstitch_engine::crier::Crier;
+use backstitch_engine::matcher::GiveBack;
+use backstitch_engine::scheduler::note;
+
+/// What becomes of tasks that were recorded for a worker which had left: they go to the next.
+pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack {
+    Arc::new(move |tenant, tasks| {
+        let (ledger, crier, clock) = (ledger.clone(), crier.clone(), clock.clone());
+        tokio::spawn(async move {
+            for task in tasks {
+                let Ok(token) = task.token.parse::<TaskToken>() else { continue };
+                let message = Message::AttemptFreed {
+                    op: token.op,
+                    attempt: token.attempt,
+                    heartbeat: task.heartbeat_details,
+                };
+                let scope = ledger.scope(tenant);
+                match ledger.settle_task(scope, token, &note(&clock, token.run, &message)).await {
+                    Ok(Settled::Left { owner: Some(owner) }) => crier.messages(owner),
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(run = %token.run, op = %token.op, %error, "a task nobody took comes back when its lease is over");
+                    }
+                }
+            }
+        });
+    })
+}
