@@ -67,8 +67,13 @@ async fn a_cancel_that_cannot_be_heard_yet_keeps_nobody_busy() {
     for number in 0..RUNS {
         host.client.cancel(&format!("held-{number}"), "no longer wanted").await.unwrap();
     }
-    let held = spent(&host, &mut other, &database).await;
-    assert!(held < 2 * idle + 50, "{held} transactions while {RUNS} cancels wait, {idle} before");
+    // A session that was busy and is idle now tells the server up to ten seconds later what it has done: what the requests
+    // above have cost may be counted here. A host that polls is never quiet.
+    eventually("the host is as quiet as before", async || {
+        let held = spent(&host, &mut other, &database).await;
+        (held < 2 * idle + 50).then_some(())
+    })
+    .await;
 
     // They were kept, and are heard when they can be.
     for number in (1..RUNS).step_by(2) {

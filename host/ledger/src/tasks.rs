@@ -14,7 +14,9 @@ use std::collections::BTreeSet;
 
 use backstitch_core::inbox::{LEFT_BY_TASKS, MessageRow};
 use backstitch_core::task::LeaseGrant;
-use backstitch_core::{HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskToken, TenantId, limits};
+use backstitch_core::{
+    HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskLease, TaskToken, TenantId, limits,
+};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
 use sqlx::{FromRow, Postgres};
@@ -170,6 +172,27 @@ struct TakenRow {
     there_are_more: bool,
 }
 
+impl TakenRow {
+    /// One whose input is lost is not made: its lease ends, and its attempt with it.
+    fn task(self, lease: TaskLease) -> Option<TakenTask> {
+        Some(TakenTask {
+            input: self.input?,
+            token: TaskToken {
+                run: RunId(self.run_id),
+                op: Op(self.op.cast_unsigned()),
+                attempt: self.attempt.cast_unsigned(),
+                lease,
+            },
+            workflow_id: self.workflow_id,
+            owner: self.owner.map(HostId),
+            name: self.name,
+            lease_ms: self.lease_ms.cast_unsigned(),
+            deadline_ms: self.deadline.map(|deadline| deadline.0),
+            heartbeat: self.heartbeat,
+        })
+    }
+}
+
 #[derive(FromRow)]
 struct OpenRow {
     run_id: Uuid,
@@ -258,27 +281,10 @@ impl Ledger {
             columns.push((place(Spot::Heartbeat(row.attempt.cast_unsigned())), &mut row.heartbeat));
         }
         self.open_some(&mut columns).await?;
-        // One whose input is lost is not made: its lease ends, and its attempt with it.
-        let task = |row: TakenRow| {
-            Some(TakenTask {
-                input: row.input?,
-                token: TaskToken {
-                    run: RunId(row.run_id),
-                    op: Op(row.op.cast_unsigned()),
-                    attempt: row.attempt.cast_unsigned(),
-                    lease: grant.lease,
-                },
-                workflow_id: row.workflow_id,
-                owner: row.owner.map(HostId),
-                name: row.name,
-                lease_ms: row.lease_ms.cast_unsigned(),
-                deadline_ms: row.deadline.map(|deadline| deadline.0),
-                heartbeat: row.heartbeat,
-            })
-        };
         // Of fewer than were asked for, the others are being taken by somebody else.
         let more = rows.len() == check.limit as usize && rows.first().is_some_and(|row| row.there_are_more);
-        Ok(Taken { tasks: rows.into_iter().filter_map(task).collect(), more })
+        let tasks = rows.into_iter().filter_map(|row| row.task(grant.lease)).collect();
+        Ok(Taken { tasks, more })
     }
 
     /// Those of `queues` on which tasks wait for a worker. Reads only.

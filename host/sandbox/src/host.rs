@@ -217,6 +217,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
             command(cx, handed, || world::answer_update(update, outcome)).map(|_| ())
         },
     )?;
+    host.func_wrap("next-event", |cx: Cx<'_>, ()| next_event(cx))?;
+    add_memory(linker)?;
+    add_ambients(linker)
+}
+
+/// What a guest says about its run, and about its own code.
+fn add_memory(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    let mut host = linker.instance(INTERFACE)?;
     host.func_wrap("edit-entity", |mut cx: Cx<'_>, (path, edit): (Arc<str>, types::Edit)| {
         // All of the document is gone over, whatever is done to it.
         let bytes = cx.data().replay.entity().bytes() + path.len() + world::edit_bytes(&edit);
@@ -238,8 +246,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> 
         cx.data_mut().replay.deprecate_patch(change_id)?;
         Ok(())
     })?;
-    host.func_wrap("next-event", |cx: Cx<'_>, ()| next_event(cx))?;
-    add_ambients(linker)
+    Ok(())
 }
 
 /// The functions that leave no rows.

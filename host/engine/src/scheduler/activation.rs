@@ -3,45 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use backstitch_core::names::check_new_id;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
     Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, Run, RunId,
     Seq, StartOptions, Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, Close, NewMemory, NewTimer, StatusChange};
+use backstitch_ledger::{Append, NewMemory, NewTimer};
 use backstitch_sandbox::{Stopped, WorkflowInstance};
-use uuid::Uuid;
 
-use super::input::Guard;
-use super::pending::Child;
-use super::plan::{
-    Purpose, begin_run, child_options, child_workflow_id, due_calls, ending, full, head, may_have_child,
-    memory_at_start, note, parking, stop_children, taken, tell_parent, timers_of_start,
-};
+use super::effects::Effects;
+use super::plan::{Purpose, full, note};
 use super::slot::{Attempt, Computing, Guest};
 use super::state::Scheduler;
 use super::waiting::Waiting;
-use crate::ambient;
 use crate::clock::Clock;
 use crate::guests::{Activated, Ahead, Check, Done, Job, Undone};
-use crate::identity::Facts;
-
-/// What one activation, or one ending, adds to the append that carries it.
-#[derive(Default)]
-struct Effects {
-    children: Vec<Child>,
-    calls: Vec<Op>,
-    messages: Vec<Op>,
-    /// Attempts that nobody waits for any more.
-    given_up: Vec<Attempt>,
-    /// Children that could not be started, with the reason.
-    stillborn: Vec<(Op, Failure)>,
-    /// Signals that the next run begins with, because this one closes without having had them.
-    unused: Vec<UnusedSignal>,
-    /// On which terms the next run starts.
-    next: Option<Arc<StartOptions>>,
-}
 
 impl Scheduler {
     /// Does whatever can be done for a run now. Called after everything that happens to it.
@@ -240,21 +216,10 @@ impl Scheduler {
                 return self.park(id, &fault);
             }
         }
-        let is_blocked = matches!(status, Status::Blocked);
-        match status {
-            Status::Blocked => {}
-            Status::Completed(output) => {
-                self.close(id, &Event::RunCompleted { output }, &mut append, &mut effects);
-            }
-            Status::Failed(failure) if failure.kind == FailureKind::Cancelled => {
-                self.close(id, &Event::RunCancelled { failure }, &mut append, &mut effects);
-            }
-            Status::Failed(failure) => {
-                self.close(id, &Event::RunFailed { failure }, &mut append, &mut effects);
-            }
-            Status::ContinueAsNew(input) => {
-                self.close(id, &Event::RunContinued { input }, &mut append, &mut effects);
-            }
+        let closing = closing(status);
+        let is_blocked = closing.is_none();
+        if let Some(event) = closing {
+            self.close(id, &event, &mut append, &mut effects);
         }
         self.makes_room(id);
         let Effects { children, calls, messages, given_up, stillborn, unused: _, next: _ } = effects;
@@ -353,262 +318,6 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Who a child will be; or why it cannot be.
-    pub(super) fn child_facts(
-        &self,
-        parent: RunId,
-        op: Op,
-        at_ms: u64,
-        workflow: &Arc<str>,
-        workflow_id: Option<Arc<str>>,
-    ) -> Result<Facts, Failure> {
-        let slot = &self.slots[&parent];
-        let scope = slot.facts.scope;
-        may_have_child(&slot.run)?;
-        let refused = |problem| Failure::fatal(FailureKind::Application, "invalid-workflow-id", problem);
-        workflow_id.as_deref().map_or(Ok(()), |id| check_new_id("workflow id", id)).map_err(refused)?;
-        let digest = self.tools.programs.workflow(scope, workflow).ok_or_else(|| {
-            let message = format!("no deployed component offers the workflow {workflow:?}");
-            Failure::fatal(FailureKind::Application, "unknown-workflow", message)
-        })?;
-        Ok(Facts {
-            scope,
-            run: RunId::derived(parent, op, at_ms),
-            workflow_id: child_workflow_id(parent, op, workflow_id),
-            generation: 0,
-            workflow: Arc::clone(workflow),
-            digest,
-            parent: Some((parent, op)),
-        })
-    }
-
-    fn start_child(
-        &mut self,
-        parent: RunId,
-        facts: Result<Facts, Failure>,
-        op: Op,
-        input: Json,
-        append: &mut Append,
-        effects: &mut Effects,
-    ) {
-        let slot = &self.slots[&parent];
-        let options = child_options(parent, &slot.facts.workflow_id, slot.run.start());
-        let options = options.beginning(ambient::new_seed());
-        let begun = facts.and_then(|facts| {
-            let (new_run, run) = begin_run(&facts, &input, Arc::new(options), self.tools.clock.now_ms())
-                .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
-            Ok((facts, new_run, run))
-        });
-        match begun {
-            Ok((facts, new_run, run)) => {
-                append.new_runs.push(new_run);
-                effects.children.push(Child { facts, run, input, ahead: Vec::new(), op: Some(op) });
-            }
-            Err(failure) => effects.stillborn.push((op, failure)),
-        }
-    }
-
-    /// A run that an append of `parent` started is in the database, or its id was taken.
-    pub(super) fn child_committed(&mut self, parent: RunId, child: Child, refused: &[RunId]) {
-        let Child { facts, run, input, ahead, op } = child;
-        let id = facts.run;
-        if refused.contains(&id) {
-            let failure = taken(&facts.workflow_id);
-            match op {
-                Some(op) => {
-                    let waits = self.slots.get(&parent).is_some_and(|slot| slot.run.open_op(op).is_some());
-                    if waits {
-                        self.outcome(parent, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
-                    }
-                }
-                None => tracing::error!(run = %parent, %failure, "the run could not continue as new"),
-            }
-            return;
-        }
-        if self.slots.contains_key(&id) {
-            // A message or timer has found it in the database before its commit was heard of here: it is loaded, and
-            // may have gone on.
-            return;
-        }
-        match self.tools.programs.loaded(facts.digest) {
-            Some(program) => {
-                self.insert(facts, program, run, input);
-                if let Some(slot) = self.slots.get_mut(&id) {
-                    slot.durable = slot.run.next_seq();
-                    slot.sent = head(&slot.run);
-                    slot.ahead = ahead.into();
-                }
-                self.has_come(id);
-                self.advance(id);
-            }
-            None => self.load(id),
-        }
-    }
-
-    /// Asks a quiescent run to cancel: every open op ends, and children hear of it.
-    fn request_cancel(&mut self, id: RunId, request: super::slot::Request) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let children = slot.run.children_to_cancel();
-        let mut timers: Vec<Op> = timers_of(slot);
-        timers.retain(|op| !slot.run.is_shielded(*op));
-        let (given_up, offered) = slot.take_attempts(|run, op| !run.is_shielded(op));
-        let (reason, clock) = (request.reason.clone(), self.tools.clock.clone());
-        let event = Event::CancelRequested { reason: request.reason, id: request.id };
-        self.outcome(id, event, None, |append| {
-            append.inbox_done.push((id, request.item));
-            append.timers_done.extend(timers.into_iter().map(|op| (id, op)));
-            append.tasks_given_up.extend(offered);
-            for child in children {
-                append.inbox.push(note(&clock, child, &Message::Cancel { reason: reason.clone(), id: None }));
-            }
-        });
-        // Whoever has the run next finds the request and does the same.
-        given_up.into_iter().for_each(Attempt::give_up);
-    }
-
-    /// Closes a run that has taken as long as its start allows.
-    fn time_out(&mut self, id: RunId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let guard = slot.overdue.take().and_then(|overdue| overdue.0);
-        let Some((due_ms, bound)) = slot.run.start().deadline(slot.run.started_at_ms()) else { return };
-        let message = format!("the run was not over at {}", crate::time::rfc3339(due_ms));
-        let failure = Failure::fatal(FailureKind::Timeout, bound, message);
-        self.end(id, &Event::RunTimedOut { failure }, None, guard);
-    }
-
-    /// Holds a run until it is resumed: its guest hears of nothing, no timer fires and no attempt begins.
-    pub(super) fn pause(&mut self, id: RunId, reason: String, item: Uuid, guard: Option<Guard>) {
-        let Some(slot) = self.slots.get(&id) else { return };
-        if slot.run.is_paused() || matches!(slot.guest, Guest::Parked) {
-            return self.consume(id, item);
-        }
-        self.outcome(id, Event::RunPaused { reason }, guard, |append| {
-            append.inbox_done.push((id, item));
-            append.status = Some(StatusChange::Pause);
-        });
-    }
-
-    /// Lets a paused run go on.
-    pub(super) fn resume(&mut self, id: RunId, reason: String, item: Uuid, guard: Option<Guard>) {
-        let Some(slot) = self.slots.get(&id) else { return };
-        if !slot.run.is_paused() {
-            return self.consume(id, item);
-        }
-        self.outcome(id, Event::RunResumed { reason }, guard, |append| {
-            append.inbox_done.push((id, item));
-            append.status = Some(StatusChange::Run);
-        });
-        let Some(slot) = self.slots.get(&id) else { return };
-        let mut idle = due_calls(&slot.run, self.tools.clock.now_ms());
-        idle.retain(|op| !slot.attempts.contains_key(op));
-        self.enqueue_attempts(id, idle);
-    }
-
-    /// Closes a run from outside its guest.
-    pub(super) fn end(&mut self, id: RunId, event: &Event, item: Option<Uuid>, guard: Option<Guard>) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let mut append = Append::new(slot.facts.scope, id);
-        append.inbox_done.extend(item.map(|item| (id, item)));
-        let mut effects = Effects::default();
-        self.close(id, event, &mut append, &mut effects);
-        self.send(id, append, |pending| {
-            (pending.given_up, pending.waiting) = (effects.given_up, guard.into());
-        });
-    }
-
-    /// The closing row and all that follows from it, in one append.
-    fn close(&mut self, id: RunId, event: &Event, append: &mut Append, effects: &mut Effects) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let children = slot.run.children_to_stop();
-        let (cancel, terminate) = (slot.cancel.take(), slot.terminate.take());
-        let goes_on = matches!(event, Event::RunContinued { .. });
-        // The run that goes on is the one to cancel: there the request is found in its inbox.
-        let (unheard, cancel) = if goes_on { (cancel, None) } else { (None, cancel) };
-        if let Some(request) = unheard {
-            self.tools.in_hand.put_back(id, request.item);
-        }
-        append.inbox_done.extend([cancel, terminate].into_iter().flatten().map(|request| (id, request.item)));
-        append.tasks_given_up.extend(calls_outside(slot));
-        effects.given_up.extend(slot.take_attempts(|_, _| true).0);
-        slot.guest = Guest::Evicted;
-        slot.ahead.clear();
-        let row = match slot.run.append(self.tools.clock.now_ms(), event) {
-            Ok(row) => row,
-            Err(illegal) => {
-                tracing::error!(run = %id, %illegal, "a run could not be closed");
-                return;
-            }
-        };
-        let (status, output, failure) = ending(event);
-        append.status = Some(StatusChange::Close(Close {
-            status,
-            at_ms: row.at_ms,
-            output: output.as_ref().map(Json::text),
-            error: failure.as_ref().and_then(|failure| failure.to_json().ok()).map(|json| json.text()),
-            rows: slot.run.next_seq(),
-            chain: slot.run.chain(),
-        }));
-        append.rows.push(row);
-        let facts = Arc::clone(&slot.facts);
-        if let Event::RunContinued { input } = event {
-            self.continue_as_new(&facts, input, append, effects);
-        } else {
-            let outcome = failure.map_or_else(|| Ok(output.unwrap_or_else(Json::null)), Err);
-            tell_parent(&self.tools.clock, &facts, outcome, append);
-        }
-        stop_children(&self.tools.clock, id, children, append);
-        self.warm.pop(&id);
-    }
-
-    /// The next run of the same workflow id, started by the very append that closes this one.
-    fn continue_as_new(&mut self, facts: &Facts, input: &Json, append: &mut Append, effects: &mut Effects) {
-        let now_ms = self.tools.clock.now_ms();
-        let digest = self.tools.programs.workflow(facts.scope, &facts.workflow).unwrap_or(facts.digest);
-        let next = Facts {
-            run: RunId::derived(facts.run, Op(u32::MAX), now_ms),
-            generation: facts.generation + 1,
-            digest,
-            ..facts.clone()
-        };
-        let options = Arc::unwrap_or_clone(effects.next.take().unwrap_or_default());
-        let options = Arc::new(options.beginning(ambient::new_seed()));
-        match begin_run(&next, input, options, now_ms) {
-            Ok((mut new_run, mut run)) => {
-                // Before anything that is sent to the new run itself.
-                let mut ahead = Vec::with_capacity(effects.unused.len());
-                for UnusedSignal { name, payload, id, .. } in effects.unused.drain(..) {
-                    let event = Event::SignalReceived { name, payload, id };
-                    match run.append(now_ms, &event) {
-                        Ok(row) => {
-                            ahead.push(Ahead { seq: row.seq, at_ms: row.at_ms, event });
-                            new_run.further.push(row);
-                        }
-                        Err(illegal) => tracing::error!(run = %next.run, %illegal, "a signal is lost"),
-                    }
-                }
-                append.new_runs.push(new_run);
-                append.timers.extend(timers_of_start(&run, now_ms));
-                append.memories.extend(memory_at_start(&run));
-                effects.children.push(Child { facts: next, run, input: input.clone(), ahead, op: None });
-            }
-            Err(problem) => tracing::error!(run = %facts.run, problem, "the run could not continue as new"),
-        }
-    }
-
-    /// Stops a run until an operator acts. Its ledger stays as it is.
-    pub(super) fn park(&mut self, id: RunId, fault: &Fault) {
-        tracing::warn!(run = %id, kind = %fault.kind, message = fault.message, "a run is parked");
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.guest = Guest::Parked;
-        slot.stale = true;
-        slot.attempts.clear();
-        self.warm.pop(&id);
-        let mut append = Append::new(slot.facts.scope, id);
-        append.status = Some(parking(fault));
-        self.send(id, append, |pending| pending.closes = true);
-        self.advance(id);
-    }
-
     /// Signals that wait for the run come in again, if they had to wait for room.
     fn makes_room(&self, id: RunId) {
         let kept = self.slots.get(&id).map_or(0, |slot| slot.run.signals_kept() as usize);
@@ -677,14 +386,6 @@ fn give_up(clock: &Clock, slot: &mut super::slot::Slot, target: Op, append: &mut
     given_up
 }
 
-/// Open calls that may have a task: of a run that was parked, this host has forgotten which do.
-fn calls_outside(slot: &super::slot::Slot) -> Vec<Op> {
-    let calls = slot.run.open_ops().filter(|(op, open)| {
-        matches!(open, OpenOp::Activity { .. }) && slot.attempts.get(op).is_none_or(Attempt::has_task)
-    });
-    calls.map(|(op, _)| op).collect()
-}
-
 /// The signals that a guest which continues as new has not had, in ledger order.
 fn unused_signals(guest: &mut WorkflowInstance, slot: &super::slot::Slot) -> Vec<UnusedSignal> {
     let mut signals = guest.replay().unused_signals();
@@ -692,52 +393,18 @@ fn unused_signals(guest: &mut WorkflowInstance, slot: &super::slot::Slot) -> Vec
     signals
 }
 
-/// Ops that have a row in the timers table.
-fn timers_of(slot: &super::slot::Slot) -> Vec<Op> {
-    let open = slot.run.open_ops().filter(|(_, open)| {
-        matches!(open, OpenOp::Timer { .. } | OpenOp::Activity { retry_at_ms: Some(_), .. })
-    });
-    open.map(|(op, _)| op).collect()
+/// The row that closes a run whose guest has ended so.
+fn closing(status: Status) -> Option<Event> {
+    Some(match status {
+        Status::Blocked => return None,
+        Status::Completed(output) => Event::RunCompleted { output },
+        Status::Failed(failure) if failure.kind == FailureKind::Cancelled => Event::RunCancelled { failure },
+        Status::Failed(failure) => Event::RunFailed { failure },
+        Status::ContinueAsNew(input) => Event::RunContinued { input },
+    })
 }
 
 /// Whether an activation changed nothing.
 fn is_empty(append: &Append) -> bool {
     append.rows.is_empty() && append.status.is_none()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use backstitch_core::ChildOptions;
-
-    #[test]
-    fn a_run_has_so_many_open_children_and_no_more() {
-        let mut run = Run::new(RunId(Uuid::from_u128(1)));
-        let started = |depth| Event::RunStarted {
-            workflow: "w".into(),
-            input: Json::null(),
-            options: Arc::new(StartOptions { depth, ..StartOptions::default() }),
-        };
-        run.append(0, &started(limits::RUN_DEPTH_MAX - 1)).unwrap();
-        for op in 0..limits::CHILDREN_OPEN_MAX as u32 {
-            let command = Command::StartChild {
-                workflow: "c".into(),
-                input: Json::null(),
-                options: ChildOptions::default(),
-            };
-            run.append(0, &Event::Commanded { op: Op(op), command }).unwrap();
-            assert_eq!(may_have_child(&run), Ok(()), "the child of op {op}");
-        }
-        let op = Op(limits::CHILDREN_OPEN_MAX as u32);
-        let command = Command::StartChild {
-            workflow: "c".into(),
-            input: Json::null(),
-            options: ChildOptions::default(),
-        };
-        run.append(0, &Event::Commanded { op, command }).unwrap();
-        assert_eq!(may_have_child(&run).unwrap_err().code, "too-many-children");
-        let mut deep = Run::new(RunId(Uuid::from_u128(2)));
-        deep.append(0, &started(limits::RUN_DEPTH_MAX)).unwrap();
-        assert_eq!(may_have_child(&deep).unwrap_err().code, "too-deep");
-    }
 }

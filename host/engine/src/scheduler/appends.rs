@@ -3,6 +3,8 @@
 use backstitch_core::{Event, Fault, FaultKind, RunId, Seq};
 use backstitch_ledger::{Acks, Append, Item, Outcome, PoisonKind, StatusChange};
 
+use uuid::Uuid;
+
 use super::input::Settlement;
 use super::pending::Pending;
 use super::plan::{full, received};
@@ -85,11 +87,7 @@ impl Scheduler {
             goes_on,
             due_ms,
         } = pending;
-        for (run, item) in consumed {
-            self.tools.in_hand.put_back(run, item);
-            self.consumed.put((run, item), false);
-        }
-        put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(id, item));
+        self.done_with_messages(id, consumed, put_back);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
             slot.durable = slot.durable.max(upto);
@@ -111,9 +109,7 @@ impl Scheduler {
             self.load(id);
         }
         if goes_on {
-            self.hint_timers(0);
-            self.tools.inbox_hint.notify_one();
-            self.make_anew(id);
+            self.goes_on(id);
         }
         if let Some(due_ms) = due_ms {
             self.hint_timers(due_ms);
@@ -124,12 +120,8 @@ impl Scheduler {
         if let Some(held) = held {
             self.held(id, held);
         }
-        for offer in offers {
-            self.offered(offer);
-        }
-        for op in calls {
-            self.queue_up(id, op);
-        }
+        offers.into_iter().for_each(|offer| self.offered(offer));
+        calls.into_iter().for_each(|op| self.queue_up(id, op));
         given_up.into_iter().for_each(slot::Attempt::give_up);
         for child in children {
             self.child_committed(id, child, refused);
@@ -143,6 +135,22 @@ impl Scheduler {
         }
         drop(guard);
         self.advance(id);
+    }
+
+    /// These messages have had their effect, or are not heard for now.
+    fn done_with_messages(&mut self, id: RunId, consumed: Vec<(RunId, Uuid)>, put_back: Vec<Uuid>) {
+        for (run, item) in consumed {
+            self.tools.in_hand.put_back(run, item);
+            self.consumed.put((run, item), false);
+        }
+        put_back.into_iter().for_each(|item| self.tools.in_hand.put_back(id, item));
+    }
+
+    /// A run goes on that was parked or held: what was not looked for meanwhile may be there.
+    fn goes_on(&mut self, id: RunId) {
+        self.hint_timers(0);
+        self.tools.inbox_hint.notify_one();
+        self.make_anew(id);
     }
 
     /// Says that a timer may be due at this time.

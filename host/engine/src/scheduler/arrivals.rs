@@ -5,7 +5,7 @@
 //! read: that may take long, and is nobody else's affair.
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Event, Fault, HeardId, Message, Op, Projection, Run, RunId, limits};
+use backstitch_core::{Event, Fault, HeardId, Json, Message, Op, Projection, Run, RunId, limits};
 use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
 use uuid::Uuid;
 
@@ -403,26 +403,9 @@ impl Scheduler {
                 self.ended_outside(id, ended, item.item_id, guard);
             }
             Message::AttemptFreed { op, attempt, heartbeat } => {
-                let is_next = slot.awaits_attempt(op, attempt);
-                if is_next {
-                    slot.attempts.remove(&op);
-                }
-                let mut append = Append::new(slot.facts.scope, id);
-                append.inbox_done.push((id, item.item_id));
-                let call = is_next.then_some(op);
-                self.send_with_calls(id, append, call, heartbeat.as_ref(), |pending| {
-                    pending.waiting = guard.into();
-                });
+                self.attempt_freed(id, (op, attempt), heartbeat.as_ref(), item.item_id, guard);
             }
-            Message::AttemptWanted { op } => {
-                let waits = matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. }))
-                    && !slot.attempts.contains_key(&op);
-                let mut append = Append::new(slot.facts.scope, id);
-                append.inbox_done.push((id, item.item_id));
-                append.timers_done.extend(waits.then_some((id, op)));
-                let call = waits.then_some(op);
-                self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
-            }
+            Message::AttemptWanted { op } => self.attempt_wanted(id, op, item.item_id, guard),
             Message::Retry => self.retry(id, item.item_id),
             Message::Repair => {
                 self.consume(id, item.item_id);
@@ -431,6 +414,38 @@ impl Scheduler {
             Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),
             Message::Resume { reason } => self.resume(id, reason, item.item_id, guard),
         }
+    }
+
+    /// A worker has given a task back, or was silent: the same attempt is made by somebody else.
+    fn attempt_freed(
+        &mut self,
+        id: RunId,
+        (op, attempt): (Op, u32),
+        heartbeat: Option<&Json>,
+        item: Uuid,
+        guard: Option<Guard>,
+    ) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let is_next = slot.awaits_attempt(op, attempt);
+        if is_next {
+            slot.attempts.remove(&op);
+        }
+        let mut append = Append::new(slot.facts.scope, id);
+        append.inbox_done.push((id, item));
+        let call = is_next.then_some(op);
+        self.send_with_calls(id, append, call, heartbeat, |pending| pending.waiting = guard.into());
+    }
+
+    /// An operator wants the next attempt of a call now.
+    fn attempt_wanted(&mut self, id: RunId, op: Op, item: Uuid, guard: Option<Guard>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let waits =
+            matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. })) && !slot.attempts.contains_key(&op);
+        let mut append = Append::new(slot.facts.scope, id);
+        append.inbox_done.push((id, item));
+        append.timers_done.extend(waits.then_some((id, op)));
+        let call = waits.then_some(op);
+        self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
     }
 
     /// An operator lets a parked run go on: it starts from its ledger again.

@@ -13,7 +13,7 @@
 //! * of one run, at most one job is out;
 //! * rows of one run are sent in order, and the writer keeps that order.
 //!
-//! `activation`: guests and what they ask for. `drafts`: what they have before it is committed. `attempts`: activities,
+//! `activation`: guests and what they ask for. `children`, `closing`: what that starts and ends. `drafts`: what they have before it is committed. `attempts`: activities,
 //! here and outside. `messages`: what one run says to another. `arrivals`: what comes from the database. `trials`: runs
 //! over which hosts may have been lost. `repair`: what follows from a ledger and is not there. `rewind`: what follows when
 //! the database has lost what it had committed.
@@ -22,8 +22,11 @@ mod activation;
 mod appends;
 mod arrivals;
 mod attempts;
+mod children;
+mod closing;
 mod docket;
 mod drafts;
+mod effects;
 mod input;
 mod messages;
 mod pending;

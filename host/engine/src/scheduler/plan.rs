@@ -293,3 +293,41 @@ pub(super) fn host_lost(losses: u16) -> Fault {
     );
     Fault::new(FaultKind::HostLost, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use backstitch_core::{ChildOptions, Command};
+    use uuid::Uuid;
+
+    #[test]
+    fn a_run_has_so_many_open_children_and_no_more() {
+        let mut run = Run::new(RunId(Uuid::from_u128(1)));
+        let started = |depth| Event::RunStarted {
+            workflow: "w".into(),
+            input: Json::null(),
+            options: Arc::new(StartOptions { depth, ..StartOptions::default() }),
+        };
+        run.append(0, &started(limits::RUN_DEPTH_MAX - 1)).unwrap();
+        for op in 0..limits::CHILDREN_OPEN_MAX as u32 {
+            let command = Command::StartChild {
+                workflow: "c".into(),
+                input: Json::null(),
+                options: ChildOptions::default(),
+            };
+            run.append(0, &Event::Commanded { op: Op(op), command }).unwrap();
+            assert_eq!(may_have_child(&run), Ok(()), "the child of op {op}");
+        }
+        let op = Op(limits::CHILDREN_OPEN_MAX as u32);
+        let command = Command::StartChild {
+            workflow: "c".into(),
+            input: Json::null(),
+            options: ChildOptions::default(),
+        };
+        run.append(0, &Event::Commanded { op, command }).unwrap();
+        assert_eq!(may_have_child(&run).unwrap_err().code, "too-many-children");
+        let mut deep = Run::new(RunId(Uuid::from_u128(2)));
+        deep.append(0, &started(limits::RUN_DEPTH_MAX)).unwrap();
+        assert_eq!(may_have_child(&deep).unwrap_err().code, "too-deep");
+    }
+}

@@ -18,6 +18,7 @@ mod routes;
 mod schedule_routes;
 mod spec_routes;
 mod state;
+mod steer_routes;
 mod stream;
 mod task_routes;
 pub mod typescript;

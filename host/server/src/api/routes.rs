@@ -16,23 +16,21 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::history::History;
 use backstitch_client::views::{
-    DeployedView, HealthView, LedgerView, LiveView, QueryView, ReadyView, RepairsView, ReplayView,
-    RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
+    DeployedView, HealthView, LedgerView, LiveView, QueryView, ReadyView, ReplayView, RunCountView,
+    RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
 };
 use backstitch_client::wire::{
-    CancelQuery, DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ReasonBody, RepairsQuery,
-    ResultQuery, SignalQuery, UpdateQuery, WAIT_MS_ASKED_MAX,
+    DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ResultQuery, UpdateQuery,
+    WAIT_MS_ASKED_MAX,
 };
-use backstitch_client::{
-    CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate, StartRun,
-};
+use backstitch_client::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
 use backstitch_core::Seq;
 use futures::{StreamExt, stream};
 
 use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};
 use super::extract::{self, Document, IdempotencyKey, Manifest, NoParams, Params, Payload, Segments, Tenant};
 use super::problem::Problem;
-use super::state::{Answer, Api};
+use super::state::{Answer, Api, begun, created};
 use super::{etag, stream as events};
 use crate::service::{Service, ServiceError};
 use backstitch_engine::room::Held;
@@ -62,15 +60,10 @@ pub(super) fn routes() -> Routes {
         .with(__path_payload, payload)
         .with(__path_tenant, tenant)
         .with(__path_limit_tenant, limit_tenant)
-        .with(__path_signal, signal)
-        .with(__path_cancel, cancel)
-        .with(__path_terminate, terminate)
-        .with(__path_pause, pause)
-        .with(__path_resume, resume)
-        .with(__path_retry, retry)
         .with(__path_children, children)
         .merge(super::schedule_routes::routes())
         .merge(super::task_routes::quick())
+        .merge(super::steer_routes::quick())
         .merge(super::spec_routes::routes())
         .within(QUICK);
     let waiting =
@@ -78,13 +71,10 @@ pub(super) fn routes() -> Routes {
     let slow = Routes::new()
         .with(__path_deploy, deploy)
         .with(__path_replay, replay)
-        .with(__path_fork, fork)
-        .with(__path_reset, reset)
-        .with(__path_repair, repair)
-        .with(__path_repair_all, repair_all)
         .with(__path_query, query)
         .with(__path_update, update)
         .with(__path_history, history)
+        .merge(super::steer_routes::slow())
         .within(SLOW);
     quick.merge(waiting).merge(slow)
 }
@@ -361,189 +351,6 @@ async fn result(
     Ok(axum::Json(run?))
 }
 
-/// Sends a signal to a run.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/signals/{name}", tag = "runs", operation_id = "signal_run",
-    params(SignalQuery),
-    request_body(content = serde_json::Value, description = "What the workflow gets."),
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn signal(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments((id, name)): Segments<(String, String)>,
-    Params(SignalQuery { signal_id }): Params<SignalQuery>,
-    Payload(payload): Payload,
-) -> Result<StatusCode, Problem> {
-    service.signal(scope, &id, SendSignal { name, payload, id: signal_id }).await?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-/// Asks a run to stop.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/cancel", tag = "runs", operation_id = "cancel_run",
-    params(CancelQuery),
-    request_body = ReasonBody,
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn cancel(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    Params(CancelQuery { cancel_id }): Params<CancelQuery>,
-    Document(body): Document<ReasonBody>,
-) -> Result<StatusCode, Problem> {
-    service.cancel(scope, &id, body.reason, cancel_id).await?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-/// Stops a run without asking it.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/terminate", tag = "runs", operation_id = "terminate_run",
-    request_body = ReasonBody,
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn terminate(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(body): Document<ReasonBody>,
-) -> Result<StatusCode, Problem> {
-    service.terminate(scope, &id, body.reason).await?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-/// Holds a run until it is resumed.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/pause", tag = "runs", operation_id = "pause_run",
-    request_body = ReasonBody,
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn pause(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(body): Document<ReasonBody>,
-) -> Result<StatusCode, Problem> {
-    service.pause(scope, &id, body.reason).await?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-/// Lets a paused run go on.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/resume", tag = "runs", operation_id = "resume_run",
-    request_body = ReasonBody,
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn resume(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(body): Document<ReasonBody>,
-) -> Result<StatusCode, Problem> {
-    service.resume(scope, &id, body.reason).await?;
-    Ok(StatusCode::ACCEPTED)
-}
-
-/// A new run from the first rows of another.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/fork", tag = "runs", operation_id = "fork_run",
-    request_body = ForkRun,
-    responses(
-        (status = 201, body = StartedView, description = "It is there.", headers(("location" = String, description = "Where it is."))),
-        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
-        Conflict,
-        Unfit,
-    ),
-)]
-async fn fork(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(fork): Document<ForkRun>,
-) -> Result<Response, Problem> {
-    begun(service.fork(scope, &id, fork).await?)
-}
-
-/// Stops a run and lets a new one of its workflow id go on from an earlier row.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/reset", tag = "runs", operation_id = "reset_run",
-    request_body = ResetRun,
-    responses(
-        (status = 201, body = StartedView, description = "The new run is there.", headers(("location" = String, description = "Where it is."))),
-        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
-        Conflict,
-        Unfit,
-    ),
-)]
-async fn reset(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(reset): Document<ResetRun>,
-) -> Result<Response, Problem> {
-    begun(service.reset(scope, &id, reset).await?)
-}
-
-/// Lets a new run of the workflow id go on from the sound rows of a run whose ledger is damaged.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/repair", tag = "runs", operation_id = "repair_run",
-    request_body = ResetRun,
-    responses(
-        (status = 201, body = StartedView, description = "The new run is there.", headers(("location" = String, description = "Where it is."))),
-        (status = 200, body = StartedView, description = "It was there already.", headers(("location" = String, description = "Where it is."))),
-        Conflict,
-        Unfit,
-    ),
-)]
-async fn repair(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-    Document(repair): Document<ResetRun>,
-) -> Result<Response, Problem> {
-    begun(service.repair(scope, &id, repair).await?)
-}
-
-/// Has all that follows from the ledgers of some runs made anew: timers, tasks, messages of children, entities, attributes.
-/// To be repeated behind `next` as long as there is one.
-#[utoipa::path(
-    post, path = "/v1/repairs", tag = "host", operation_id = "repair_all",
-    params(RepairsQuery),
-    responses(
-        (status = 202, body = RepairsView, description = "What has closed is repaired; the hosts of the open runs will take theirs up."),
-    ),
-)]
-async fn repair_all(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Params(RepairsQuery { after }): Params<RepairsQuery>,
-) -> Result<(StatusCode, axum::Json<RepairsView>), Problem> {
-    let repairs = service.repair_all(scope, after).await?;
-    Ok((StatusCode::ACCEPTED, axum::Json(repairs)))
-}
-
 /// The runs that a run has started, oldest first: all of them.
 #[utoipa::path(
     get, path = "/v1/runs/{id}/children", tag = "runs", operation_id = "list_children",
@@ -558,24 +365,6 @@ async fn children(
     _: NoParams,
 ) -> Answer<RunListView> {
     Ok(axum::Json(service.children(scope, &id).await?))
-}
-
-/// Makes a parked run try again.
-#[utoipa::path(
-    post, path = "/v1/runs/{id}/retry", tag = "runs", operation_id = "retry_run",
-    responses(
-        (status = 202, description = "Durable: the run will take it up."),
-        Conflict, Busy,
-    ),
-)]
-async fn retry(
-    State(service): State<Service>,
-    Tenant(scope): Tenant,
-    Segments(id): Segments<String>,
-    _: NoParams,
-) -> Result<StatusCode, Problem> {
-    service.retry(scope, &id).await?;
-    Ok(StatusCode::ACCEPTED)
 }
 
 /// Leads a component along a run's ledger, and says where they disagree. Writes nothing.
@@ -693,16 +482,4 @@ fn wait(asked_ms: u64, instead: &str) -> Result<Duration, Problem> {
         return Err(Problem::invalid("invalid-query", detail));
     }
     Ok(Duration::from_millis(asked_ms.min(RESULT_WAIT_MS_MAX)))
-}
-
-/// A run that was started, or was there, and where it is.
-fn begun(started: StartedView) -> Result<Response, Problem> {
-    let place = format!("/v1/runs/{}", started.run.run_id);
-    let place = HeaderValue::try_from(place).map_err(Problem::internal)?;
-    let status = created(started.created);
-    Ok((status, [(header::LOCATION, place)], axum::Json(started)).into_response())
-}
-
-fn created(new: bool) -> StatusCode {
-    if new { StatusCode::CREATED } else { StatusCode::OK }
 }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use axum::extract::FromRef;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use backstitch_client::views::StartedView;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -43,3 +46,16 @@ impl FromRef<Api> for Service {
 
 /// What most handlers give.
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
+
+/// A run that was started, or was there, and where it is.
+pub(super) fn begun(started: StartedView) -> Result<Response, Problem> {
+    let place = format!("/v1/runs/{}", started.run.run_id);
+    let place = HeaderValue::try_from(place).map_err(Problem::internal)?;
+    let status = created(started.created);
+    Ok((status, [(header::LOCATION, place)], axum::Json(started)).into_response())
+}
+
+/// 201 if it is new.
+pub(super) fn created(new: bool) -> StatusCode {
+    if new { StatusCode::CREATED } else { StatusCode::OK }
+}
