@@ -386,11 +386,14 @@ async fn keys_are_replaced_while_runs_are_open_and_none_is_missed() {
         (format!("{ONE}{TWO}"), "both"),
         (format!("{TWO}{ONE}"), "renewed"),
     ] {
-        host.kill();
+        // As a rolling restart does it. Hosts that are killed one after the other would tell of something else.
+        host.signal("-TERM");
+        host.ended().await;
         host = start(&keys).await;
         host.start_run("json_relay", id, &large).await;
     }
-    host.kill();
+    host.signal("-TERM");
+    host.ended().await;
     let command = format!("cat {}", keys.display());
     let options = HostOptions::new(&database).arg("--payload-keys-command").arg(command);
     let host = TestHost::start(options).await;
