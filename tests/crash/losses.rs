@@ -217,7 +217,8 @@ async fn what_has_closed_is_compared_with_its_ledger_when_an_operator_asks() {
         host.output(id).await;
     }
     host.start_run("awaits", "parent", r#""child""#).await;
-    host.client.signal("parent/child", "go", &word("on")).await.unwrap();
+    eventually("there is a child", async || host.client.signal("parent/child", "go", &word("on")).await.ok())
+        .await;
     host.output("parent").await;
     let known = "select count(*) from runs r
                  join entities e using (run_id) join attributes a using (run_id)
@@ -240,6 +241,7 @@ async fn what_has_closed_is_compared_with_its_ledger_when_an_operator_asks() {
     )
     .await;
     let said = host.cli(&["doctor", "--repair", "--json"]).await;
+    assert_eq!(said.code, 0, "{said:?}\n{}", host.log());
     let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     let numbers =
         ["runs", "closed", "amended", "leftovers", "damaged"].map(|name| told[name].as_u64().unwrap());

@@ -205,7 +205,7 @@ mod tests {
         let old = r#"{"priority": 4}"#;
         assert_eq!(without_seeds(old).unwrap(), old, "a run of before there were seeds");
         // Nobody knows what a damaged one holds.
-        for damaged in [r#"{"random":[{"from":0,"seed":"abab"}]}"#, &text[..text.len() - 1], "[]", "null"] {
+        for damaged in [r#"{"random":[{"from":0,"seed":"abab"}]}"#, &text[..text.len() - 1], "null"] {
             assert_eq!(without_seeds(damaged), None, "{damaged}");
         }
     }
