@@ -33,7 +33,9 @@ pub(crate) struct Appended {
     pub(crate) behind: Vec<Uuid>,
 }
 
-/// Locks the host's lease, and looks for the rows that the batch goes on from. Every other part joins `fence`: if the
+/// Locks the host's lease, and looks for the rows that the batch goes on from. Each by a subquery of its own, which
+/// can only use the primary key: `not exists` would be made a join, and a plan of when the table was empty would go over all
+/// of it. Every other part joins `fence`: if the
 /// lease is dead or is renewed at another server, or one such row is not there just as it was written, nothing of the
 /// batch is. Nor is it if the session is not as it was opened: its commits may not wait for what ours wait for.
 const FENCE: &str = "with session as materialized (
@@ -44,8 +46,8 @@ lease as materialized (
 ),
 missing as materialized (
     select h.run_id from unnest($50::uuid[], $51::integer[], $52::bigint[]) as h (run_id, seq, chain)
-    where not exists (select from ledger l
-                      where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq and l.chain = h.chain)
+    where (select l.chain from ledger l where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq)
+          is distinct from h.chain
 ),
 fence as materialized (
     select 1 from lease, session where beats >= $53 and not exists (select from missing)
