@@ -12,12 +12,7 @@ impl Database {
     /// Takes up to `limit` open runs that have no owner, then such whose owner is dead. Which ones is Postgres' choice: here
     /// those of `first`, in that order, then by their ids.
     pub fn claim_runs(&mut self, lease: Lease, limit: usize, first: &[RunId]) -> Vec<ClaimedRun> {
-        if !self
-            .tables()
-            .leases
-            .get(&lease.host)
-            .is_some_and(|found| found.epoch == lease.epoch && !found.dead)
-        {
+        if !self.is_alive(lease) {
             return Vec::new();
         }
         let tables = self.tables();
@@ -36,6 +31,7 @@ impl Database {
         free.sort_unstable();
         free.truncate(limit);
         let keeps_timers = self.is(Mutant::ForgetsTimersOfAClaimedRun);
+        let forgets_trial = self.is(Mutant::ForgetsATrial);
         let counts_none = self.is(Mutant::CountsNoLoss);
         let tables = self.commit();
         for (_, _, run, _) in free.iter().filter(|_| !keeps_timers) {
@@ -47,7 +43,7 @@ impl Database {
         let mut claimed = Vec::new();
         for (_, _, id, is_lost) in free {
             let run = tables.run_mut(id).expect("it was just found");
-            let before = run.trial;
+            let before = if forgets_trial { Trial::Over } else { run.trial };
             run.owner = Some(lease.host);
             if is_lost && !counts_none {
                 run.losses = match before {
@@ -103,9 +99,8 @@ impl Database {
 
     /// Puts a run on trial, or the attempt of one of its calls; false: the run or the lease is gone.
     pub fn begin_trial(&mut self, lease: Lease, run: RunId, op: Option<Op>) -> bool {
+        let lives = self.is_alive(lease);
         let tables = self.commit();
-        let lives =
-            tables.leases.get(&lease.host).is_some_and(|found| found.epoch == lease.epoch && !found.dead);
         match tables.run_mut(run).filter(|run| lives && run.is_open_of(lease.host)) {
             Some(run) => {
                 run.trial = Trial::On(op);

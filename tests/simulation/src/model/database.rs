@@ -70,11 +70,24 @@ pub enum Mutant {
     RepeatsACommittedStatement,
     FiresTimersOfAPausedRun,
     LosesOneCommitLess,
+    BeatsADeadLease,
+    KeepsLossesOfARunThatGoesOn,
+    ForgetsATrial,
+    PassesStraysBy,
+    TakesNothingIn,
+    HandsOutTasksOfAPausedRun,
+    HandsOutTheYoungestFirst,
+    DropsAHeartbeat,
+    OverrulesAnAnswer,
+    SetsTimersOfARunOfAnother,
+    PoisonsAWholeBatch,
+    PoisonsWhatWasSentTwice,
+    LeavesTheWholeBatchBehind,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 43] = [
         Self::AppendsPastADeadLease,
         Self::AppendsUnderAnEarlierEpoch,
         Self::AppendsBehindARowThatIsMissing,
@@ -105,6 +118,19 @@ impl Mutant {
         Self::RepeatsACommittedStatement,
         Self::FiresTimersOfAPausedRun,
         Self::LosesOneCommitLess,
+        Self::BeatsADeadLease,
+        Self::KeepsLossesOfARunThatGoesOn,
+        Self::ForgetsATrial,
+        Self::PassesStraysBy,
+        Self::TakesNothingIn,
+        Self::HandsOutTasksOfAPausedRun,
+        Self::HandsOutTheYoungestFirst,
+        Self::DropsAHeartbeat,
+        Self::OverrulesAnAnswer,
+        Self::SetsTimersOfARunOfAnother,
+        Self::PoisonsAWholeBatch,
+        Self::PoisonsWhatWasSentTwice,
+        Self::LeavesTheWholeBatchBehind,
     ];
 }
 

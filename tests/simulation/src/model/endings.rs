@@ -16,6 +16,7 @@ impl Database {
     pub fn settle_task(&mut self, scope: Scope, token: TaskToken, item: &NewItem) -> Settled {
         let key = (token.run, token.op);
         let takes_any = self.is(Mutant::TakesAStaleAnswer);
+        let drops = self.is(Mutant::DropsAHeartbeat);
         let posts_all = self.is(Mutant::LeavesAnAnswerNobodyWaitsFor);
         let is_meant = |task: &&Task| task.is_of(scope, token) || takes_any;
         let Some(task) = self.tables().tasks.get(&key).filter(is_meant).cloned() else {
@@ -29,8 +30,10 @@ impl Database {
         let owner = tables.owner(token.run);
         let detail = match &task.heartbeat {
             // As json_build_object writes it.
-            Some(said) => Some(format!("{{\"attempt\" : {}, \"heartbeat\" : {said}}}", token.attempt).into()),
-            None => item.message.detail.clone(),
+            Some(said) if !drops => {
+                Some(format!("{{\"attempt\" : {}, \"heartbeat\" : {said}}}", token.attempt).into())
+            }
+            _ => item.message.detail.clone(),
         };
         let row = MessageRow { op: Some(token.op), name: None, detail, ..item.message.clone() };
         let message = Message { tenant: scope.tenant, row, at_ms: item.at_ms, owner };
@@ -43,7 +46,7 @@ impl Database {
         let is_answer = |(_, message): (Uuid, &Message)| {
             message.row.op == Some(op) && ANSWERS.contains(&message.row.kind)
         };
-        if self.tables().messages(item.run).any(is_answer) {
+        if self.tables().messages(item.run).any(is_answer) && !self.is(Mutant::OverrulesAnAnswer) {
             return false;
         }
         let tables = self.commit();

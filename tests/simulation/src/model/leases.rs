@@ -34,8 +34,9 @@ impl Database {
 
     /// Extends a lease that lives.
     pub fn beat(&mut self, lease: Lease, now_ms: u64) -> Pulse {
+        let revives = self.is(Mutant::BeatsADeadLease);
         let found = Arc::make_mut(&mut self.commit().leases).get_mut(&lease.host);
-        match found.filter(|found| found.epoch == lease.epoch && !found.dead) {
+        match found.filter(|found| found.epoch == lease.epoch && (!found.dead || revives)) {
             Some(found) => {
                 found.heartbeat_ms = now_ms;
                 Pulse::Alive
@@ -96,6 +97,12 @@ impl Database {
                 || runs.values().any(|run| run.is_open_of(*host))
         });
         (before - leases.len()) as u64
+    }
+
+    /// Whether a lease lives in its epoch.
+    pub fn is_alive(&self, lease: Lease) -> bool {
+        let found = self.tables().leases.get(&lease.host);
+        found.is_some_and(|found| found.epoch == lease.epoch && !found.dead)
     }
 
     /// The lease of a host as it stands, dead or alive.

@@ -66,7 +66,7 @@ impl Database {
             let stray = self.next_owner(host, from.owner);
             unread.next = stray.map(|owner| Walk { owner, after: RunId(Uuid::nil()) });
         }
-        if from.owner != Some(host) {
+        if from.owner != Some(host) && !self.is(Mutant::TakesNothingIn) {
             self.take_in(host, from.owner, &unread.open);
         }
         unread
@@ -74,6 +74,9 @@ impl Database {
 
     /// Whose messages come next: nobody's behind the host's own, then those of each host that is not alive.
     fn next_owner(&self, host: HostId, named: Option<HostId>) -> Option<Option<HostId>> {
+        if self.is(Mutant::PassesStraysBy) {
+            return None;
+        }
         let tables = self.tables();
         let owners: BTreeSet<Option<HostId>> = tables.inbox.values().map(|message| message.owner).collect();
         let is_first = named == Some(host);

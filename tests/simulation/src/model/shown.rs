@@ -2,9 +2,10 @@
 
 use std::fmt::Display;
 
+use backstitch_core::Attribute;
+
 use super::database::Database;
 use super::rows::Trial;
-use backstitch_core::Attribute;
 
 /// The columns of a row, as `concat_ws` puts them together.
 macro_rules! line {
@@ -59,6 +60,24 @@ impl Database {
                 or_dash(run.closed_ms),
             ));
         }
+        self.show_rows(&mut lines);
+        for ((run, op), timer) in tables.timers.iter() {
+            let (op, owner) = (op.0.cast_signed(), or_dash(timer.owner));
+            lines.push(line!("timer", run, timer.tenant, op, timer.due_ms, timer.purpose, owner));
+        }
+        self.show_tasks(now_ms, &mut lines);
+        for (run, (tenant, document)) in tables.entities.iter() {
+            lines.push(line!("entity", run, tenant, document));
+        }
+        for ((run, name), (tenant, value)) in tables.attributes.iter() {
+            lines.push(line!("attribute", run, tenant, name, or_dash(value.as_ref().map(shown_value))));
+        }
+        lines.sort_unstable();
+        lines
+    }
+
+    fn show_rows(&self, lines: &mut Vec<String>) {
+        let tables = self.tables();
         for (run, rows) in tables.ledger.iter() {
             lines.extend(rows.values().map(|(tenant, row)| {
                 line!(
@@ -77,10 +96,6 @@ impl Database {
                 )
             }));
         }
-        for ((run, op), timer) in tables.timers.iter() {
-            let (op, owner) = (op.0.cast_signed(), or_dash(timer.owner));
-            lines.push(line!("timer", run, timer.tenant, op, timer.due_ms, timer.purpose, owner));
-        }
         for ((run, item), message) in tables.inbox.iter() {
             let row = &message.row;
             lines.push(line!(
@@ -97,15 +112,6 @@ impl Database {
                 or_dash(message.owner),
             ));
         }
-        self.show_tasks(now_ms, &mut lines);
-        for (run, (tenant, document)) in tables.entities.iter() {
-            lines.push(line!("entity", run, tenant, document));
-        }
-        for ((run, name), (tenant, value)) in tables.attributes.iter() {
-            lines.push(line!("attribute", run, tenant, name, or_dash(value.as_ref().map(shown_value))));
-        }
-        lines.sort_unstable();
-        lines
     }
 
     fn show_tasks(&self, now_ms: u64, lines: &mut Vec<String>) {

@@ -144,7 +144,11 @@ impl Parts<'_> {
             if self.before.runs.get(&append.run).is_some_and(may)
                 && let Some(run) = after.run_mut(append.run)
             {
+                let losses = run.losses;
                 change_run(run, change);
+                if self.is(Mutant::KeepsLossesOfARunThatGoesOn) {
+                    run.losses = losses;
+                }
             }
         }
         Ok(())

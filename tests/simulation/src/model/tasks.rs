@@ -34,13 +34,17 @@ impl Database {
         now_ms: u64,
     ) -> Taken {
         let tables = self.tables();
+        let hands_out_all = self.is(Mutant::HandsOutTasksOfAPausedRun);
         let waits = |(key, task): &(&(RunId, Op), &Task)| {
             task.tenant == scope.tenant
                 && *task.task_queue == *check.task_queue
                 && (task.is_free() || (self.is(Mutant::HandsATaskOutTwice) && !task.given_up))
                 && check.names.is_none_or(|names| names.contains(&*task.name))
                 && task.start_by_ms.is_none_or(|start_by| start_by > now_ms)
-                && tables.runs.get(&key.0).is_some_and(|run| run.status == RunStatus::Running)
+                && tables
+                    .runs
+                    .get(&key.0)
+                    .is_some_and(|run| run.status == RunStatus::Running || hands_out_all)
         };
         let mut free: Vec<_> = tables
             .tasks
@@ -49,6 +53,9 @@ impl Database {
             .map(|(key, task)| (task.priority, task.offered_ms, *key))
             .collect();
         free.sort_unstable();
+        if self.is(Mutant::HandsOutTheYoungestFirst) {
+            free.reverse();
+        }
         let limit = check.limit as usize;
         let more = free.len() > limit;
         free.truncate(limit);

@@ -48,11 +48,14 @@ impl Database {
 
     /// Sets those of these timers that are not there, of open runs of `host`; which those were.
     pub fn set_missing_timers(&mut self, host: HostId, timers: &[NewTimer]) -> Vec<(RunId, Op)> {
+        let sets_all = self.is(Mutant::SetsTimersOfARunOfAnother);
         let tables = self.commit();
         let mut set = Vec::new();
         for timer in timers {
             let key = (timer.run, timer.op);
-            let Some(run) = tables.runs.get(&timer.run).filter(|run| run.is_open_of(host)) else { continue };
+            let Some(run) = tables.runs.get(&timer.run).filter(|run| run.is_open_of(host) || sets_all) else {
+                continue;
+            };
             if tables.timers.contains_key(&key) {
                 continue;
             }

@@ -107,7 +107,7 @@ impl Writer {
         let Some(mut settling) = ready else { return told };
         match self.attempt(database, now_ms, reply, &mut settling) {
             None => self.settling = Some(settling),
-            Some(settled) => self.settled(settling.count, settled, &mut told),
+            Some(settled) => self.settled(database, settling.count, settled, &mut told),
         }
         told
     }
@@ -201,7 +201,7 @@ impl Writer {
         })
     }
 
-    fn settled(&mut self, count: usize, settled: Settled, told: &mut Vec<Acks>) {
+    fn settled(&mut self, database: &Database, count: usize, settled: Settled, told: &mut Vec<Acks>) {
         match settled {
             Settled::Committed(refused) => {
                 let items: Vec<Item> = self.pending.drain(..count).collect();
@@ -217,13 +217,19 @@ impl Writer {
                 self.is_fenced = true;
                 self.tell_fenced(told);
             }
-            Settled::Behind(runs) => {
+            Settled::Behind(mut runs) => {
+                if database.is(Mutant::LeavesTheWholeBatchBehind) {
+                    runs.extend(self.pending[..count].iter().map(|item| item.append.run));
+                }
                 self.leave_behind(count, &runs, told);
                 if let Some(isolation) = &mut self.isolation {
                     isolation.parts.push((std::mem::take(&mut self.pending), false));
                 }
             }
             Settled::Guilty(kind) if count == 1 => self.poison(0, kind, told),
+            Settled::Guilty(kind) if database.is(Mutant::PoisonsAWholeBatch) => {
+                (0..count).for_each(|_| self.poison(0, kind, told));
+            }
             Settled::Guilty(_) => {
                 let later = self.pending.split_off(count);
                 let failed = (std::mem::take(&mut self.pending), true);
@@ -285,6 +291,7 @@ fn witness(database: &Database, items: &[Item]) -> Option<Settled> {
 fn judge(database: &Database, items: &[Item], kind: PoisonKind) -> Settled {
     if let ([Item { append, .. }], PoisonKind::SeqTaken) = (items, kind)
         && !append.rows.is_empty()
+        && !database.is(Mutant::PoisonsWhatWasSentTwice)
         && database.rows_there(append) == append.rows.len()
     {
         return Settled::Committed(not_ours(database, items));

@@ -10,7 +10,7 @@ use backstitch_ledger::{Append, Close, Head, NewItem, NewMemory, NewRun, NewTask
 use simulation::model::Reply;
 use uuid::Uuid;
 
-use crate::generate::*;
+use crate::known::*;
 use crate::modelled::{Modelled, TENANTS};
 use crate::random::Random;
 use crate::step::*;
@@ -60,7 +60,7 @@ pub(crate) fn step(known: &mut Known, random: &mut Random, model: &Modelled) -> 
     let owner = model.database.owner_of(first);
     let lease = known.lease(random, model, owner).expect("there is one");
     let count = [1, 1, 1, 2, 2, 3, 4][random.below(7) as usize];
-    let fault = random.one_in(16).then(|| {
+    let fault = random.one_in(if count > 1 { 9 } else { 25 }).then(|| {
         let reply = if random.one_in(2) { Reply::Lost } else { Reply::Never };
         (if count > 2 { random.below(2) } else { 0 }, reply)
     });
@@ -100,8 +100,12 @@ impl Batch<'_> {
             _ => end,
         };
         let mut append = Append { after, ..Append::new(scope, run) };
-        let rows = if append.after.is_some() { self.random.below(3) } else { 0 };
-        self.grow(&mut append, rows);
+        if self.random.one_in(12) {
+            self.send_again(&mut append);
+        } else {
+            let rows = if append.after.is_some() { self.random.below(3) } else { 0 };
+            self.grow(&mut append, rows);
+        }
         if append.rows.is_empty() && self.random.one_in(2) {
             append.after = None;
         }
@@ -194,6 +198,15 @@ impl Batch<'_> {
         }
     }
 
+    /// Rows that are there already.
+    fn send_again(&mut self, append: &mut Append) {
+        let there = self.model.database.rows(append.run, Seq(0), ALL);
+        if let Some([after, rows @ ..]) = there.get(self.random.below(there.len().max(1) as u64) as usize..) {
+            append.after = Some(Head::at(after));
+            append.rows = rows.iter().take(2).cloned().collect();
+        }
+    }
+
     fn rows(&mut self, run: RunId, after: Head, count: u64) -> Vec<Row> {
         let mut rows: Vec<Row> = Vec::new();
         for _ in 0..count {
@@ -243,8 +256,12 @@ impl Batch<'_> {
 
     fn change_status(&mut self, append: &mut Append) {
         let fault: Arc<str> = "{\"fault\":1}".into();
+        let tenant = TenantId::DEFAULT;
+        let is_parked = self.model.database.run_status(Scope { tenant, ..append.scope }, append.run)
+            == Some(RunStatus::Parked);
         append.status = match self.random.below(18) {
-            0 => {
+            _ if is_parked && self.random.one_in(3) => Some(StatusChange::Run),
+            0..=1 => {
                 self.closed.insert(append.run);
                 let statuses =
                     [RunStatus::Completed, RunStatus::Failed, RunStatus::Continued, RunStatus::Terminated];
@@ -258,9 +275,9 @@ impl Batch<'_> {
                     chain: end.chain,
                 }))
             }
-            1..=2 => Some(StatusChange::Park { fault }),
-            3 => Some(StatusChange::Pause),
-            4 => Some(StatusChange::Run),
+            2..=3 => Some(StatusChange::Park { fault }),
+            4 => Some(StatusChange::Pause),
+            5 => Some(StatusChange::Run),
             _ => None,
         };
     }
@@ -327,7 +344,7 @@ impl Batch<'_> {
         if self.random.one_in(3) {
             append.tasks_done = fresh_ops(self.random, &mut spoken, calls);
         }
-        if self.random.one_in(4) {
+        if self.random.one_in(3) {
             append.tasks_given_up = fresh_ops(self.random, &mut spoken, calls);
         }
         if self.random.one_in(2) {

@@ -12,7 +12,9 @@
 
 mod appends;
 mod generate;
+mod known;
 mod modelled;
+mod postgres;
 mod random;
 mod real;
 mod sender;
@@ -29,7 +31,7 @@ use backstitch_ledger::{Append, Cluster, Lease, NewItem};
 use simulation::model::Mutant;
 use uuid::Uuid;
 
-use crate::real::Postgres;
+use crate::postgres::Postgres;
 use crate::sequence::{Difference, Sequence, numbers};
 use crate::step::Step;
 
@@ -39,6 +41,8 @@ const SEEDS: u64 = 100;
 const OPERATIONS: usize = 60;
 /// How many go on at once.
 const THREADS: usize = 2;
+/// After how many of them it is certain enough that a fault is noticed.
+const NOTICES_MAX: usize = 5;
 /// How often a sequence is run to find out what of it is needed.
 const TRIES_MAX: usize = 300;
 
@@ -174,9 +178,10 @@ async fn a_full_inbox_is_full_on_both_sides() {
 fn every_planted_fault_of_the_model_is_noticed() {
     let mut unnoticed = Vec::new();
     for mutant in Mutant::ALL {
-        let noticed = sequences().iter().filter(|sequence| sequence.notices(mutant)).count();
-        println!("{mutant:?}: noticed by {noticed} of {}", sequences().len());
-        if noticed == 0 {
+        let notice = sequences().iter().enumerate().filter(|(_, sequence)| sequence.notices(mutant));
+        let places: Vec<usize> = notice.map(|(place, _)| place + 1).take(NOTICES_MAX).collect();
+        println!("{mutant:?}: noticed by {} of {} sequences", places.len(), places.last().unwrap_or(&0));
+        if places.is_empty() {
             unnoticed.push(mutant);
         }
     }

@@ -8,31 +8,14 @@ use backstitch_ledger::{
     Append, ConnectOptions, Heart, Item, Lease, Ledger, RunRef, TaskCheck, TaskPage, TimerLook,
 };
 use simulation::model::Reply;
-use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
+use crate::postgres::Postgres;
 use crate::sender::Sender;
 use crate::step::*;
 use crate::tables;
 
-/// The database, for all sequences.
-pub(crate) struct Postgres {
-    pub(crate) url: String,
-    pub(crate) session: PgConnection,
-    /// Sessions of writers that were seen.
-    pub(crate) known: Vec<i32>,
-}
-
-impl Postgres {
-    pub(crate) async fn new(url: String) -> Self {
-        Ledger::connect(ConnectOptions::new(&url)).await.unwrap().migrate().await.unwrap();
-        let mut session = PgConnection::connect(&url).await.unwrap();
-        tables::prepare(&mut session).await;
-        Self { url, session, known: Vec::new() }
-    }
-}
-
-/// One shard of it.
+/// One shard of the database.
 pub(crate) struct Real<'a> {
     postgres: &'a mut Postgres,
     shard: Shard,
@@ -61,20 +44,19 @@ impl<'a> Real<'a> {
 
     /// What the operation answers, as text. Notes down what Postgres has chosen.
     pub(crate) async fn apply(&mut self, step: &mut Step) -> String {
-        // In boxes: together they are larger than a future should be.
-        if let Some(answer) = Box::pin(self.apply_leases(step)).await {
+        if let Some(answer) = self.apply_leases(step).await {
             return answer;
         }
-        if let Some(answer) = Box::pin(self.apply_timers(step)).await {
+        if let Some(answer) = self.apply_timers(step).await {
             return answer;
         }
-        if let Some(answer) = Box::pin(self.apply_messages(step)).await {
+        if let Some(answer) = self.apply_messages(step).await {
             return answer;
         }
-        if let Some(answer) = Box::pin(self.apply_tasks(step)).await {
+        if let Some(answer) = self.apply_tasks(step).await {
             return answer;
         }
-        Box::pin(self.apply_runs(step)).await.unwrap()
+        self.apply_runs(step).await.unwrap()
     }
 
     async fn apply_leases(&mut self, step: &mut Step) -> Option<String> {

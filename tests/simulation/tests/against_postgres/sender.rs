@@ -8,7 +8,7 @@ use simulation::model::Reply;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{mpsc, watch};
 
-use crate::real::Postgres;
+use crate::postgres::Postgres;
 
 /// What the hook goes by.
 #[derive(Default)]

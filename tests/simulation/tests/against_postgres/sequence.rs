@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicI16, Ordering};
 use backstitch_core::Shard;
 use simulation::model::Mutant;
 
-use crate::generate::Known;
+use crate::known::Known;
 use crate::modelled::Modelled;
+use crate::postgres::Postgres;
 use crate::random::Random;
-use crate::real::{Postgres, Real};
+use crate::real::Real;
 use crate::step::Step;
 
 /// After how many operations all tables are compared.
