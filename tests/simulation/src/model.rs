@@ -22,6 +22,9 @@
 //!
 //! Two parts of one statement that change the same row have no order in Postgres, and none is promised here: an append that
 //! closes its run sets no timer of it, and none sends a message that its batch consumes.
+//!
+//! What surprises is modelled too. A start that is refused because its run is there takes with it what an earlier append of
+//! the same batch writes of that run: rows, timers, tasks and what is known of it, though that append is told committed.
 
 mod batch;
 mod claims;

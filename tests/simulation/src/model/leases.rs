@@ -76,11 +76,11 @@ impl Database {
         let others =
             || self.tables().leases.iter().filter(|(other, _)| **other != host).map(|(_, lease)| lease);
         let is_lost = |lease: &rows::Lease| {
-            let missed_us =
+            let has_missed =
                 (u128::from(lease.heartbeat_ms) + u128::from(lease.lease_ms) * 7 / 10) < u128::from(now_ms);
             !lease.released
                 && lease.heartbeat_ms.saturating_add(lost_ms) > now_ms
-                && (lease.dead || suspicious || missed_us)
+                && (lease.dead || suspicious || has_missed)
         };
         OtherHosts { alive: others().any(|lease| !lease.dead), lost: others().any(is_lost) }
     }
