@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 /// Where the tests of a room are.
-const ROOMS: [(&str, &str); 11] = [
+const ROOMS: [(&str, &str); 12] = [
     ("core", "host/core"),
     ("ledger", "host/ledger"),
     ("sandbox", "host/sandbox"),
@@ -17,6 +17,7 @@ const ROOMS: [(&str, &str); 11] = [
     ("sdk", "guest-sdk"),
     ("client", "client"),
     ("worker", "worker"),
+    ("simulation", "tests/simulation"),
     ("tests", "tests"),
     ("xtask", "xtask"),
 ];
