@@ -436,3 +436,47 @@ async fn a_look_at_schedules_costs_nothing_for_those_that_are_not_due_and_those_
     assert!(read < 1_000, "{read} entries of times that are past were read to find no schedule");
     sqlx::raw_sql("rollback").execute(&mut reader).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_append_reads_the_row_that_it_follows_and_no_other() {
+    const APPENDS: usize = 20;
+    const OTHERS: usize = 20;
+    const ROWS: usize = 500;
+    let url = database(cluster()).await;
+    let ledger = ledger_at(&url).await;
+    let mut host = Host::new(&ledger).await;
+    let (mut mine, mut other) = (Grown::named("mine"), Grown::named("other"));
+    host.commit(mine.start()).await;
+    host.commit(other.start()).await;
+    // A plan is made, and kept, while there is next to nothing.
+    for _ in 0..APPENDS {
+        let append = mine.step(1);
+        host.commit(append).await;
+    }
+    for _ in 0..OTHERS {
+        let append = other.step(ROWS);
+        host.commit(append).await;
+    }
+    for _ in 0..APPENDS {
+        let append = mine.step(1);
+        host.commit(append).await;
+    }
+    // A session that ends says what it has read.
+    let Host { items, task, .. } = host;
+    drop(items);
+    task.await.unwrap();
+    ledger.close().await;
+    eventually("the writer's session is gone", async || {
+        let sessions: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and application_name like '%writer'",
+        )
+        .fetch_one(&mut session(&url).await)
+        .await
+        .unwrap();
+        (sessions == 0).then_some(())
+    })
+    .await;
+    let read = read_so_far(&mut session(&url).await).await;
+    assert!(read < 3_000, "{read} entries were read for {} appends", 2 * APPENDS + OTHERS);
+}

@@ -21,8 +21,11 @@ pub(super) struct Tables {
     pub(super) inbox: Arc<BTreeMap<(RunId, Uuid), Message>>,
     pub(super) tasks: Arc<BTreeMap<(RunId, Op), Task>>,
     pub(super) entities: Arc<BTreeMap<RunId, (TenantId, Arc<str>)>>,
-    pub(super) attributes: Arc<BTreeMap<(RunId, Arc<str>), (TenantId, Value)>>,
+    pub(super) attributes: Arc<Attributes>,
 }
+
+/// What runs are found by: by run and name, with the tenant.
+type Attributes = BTreeMap<(RunId, Arc<str>), (TenantId, Value)>;
 
 /// One shard of the database.
 #[derive(Debug)]

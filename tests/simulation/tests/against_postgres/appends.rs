@@ -172,8 +172,8 @@ impl Batch<'_> {
         }
         let call = op(self.random);
         let new = self.new_run(child, Some((append.run, call)));
-        if !self.heads.contains_key(&child) {
-            self.heads.insert(child, Head::at(new.further.last().unwrap_or(&new.first)));
+        if let std::collections::hash_map::Entry::Vacant(e) = self.heads.entry(child) {
+            e.insert(Head::at(new.further.last().unwrap_or(&new.first)));
         }
         append.new_runs.push(new);
         if self.random.one_in(2) && !self.closed.contains(&child) {
