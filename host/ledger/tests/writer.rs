@@ -43,6 +43,23 @@ async fn an_older_epoch_of_the_same_host_is_fenced_too() {
 }
 
 #[tokio::test]
+async fn a_start_that_is_refused_takes_nothing_of_the_run_that_is_there_with_it() {
+    let ledger = ledger().await;
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    host.commit(run.start()).await;
+    let again = run.start();
+    let timer = NewTimer { run: run.id, op: Op(7), due_ms: 1, purpose: 1 };
+    let step = Append { timers: vec![timer], ..run.step(1) };
+    // Both are at the writer at once.
+    let outcomes = host.append_all(vec![step, again]).await;
+    let committed = |refused: Vec<RunId>| Outcome::Committed { refused };
+    assert_eq!(outcomes, [committed(vec![]), committed(vec![run.id])]);
+    assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
+    assert_eq!(ledger.due_timers(look(host.id, 2), 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_death_waits_for_the_append_that_holds_the_lease() {
     let ledger = ledger().await;
     let host = Host::new(&ledger).await;

@@ -407,6 +407,8 @@ pub enum PoisonKind {
 /// The keys that a batch has spoken about.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// Those that it appends to.
+    runs: HashSet<RunId>,
     new_runs: HashSet<RunId>,
     statuses: HashSet<RunId>,
     timers: HashSet<(RunId, Op)>,
@@ -422,6 +424,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// Forgets everything, and keeps the memory.
     pub(crate) fn clear(&mut self) {
+        self.runs.clear();
         self.new_runs.clear();
         self.statuses.clear();
         self.timers.clear();
@@ -444,6 +447,7 @@ impl Batch {
             return false;
         }
         self.bytes = bytes;
+        self.runs.insert(append.run);
         self.heads.extend(append.new_runs.iter().map(|new| (new.run, Head::at(new.last()))));
         self.heads.extend(append.head().map(|head| (append.run, head)));
         self.new_runs.extend(append.new_runs.iter().map(|new| new.run));
@@ -471,7 +475,8 @@ impl Batch {
     fn collides(&self, append: &Append) -> bool {
         let closes = matches!(append.status, Some(StatusChange::Close(_)));
         self.new_runs.contains(&append.run)
-            || append.new_runs.iter().any(|new| self.new_runs.contains(&new.run))
+            // A start that is refused, for the run is there: what the run itself appends must not go with it.
+            || append.new_runs.iter().any(|new| self.new_runs.contains(&new.run) || self.runs.contains(&new.run))
             || (append.status.is_some() && self.statuses.contains(&append.run))
             || append.timers.iter().any(|timer| self.timers.contains(&(timer.run, timer.op)))
             || append.timers_done.iter().any(|key| self.timers.contains(key))

@@ -9,6 +9,8 @@ use uuid::Uuid;
 /// The keys that a batch has spoken about.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// Those that it appends to.
+    runs: HashSet<RunId>,
     new_runs: HashSet<RunId>,
     statuses: HashSet<RunId>,
     timers: HashSet<(RunId, Op)>,
@@ -28,6 +30,7 @@ impl Batch {
             return false;
         }
         self.bytes = bytes;
+        self.runs.insert(append.run);
         for new in &append.new_runs {
             self.heads.insert(new.run, Head::at(new.further.last().unwrap_or(&new.first)));
             self.new_runs.insert(new.run);
@@ -51,7 +54,8 @@ impl Batch {
     fn collides(&self, append: &Append) -> bool {
         let closes = matches!(append.status, Some(StatusChange::Close(_)));
         self.new_runs.contains(&append.run)
-            || append.new_runs.iter().any(|new| self.new_runs.contains(&new.run))
+            // A start that is refused, for the run is there: what the run itself appends must not go with it.
+            || append.new_runs.iter().any(|new| self.new_runs.contains(&new.run) || self.runs.contains(&new.run))
             || (append.status.is_some() && self.statuses.contains(&append.run))
             || append.timers.iter().any(|timer| self.timers.contains(&(timer.run, timer.op)))
             || append.timers_done.iter().any(|key| self.timers.contains(key))
