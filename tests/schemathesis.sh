@@ -26,7 +26,7 @@ trap leave EXIT
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet "schemathesis==$version"
 
-cargo build -p backstitch
+cargo build --workspace --bin backstitch
 program=$(realpath "${CARGO_TARGET_DIR:-target}/debug/backstitch")
 "$program" dev --json --listen 127.0.0.1:0 --data-dir "$work/data" >"$work/ready" 2>"$work/log" &
 host=$!
