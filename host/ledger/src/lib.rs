@@ -17,6 +17,7 @@
 //! says what it locks and whether it may be repeated.
 
 pub mod append;
+mod attribute;
 mod claims;
 mod cluster;
 mod components;

@@ -4,11 +4,12 @@
 //! A closed run changes no more, so nobody has to own it here, and everything may be repeated.
 
 use backstitch_core::inbox::MessageRow;
-use backstitch_core::{Attribute, Chain, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{Chain, RunId, RunStatus, Scope, Seq};
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
 use crate::append::NewMemory;
+use crate::attribute;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
 use crate::payloads::{Place, Spot};
@@ -100,32 +101,16 @@ impl Ledger {
         let entity = memory.entity.as_deref();
         let sealed = entity.and_then(|text| self.payloads().seal_inline(&place, text));
         let values = || memory.attributes.values();
-        let text = |value: &Option<Attribute>| match value {
-            Some(Attribute::Text(text)) => Some(text.to_string()),
-            _ => None,
-        };
-        let number = |value: &Option<Attribute>| match value {
-            Some(Attribute::Number(number)) => Some(*number),
-            _ => None,
-        };
-        let flag = |value: &Option<Attribute>| match value {
-            Some(Attribute::Flag(flag)) => Some(*flag),
-            _ => None,
-        };
-        let time = |value: &Option<Attribute>| match value {
-            Some(Attribute::TimeMs(ms)) => Some(Timestamp(*ms)),
-            _ => None,
-        };
         Ok(sqlx::query_scalar(AMEND)
             .bind(scope.shard.0)
             .bind(scope.tenant.0)
             .bind(memory.run.0)
             .bind(sealed.as_deref().or(entity))
             .bind(memory.attributes.keys().map(|name| &**name).bind_iter())
-            .bind(values().map(text).bind_iter())
-            .bind(values().map(number).bind_iter())
-            .bind(values().map(flag).bind_iter())
-            .bind(values().map(time).bind_iter())
+            .bind(values().map(attribute::text).bind_iter())
+            .bind(values().map(attribute::number).bind_iter())
+            .bind(values().map(attribute::flag).bind_iter())
+            .bind(values().map(attribute::time).bind_iter())
             .fetch_one(&self.pool)
             .await?)
     }

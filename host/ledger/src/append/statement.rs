@@ -7,13 +7,14 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use backstitch_core::{Attribute, Chain, Epoch, HostId, Op, Row, RunId, RunStatus, Scope, Seq};
+use backstitch_core::{Chain, Epoch, HostId, Op, Row, RunId, RunStatus, Scope, Seq};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, PgConnection, Postgres, Row as _};
 use uuid::Uuid;
 
 use super::parts::{Append, Head, Item, StatusChange};
+use crate::attribute;
 use crate::inbox::owner_of;
 use crate::opening::pooled;
 use crate::payloads::store;
@@ -529,22 +530,6 @@ fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
             of.attributes.iter().map(move |(name, value)| (append, of.run, name, value))
         })
     };
-    let text = |value: &'q Option<Attribute>| match value {
-        Some(Attribute::Text(text)) => Some(&**text),
-        _ => None,
-    };
-    let number = |value: &Option<Attribute>| match value {
-        Some(Attribute::Number(number)) => Some(*number),
-        _ => None,
-    };
-    let flag = |value: &Option<Attribute>| match value {
-        Some(Attribute::Flag(flag)) => Some(*flag),
-        _ => None,
-    };
-    let time = |value: &Option<Attribute>| match value {
-        Some(Attribute::TimeMs(ms)) => Some(Timestamp(*ms)),
-        _ => None,
-    };
     query
         .bind(known().map(|(append, ..)| append.scope.tenant.0).bind_iter())
         .bind(known().map(|(_, run, _)| run.0).bind_iter())
@@ -552,10 +537,10 @@ fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
         .bind(found().map(|(append, ..)| append.scope.tenant.0).bind_iter())
         .bind(found().map(|(_, run, ..)| run.0).bind_iter())
         .bind(found().map(|(_, _, name, _)| &**name).bind_iter())
-        .bind(found().map(|(.., value)| text(value)).bind_iter())
-        .bind(found().map(|(.., value)| number(value)).bind_iter())
-        .bind(found().map(|(.., value)| flag(value)).bind_iter())
-        .bind(found().map(|(.., value)| time(value)).bind_iter())
+        .bind(found().map(|(.., value)| attribute::text(value)).bind_iter())
+        .bind(found().map(|(.., value)| attribute::number(value)).bind_iter())
+        .bind(found().map(|(.., value)| attribute::flag(value)).bind_iter())
+        .bind(found().map(|(.., value)| attribute::time(value)).bind_iter())
 }
 
 fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
