@@ -74,11 +74,7 @@ impl Watcher {
                 tracing::warn!(%run, "a timer of this run was not there; it is set again");
             }
             let soonest = missing.iter().map(|timer| timer.due_ms).min().unwrap_or(u64::MAX);
-            self.timer_hint.send_if_modified(|next| {
-                let sooner = soonest < *next;
-                *next = soonest.min(*next);
-                sooner
-            });
+            self.timer_hint.sooner(soonest);
         }
     }
 }

@@ -38,4 +38,5 @@ pub mod scheduler;
 pub mod tenure;
 pub mod term;
 pub mod time;
+pub mod timer_hint;
 pub mod watch;

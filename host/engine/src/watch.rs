@@ -26,6 +26,7 @@ use crate::quota::Quotas;
 use crate::retry::until_answered;
 use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
 use crate::tenure::Tenure;
+use crate::timer_hint::TimerHint;
 use crate::{ambient, crash};
 
 /// How old this host's copy of the names may be, in milliseconds.
@@ -73,7 +74,7 @@ pub struct Watcher {
     /// Somebody says that there may be messages.
     pub inbox_hint: Arc<Notify>,
     /// The earliest timer that was set since the last look.
-    pub timer_hint: watch::Sender<u64>,
+    pub timer_hint: TimerHint,
     /// Runs whose timers wait for them to be read.
     pub absent: Absent,
     /// Where workers poll for tasks.
@@ -161,7 +162,7 @@ impl Watcher {
                     return;
                 }
                 // They bring their timers and messages with them.
-                self.timer_hint.send_replace(0);
+                self.timer_hint.sooner(0);
                 self.inbox_hint.notify_one();
             }
         }
@@ -183,7 +184,7 @@ impl Watcher {
         let mut before = None;
         loop {
             // From here on a sooner timer lowers it again, whatever the queries below still see.
-            from_ms = from_ms.min(self.timer_hint.send_replace(u64::MAX));
+            from_ms = from_ms.min(self.timer_hint.take());
             hint.mark_unchanged();
             if all_at.elapsed() >= Duration::from_millis(TIMERS_MS_MAX) {
                 (from_ms, all_at) = (0, Instant::now());

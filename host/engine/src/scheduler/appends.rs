@@ -112,7 +112,7 @@ impl Scheduler {
             self.goes_on(id);
         }
         if let Some(due_ms) = due_ms {
-            self.hint_timers(due_ms);
+            self.tools.timer_hint.sooner(due_ms);
         }
         if let Some((settled, _others)) = settled {
             let _ = settled.send(Settlement::Done);
@@ -148,18 +148,9 @@ impl Scheduler {
 
     /// A run goes on that was parked or held: what was not looked for meanwhile may be there.
     fn goes_on(&mut self, id: RunId) {
-        self.hint_timers(0);
+        self.tools.timer_hint.sooner(0);
         self.tools.inbox_hint.notify_one();
         self.make_anew(id);
-    }
-
-    /// Says that a timer may be due at this time.
-    pub(super) fn hint_timers(&self, due_ms: u64) {
-        self.tools.timer_hint.send_if_modified(|next| {
-            let sooner = due_ms < *next;
-            *next = due_ms.min(*next);
-            sooner
-        });
     }
 
     /// Postgres refused what this run wanted to write, and will refuse it again. Nothing of it was

@@ -118,7 +118,7 @@ impl Scheduler {
             self.tools.inbox_hint.notify_one();
         }
         if self.tools.absent.remove(id) {
-            self.hint_timers(0);
+            self.tools.timer_hint.sooner(0);
         }
         arrivals
     }

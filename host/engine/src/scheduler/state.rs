@@ -29,6 +29,7 @@ use crate::loads::Loads;
 use crate::matcher::TaskMatcher;
 use crate::programs::Programs;
 use crate::tenure::Tenure;
+use crate::timer_hint::TimerHint;
 
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
@@ -65,7 +66,7 @@ pub struct Tools {
     /// Wakes the inbox watcher of this host.
     pub inbox_hint: Arc<Notify>,
     /// Wakes the timers' watcher: a timer was set that is due at this time.
-    pub timer_hint: tokio::sync::watch::Sender<u64>,
+    pub timer_hint: TimerHint,
     /// Where workers poll for tasks.
     pub matcher: TaskMatcher,
     /// Tells other hosts.

@@ -20,6 +20,7 @@ use backstitch_engine::room::Room;
 use backstitch_engine::scheduler::{self, Input, Inputs, Scheduler, Tools};
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
+use backstitch_engine::timer_hint::TimerHint;
 use backstitch_engine::watch::Watcher;
 use backstitch_engine::{ambient, crash, guests};
 use backstitch_ledger::{Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
@@ -90,7 +91,6 @@ impl Fixed {
             return self.until_the_clock_is_right().await;
         }
         let host = ambient::new_host_id();
-        let _lease_ms = self.config.lease_ms;
         let (sent_ms, lease) = tokio::select! {
             registered = self.register(host) => registered,
             () = self.stop.cancelled() => return,
@@ -321,7 +321,7 @@ struct Shared {
     inputs: Inputs,
     in_hand: InHand,
     inbox_hint: Arc<Notify>,
-    timer_hint: watch::Sender<u64>,
+    timer_hint: TimerHint,
     absent: Absent,
     caution: Caution,
 }
@@ -333,7 +333,7 @@ impl Shared {
             inputs,
             in_hand: InHand::default(),
             inbox_hint: Arc::default(),
-            timer_hint: watch::Sender::new(0),
+            timer_hint: TimerHint::default(),
             absent: Absent::default(),
             caution: Caution::default(),
         }
