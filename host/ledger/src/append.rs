@@ -21,9 +21,8 @@
 mod parts;
 mod statement;
 
-pub(crate) use parts::Batch;
 pub use parts::{
-    Acks, Append, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
-    StatusChange,
+    Acks, Append, Batch, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome,
+    PoisonKind, StatusChange,
 };
 pub(crate) use statement::{Appended, execute, read_back};

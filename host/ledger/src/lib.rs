@@ -48,8 +48,8 @@ mod wake;
 mod writer;
 
 pub use append::{
-    Acks, Append, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome, PoisonKind,
-    StatusChange,
+    Acks, Append, Batch, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome,
+    PoisonKind, StatusChange,
 };
 pub use claims::ClaimedRun;
 pub use cluster::{Cluster, ClusterError, ClusterOptions, blocked_by};

@@ -17,16 +17,15 @@
 //! **Left out**: locks, and so whatever two statements at once do to each other (`skip locked`, waits, appends that are set
 //! aside); the numbers of heartbeats that tell two servers apart; payloads outside their rows, and seals; the bounds on the
 //! bytes of a look and of a statement's text in Postgres; schedules, components, deployments, searches, listings and the notes
-//! of losses. Texts
-//! that are JSON are taken as they are.
+//! of losses. Texts that are JSON are taken as they are. Which appends go into one statement is asked of the ledger's own
+//! [`Batch`](backstitch_ledger::Batch): that decides, and does nothing.
 //!
 //! Two parts of one statement that change the same row have no order in Postgres, and none is promised here: an append that
 //! closes its run sets no timer of it, and none sends a message that its batch consumes.
 //!
 //! What surprises is modelled too. A start that is refused because its run is there takes with it what an earlier append of
-//! the same batch writes of that run: rows, timers, tasks and what is known of it, though that append is told committed.
+//! the same statement writes of that run, and so no batch holds both.
 
-mod batch;
 mod claims;
 mod database;
 mod endings;

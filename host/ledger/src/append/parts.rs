@@ -404,9 +404,9 @@ pub enum PoisonKind {
     Behind,
 }
 
-/// The keys that a batch has spoken about.
-#[derive(Default)]
-pub(crate) struct Batch {
+/// The keys that a batch has spoken about: which appends go into one statement.
+#[derive(Debug, Default)]
+pub struct Batch {
     /// Those that it appends to.
     runs: HashSet<RunId>,
     new_runs: HashSet<RunId>,
@@ -423,7 +423,7 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Forgets everything, and keeps the memory.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.runs.clear();
         self.new_runs.clear();
         self.statuses.clear();
@@ -440,7 +440,7 @@ impl Batch {
     ///
     /// It may not if the statement would grow beyond `bytes_max`, or if it touches a run, status,
     /// timer, task or message that one before it has made or changed.
-    pub(crate) fn fits(&mut self, append: &Append, bytes_max: usize) -> bool {
+    pub fn fits(&mut self, append: &Append, bytes_max: usize) -> bool {
         let bytes = self.bytes + append.text_bytes();
         let full = self.bytes > 0 && bytes > bytes_max;
         if full || self.collides(append) || !self.is_followed_by(append) {

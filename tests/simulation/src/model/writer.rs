@@ -11,9 +11,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use backstitch_core::{RunId, limits};
-use backstitch_ledger::{Acks, Append, Head, Item, Lease, Outcome, PoisonKind};
+use backstitch_ledger::{Acks, Append, Batch, Head, Item, Lease, Outcome, PoisonKind};
 
-use super::batch::Batch;
 use super::database::{Database, Mutant};
 use super::statement::Appended;
 
