@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::mentions::Import;
 use crate::modules::{Module, ModulePath, Source};
 
 /// How many `use` declarations a name is followed through.
@@ -20,7 +21,8 @@ pub(crate) fn arrows(source: &Source) -> Arrows {
     for (path, module) in &source.modules {
         let imports = module.imports.iter().map(|import| &import.path);
         for named in imports.chain(&module.mentions) {
-            let Some(target) = absolute(source, path, module, named).and_then(|named| resolve(source, named))
+            let Some(target) =
+                absolute(source, path, &module.imports, named).and_then(|named| resolve(source, named))
             else {
                 continue;
             };
@@ -34,7 +36,7 @@ pub(crate) fn arrows(source: &Source) -> Arrows {
 }
 
 /// A path from the crate's root, if it leads into the crate.
-fn absolute(source: &Source, here: &ModulePath, module: &Module, named: &[String]) -> Option<ModulePath> {
+fn absolute(source: &Source, here: &ModulePath, imports: &[Import], named: &[String]) -> Option<ModulePath> {
     let (first, rest) = named.split_first()?;
     let mut base = here.clone();
     match first.as_str() {
@@ -47,7 +49,7 @@ fn absolute(source: &Source, here: &ModulePath, module: &Module, named: &[String
                 return None;
             }
             // A local name hides a module of the same name only in other namespaces: the import was counted already.
-            if module.imports.iter().any(|import| import.name.as_deref() == Some(child)) {
+            if imports.iter().any(|import| import.name.as_deref() == Some(child)) {
                 return None;
             }
         }
@@ -77,7 +79,7 @@ fn resolve(source: &Source, named: ModulePath) -> Option<&Path> {
         let path = path.to_vec();
         let passed_on = module.imports.iter().find(|import| import.name.as_ref() == Some(name));
         let next = match passed_on {
-            Some(import) => absolute(source, &path, &Module::default(), &import.path)?,
+            Some(import) => absolute(source, &path, &[], &import.path)?,
             None => match through_glob(source, &path, module, name) {
                 Some(next) => next,
                 None => return Some(&module.file),
@@ -91,13 +93,11 @@ fn resolve(source: &Source, named: ModulePath) -> Option<&Path> {
 /// Where a `use …::*` leads that brings a name in.
 fn through_glob(source: &Source, path: &ModulePath, module: &Module, name: &String) -> Option<ModulePath> {
     let globs = module.imports.iter().filter(|import| import.name.is_none());
-    globs.filter_map(|import| absolute(source, path, &Module::default(), &import.path)).find_map(
-        |mut glob| {
-            let defines = source.modules.get(&glob)?.definitions.contains(name);
-            glob.push(name.clone());
-            defines.then_some(glob)
-        },
-    )
+    globs.filter_map(|import| absolute(source, path, &[], &import.path)).find_map(|mut glob| {
+        let defines = source.modules.get(&glob)?.definitions.contains(name);
+        glob.push(name.clone());
+        defines.then_some(glob)
+    })
 }
 
 /// The files that reach each other, group by group: the strongly connected parts with more than one file.

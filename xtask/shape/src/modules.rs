@@ -14,7 +14,7 @@ use crate::mentions::{Import, Reader, is_for_tests};
 pub(crate) type ModulePath = Vec<String>;
 
 /// A module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Module {
     /// The file that holds it, from the repository's root.
     pub(crate) file: PathBuf,
