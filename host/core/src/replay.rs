@@ -484,11 +484,6 @@ impl Replay {
         self.kept_bytes
     }
 
-    /// Whether outcomes wait for the guest.
-    pub fn has_events(&self) -> bool {
-        !(self.ahead.is_empty() && self.ready.is_empty())
-    }
-
     /// Whether the guest is being led over old ground: recorded commands are still expected, or the
     /// recorded end of the run is.
     pub fn is_replaying(&self) -> bool {
