@@ -10,11 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
 
+use backstitch_engine::ambient;
 use backstitch_sandbox::Manifest;
 use serde::Deserialize;
 use wit_component::{ComponentEncoder, metadata};
-
-use backstitch_engine::ambient;
 
 /// The target of guests: a bare machine, so that a component imports what the SDK asked for and
 /// nothing else.

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use backstitch_core::Scope;
+use backstitch_engine::tenure::Tenure;
 use backstitch_sandbox::{Compiler, EgressError};
 pub use backstitch_worker::{Context, Ending, Failure};
 
@@ -16,7 +17,6 @@ pub use crate::local::{Local, LocalWorker};
 use crate::local::{SetUp, Workers};
 use crate::push::{self, PushKeys, PushTarget};
 use crate::service::ServiceError;
-use backstitch_engine::tenure::Tenure;
 
 /// A host that is being set up.
 ///

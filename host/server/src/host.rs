@@ -12,8 +12,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use backstitch_core::HostId;
-use backstitch_core::limits;
+use backstitch_core::{HostId, limits};
+use backstitch_engine::clock::Clock;
+use backstitch_engine::closings::Closings;
+use backstitch_engine::counters::Counters;
+use backstitch_engine::guests::{self, AtOnce};
+use backstitch_engine::programs::Programs;
+use backstitch_engine::quota::Quotas;
+use backstitch_engine::room::Room;
+use backstitch_engine::scheduler::{Input, Inputs};
+use backstitch_engine::tenure::Tenure;
+use backstitch_engine::term::Term;
 use backstitch_ledger::{ConnectOptions, Heart, Ledger};
 use backstitch_sandbox::{Sandbox, SandboxConfig};
 use tokio::sync::watch;
@@ -24,17 +33,6 @@ pub use self::config::{HostConfig, HostError};
 use self::terms::Fixed;
 use crate::local::Workers;
 use crate::service::Service;
-use backstitch_engine::clock::Clock;
-use backstitch_engine::closings::Closings;
-use backstitch_engine::counters::Counters;
-use backstitch_engine::guests;
-use backstitch_engine::guests::AtOnce;
-use backstitch_engine::programs::Programs;
-use backstitch_engine::quota::Quotas;
-use backstitch_engine::room::Room;
-use backstitch_engine::scheduler::{Input, Inputs};
-use backstitch_engine::tenure::Tenure;
-use backstitch_engine::term::Term;
 
 /// A running host.
 pub struct Host {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use backstitch_client::ClientError;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, HeartbeatView, PollTasks, SettledTask, TaskView};
 use backstitch_core::Scope;
+use backstitch_engine::tenure::Tenure;
 use backstitch_worker::{Port, Worker};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Problem;
 use crate::service::{Service, ServiceError};
-use backstitch_engine::tenure::Tenure;
 
 /// The host of this process, as its workers see it.
 #[derive(Clone)]

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use backstitch_core::{Json, limits, printable};
+use backstitch_engine::ambient;
+use backstitch_engine::tenure::Tenure;
 use backstitch_sandbox::EgressError;
 use backstitch_worker::{Context, Ending, Failure};
 use base64::Engine as _;
@@ -37,8 +39,6 @@ use serde::Deserialize;
 
 use crate::api::trim;
 use crate::local::LocalWorker;
-use backstitch_engine::ambient;
-use backstitch_engine::tenure::Tenure;
 
 /// Where tasks of a queue go.
 #[derive(Clone, Debug, PartialEq, Eq)]

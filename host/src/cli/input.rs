@@ -8,9 +8,9 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use backstitch_core::{Json, limits};
+use backstitch_server::api::trim;
 
 use super::exit::{CliError, CliResult, Exit};
-use backstitch_server::api::trim;
 
 /// Reads a JSON argument; none is `null`.
 pub(super) fn json(argument: Option<&str>) -> CliResult<Json> {

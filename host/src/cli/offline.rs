@@ -3,6 +3,8 @@
 
 use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
 use backstitch_core::{Digest, Rules};
+use backstitch_engine::programs::rules_of;
+use backstitch_engine::retrace::{self, Recorded};
 use backstitch_sandbox::{
     CompileError, EgressConfig, GuestTime, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
 };
@@ -12,8 +14,6 @@ use super::input;
 use super::output::Output;
 use super::program::compiler;
 use super::replay::{self, ReplayArgs};
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace::{self, Recorded};
 
 pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let (Some(file), Some(component)) = (&args.history, &args.component) else {

@@ -8,11 +8,11 @@
 use std::io::{self, IsTerminal, Write};
 
 use backstitch_core::{RunStatus, printable};
+use backstitch_engine::ambient;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::exit::{CliError, CliResult};
-use backstitch_engine::ambient;
 
 /// Longest payload in a table's cell; the document of `--json` has all of it.
 const CELL_BYTES_MAX: usize = 120;

@@ -1,5 +1,6 @@
 //! This program as a process: its log, the signals that stop it, and how it starts itself to compile a component.
 
+use backstitch_engine::ambient;
 use backstitch_sandbox::Compiler;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -7,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 use super::exit::{CliError, CliResult, Exit};
 use super::output::Output;
 use crate::telemetry::{self, LogFormat};
-use backstitch_engine::ambient;
 
 /// The arguments with which this program starts itself to compile a component; the job follows.
 pub(super) const COMPILE_ARGS: [&str; 2] = ["internal", "compile"];

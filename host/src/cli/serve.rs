@@ -13,6 +13,11 @@ use std::time::Duration;
 use backstitch_core::{HostId, limits};
 use backstitch_ledger::{Cluster, ClusterError, ClusterOptions, KeyError, Payloads};
 use backstitch_sandbox::{EgressConfig, GuestTime, Network};
+use backstitch_server::api::{Door, Room};
+use backstitch_server::embed::{BuildError, HostBuilder};
+use backstitch_server::host::{Host, HostConfig, HostError};
+use backstitch_server::push::{PushKeys, PushTarget};
+use backstitch_server::seal::PayloadKeys;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -21,11 +26,6 @@ use super::output::Output;
 use super::program::{LogArgs, compiler, stop_on_signals};
 use crate::config::{self, DataDir};
 use crate::process;
-use backstitch_server::api::{Door, Room};
-use backstitch_server::embed::{BuildError, HostBuilder};
-use backstitch_server::host::{Host, HostConfig, HostError};
-use backstitch_server::push::{PushKeys, PushTarget};
-use backstitch_server::seal::PayloadKeys;
 
 /// Arguments of `dev`.
 #[derive(Debug, clap::Args)]

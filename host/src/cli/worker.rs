@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_core::{Json, limits, printable};
+use backstitch_server::api::trim;
 use backstitch_worker::{Context as Attempt, Ending, Failure, Hosts, Worker};
 use clap::Subcommand;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -16,7 +17,6 @@ use super::context::Context;
 use super::exit::{CliError, CliResult};
 use super::program::{LogArgs, stop_on_signals};
 use crate::config;
-use backstitch_server::api::trim;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum WorkerCommand {

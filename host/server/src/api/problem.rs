@@ -8,10 +8,10 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use backstitch_client::problem::{MEDIA_TYPE, ProblemDocument};
 use backstitch_core::printable;
+use backstitch_engine::ambient;
 
 use super::codes;
 use crate::service::ServiceError;
-use backstitch_engine::ambient;
 
 /// A problem on its way out.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use backstitch_client::wire::{
 };
 use backstitch_client::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
 use backstitch_core::Seq;
+use backstitch_engine::room::Held;
 use futures::{StreamExt, stream};
 
 use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};
@@ -33,7 +34,6 @@ use super::problem::Problem;
 use super::state::{Answer, Api, begun, created};
 use super::{etag, stream as events};
 use crate::service::{Service, ServiceError};
-use backstitch_engine::room::Held;
 
 /// Requests that touch the database and nothing else.
 const QUICK: Duration = Duration::from_secs(30);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use backstitch_client::views::{DeployedView, DeploymentView, NameView};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
 use backstitch_core::{Digest, Scope};
+use backstitch_engine::time;
 use backstitch_ledger::{ComponentKind as Offers, Deployment, NewComponent};
 use backstitch_sandbox::{ComponentKind, Described, Manifest};
 
 use super::error::{ServiceError, internal, unfit, unloadable};
 use super::state::Service;
 use super::views::shown;
-use backstitch_engine::time;
 
 impl Service {
     /// Admits, compiles and stores a component, and lets it serve the names it describes. Its activities

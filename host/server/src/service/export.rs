@@ -2,12 +2,12 @@
 
 use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 use backstitch_core::{Row, Run, Scope};
+use backstitch_engine::room::Held;
+use backstitch_engine::time;
 use backstitch_ledger::{RunInfo, RunRef};
 
 use super::error::{ServiceError, internal};
 use super::state::Service;
-use backstitch_engine::room::Held;
-use backstitch_engine::time;
 
 impl Service {
     /// The text of a run's history with these parts. A damaged ledger is exported as it is: whoever

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use backstitch_client::views::{RowView, RunView};
 use backstitch_core::{RunId, RunStatus, Scope, Seq, limits};
+use backstitch_engine::closings::Closing;
 use backstitch_ledger::RunRef;
 
 use super::error::ServiceError;
 use super::state::{RESULT_POLL, Service};
 use super::views::{row_view, run_view};
-use backstitch_engine::closings::Closing;
 
 /// How soon a ledger that has just grown is looked at again; from there on the waits double, up to
 /// [`RESULT_POLL`].

@@ -12,6 +12,10 @@ use backstitch_client::{ForkRun, ResetRun};
 use backstitch_core::fork::{Fork, Unforkable, fork};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
+use backstitch_engine::ambient;
+use backstitch_engine::clock::Clock;
+use backstitch_engine::identity::Facts;
+use backstitch_engine::scheduler;
 use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
 
 use super::error::{ServiceError, invalid};
@@ -19,10 +23,6 @@ use super::start::{check_workflow_id, workflow_id};
 use super::state::{PARKED_POLL, Service};
 use super::steer::bounded;
 use super::views::run_view;
-use backstitch_engine::ambient;
-use backstitch_engine::clock::Clock;
-use backstitch_engine::identity::Facts;
-use backstitch_engine::scheduler;
 
 /// How long a run that is reset may take to stop: its host may be dying.
 const STOP: Duration = Duration::from_secs(60);

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use backstitch_core::{Message, TaskToken};
-use backstitch_ledger::{Ledger, Settled};
-
 use backstitch_engine::clock::Clock;
 use backstitch_engine::crier::Crier;
 use backstitch_engine::matcher::GiveBack;
 use backstitch_engine::scheduler::note;
+use backstitch_ledger::{Ledger, Settled};
 
 /// What becomes of tasks that were recorded for a worker which had left: they go to the next.
 pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack {

@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstitch_client::views::{HealthView, ReadyView};
+use backstitch_engine::term::Term;
 
 use super::error::ServiceError;
 use super::state::Service;
-use backstitch_engine::term::Term;
 
 impl Service {
     /// How the host is.

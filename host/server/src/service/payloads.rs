@@ -3,11 +3,11 @@
 use backstitch_client::LimitTenant;
 use backstitch_client::views::TenantView;
 use backstitch_core::{Json, Scope, Seq, limits};
+use backstitch_engine::quota::Quotas;
 use backstitch_ledger::PayloadReader;
 
 use super::error::{ServiceError, invalid};
 use super::state::Service;
-use backstitch_engine::quota::Quotas;
 
 impl Service {
     pub(crate) fn quotas(&self) -> &Quotas {

@@ -16,14 +16,14 @@ use std::sync::Arc;
 use backstitch_client::views::QueryView;
 use backstitch_core::names::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
+use backstitch_engine::programs::rules_of;
+use backstitch_engine::retrace::{self, NO_ROOM, Recorded, Unled};
 use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{ServiceError, internal, invalid, unloadable};
 use super::state::Service;
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace::{self, NO_ROOM, Recorded, Unled};
 
 /// Names of queries that an error lists.
 const NAMES_SHOWN_MAX: usize = 20;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use backstitch_client::views::RepairsView;
 use backstitch_core::{Message, Projection, Run, RunId, Scope};
+use backstitch_engine::scheduler;
 use backstitch_ledger::Repairable;
 use tokio::time::Instant;
 
 use super::error::{ServiceError, internal};
 use super::state::Service;
-use backstitch_engine::scheduler;
 
 /// Runs that one request looks at.
 const RUNS: u32 = 200;

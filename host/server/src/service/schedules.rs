@@ -24,6 +24,7 @@ use backstitch_client::schedules::{
 use backstitch_core::names::{check_name, check_new_id};
 use backstitch_core::schedule::{Backfill, Spec, SpecError, State};
 use backstitch_core::{RunStatus, Scope, limits};
+use backstitch_engine::time;
 use backstitch_ledger::{Schedule, ScheduleChange};
 use serde::de::DeserializeOwned;
 
@@ -31,7 +32,6 @@ use super::error::{ServiceError, internal, invalid};
 use super::state::Service;
 use super::views::page_limit;
 use crate::calendar::{Calendar, CalendarError};
-use backstitch_engine::time;
 
 /// How often a change is tried while hosts are faster. Each loss means that a host has noted a start.
 const EDITS_MAX: usize = 50;

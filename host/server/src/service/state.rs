@@ -5,11 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_core::{Row, RunId, Scope};
-use backstitch_ledger::{Ledger, Notifier, RunInfo, RunRef};
-use tokio::sync::{Notify, Semaphore, broadcast, watch};
-
-use super::error::{ServiceError, between_terms, out_of_time, unknown_run};
-use super::give_back::give_back;
 use backstitch_engine::clock::Clock;
 use backstitch_engine::closings::Closings;
 use backstitch_engine::counters::Counters;
@@ -20,6 +15,11 @@ use backstitch_engine::quota::Quotas;
 use backstitch_engine::room::{Held, Room};
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
+use backstitch_ledger::{Ledger, Notifier, RunInfo, RunRef};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
+
+use super::error::{ServiceError, between_terms, out_of_time, unknown_run};
+use super::give_back::give_back;
 
 /// The host, as clients see it. Cheap to clone.
 #[derive(Clone)]

@@ -3,11 +3,11 @@
 use backstitch_client::SendSignal;
 use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
+use backstitch_engine::clock::id_by_database;
 use backstitch_ledger::Posted;
 
 use super::error::{ServiceError, closed, crowded, invalid, unknown_run};
 use super::state::Service;
-use backstitch_engine::clock::id_by_database;
 
 impl Service {
     /// Sends a signal to an open run.

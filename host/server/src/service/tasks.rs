@@ -19,6 +19,9 @@ use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
     TaskToken, limits,
 };
+use backstitch_engine::matcher::{PollGuard, Woken};
+use backstitch_engine::scheduler::{Input, Settle, Settlement, note};
+use backstitch_engine::{attempt, time};
 use backstitch_ledger::{OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -27,9 +30,6 @@ use uuid::Uuid;
 use super::error::{ServiceError, internal, invalid};
 use super::state::Service;
 use super::views::{json, page_limit};
-use backstitch_engine::matcher::{PollGuard, Woken};
-use backstitch_engine::scheduler::{Input, Settle, Settlement, note};
-use backstitch_engine::{attempt, time};
 
 /// How long an answer waits to be read by a run of another host: longer than a host lives that does not.
 const DECISION: Duration = Duration::from_secs(10);

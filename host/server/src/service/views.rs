@@ -7,11 +7,11 @@ use std::sync::Arc;
 use backstitch_client::views::{RowView, RunView, StoredView, WaitView};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Attribute, Attributes, Json, Kind, Op, Row, limits};
+use backstitch_engine::time;
 use backstitch_ledger::{Reference, RunInfo, RunSummary};
 use serde_json::Value;
 
 use super::error::{ServiceError, internal, invalid};
-use backstitch_engine::time;
 
 /// An open op, for people. `served` says whether a component offers an activity on a queue.
 pub(super) fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bool) -> WaitView {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use backstitch_client::{IdReuse, StartRun};
 use backstitch_core::schedule::{Action, Closing, Decision, Look, Spec, State, Stop, Times, decide};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
+use backstitch_engine::crash;
+use backstitch_engine::retry::until_answered;
 use backstitch_ledger::{Schedule, ScheduleChange};
 use futures::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,8 +21,6 @@ use super::{ServiceError, is_open, read, text};
 use crate::calendar::Calendar;
 use crate::service::Service;
 use crate::service::error::internal;
-use backstitch_engine::crash;
-use backstitch_engine::retry::until_answered;
 
 /// Longest wait between two looks for schedules that are due: other hosts change them too.
 const POLL: Duration = Duration::from_secs(1);
