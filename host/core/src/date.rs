@@ -1,4 +1,6 @@
-//! The civil date of a time, for the names that are made of one.
+//! The civil date of a time, and its text.
+
+use crate::limits::TIME_MS_MAX;
 
 /// The milliseconds of a day in UTC, which knows no leap seconds.
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -17,8 +19,11 @@ pub fn civil(ms: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// Milliseconds since the epoch as RFC 3339 has them, in UTC.
-pub(crate) fn rfc3339(ms: u64) -> String {
+/// Milliseconds since the epoch as RFC 3339 with milliseconds, in UTC; a number where RFC 3339 has no year for them.
+pub fn rfc3339(ms: u64) -> String {
+    if ms > TIME_MS_MAX {
+        return format!("{ms} ms");
+    }
     let ((year, month, day), rest) = (civil(ms), ms % DAY_MS);
     let (hour, minute, second, milli) =
         (rest / 3_600_000, rest / 60_000 % 60, rest / 1_000 % 60, rest % 1_000);
@@ -28,7 +33,6 @@ pub(crate) fn rfc3339(ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits;
 
     #[test]
     fn days_have_their_calendar_names() {
@@ -48,7 +52,8 @@ mod tests {
             (951_868_799_999, "2000-02-29T23:59:59.999Z"),
             (1_767_225_600_001, "2026-01-01T00:00:00.001Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-            (limits::TIME_MS_MAX, "9999-12-31T23:59:59.999Z"),
+            (TIME_MS_MAX, "9999-12-31T23:59:59.999Z"),
+            (TIME_MS_MAX + 1, "253402300800000 ms"),
         ] {
             assert_eq!(rfc3339(ms), text);
         }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstitch_client::tasks::TaskView;
+use backstitch_core::date::rfc3339;
 use backstitch_core::{ActivityOptions, Json, Op, TaskToken, limits};
 use backstitch_ledger::NewTask;
 use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
 
 use crate::identity::Facts;
-use crate::time::rfc3339;
 
 /// Which attempt at which call.
 pub struct Attempt<'a> {

@@ -37,6 +37,5 @@ pub mod room;
 pub mod scheduler;
 pub mod tenure;
 pub mod term;
-pub mod time;
 pub mod timer_hint;
 pub mod watch;

@@ -9,3 +9,4 @@ mod local;
 pub mod push;
 pub mod seal;
 pub mod service;
+mod time;

@@ -46,7 +46,7 @@ impl Scheduler {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let guard = slot.overdue.take().and_then(|overdue| overdue.0);
         let Some((due_ms, bound)) = slot.run.start().deadline(slot.run.started_at_ms()) else { return };
-        let message = format!("the run was not over at {}", crate::time::rfc3339(due_ms));
+        let message = format!("the run was not over at {}", backstitch_core::date::rfc3339(due_ms));
         let failure = Failure::fatal(FailureKind::Timeout, bound, message);
         self.end(id, &Event::RunTimedOut { failure }, None, guard);
     }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use backstitch_client::views::{DeployedView, DeploymentView, NameView};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
-use backstitch_core::{Digest, Scope};
-use backstitch_engine::time;
+use backstitch_core::{Digest, Scope, date};
 use backstitch_ledger::{ComponentKind as Offers, Deployment, NewComponent};
 use backstitch_sandbox::{ComponentKind, Described, Manifest};
 
@@ -116,7 +115,7 @@ impl Service {
                 task_queue: (deployment.kind == Offers::Activities).then_some(deployment.task_queue),
             },
             digest: deployment.digest,
-            deployed_at: time::rfc3339(deployment.deployed_ms),
+            deployed_at: date::rfc3339(deployment.deployed_ms),
         };
         Ok(deployments.into_iter().map(view).collect())
     }

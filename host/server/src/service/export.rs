@@ -1,9 +1,8 @@
 //! A run as one document: [`History`].
 
 use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
-use backstitch_core::{Row, Run, Scope};
+use backstitch_core::{Row, Run, Scope, date};
 use backstitch_engine::room::Held;
-use backstitch_engine::time;
 use backstitch_ledger::{RunInfo, RunRef};
 
 use super::error::{ServiceError, internal};
@@ -69,8 +68,8 @@ fn history(info: RunInfo, rows: Vec<Row>, state: Option<State>, parts: &[Part]) 
         workflow_id: summary.workflow_id,
         workflow: summary.workflow,
         digest: Some(summary.digest),
-        started_at: time::rfc3339(summary.started_ms),
-        closed_at: summary.closed_ms.map(time::rfc3339),
+        started_at: date::rfc3339(summary.started_ms),
+        closed_at: summary.closed_ms.map(date::rfc3339),
         head: head.map(|(rows, chain)| Head { rows, chain: ChainText(chain) }),
         status: wanted(Part::Status).then_some(summary.status),
         data: wanted(Part::Data).then_some(Data { input, output, failure: error }),

@@ -9,14 +9,15 @@ use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::start::without_seeds;
 use backstitch_core::{Digest, Filter, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_engine::programs::rules_of;
+use backstitch_engine::retrace;
 use backstitch_engine::retrace::Recorded;
-use backstitch_engine::{retrace, time};
 use backstitch_ledger::{Page, RunFilter, RunRef};
 use backstitch_sandbox::{Program, WorkflowProgram};
 
 use super::error::{ServiceError, internal, invalid, unloadable};
 use super::state::{RESULT_POLL, Service};
 use super::views::{self, page_limit, row_view, run_view, shown, summary_views};
+use crate::time;
 
 impl Service {
     /// One run, by run id or workflow id (then its latest generation).

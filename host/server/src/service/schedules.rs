@@ -23,8 +23,7 @@ use backstitch_client::schedules::{
 };
 use backstitch_core::names::{check_name, check_new_id};
 use backstitch_core::schedule::{Backfill, Spec, SpecError, State};
-use backstitch_core::{RunStatus, Scope, limits};
-use backstitch_engine::time;
+use backstitch_core::{RunStatus, Scope, date, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
 use serde::de::DeserializeOwned;
 
@@ -315,19 +314,19 @@ fn view(
     Ok(ScheduleView {
         name: schedule.name.clone(),
         spec_revision: spec.revision(),
-        created_at: time::rfc3339(schedule.created_ms),
+        created_at: date::rfc3339(schedule.created_ms),
         paused: state
             .paused
-            .map(|paused| PausedView { since: time::rfc3339(paused.at_ms), note: paused.note }),
+            .map(|paused| PausedView { since: date::rfc3339(paused.at_ms), note: paused.note }),
         remaining_starts: state.remaining_starts,
-        next_times: calendar.after(from_ms).take(shown).map(time::rfc3339).collect(),
+        next_times: calendar.after(from_ms).take(shown).map(date::rfc3339).collect(),
         running: state
             .running
             .iter()
             .filter(|run| open(&run.workflow_id))
             .map(|run| ScheduledRunView {
                 workflow_id: run.workflow_id.to_string(),
-                scheduled_at: time::rfc3339(run.at_ms),
+                scheduled_at: date::rfc3339(run.at_ms),
             })
             .collect(),
         waiting: state.waiting.len() as u64,
@@ -340,8 +339,8 @@ fn view(
             .recent
             .into_iter()
             .map(|recent| RecentStartView {
-                scheduled_at: time::rfc3339(recent.at_ms),
-                started_at: time::rfc3339(recent.started_ms),
+                scheduled_at: date::rfc3339(recent.at_ms),
+                started_at: date::rfc3339(recent.started_ms),
                 workflow_id: recent.workflow_id.to_string(),
                 error: recent.error,
             })

@@ -7,18 +7,18 @@ use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
 use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
-use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, limits};
+use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, date, limits};
 use backstitch_engine::ambient;
 use backstitch_engine::identity::Facts;
 use backstitch_engine::scheduler::{Input, Start};
 use backstitch_engine::term::Term;
-use backstitch_engine::time;
 use backstitch_ledger::RunRef;
 use tokio::sync::oneshot;
 
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
 use super::state::Service;
 use super::views::{self, run_view};
+use crate::time;
 
 /// Which run a start makes.
 enum Generation {
@@ -182,7 +182,7 @@ impl Service {
         };
         match started {
             Ok(Ok(Some(started_ms))) => {
-                let run = RunView { started_at: time::rfc3339(started_ms), ..view };
+                let run = RunView { started_at: date::rfc3339(started_ms), ..view };
                 Ok(Some(StartedView { run, created: true }))
             }
             Ok(Ok(None)) => Ok(None),

@@ -17,11 +17,11 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::task::LeaseGrant;
 use backstitch_core::{
     Failure, FailureKind, HostId, Json, Kind, Message, Op, Run, RunId, RunStatus, Scope, TaskLease,
-    TaskToken, limits,
+    TaskToken, date, limits,
 };
+use backstitch_engine::attempt;
 use backstitch_engine::matcher::{PollGuard, Woken};
 use backstitch_engine::scheduler::{Input, Settle, Settlement, note};
-use backstitch_engine::{attempt, time};
 use backstitch_ledger::{OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -458,7 +458,7 @@ fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {
         input: json(&task.input)?,
         idempotency_key: attempt::idempotency_key(token),
         lease_ms: task.lease_ms,
-        deadline: task.deadline_ms.map(time::rfc3339),
+        deadline: task.deadline_ms.map(date::rfc3339),
         heartbeat_details: task.heartbeat.as_deref().map(json).transpose()?,
         traceparent: attempt::traceparent(token),
     };
@@ -482,9 +482,9 @@ fn activity(task: OpenTask) -> Result<ActivityView, ServiceError> {
         }
         .to_owned(),
         worker: task.worker.filter(|worker| !worker.is_empty()),
-        offered_at: time::rfc3339(task.offered_ms),
-        leased_until: task.leased_until_ms.map(time::rfc3339),
-        deadline: task.deadline_ms.map(time::rfc3339),
+        offered_at: date::rfc3339(task.offered_ms),
+        leased_until: task.leased_until_ms.map(date::rfc3339),
+        deadline: task.deadline_ms.map(date::rfc3339),
         heartbeat_details: task.heartbeat.as_deref().map(json).transpose()?,
     })
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use backstitch_client::views::{RowView, RunView, StoredView, WaitView};
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Attribute, Attributes, Json, Kind, Op, Row, limits};
-use backstitch_engine::time;
+use backstitch_core::{Attribute, Attributes, Json, Kind, Op, Row, date, limits};
 use backstitch_ledger::{Reference, RunInfo, RunSummary};
 use serde_json::Value;
 
@@ -39,7 +38,7 @@ pub(super) fn wait(op: Op, open: &OpenOp, served: impl Fn(&str, &Arc<str>) -> bo
         OpenOp::Signal { name } => ("signal", name.to_string(), None),
         OpenOp::Child { run, workflow, .. } => ("child", format!("{workflow}, run {run}"), None),
     };
-    WaitView { op, kind: kind.to_owned(), what, due_at: due_ms.map(time::rfc3339) }
+    WaitView { op, kind: kind.to_owned(), what, due_at: due_ms.map(date::rfc3339) }
 }
 
 /// Attributes as the database shows them once they are there.
@@ -48,7 +47,7 @@ pub(super) fn attributes(attributes: &Attributes) -> Result<Option<Json>, Servic
         Attribute::Text(text) => Value::from(&**text),
         Attribute::Number(number) => Value::from(*number),
         Attribute::Flag(flag) => Value::from(*flag),
-        Attribute::TimeMs(ms) => Value::from(time::rfc3339(*ms)),
+        Attribute::TimeMs(ms) => Value::from(date::rfc3339(*ms)),
     };
     if attributes.is_empty() {
         return Ok(None);
@@ -97,8 +96,8 @@ pub(super) fn summary_view(run: &RunSummary) -> Result<RunView, ServiceError> {
         digest: run.digest,
         status: run.status,
         parent_run_id: run.parent.map(|(parent, _)| parent),
-        started_at: time::rfc3339(run.started_ms),
-        closed_at: run.closed_ms.map(time::rfc3339),
+        started_at: date::rfc3339(run.started_ms),
+        closed_at: run.closed_ms.map(date::rfc3339),
         attributes: run.attributes.as_deref().map(json).transpose()?,
         output: None,
         failure: None,
@@ -121,7 +120,7 @@ pub(super) fn row_view((row, stored): &(Row, Option<Reference>)) -> RowView {
         payload: row.payload.as_deref().and_then(shown),
         detail: row.shown_detail().as_deref().and_then(shown),
         attempt: row.attempt,
-        at: time::rfc3339(row.at_ms),
+        at: date::rfc3339(row.at_ms),
     }
 }
 
