@@ -13,8 +13,9 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backstitch_core::{RunId, limits};
-use backstitch_ledger::Reading;
+use backstitch_core::{Message, RunId, limits};
+use backstitch_ledger::{NewItem, Reading};
+use backstitch_scheduler::new_inbox_item;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -129,6 +130,11 @@ impl Clock {
     /// The identity of a run that starts now.
     pub fn new_run_id(&self) -> RunId {
         RunId(self.new_id())
+    }
+
+    /// A message that this host sends now, as the inbox of its receiver will have it.
+    pub fn new_inbox_item(&self, to: RunId, message: &Message) -> NewItem {
+        new_inbox_item(self.new_id(), self.now_ms(), to, message)
     }
 
     /// The identity of a message that this host sends now, or of what is ordered by time otherwise. Later ones are larger.

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use backstitch_core::{Failure, Json, Message, Op, RunId, Scope, TaskToken};
 use backstitch_ledger::{Ledger, Settled};
 use backstitch_sandbox::{Defer, Pulse};
+use backstitch_scheduler::AttemptEnd;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::clock::Clock;
 use crate::crier::Crier;
+use crate::driver::{Deferring, Input, Inputs};
 use crate::retry::until_answered;
-use crate::scheduler::{AttemptEnd, Deferring, Input, Inputs, note};
 
 /// What one attempt on this host may do about who answers its call.
 #[derive(Debug)]
@@ -95,12 +96,12 @@ impl Deferral {
         }
         if let Err(failure) = outcome {
             let message = Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: None };
-            let item = note(&self.clock, run, &message);
+            let item = self.clock.new_inbox_item(run, &message);
             let leave = || ledger.settle_task(scope, token, &item);
             if let Settled::Left { owner: Some(owner) } = until_answered("failing a held call", leave).await {
                 crier.messages(owner);
             }
         }
-        AttemptEnd::Held(token.lease)
+        AttemptEnd::Deferred(token.lease)
     }
 }

@@ -15,16 +15,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{
-    Command, Event, Failure, Fault, FaultKind, Json, Memory, Op, Replay, RunId, Seq, StartOptions, Status,
-};
+use backstitch_core::{Command, Entity, Failure, Fault, FaultKind, Json, Memory, Op, Replay, Status};
 use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use backstitch_scheduler::{AttemptBounds, NewAttempt, Next, PendingEvent, RunIdentity};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
-use crate::identity::Facts;
+use crate::driver::Live;
 use crate::programs::Programs;
-use crate::room::Held;
 use crate::tenure::Tenure;
 use crate::{attempt, crash};
 
@@ -41,114 +39,27 @@ pub struct AtOnce {
     pub bound: Duration,
 }
 
-/// A row that lies ahead of a guest: committed, or its run's draft.
-#[derive(Clone, Debug)]
-pub struct Ahead {
-    /// The row's place.
-    pub seq: Seq,
-    /// When it was recorded.
-    pub at_ms: u64,
-    /// What it says.
-    pub event: Event,
-}
-
-/// All that a guest is made of.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// The run.
-    pub facts: Arc<Facts>,
-    /// The code it is pinned to.
-    pub program: WorkflowProgram,
-    /// Its input.
-    pub input: Json,
-    /// On which terms it was started.
-    pub options: Arc<StartOptions>,
-    /// When row 0 was recorded.
-    pub started_at_ms: u64,
+/// One activation to run, and by what it is given up.
+pub struct Work {
+    /// What to run.
+    pub job: Job,
+    /// By which it is given up.
+    pub stop: Stop,
 }
 
 /// One activation to run.
-pub enum Job {
-    /// Of a guest that is not in memory: the rows are its whole ledger.
-    Begin {
-        /// Comes back in [`Activated`].
-        turn: u64,
-        /// By which it is given up.
-        stop: Stop,
-        /// What to make it of.
-        origin: Origin,
-        /// The ledger, row 0 left out or not.
-        rows: Vec<Ahead>,
-        /// Whether to go over it twice more and compare: see [`Check`].
-        check: bool,
-        /// The room that the rows take, if they were read: given back when the guest has been led along them.
-        held: Option<Arc<Held>>,
-    },
-    /// Of a guest that is.
-    Resume {
-        /// Comes back in [`Activated`].
-        turn: u64,
-        /// By which it is given up.
-        stop: Stop,
-        /// The run.
-        facts: Arc<Facts>,
-        /// The guest.
-        guest: Box<WorkflowInstance>,
-        /// The outcomes that it has not had.
-        rows: Vec<Ahead>,
-        /// Debug builds may go over everything again: see [`Check`].
-        check: Option<Check>,
-    },
-}
-
-/// What is needed to repeat a warm activation from nothing and to compare.
-pub struct Check {
-    /// What to make the second guest of.
-    pub origin: Origin,
-    /// The whole ledger, the rows that are ahead included.
-    pub rows: Vec<Ahead>,
-}
-
-/// What came of a job.
-pub struct Activated {
-    /// The run.
-    pub run: RunId,
-    /// Which of its jobs.
-    pub turn: u64,
-    /// The guest and what it did; or why it is gone.
-    pub result: Result<Done, Undone>,
-}
-
-/// An activation that ended.
-pub struct Done {
-    /// The guest, ready for the next one.
-    pub guest: Box<WorkflowInstance>,
-    /// Commands that are new, in call order; each with whether the guest still waits for it.
-    pub commands: Vec<(Op, Command, bool)>,
-    /// How it ended.
-    pub status: Status,
-    /// What they change of what is known about the run.
-    pub memory: Memory,
-    /// It was led along a ledger that was there.
-    pub repeats: bool,
-    /// First attempts of activities among the commands that were made already.
-    pub outcomes: Vec<(Op, Result<Json, Failure>)>,
-}
-
-/// Why there is no guest any more.
-pub enum Undone {
-    /// It broke a rule, a bound or its promise.
-    Stopped(Stopped),
-    /// It was given up: nothing of it is left.
-    Unwanted,
-    /// Every slot for instances was taken: the job comes back.
-    NoRoom(Box<Job>),
-}
+pub type Job = backstitch_scheduler::Job<Live>;
+/// What came of it.
+pub type Activated = backstitch_scheduler::Activated<Live>;
+type ActivationResult = backstitch_scheduler::ActivationResult<Box<WorkflowInstance>>;
+type ActivationError = backstitch_scheduler::ActivationError<Live>;
+type Check = backstitch_scheduler::Check<WorkflowProgram>;
+type Origin = backstitch_scheduler::Origin<WorkflowProgram>;
 
 /// Starts `count` threads that take jobs until the channel closes. `deliver` is called on them.
 pub fn spawn(
     count: usize,
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Work>,
     at_once: &AtOnce,
     deliver: impl Fn(Activated) + Clone + Send + 'static,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
@@ -170,7 +81,7 @@ type Going = Pin<Box<dyn Future<Output = Activated> + Send>>;
 
 /// Takes turns with guests until there are no more jobs; those in line then are dropped with it.
 fn serve(
-    jobs: &Receiver<Job>,
+    jobs: &Receiver<Work>,
     at_once: &AtOnce,
     (line, next_in_line): (&Sender<Going>, &Receiver<Going>),
     deliver: impl Fn(Activated),
@@ -191,39 +102,35 @@ fn serve(
     }
 }
 
-async fn run(job: Job, at_once: AtOnce) -> Activated {
-    let (Job::Begin { turn, stop, .. } | Job::Resume { turn, stop, .. }) = &job;
-    let (turn, stop) = (*turn, stop.clone());
-    let facts = match &job {
-        Job::Begin { origin, .. } => Arc::clone(&origin.facts),
-        Job::Resume { facts, .. } => Arc::clone(facts),
-    };
-    let result = if stop.is_asked() { Err(Undone::Unwanted) } else { carry_out(job, &at_once).await };
-    Activated { run: facts.run, turn, result }
+async fn run(Work { job, stop }: Work, at_once: AtOnce) -> Activated {
+    let (run, activation) = job.key();
+    let result =
+        if stop.is_asked() { Err(ActivationError::Abandoned) } else { carry_out(job, stop, &at_once).await };
+    Activated { run, activation, result }
 }
 
-async fn carry_out(job: Job, at_once: &AtOnce) -> Result<Done, Undone> {
+async fn carry_out(job: Job, stop: Stop, at_once: &AtOnce) -> Result<ActivationResult, ActivationError> {
     match job {
-        Job::Begin { turn, stop, origin, rows, check, held } => {
-            match begin(&origin, &rows, stop.clone()).await {
-                Ok(guest) => {
-                    let facts = Arc::clone(&origin.facts);
-                    let check = check.then_some(Check { origin, rows });
-                    go_on(guest, check, &facts, at_once).await.map(|done| Done { repeats: true, ..done })
-                }
-                Err(Unstarted::Fault(fault)) => Err(Undone::Stopped(Stopped::Fault(fault))),
-                Err(Unstarted::Unwanted) => Err(Undone::Unwanted),
-                Err(Unstarted::NoRoom) => {
-                    Err(Undone::NoRoom(Box::new(Job::Begin { turn, stop, origin, rows, check, held })))
-                }
+        Job::Begin { activation, origin, events, check, room } => match begin(&origin, &events, stop).await {
+            Ok(guest) => {
+                let identity = Arc::clone(&origin.identity);
+                let check = check.then_some(Check { origin, events });
+                go_on(guest, check, &identity, at_once)
+                    .await
+                    .map(|result| ActivationResult { replayed: true, ..result })
             }
-        }
-        Job::Resume { stop, facts, mut guest, rows, check, .. } => {
+            Err(Unstarted::Fault(fault)) => Err(ActivationError::Fault(fault)),
+            Err(Unstarted::Unwanted) => Err(ActivationError::Abandoned),
+            Err(Unstarted::NoRoom) => {
+                Err(ActivationError::NoRoom(Box::new(Job::Begin { activation, origin, events, check, room })))
+            }
+        },
+        Job::Resume { identity, mut guest, events, check, .. } => {
             guest.heed(stop);
-            for Ahead { seq, at_ms, event } in rows {
+            for PendingEvent { seq, at_ms, event } in events {
                 guest.replay().lay(seq, at_ms, event);
             }
-            go_on(guest, check, &facts, at_once).await
+            go_on(guest, check, &identity, at_once).await
         }
     }
 }
@@ -231,26 +138,40 @@ async fn carry_out(job: Job, at_once: &AtOnce) -> Result<Done, Undone> {
 async fn go_on(
     mut guest: Box<WorkflowInstance>,
     check: Option<Check>,
-    facts: &Facts,
+    identity: &Arc<RunIdentity>,
     at_once: &AtOnce,
-) -> Result<Done, Undone> {
-    crash::over("guest-of", &facts.workflow_id);
+) -> Result<ActivationResult, ActivationError> {
+    crash::over("guest-of", &identity.workflow_id);
     let did = activate(&mut guest).await?;
     if let Some(check) = check {
         repeats(&check, &did).await?;
     }
-    let Did { commands, status, memory, .. } = did;
-    let outcomes = match status {
-        Status::Blocked => at_once.carry_out(&commands, facts),
+    let Did { commands, status, memory: projection, .. } = did;
+    let inline = match status {
+        Status::Blocked => at_once.carry_out(&commands, identity),
         _ => Vec::new(),
     };
-    Ok(Done { guest, commands, status, memory, outcomes, repeats: false })
+    let next = matches!(status, Status::ContinueAsNew(_)).then(|| next(guest.replay()));
+    Ok(ActivationResult { guest, commands, status, projection, inline, replayed: false, next })
+}
+
+/// What a guest that continues as new leaves to the next run.
+fn next(replay: &mut Replay) -> Next {
+    Next {
+        unused: replay.unused_signals(),
+        attributes: replay.attributes().clone(),
+        entity: (*replay.entity() != Entity::default()).then(|| replay.entity().to_json()),
+    }
 }
 
 impl AtOnce {
     /// Carries out the calls among `commands` that leave no trace if this host dies before their rows
     /// are written.
-    fn carry_out(&self, commands: &[(Op, Command, bool)], facts: &Facts) -> Vec<(Op, Result<Json, Failure>)> {
+    fn carry_out(
+        &self,
+        commands: &[(Op, Command, bool)],
+        identity: &Arc<RunIdentity>,
+    ) -> Vec<(Op, Result<Json, Failure>)> {
         let begun = Instant::now();
         let mut outcomes = Vec::new();
         for (op, command, open) in commands {
@@ -258,20 +179,26 @@ impl AtOnce {
             if !open || begun.elapsed() >= self.bound || !self.tenure.holds() {
                 continue;
             }
-            let program = self.programs.activity_at_hand(facts.scope, options.queue(), name);
-            let Some(program) = program else { continue };
+            let scope = identity.scope;
+            let at_hand = self.programs.activity_at_hand(scope, options.queue(), name);
+            let Some((digest, program)) = at_hand else { continue };
             let now_ms = self.clock.now_ms();
-            let due = attempt::Due::new(options, now_ms, now_ms);
-            let call = due.call(
-                facts,
-                attempt::Attempt { op: *op, name, input, number: 1, heartbeat: None },
-                now_ms,
-            );
+            let call = attempt::call(&NewAttempt {
+                identity: Arc::clone(identity),
+                op: *op,
+                attempt: 1,
+                name: Arc::clone(name),
+                digest,
+                input: input.clone(),
+                heartbeat: None,
+                bounds: AttemptBounds::new(options, now_ms, now_ms),
+                until_ms: None,
+            });
             crash::point("activity-during");
             if let Some(outcome) = program.try_at_once(&call) {
                 attempt::log(&call);
                 crash::point("activity-done");
-                outcomes.push((*op, self.programs.kept(facts.scope, outcome)));
+                outcomes.push((*op, self.programs.kept(scope, outcome)));
             }
         }
         outcomes
@@ -287,14 +214,18 @@ struct Did {
 }
 
 /// A fresh guest at the start of its ledger.
-async fn begin(origin: &Origin, rows: &[Ahead], stop: Stop) -> Result<Box<WorkflowInstance>, Unstarted> {
-    let Facts { run, workflow_id, workflow, .. } = &*origin.facts;
+async fn begin(
+    origin: &Origin,
+    events: &[PendingEvent],
+    stop: Stop,
+) -> Result<Box<WorkflowInstance>, Unstarted> {
+    let RunIdentity { run, workflow_id, workflow, .. } = &*origin.identity;
     if origin.program.rules() != origin.options.rules {
         let message = "its component was not built for the rules of this run";
         return Err(Fault::new(FaultKind::Component, message).into());
     }
     let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
-    for Ahead { seq, at_ms, event } in rows {
+    for PendingEvent { seq, at_ms, event } in events {
         replay.lay(*seq, *at_ms, event.clone());
     }
     let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
@@ -302,10 +233,15 @@ async fn begin(origin: &Origin, rows: &[Ahead], stop: Stop) -> Result<Box<Workfl
     WorkflowInstance::new_in_turns(&origin.program, replay, info, input, stop).await.map(Box::new)
 }
 
-async fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
+async fn activate(guest: &mut WorkflowInstance) -> Result<Did, ActivationError> {
     let activation = guest.activate_in_turns().await.map_err(|stopped| match stopped {
-        Stopped::Unwanted => Undone::Unwanted,
-        stopped => Undone::Stopped(stopped),
+        Stopped::Unwanted => ActivationError::Abandoned,
+        Stopped::Fault(fault) => ActivationError::Fault(fault),
+        Stopped::Divergence(divergence) => {
+            let backtrace = divergence.backtrace.clone().unwrap_or_default();
+            let fault = Fault::new(FaultKind::Divergence, divergence.to_string());
+            ActivationError::Fault(fault.with_backtrace(backtrace))
+        }
     })?;
     crash::point("activation-middle");
     let replay = guest.replay();
@@ -320,11 +256,11 @@ async fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
 
 /// Goes over the whole ledger twice in fresh stores: commands and fuel must be the same both times,
 /// and the commands those of the warm guest. Only test builds ask for it.
-async fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
-    let cold = async || -> Result<Did, Undone> {
-        let guest = begin(&check.origin, &check.rows, Stop::default()).await;
+async fn repeats(check: &Check, warm: &Did) -> Result<(), ActivationError> {
+    let cold = async || -> Result<Did, ActivationError> {
+        let guest = begin(&check.origin, &check.events, Stop::default()).await;
         let mut guest = guest.map_err(|unstarted| match unstarted {
-            Unstarted::Fault(fault) => Undone::Stopped(Stopped::Fault(fault)),
+            Unstarted::Fault(fault) => ActivationError::Fault(fault),
             other => unequal(other.to_string()),
         })?;
         activate(&mut guest).await
@@ -344,6 +280,6 @@ async fn repeats(check: &Check, warm: &Did) -> Result<(), Undone> {
     Ok(())
 }
 
-fn unequal(message: impl AsRef<str>) -> Undone {
-    Undone::Stopped(Stopped::Fault(Fault::new(FaultKind::Divergence, message)))
+fn unequal(message: impl AsRef<str>) -> ActivationError {
+    ActivationError::Fault(Fault::new(FaultKind::Divergence, message))
 }

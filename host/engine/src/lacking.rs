@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use backstitch_core::{Op, RunId};
 use backstitch_ledger::{Began, Lacking, NewTimer};
+use backstitch_scheduler::{START_OP, own_timers};
 use tokio::time::Instant;
 
+use crate::driver::Input;
 use crate::retry::until_answered;
-use crate::scheduler::{self, Input, START_OP};
 use crate::watch::Watcher;
 
 /// Runs in one look: a part of their ledgers is read.
@@ -62,8 +63,7 @@ impl Watcher {
                 }
             }
             let own: HashMap<RunId, &[Op]> = some.iter().map(|run| (run.run, &*run.own)).collect();
-            let timers =
-                began.iter().flat_map(|run| scheduler::own_timers(run.run, &run.options, run.at_ms, now_ms));
+            let timers = began.iter().flat_map(|run| own_timers(run.run, &run.options, run.at_ms, now_ms));
             let is_there = |timer: &NewTimer| own.get(&timer.run).is_some_and(|own| own.contains(&timer.op));
             let missing: Vec<NewTimer> = timers.filter(|timer| !is_there(timer)).collect();
             if missing.is_empty() {

@@ -2,15 +2,14 @@
 //!
 //! What it promises: every run goes on from what its ledger says and nothing else; no effect leaves the host before the
 //! rows that led to it are committed; a host without its lease begins nothing. What it refuses: to know of clients. It has
-//! no HTTP, no service and no command line; those ask it through [`scheduler::Input`], [`matcher`] and the database.
+//! no HTTP, no service and no command line; those ask it through [`driver::Inputs`], [`matcher`] and the database.
 //!
-//! * [`scheduler`]: what happens next to each run. [`guests`]: the threads that run guests.
+//! * [`driver`]: carries out what the scheduler decides. [`guests`]: the threads that run guests.
 //! * [`matcher`]: polls of workers, and the calls that wait for them.
 //! * [`watch`]: what the database is asked again and again. [`loads`], [`programs`]: runs and components, read.
 //! * [`term`], [`tenure`], [`clock`]: which registration of the host this is, whether it holds, what time it is.
 //! * [`ambient`]: the only place that reads clock, randomness and environment.
 
-pub mod absent;
 pub mod ambient;
 pub mod attempt;
 pub mod caution;
@@ -21,11 +20,9 @@ pub mod crash;
 pub mod crier;
 pub mod deferral;
 pub mod derived;
+pub mod driver;
 pub mod guests;
-pub mod identity;
-pub mod in_hand;
 pub mod lacking;
-pub mod loaded;
 pub mod loads;
 pub mod matcher;
 pub mod memory;
@@ -34,7 +31,6 @@ pub mod quota;
 pub mod retrace;
 pub mod retry;
 pub mod room;
-pub mod scheduler;
 pub mod tenure;
 pub mod term;
 pub mod timer_hint;

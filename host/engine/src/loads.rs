@@ -16,25 +16,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_core::{Digest, Fault, FaultKind, HostId, Row, Rules, Run, RunId, RunStatus, Scope, limits};
+use backstitch_core::{Digest, Fault, FaultKind, HostId, Rules, Run, RunId, Scope, limits};
 use backstitch_ledger::{ClaimedRun, Ledger};
 use backstitch_sandbox::WorkflowProgram;
+use backstitch_scheduler::{Derived, Ledgered, Loaded, LoadedRun, Wanted, fold};
 
 use crate::crash;
-use crate::derived::{self, Derived};
-use crate::guests::Ahead;
-use crate::identity::Facts;
-use crate::loaded::{Damaged, Ledgered, Loaded, LoadedRun, Wanted};
+use crate::derived;
+use crate::driver::{Batch, Input, Inputs, Live};
 use crate::programs::Programs;
 use crate::retry::until_answered;
 use crate::room::{Held, Room};
-use crate::scheduler::{Guard, Input, Inputs};
 
 /// How long a batch of runs waits for a component: longer than it takes to map compiled code, so that hosts that share a
 /// takeover stay in step; far shorter than a compilation.
 const BATCH_WAIT: Duration = Duration::from_millis(250);
 /// How long a run that is to be terminated waits for its component before it is closed without it.
-const UNLED_AFTER: Duration = Duration::from_secs(1);
+const WITHOUT_COMPONENT_AFTER: Duration = Duration::from_secs(1);
 
 /// Reads runs. Cheap to clone: all clones share their room.
 #[derive(Clone)]
@@ -52,22 +50,22 @@ pub struct Loads {
 }
 
 impl Loads {
-    /// Reads runs that this host has just claimed. `guard` is dropped when they are read, but for those that have to
+    /// Reads runs that this host has just claimed. `batch` is dropped when they are read, but for those that have to
     /// wait: for a component, or for a turn to have a large ledger.
-    pub fn claimed(&self, runs: Vec<Wanted>, guard: &Guard) {
+    pub fn claimed(&self, runs: Vec<Wanted>, batch: &Batch) {
         let mut by_component: HashMap<(Scope, Digest), Vec<Wanted>> = HashMap::new();
         for wanted in runs {
             by_component.entry((wanted.run.scope, wanted.run.digest)).or_default().push(wanted);
         }
         for ((scope, digest), runs) in by_component {
-            let (loads, guard) = (self.clone(), guard.clone());
+            let (loads, batch) = (self.clone(), batch.clone());
             tokio::spawn(async move {
-                let mut guard = Some(guard);
+                let mut batch = Some(batch);
                 let mut loading = pin!(loads.program(scope, digest, Rules::CURRENT));
                 let program = match tokio::time::timeout(BATCH_WAIT, &mut loading).await {
                     Ok(program) => program,
                     Err(_) => {
-                        drop(guard.take());
+                        drop(batch.take());
                         loading.await
                     }
                 };
@@ -94,10 +92,10 @@ impl Loads {
 
     /// Reads a run that is to be closed, without its component if that takes long. The first of several answers to one
     /// number counts.
-    pub fn unled(&self, run: RunId, number: u64) {
+    pub fn to_close(&self, run: RunId, number: u64) {
         let loads = self.clone();
         tokio::spawn(async move {
-            tokio::time::sleep(UNLED_AFTER).await;
+            tokio::time::sleep(WITHOUT_COMPONENT_AFTER).await;
             let Some(claimed) = loads.owned(run, number).await else { return };
             let fault =
                 Fault::new(FaultKind::Component, "its component was not ready when it was terminated");
@@ -190,35 +188,14 @@ impl Loads {
         derived: Derived,
         held: Arc<Held>,
     ) {
-        let Wanted { run: claimed, number } = wanted;
-        let facts = Facts {
-            scope: claimed.scope,
-            run: claimed.run,
-            workflow_id: claimed.workflow_id.into(),
-            generation: claimed.generation,
-            workflow: claimed.workflow.into(),
-            digest: claimed.digest,
-            parent: claimed.parent,
-        };
-        let parked = claimed.status == RunStatus::Parked;
-        let ClaimedRun { losses, unled, lost_attempt, .. } = claimed;
-        let loaded = LoadedRun { facts, program, parked, ledger, derived, held, losses, unled, lost_attempt };
-        let result = Some(loaded);
-        self.tell(Loaded { run: claimed.run, number, result }).await;
+        let (run, number, is_large) = (wanted.run.run, wanted.number, held.is_large());
+        let result = Some(LoadedRun::new(wanted.run, program, ledger, derived, (held, is_large)));
+        self.tell(Loaded { run, number, result }).await;
     }
 
-    async fn tell(&self, loaded: Loaded) {
+    async fn tell(&self, loaded: Loaded<Live>) {
         crash::gate("load-after").await;
         // The scheduler is gone only when nobody needs the run here any more.
         let _ = self.inputs.send(Input::Loaded(Box::new(loaded))).await;
     }
-}
-
-fn fold(run: RunId, rows: &[Row]) -> Ledgered {
-    let (folded, events) = Run::load_all(run, rows).map_err(|corrupt| Damaged {
-        fault: Fault::new(FaultKind::Corrupt, format!("the ledger is damaged: {corrupt}")),
-        rows: rows.len(),
-    })?;
-    let ahead = rows.iter().zip(events).map(|(row, event)| Ahead { seq: row.seq, at_ms: row.at_ms, event });
-    Ok((folded, ahead.collect()))
 }

@@ -140,10 +140,16 @@ impl Programs {
         directory.activities.iter().map(of_tenant).collect()
     }
 
-    /// The same, if it is in memory.
-    pub fn activity_at_hand(&self, scope: Scope, queue: &str, name: &str) -> Option<ActivityProgram> {
-        match self.cached(self.activity(scope, queue, name)?, Build::Activity) {
-            Some(Program::Activity(program)) => Some(program),
+    /// The same, with its code, if that is in memory.
+    pub fn activity_at_hand(
+        &self,
+        scope: Scope,
+        queue: &str,
+        name: &str,
+    ) -> Option<(Digest, ActivityProgram)> {
+        let digest = self.activity(scope, queue, name)?;
+        match self.cached(digest, Build::Activity) {
+            Some(Program::Activity(program)) => Some((digest, program)),
             _ => None,
         }
     }

@@ -8,7 +8,7 @@ use backstitch_ledger::Health;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::scheduler::Inputs;
+use crate::driver::Inputs;
 
 /// The term that clients talk to.
 #[derive(Clone)]

@@ -11,20 +11,19 @@ use std::time::Duration;
 use backstitch_core::matcher::Queue;
 use backstitch_core::{RunId, RunStatus, limits};
 use backstitch_ledger::{Health, Heart, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
+use backstitch_scheduler::DEADLINE;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::absent::Absent;
 use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::crier::Crier;
-use crate::in_hand::InHand;
+use crate::driver::{Batch, Gone, InHandNow, Input, Inputs};
 use crate::matcher::TaskMatcher;
 use crate::programs::Programs;
 use crate::quota::Quotas;
 use crate::retry::until_answered;
-use crate::scheduler::{DEADLINE, Guard, Input, Inputs};
 use crate::tenure::Tenure;
 use crate::timer_hint::TimerHint;
 use crate::{ambient, crash};
@@ -69,14 +68,10 @@ pub struct Watcher {
     pub caution: Caution,
     /// To the scheduler.
     pub inputs: Inputs,
-    /// Messages that the scheduler works on.
-    pub in_hand: InHand,
     /// Somebody says that there may be messages.
     pub inbox_hint: Arc<Notify>,
     /// The earliest timer that was set since the last look.
     pub timer_hint: TimerHint,
-    /// Runs whose timers wait for them to be read.
-    pub absent: Absent,
     /// Where workers poll for tasks.
     pub matcher: TaskMatcher,
     /// Tells other hosts.
@@ -158,7 +153,7 @@ impl Watcher {
                 }
                 crash::point("claim-after");
                 tracing::info!(runs = runs.len(), "taking over runs");
-                if self.hand_over(|guard| Input::Claimed(runs, guard)).await.is_err() {
+                if self.hand_over(|batch| Input::Claimed(runs, batch)).await.is_err() {
                     return;
                 }
                 // They bring their timers and messages with them.
@@ -190,7 +185,7 @@ impl Watcher {
                 (from_ms, all_at) = (0, Instant::now());
             }
             let now_ms = self.clock.now_ms();
-            let absent = self.absent.runs();
+            let Ok(absent) = self.inputs.absent().await else { return };
             let look =
                 TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
             let due = || self.ledger.due_timers(look, limits::CLAIM_ROWS_MAX);
@@ -200,7 +195,7 @@ impl Watcher {
                     // Nobody could do anything about it yet.
                     tokio::time::sleep(Duration::from_millis(TIMERS_MS_MIN)).await;
                 }
-                if self.hand_over(|guard| Input::Timers(due, guard)).await.is_err() {
+                if self.hand_over(|batch| Input::Timers(due, batch)).await.is_err() {
                     return;
                 }
                 continue;
@@ -232,12 +227,15 @@ impl Watcher {
             let look = || self.ledger.unread(self.lease.host, after);
             let unread = until_answered("looking into the inbox", look).await;
             // First: who they are for must hear them before what was sent to it later.
-            self.see_to_closed(&unread.closed).await;
-            let items = self.read_inbox(&unread.open).await;
+            let seen = async {
+                self.see_to_closed(&unread.closed).await?;
+                self.read_inbox(unread.open).await
+            };
+            let Ok(items) = seen.await else { return };
             let found: HashSet<_> = items.iter().map(|item| (item.run, item.item_id)).collect();
             // What comes back again and again is not worth hurrying for.
             was_busy |= !found.is_subset(&before);
-            if !items.is_empty() && self.hand_over(|guard| Input::Inbox(items, guard)).await.is_err() {
+            if !items.is_empty() && self.hand_over(|batch| Input::Inbox(items, batch)).await.is_err() {
                 return;
             }
             before = found;
@@ -256,34 +254,40 @@ impl Watcher {
     }
 
     /// The next page of these runs' messages.
-    async fn read_inbox(&self, runs: &[RunId]) -> Vec<InboxItem> {
+    async fn read_inbox(&self, runs: Vec<RunId>) -> Result<Vec<InboxItem>, Gone> {
         if runs.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let readers = self.in_hand.readers(runs);
-        let unreadable = self.in_hand.unreadable();
+        let InHandNow { readers, unreadable } = self.inputs.in_hand(runs).await?;
         let read = || self.ledger.inbox_of(self.lease.host, &readers, &unreadable, limits::CLAIM_ROWS_MAX);
         let heard = until_answered("reading the inbox", read).await;
-        heard.unreadable.into_iter().for_each(|(_, item)| self.in_hand.set_unreadable(item));
-        heard.items
+        if !heard.unreadable.is_empty() {
+            let items = heard.unreadable.into_iter().map(|(_, item)| item).collect();
+            self.inputs.send(Input::Unreadable(items)).await?;
+        }
+        Ok(heard.items)
     }
 
     /// Messages of runs that have closed go on with them, or go.
-    async fn see_to_closed(&self, closed: &[(RunId, RunStatus)]) {
+    async fn see_to_closed(&self, closed: &[(RunId, RunStatus)]) -> Result<(), Gone> {
         let (went_on, over): (Vec<_>, Vec<_>) =
             closed.iter().partition(|(_, status)| *status == RunStatus::Continued);
         let over: Vec<RunId> = over.into_iter().map(|(run, _)| run).collect();
         if !over.is_empty() {
             until_answered("clearing the inbox", || self.ledger.clear_inbox(&over)).await;
         }
+        if went_on.is_empty() {
+            return Ok(());
+        }
+        let unreadable = self.inputs.in_hand(Vec::new()).await?.unreadable;
         for (run, _) in went_on {
-            let unreadable = self.in_hand.unreadable();
             let passed = || self.ledger.pass_on(run, &unreadable);
             let passed = until_answered("passing messages on", passed).await;
             if let Some(owner) = passed.owner.filter(|_| passed.items > 0) {
                 self.crier.messages(owner);
             }
         }
+        Ok(())
     }
 
     /// Keeps the names fresh, and what tenants may store.
@@ -387,14 +391,11 @@ impl Watcher {
     }
 
     /// Gives the scheduler a batch and waits until all of it was dealt with.
-    async fn hand_over(&self, input: impl FnOnce(Guard) -> Input) -> Result<(), Gone> {
-        let (guard, mut dropped) = mpsc::channel(1);
-        self.inputs.send(input(guard)).await.map_err(|_| Gone)?;
-        // Nothing is ever sent: it ends when the last guard is dropped.
+    async fn hand_over(&self, input: impl FnOnce(Batch) -> Input) -> Result<(), Gone> {
+        let (batch, mut dropped) = mpsc::channel(1);
+        self.inputs.send(input(batch)).await?;
+        // Nothing is ever sent: it ends when the last clone is dropped.
         let _ = dropped.recv().await;
         Ok(())
     }
 }
-
-/// The scheduler has ended.
-struct Gone;

@@ -6,24 +6,22 @@ use std::time::Duration;
 
 use backstitch_core::matcher::Queue;
 use backstitch_core::{HostId, limits};
-use backstitch_engine::absent::Absent;
 use backstitch_engine::caution::Caution;
 use backstitch_engine::clock::Clock;
 use backstitch_engine::closings::Closings;
 use backstitch_engine::counters::Counters;
-use backstitch_engine::in_hand::InHand;
+use backstitch_engine::driver::{self, Deps, Driver, Input, Inputs, Live};
 use backstitch_engine::loads::Loads;
 use backstitch_engine::matcher::TaskMatcher;
 use backstitch_engine::programs::Programs;
 use backstitch_engine::retry::until_answered;
 use backstitch_engine::room::Room;
-use backstitch_engine::scheduler::{self, Input, Inputs, Scheduler, Tools};
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
 use backstitch_engine::timer_hint::TimerHint;
 use backstitch_engine::watch::Watcher;
 use backstitch_engine::{ambient, crash, guests};
-use backstitch_ledger::{Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
+use backstitch_ledger::{Acks, Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -64,7 +62,7 @@ pub(super) struct Fixed {
     pub(super) programs: Programs,
     /// For the ledgers of runs that are loaded: what one term holds, the next has not.
     pub(super) room: Room,
-    pub(super) jobs: crossbeam_channel::Sender<guests::Job>,
+    pub(super) jobs: crossbeam_channel::Sender<guests::Work>,
     /// Where the guest threads send what they have done: the current term's scheduler.
     pub(super) done: watch::Sender<Option<Inputs>>,
     pub(super) closings: Closings,
@@ -99,7 +97,7 @@ impl Fixed {
         self.tenure.renew(sent_ms);
         tracing::info!(%host, "registered");
 
-        let (inputs, inputs_taken) = scheduler::channel();
+        let (inputs, inputs_taken) = driver::channel();
         let (items, items_taken) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let (acks, acks_taken) = mpsc::channel(ACKS_WAITING_MAX);
         let writing = WriterConfig {
@@ -116,8 +114,9 @@ impl Fixed {
             }
         };
         let shared = Shared::new(lease, inputs.clone());
-        let tools = self.tools(&shared, items, writer.connections.clone());
-        let scheduler = tokio::spawn(Scheduler::new(tools, inputs_taken, inputs.clone(), acks_taken).run());
+        let deps = self.deps(&shared, items, acks_taken, writer.connections.clone());
+        let driver = Driver::new(deps, self.live(&shared), inputs.clone(), inputs_taken);
+        let scheduler = tokio::spawn(driver.run());
         self.done.send_replace(Some(inputs.clone()));
 
         let watcher = self.watcher(&shared);
@@ -142,13 +141,29 @@ impl Fixed {
         self.give_up(lease, over).await;
     }
 
-    /// What the scheduler of a term works with.
-    fn tools(&self, shared: &Shared, items: mpsc::Sender<Item>, connections: watch::Receiver<u64>) -> Tools {
-        Tools {
-            lease: shared.lease,
-            clock: self.clock.clone(),
+    /// What the scheduler of a term asks.
+    fn live(&self, shared: &Shared) -> Live {
+        Live {
+            programs: self.programs.clone(),
+            matcher: self.service.matcher().clone(),
             tenure: self.tenure.clone(),
             caution: shared.caution.clone(),
+            memory: self.programs.sandbox().room(),
+            clock: self.clock.clone(),
+        }
+    }
+
+    /// What the driver of a term works with.
+    fn deps(
+        &self,
+        shared: &Shared,
+        items: mpsc::Sender<Item>,
+        acks: mpsc::Receiver<Acks>,
+        connections: watch::Receiver<u64>,
+    ) -> Deps {
+        Deps {
+            lease: shared.lease,
+            clock: self.clock.clone(),
             ledger: self.ledger.clone(),
             loads: Loads {
                 programs: self.programs.clone(),
@@ -157,12 +172,12 @@ impl Fixed {
                 inputs: shared.inputs.clone(),
                 room: self.room.clone(),
             },
-            absent: shared.absent.clone(),
             programs: self.programs.clone(),
             jobs: self.jobs.clone(),
             items,
-            in_hand: shared.in_hand.clone(),
+            acks,
             connections,
+            restored: self.tenure.restored(),
             inbox_hint: Arc::clone(&shared.inbox_hint),
             timer_hint: shared.timer_hint.clone(),
             matcher: self.service.matcher().clone(),
@@ -170,7 +185,6 @@ impl Fixed {
             closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
-            room: self.programs.sandbox().room(),
             attempts_max: self.config.activities_max,
             check_activations: self.config.check_activations,
         }
@@ -187,10 +201,8 @@ impl Fixed {
             began: Instant::now(),
             caution: shared.caution.clone(),
             inputs: shared.inputs.clone(),
-            in_hand: shared.in_hand.clone(),
             inbox_hint: Arc::clone(&shared.inbox_hint),
             timer_hint: shared.timer_hint.clone(),
-            absent: shared.absent.clone(),
             matcher: self.service.matcher().clone(),
             crier: self.service.crier().clone(),
         }
@@ -319,10 +331,8 @@ impl Fixed {
 struct Shared {
     lease: Lease,
     inputs: Inputs,
-    in_hand: InHand,
     inbox_hint: Arc<Notify>,
     timer_hint: TimerHint,
-    absent: Absent,
     caution: Caution,
 }
 
@@ -331,10 +341,8 @@ impl Shared {
         Self {
             lease,
             inputs,
-            in_hand: InHand::default(),
             inbox_hint: Arc::default(),
             timer_hint: TimerHint::default(),
-            absent: Absent::default(),
             caution: Caution::default(),
         }
     }

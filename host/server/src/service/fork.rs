@@ -14,9 +14,10 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
 use backstitch_engine::ambient;
 use backstitch_engine::clock::Clock;
-use backstitch_engine::identity::Facts;
-use backstitch_engine::scheduler;
 use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
+use backstitch_scheduler::{
+    RunIdentity, begin_run, child_options, child_workflow_id, projection_of, timers_of,
+};
 
 use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
@@ -187,8 +188,8 @@ impl Service {
                 further: Vec::new(),
             },
             rows,
-            timers: scheduler::timers_of(&run, now_ms),
-            memory: scheduler::memory_of(to.run, &projection),
+            timers: timers_of(&run, now_ms),
+            memory: projection_of(to.run, &projection),
             children,
             inbox,
         };
@@ -253,24 +254,20 @@ impl Service {
     /// The children that a fork waits for, as its own. Of one that nothing serves any more it hears when
     /// it is taken up.
     fn children_of(&self, scope: Scope, fork: &Fork, to: &Successor, now_ms: u64) -> Vec<NewRun> {
-        let options = scheduler::child_options(to.run, &to.workflow_id, fork.run.start());
+        let options = child_options(to.run, &to.workflow_id, fork.run.start());
         let child = |(op, open): (_, &OpenOp)| {
             let OpenOp::Child { run, workflow, input, options: asked } = open else { return None };
-            let facts = Facts {
+            let identity = RunIdentity {
                 scope,
                 run: *run,
-                workflow_id: scheduler::child_workflow_id(to.run, op, asked.workflow_id.clone()),
+                workflow_id: child_workflow_id(to.run, op, asked.workflow_id.clone()),
                 generation: 0,
                 workflow: Arc::clone(workflow),
                 digest: self.programs.workflow(scope, workflow)?,
                 parent: Some((to.run, op)),
             };
-            let begun = scheduler::begin_run(
-                &facts,
-                input,
-                Arc::new(options.clone().beginning(ambient::new_seed())),
-                now_ms,
-            );
+            let begun =
+                begin_run(&identity, input, Arc::new(options.clone().beginning(ambient::new_seed())), now_ms);
             begun.ok().map(|(new_run, _)| new_run)
         };
         fork.run.open_ops().filter_map(child).collect()

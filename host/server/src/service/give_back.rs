@@ -6,7 +6,6 @@ use backstitch_core::{Message, TaskToken};
 use backstitch_engine::clock::Clock;
 use backstitch_engine::crier::Crier;
 use backstitch_engine::matcher::GiveBack;
-use backstitch_engine::scheduler::note;
 use backstitch_ledger::{Ledger, Settled};
 
 /// What becomes of tasks that were recorded for a worker which had left: they go to the next.
@@ -22,7 +21,8 @@ pub(super) fn give_back(ledger: Ledger, crier: Crier, clock: Clock) -> GiveBack 
                     heartbeat: task.heartbeat_details,
                 };
                 let scope = ledger.scope(tenant);
-                match ledger.settle_task(scope, token, &note(&clock, token.run, &message)).await {
+                let item = clock.new_inbox_item(token.run, &message);
+                match ledger.settle_task(scope, token, &item).await {
                     Ok(Settled::Left { owner: Some(owner) }) => crier.messages(owner),
                     Ok(_) => {}
                     Err(error) => {

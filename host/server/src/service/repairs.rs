@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use backstitch_client::views::RepairsView;
 use backstitch_core::{Message, Projection, Run, RunId, Scope};
-use backstitch_engine::scheduler;
 use backstitch_ledger::Repairable;
+use backstitch_scheduler::projection_of;
 use tokio::time::Instant;
 
 use super::error::{ServiceError, internal};
@@ -63,7 +63,7 @@ impl Service {
         let (rows, held) = self.whole(id, 1).await?;
         let folded = tokio::task::spawn_blocking(move || {
             let loaded = Run::load_closed(id, &rows, head);
-            let memory = loaded.map(|(_, events)| scheduler::memory_of(id, &Projection::of(&events)));
+            let memory = loaded.map(|(_, events)| projection_of(id, &Projection::of(&events)));
             (memory, held)
         });
         let (memory, _held) = folded.await.map_err(|error| internal(&error))?;

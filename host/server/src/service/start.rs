@@ -9,10 +9,10 @@ use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerm
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, date, limits};
 use backstitch_engine::ambient;
-use backstitch_engine::identity::Facts;
-use backstitch_engine::scheduler::{Input, Start};
+use backstitch_engine::driver::{Input, Start};
 use backstitch_engine::term::Term;
 use backstitch_ledger::RunRef;
+use backstitch_scheduler::RunIdentity;
 use tokio::sync::oneshot;
 
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};
@@ -164,10 +164,10 @@ impl Service {
             failure: None,
             fault: None,
         };
-        let facts = Facts { scope, run, workflow_id, generation, workflow, digest, parent: None };
+        let identity = RunIdentity { scope, run, workflow_id, generation, workflow, digest, parent: None };
         let (reply, started) = oneshot::channel();
         let options = Arc::new(StartOptions::clone(options).beginning(ambient::new_seed()));
-        let request = Input::Start(Start { facts, options, program, input: start.input.clone(), reply });
+        let request = Input::Start(Start { identity, options, program, input: start.input.clone(), reply });
         let term = self.term()?;
         if let Some(reason) = lasting_outage(&term) {
             return Err(away(&reason, "nothing was started, try again later"));

@@ -20,9 +20,10 @@ use backstitch_core::{
     TaskToken, date, limits,
 };
 use backstitch_engine::attempt;
+use backstitch_engine::driver::{Input, Settle};
 use backstitch_engine::matcher::{PollGuard, Woken};
-use backstitch_engine::scheduler::{Input, Settle, Settlement, note};
 use backstitch_ledger::{OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
+use backstitch_scheduler::Settlement;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -218,14 +219,7 @@ impl Service {
         if term.inputs.send(Input::Settle(settle)).await.is_err() {
             return false;
         }
-        match settled.await {
-            Ok(Settlement::Done) => true,
-            Ok(Settlement::Later(first)) => {
-                first.cancelled().await;
-                false
-            }
-            Ok(Settlement::Elsewhere) | Err(_) => false,
-        }
+        matches!(settled.await, Ok(Settlement::Done))
     }
 
     /// By the inbox of the run, whoever has it.
@@ -235,7 +229,7 @@ impl Service {
         token: TaskToken,
         message: &Message,
     ) -> Result<(), ServiceError> {
-        let item = note(&self.clock, token.run, message);
+        let item = self.clock.new_inbox_item(token.run, message);
         match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
                 owner.into_iter().for_each(|owner| self.crier.messages(owner));
@@ -362,7 +356,7 @@ impl Service {
         }
         let (run, attempt, owner) = self.open_call(scope, id, op).await?;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        let item = note(&self.clock, run, &message);
+        let item = self.clock.new_inbox_item(run, &message);
         let is_first = self.ledger.overrule_task(scope, op, &item).await?;
         owner.into_iter().for_each(|owner| self.crier.messages(owner));
         // Which task it was does not matter any more.
@@ -462,7 +456,7 @@ fn view(queue: &Queue, task: TakenTask) -> Result<TaskView, ServiceError> {
         heartbeat_details: task.heartbeat.as_deref().map(json).transpose()?,
         traceparent: attempt::traceparent(token),
     };
-    attempt::log_outside(&view);
+    attempt::log_remote(&view);
     Ok(view)
 }
 

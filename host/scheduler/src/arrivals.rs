@@ -9,22 +9,22 @@ use backstitch_core::{Event, Fault, HeardId, Json, Message, Op, Projection, Run,
 use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
 use uuid::Uuid;
 
-use super::input::{Ended, Guard};
-use super::pending::{Arrival, Loading, Reading};
-use super::plan::{Purpose, close_unled, head, host_lost, parking, taken};
-use super::slot::{Attempt, Guest, Overdue, Request, Slot};
-use super::state::{Scheduler, TRIES};
-use crate::crash;
-use crate::guests::Ahead;
-use crate::identity::Facts;
+use crate::action::Action;
+use crate::env::Env;
+use crate::identity::RunIdentity;
+use crate::in_flight::{Arrival, Loading, Reading};
+use crate::input::Ended;
+use crate::job::PendingEvent;
 use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
+use crate::plan::{Purpose, head, host_lost, parking, taken};
+use crate::slot::{Attempt, Guest, Overdue, Request, Slot};
+use crate::state::{Scheduler, TRIES};
+use crate::waiting::Waiting;
 
-impl Scheduler {
+impl<E: Env> Scheduler<E> {
     /// Runs that this host owns from now on.
-    pub(super) fn claimed(&mut self, runs: Vec<ClaimedRun>, guard: &Guard) {
-        let taken = runs.len() as u64;
-        self.tools.counters.runs_taken_over.fetch_add(taken, std::sync::atomic::Ordering::Relaxed);
-        crash::point("takeover-middle");
+    pub(crate) fn on_claimed(&mut self, runs: Vec<ClaimedRun>, batch: E::Batch) {
+        self.figures.runs_taken_over += runs.len() as u64;
         let wanted = runs.into_iter().map(|run| {
             self.loading.entry(run.run).or_default();
             let number = self.begin_reading(run.run);
@@ -32,14 +32,14 @@ impl Scheduler {
             Wanted { number, run }
         });
         let wanted = wanted.collect();
-        self.tools.loads.claimed(wanted, guard);
+        self.act(Action::ReadClaimed(wanted, batch));
     }
 
-    /// Reads a run; the answer comes as [`Input::Loaded`](super::Input::Loaded).
-    pub(super) fn load(&mut self, id: RunId) {
+    /// Reads a run; the answer comes as [`Input::Loaded`](crate::Input::Loaded).
+    pub(crate) fn load(&mut self, id: RunId) {
         let number = self.begin_reading(id);
         let program = self.slots.get(&id).map(|slot| slot.program.clone());
-        self.tools.loads.one(id, number, program);
+        self.act(Action::Read { run: id, number, program });
     }
 
     /// A read that begins now: earlier ones of the same run do not count any more.
@@ -53,7 +53,7 @@ impl Scheduler {
     }
 
     /// A run was read.
-    pub(super) fn loaded(&mut self, loaded: Loaded) {
+    pub(crate) fn on_loaded(&mut self, loaded: Loaded<E>) {
         let Loaded { run: id, number, result } = loaded;
         // An earlier read does not count: the run may have gone on since.
         let reading = self.reading.get(&id).copied().filter(|reading| reading.number == number);
@@ -68,7 +68,18 @@ impl Scheduler {
             // Closed, or another host's by now: its messages are that host's.
             return self.forget(id, arrivals);
         };
-        let LoadedRun { facts, program, parked, ledger, derived, held, losses, unled, lost_attempt } = loaded;
+        let LoadedRun {
+            identity,
+            program,
+            parked,
+            ledger,
+            derived,
+            room,
+            is_large,
+            losses,
+            is_unreplayed,
+            lost_attempt,
+        } = loaded;
         let program = match losses >= limits::HOSTS_LOST_MAX && !parked {
             true => Err(host_lost(losses)),
             false => program,
@@ -79,9 +90,9 @@ impl Scheduler {
                 let projection = anew.then(|| Projection::of(rows.iter().map(|row| &row.event)));
                 match self.slots.get(&id).map(|slot| &slot.guest) {
                     None => {
-                        self.restore(facts, program, parked, run, rows, &derived.offered);
+                        self.load_slot(identity, program, parked, run, rows, &derived.offered);
                         if let Some(slot) = self.slots.get_mut(&id) {
-                            (slot.losses, slot.unled) = (losses, unled);
+                            (slot.losses, slot.is_unreplayed) = (losses, is_unreplayed);
                         }
                         if let Some(op) = lost_attempt.filter(|_| !parked) {
                             self.attempt_lost(id, op);
@@ -89,23 +100,23 @@ impl Scheduler {
                         self.amend(id, derived, projection.as_ref());
                     }
                     Some(Guest::Loading(rows_min)) if run.next_seq() < *rows_min => self.rewind(id),
-                    Some(Guest::Loading(_)) => self.revive(id, run, rows),
+                    Some(Guest::Loading(_)) => self.rehydrate(id, run, rows),
                     Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
                 self.give_up_rewinding(id);
                 if let Some(slot) = self.slots.get_mut(&id) {
-                    slot.held = Some(held);
+                    slot.room = Some((room, is_large));
                 }
                 self.deliver(id, arrivals);
                 self.advance(id);
             }
-            (Err(Damaged { fault, rows }), _) => self.refuse(&facts, &fault, arrivals, Err(rows)),
-            (Ok((run, _)), Err(fault)) => self.refuse(&facts, &fault, arrivals, Ok(run)),
+            (Err(Damaged { fault, rows }), _) => self.park_unloadable(&identity, &fault, arrivals, Err(rows)),
+            (Ok((run, _)), Err(fault)) => self.park_unloadable(&identity, &fault, arrivals, Ok(run)),
         }
     }
 
     /// A run is in memory that somebody may be reading: what waits for that goes to it.
-    pub(super) fn has_come(&mut self, id: RunId) {
+    pub(crate) fn has_come(&mut self, id: RunId) {
         let arrivals = self.arrived(id);
         self.deliver(id, arrivals);
     }
@@ -115,10 +126,10 @@ impl Scheduler {
         self.reading.remove(&id);
         let Loading { arrivals, left_out } = self.loading.remove(&id).unwrap_or_default();
         if left_out {
-            self.tools.inbox_hint.notify_one();
+            self.act(Action::ReadInbox);
         }
-        if self.tools.absent.remove(id) {
-            self.tools.timer_hint.sooner(0);
+        if self.absent.remove(&id) {
+            self.act(Action::TimerDue(0));
         }
         arrivals
     }
@@ -130,16 +141,16 @@ impl Scheduler {
     }
 
     /// A run that was not in memory.
-    fn restore(
+    fn load_slot(
         &mut self,
-        facts: Facts,
-        program: backstitch_sandbox::WorkflowProgram,
+        identity: RunIdentity,
+        program: E::Program,
         parked: bool,
         run: Run,
-        rows: Vec<Ahead>,
+        rows: Vec<PendingEvent>,
         offered: &[Op],
     ) {
-        let id = facts.run;
+        let id = identity.run;
         let Some(Event::RunStarted { input, .. }) = rows.first().map(|row| row.event.clone()) else {
             tracing::error!(run = %id, "a ledger that was folded has no start");
             return;
@@ -149,7 +160,7 @@ impl Scheduler {
             .open_ops()
             .filter_map(|(op, open)| matches!(open, OpenOp::Message { .. }).then_some(op))
             .collect();
-        self.insert(facts, program, run, input);
+        self.insert(identity, program, run, input);
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.started_at_ms = started_at_ms;
         slot.durable = slot.run.next_seq();
@@ -165,40 +176,46 @@ impl Scheduler {
         self.send_messages(id, messages);
     }
 
-    /// Tells a run of children that were refused when nobody could tell it.
-    pub(super) fn bury(&mut self, id: RunId, unborn: Vec<Op>) {
-        for op in unborn {
+    /// Tells a run of children that were rejected when nobody could tell it.
+    pub(crate) fn tell_of_rejected(&mut self, id: RunId, rejected: Vec<Op>) {
+        for op in rejected {
             let Some(slot) = self.slots.get(&id) else { return };
             let Some(OpenOp::Child { workflow, options, .. }) = slot.run.open_op(op) else { continue };
             if matches!(slot.guest, Guest::Parked) {
                 return;
             }
             let (workflow, workflow_id) = (workflow.clone(), options.workflow_id.clone());
-            let facts = self.child_facts(id, op, self.tools.clock.now_ms(), &workflow, workflow_id);
-            let failure = facts.map_or_else(|failure| failure, |facts| taken(&facts.workflow_id));
+            let child = self.child_identity(id, op, self.now.ms, &workflow, workflow_id);
+            let failure = child.map_or_else(|failure| failure, |child| taken(&child.workflow_id));
             self.outcome(id, Event::ChildClosed { op, outcome: Err(failure) }, None, |_| {});
         }
     }
 
     /// A run whose guest had been dropped; rows may have been sent since its ledger was asked for.
-    fn revive(&mut self, id: RunId, run: Run, rows: Vec<Ahead>) {
+    fn rehydrate(&mut self, id: RunId, run: Run, rows: Vec<PendingEvent>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.durable = slot.durable.max(run.next_seq());
-        slot.ahead.retain(|row| row.seq >= run.next_seq());
+        slot.undelivered.retain(|row| row.seq >= run.next_seq());
         slot.guest = Guest::Cold(rows);
-        slot.behind = false;
+        slot.is_behind = false;
     }
 
     /// A run that cannot be led along, because of its ledger (then only how many rows there are is
     /// known of it) or its component: it is parked, and only an operator's word is taken.
-    fn refuse(&mut self, facts: &Facts, fault: &Fault, arrivals: Vec<Arrival>, ledger: Result<Run, usize>) {
-        let id = facts.run;
-        self.send_draft(id);
-        if let Some(slot) = self.slots.remove(&id) {
+    fn park_unloadable(
+        &mut self,
+        identity: &RunIdentity,
+        fault: &Fault,
+        arrivals: Vec<Arrival>,
+        ledger: Result<Run, usize>,
+    ) {
+        let id = identity.run;
+        self.send_speculative(id);
+        if let Some(slot) = self.remove_slot(id) {
             self.release(&slot);
         }
         tracing::error!(run = %id, kind = %fault.kind, message = fault.message, "a run cannot be loaded; it is parked");
-        let mut append = Append::new(facts.scope, id);
+        let mut append = Append::new(identity.scope, id);
         append.status = Some(parking(fault));
         append.after = ledger.as_ref().ok().and_then(head);
         let (mut terminated, mut unheard) = (None, Vec::new());
@@ -220,34 +237,34 @@ impl Scheduler {
             }
         }
         if let Some(reason) = terminated {
-            close_unled(&self.tools.clock, facts, reason, ledger, &mut append);
+            self.close_unreplayed(identity, reason, ledger, &mut append);
         }
-        self.enqueue(id, append, |pending| {
-            pending.closes = true;
-            pending.put_back = unheard;
+        self.submit(id, append, |sent| {
+            sent.closes = true;
+            sent.put_back = unheard;
         });
     }
 
     fn forget(&mut self, id: RunId, arrivals: Vec<Arrival>) {
         for arrival in arrivals {
             if let Arrival::Message(item) = arrival {
-                self.tools.in_hand.put_back(id, item.item_id);
+                self.in_hand.put_back(id, item.item_id);
             }
         }
     }
 
     /// Timers of runs of this host are due.
-    pub(super) fn timers_due(&mut self, due: Vec<DueTimer>, guard: &Guard) {
+    pub(crate) fn on_timers(&mut self, due: Vec<DueTimer>, batch: &E::Batch) {
         for timer in due {
             let id = timer.run;
-            self.arrive_or_load(id, Arrival::Timer(timer), Some(guard));
+            self.arrive_or_load(id, Arrival::Timer(timer), Some(batch));
         }
     }
 
     /// Messages for runs of this host.
-    pub(super) fn messages(&mut self, items: Vec<InboxItem>, guard: &Guard) {
+    pub(crate) fn on_inbox(&mut self, items: Vec<InboxItem>, batch: &E::Batch) {
         for item in items {
-            if !self.tools.in_hand.take(item.run, item.item_id) {
+            if !self.in_hand.take(item.run, item.item_id) {
                 continue;
             }
             let key = (item.run, item.item_id);
@@ -255,32 +272,32 @@ impl Scheduler {
                 && !std::mem::replace(was_seen, true)
             {
                 // Read before it was consumed, or sent again: then it is there the next time as well.
-                self.tools.in_hand.put_back(item.run, item.item_id);
+                self.in_hand.put_back(item.run, item.item_id);
                 continue;
             }
             self.consumed.pop(&key);
-            self.arrive_or_load(item.run, Arrival::Message(item), Some(guard));
+            self.arrive_or_load(item.run, Arrival::Message(item), Some(batch));
         }
     }
 
     /// A message that this host has just sent: taken at once if the run is here, else left to the
     /// inbox of whoever owns it.
-    pub(super) fn posted(&mut self, item: InboxItem) {
+    pub(crate) fn posted(&mut self, item: InboxItem) {
         if self.slots.contains_key(&item.run) {
-            if self.tools.in_hand.take(item.run, item.item_id) {
+            if self.in_hand.take(item.run, item.item_id) {
                 self.arrive_or_load(item.run, Arrival::Message(item), None);
             }
         } else {
-            self.tools.inbox_hint.notify_one();
+            self.act(Action::ReadInbox);
         }
     }
 
-    /// `guard`: of the batch that it came with, which waits for runs in memory only.
-    fn arrive_or_load(&mut self, id: RunId, arrival: Arrival, guard: Option<&Guard>) {
+    /// `batch`: of the batch that it came with, which waits for runs in memory only.
+    fn arrive_or_load(&mut self, id: RunId, arrival: Arrival, batch: Option<&E::Batch>) {
         if self.loading.contains_key(&id) {
             self.wait_for_run(id, arrival);
         } else if self.slots.contains_key(&id) {
-            self.arrive(id, arrival, guard);
+            self.arrive(id, arrival, batch);
             self.advance(id);
         } else {
             self.load(id);
@@ -294,7 +311,7 @@ impl Scheduler {
         let has_room = loading.arrivals.len() < limits::ARRIVALS_WAITING_MAX;
         match &arrival {
             Arrival::Timer(timer) => {
-                self.tools.absent.add(id);
+                self.absent.insert(id);
                 let same = |known: &Arrival| matches!(known, Arrival::Timer(known) if known.op == timer.op);
                 if has_room && !loading.arrivals.iter().any(same) {
                     loading.arrivals.push(arrival);
@@ -305,35 +322,36 @@ impl Scheduler {
                 let payload = item.message.payload.as_ref().map_or(0, |payload| payload.len());
                 if !terminates && (!has_room || payload > limits::ARRIVAL_BYTES_MAX) {
                     loading.left_out = true;
-                    self.tools.in_hand.put_back(id, item.item_id);
+                    self.in_hand.put_back(id, item.item_id);
                     return;
                 }
                 loading.arrivals.push(arrival);
                 if let (true, Some(reading)) = (terminates, self.reading.get(&id)) {
-                    self.tools.loads.unled(id, reading.number);
+                    let number = reading.number;
+                    self.act(Action::ReadToClose { run: id, number });
                 }
             }
         }
     }
 
-    fn arrive(&mut self, id: RunId, arrival: Arrival, guard: Option<&Guard>) {
-        let takes = self.slots.get(&id).is_some_and(|slot| slot.run.is_open() && !slot.stale);
+    fn arrive(&mut self, id: RunId, arrival: Arrival, batch: Option<&E::Batch>) {
+        let takes = self.slots.get(&id).is_some_and(|slot| slot.run.is_open() && !slot.is_stale);
         match arrival {
-            Arrival::Message(item) if !takes => self.tools.in_hand.put_back(id, item.item_id),
-            Arrival::Message(item) => self.message(id, &item, guard.cloned()),
-            Arrival::Timer(timer) if takes => self.timer(id, &timer, guard.cloned()),
+            Arrival::Message(item) if !takes => self.in_hand.put_back(id, item.item_id),
+            Arrival::Message(item) => self.message(id, &item, batch.cloned()),
+            Arrival::Timer(timer) if takes => self.timer(id, &timer, batch.cloned()),
             Arrival::Timer(_) => {}
         }
     }
 
-    fn timer(&mut self, id: RunId, timer: &DueTimer, guard: Option<Guard>) {
+    fn timer(&mut self, id: RunId, timer: &DueTimer, batch: Option<E::Batch>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let op = timer.op;
         match (Purpose::from_tag(timer.purpose), slot.run.open_op(op)) {
             // Its row goes with the run.
-            (Some(Purpose::Deadline), _) => slot.overdue = Some(Overdue(guard)),
+            (Some(Purpose::Deadline), _) => slot.overdue = Some(Overdue(batch)),
             (Some(Purpose::Sleep), Some(OpenOp::Timer { .. })) => {
-                self.outcome(id, Event::TimerFired { op }, guard, |append| {
+                self.outcome(id, Event::TimerFired { op }, batch, |append| {
                     append.timers_done.push((id, op));
                 });
             }
@@ -345,25 +363,25 @@ impl Scheduler {
                 let retries = purpose == Some(Purpose::Retry)
                     && matches!(open, Some(OpenOp::Activity { .. }))
                     && !slot.attempts.contains_key(&op);
-                slot.time_has_come |= is_start;
-                let mut append = Append::new(slot.facts.scope, id);
+                slot.start_timer_fired |= is_start;
+                let mut append = Append::new(slot.identity.scope, id);
                 append.timers_done.push((id, op));
                 let call = retries.then_some(op);
-                self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
+                self.send_with_calls(id, append, call, None, |sent| sent.waiting = Waiting::of(batch));
                 // There may be what it could not hear before its time.
-                self.tools.inbox_hint.notify_one();
+                self.act(Action::ReadInbox);
             }
         }
     }
 
-    fn message(&mut self, id: RunId, item: &InboxItem, guard: Option<Guard>) {
+    fn message(&mut self, id: RunId, item: &InboxItem, batch: Option<E::Batch>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let message = match item.message.message() {
             Ok(message) => message,
             Err(error) => {
                 tracing::error!(run = %id, item = %item.item_id, %error, "a message is left in the inbox");
-                self.tools.in_hand.set_unreadable(item.item_id);
-                return self.tools.in_hand.put_back(id, item.item_id);
+                self.in_hand.set_unreadable(item.item_id);
+                return self.in_hand.put_back(id, item.item_id);
             }
         };
         let request = |reason, id| Request { reason, id, item: item.item_id };
@@ -373,17 +391,17 @@ impl Scheduler {
             }
             // It stays in the inbox until the guest has awaited some.
             Message::Signal { .. } if slot.run.signals_kept() as usize >= limits::SIGNALS_BUFFERED_MAX => {
-                self.tools.in_hand.set_full(id, true);
-                self.tools.in_hand.put_back(id, item.item_id);
+                self.in_hand.set_full(id, true);
+                self.in_hand.put_back(id, item.item_id);
             }
             Message::Signal { name, payload, id: signal_id } => {
                 let event = Event::SignalReceived { name, payload, id: signal_id };
-                self.outcome(id, event, guard, |append| append.inbox_done.push((id, item.item_id)));
+                self.outcome(id, event, batch, |append| append.inbox_done.push((id, item.item_id)));
             }
             Message::ChildClosed { op, outcome } => {
                 if matches!(slot.run.open_op(op), Some(OpenOp::Child { .. })) {
                     let event = Event::ChildClosed { op, outcome };
-                    self.outcome(id, event, guard, |append| append.inbox_done.push((id, item.item_id)));
+                    self.outcome(id, event, batch, |append| append.inbox_done.push((id, item.item_id)));
                 } else {
                     self.consume(id, item.item_id);
                 }
@@ -400,19 +418,19 @@ impl Scheduler {
             Message::Cancel { .. } | Message::Terminate { .. } => self.consume(id, item.item_id),
             Message::AttemptEnded { op, attempt, outcome, heartbeat } => {
                 let ended = Ended { op, attempt, outcome, heartbeat };
-                self.ended_outside(id, ended, item.item_id, guard);
+                self.remote_attempt_ended(id, ended, item.item_id, batch);
             }
             Message::AttemptFreed { op, attempt, heartbeat } => {
-                self.attempt_freed(id, (op, attempt), heartbeat.as_ref(), item.item_id, guard);
+                self.attempt_freed(id, (op, attempt), heartbeat.as_ref(), item.item_id, batch);
             }
-            Message::AttemptWanted { op } => self.attempt_wanted(id, op, item.item_id, guard),
+            Message::AttemptWanted { op } => self.attempt_wanted(id, op, item.item_id, batch),
             Message::Retry => self.retry(id, item.item_id),
             Message::Repair => {
                 self.consume(id, item.item_id);
                 self.make_anew(id);
             }
-            Message::Pause { reason } => self.pause(id, reason, item.item_id, guard),
-            Message::Resume { reason } => self.resume(id, reason, item.item_id, guard),
+            Message::Pause { reason } => self.pause(id, reason, item.item_id, batch),
+            Message::Resume { reason } => self.resume(id, reason, item.item_id, batch),
         }
     }
 
@@ -423,29 +441,29 @@ impl Scheduler {
         (op, attempt): (Op, u32),
         heartbeat: Option<&Json>,
         item: Uuid,
-        guard: Option<Guard>,
+        batch: Option<E::Batch>,
     ) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let is_next = slot.awaits_attempt(op, attempt);
         if is_next {
             slot.attempts.remove(&op);
         }
-        let mut append = Append::new(slot.facts.scope, id);
+        let mut append = Append::new(slot.identity.scope, id);
         append.inbox_done.push((id, item));
         let call = is_next.then_some(op);
-        self.send_with_calls(id, append, call, heartbeat, |pending| pending.waiting = guard.into());
+        self.send_with_calls(id, append, call, heartbeat, |sent| sent.waiting = Waiting::of(batch));
     }
 
     /// An operator wants the next attempt of a call now.
-    fn attempt_wanted(&mut self, id: RunId, op: Op, item: Uuid, guard: Option<Guard>) {
+    fn attempt_wanted(&mut self, id: RunId, op: Op, item: Uuid, batch: Option<E::Batch>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let waits =
             matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. })) && !slot.attempts.contains_key(&op);
-        let mut append = Append::new(slot.facts.scope, id);
+        let mut append = Append::new(slot.identity.scope, id);
         append.inbox_done.push((id, item));
         append.timers_done.extend(waits.then_some((id, op)));
         let call = waits.then_some(op);
-        self.send_with_calls(id, append, call, None, |pending| pending.waiting = guard.into());
+        self.send_with_calls(id, append, call, None, |sent| sent.waiting = Waiting::of(batch));
     }
 
     /// An operator lets a parked run go on: it starts from its ledger again.
@@ -454,38 +472,38 @@ impl Scheduler {
         if !matches!(slot.guest, Guest::Parked) {
             return self.consume(id, item);
         }
-        let mut append = Append { after: slot.sent, ..Append::new(slot.facts.scope, id) };
+        let mut append = Append { after: slot.sent, ..Append::new(slot.identity.scope, id) };
         // A run that is full is retried all the same: what remains of it is for its end.
         if slot.run.has_room(1, 0)
-            && let Ok(row) = slot.run.append(self.tools.clock.now_ms(), &Event::RunRetried)
+            && let Ok(row) = slot.run.append(self.now.ms, &Event::RunRetried)
         {
             append.rows.push(row);
         }
         append.status = Some(if slot.run.is_paused() { StatusChange::Pause } else { StatusChange::Run });
         append.inbox_done.push((id, item));
-        if let Some(slot) = self.slots.remove(&id) {
+        if let Some(slot) = self.remove_slot(id) {
             self.release(&slot);
         }
         // Whatever arrives meanwhile waits for the ledger.
         self.loading.entry(id).or_default();
         self.anew.insert(id, TRIES);
-        self.enqueue(id, append, |pending| (pending.closes, pending.then_load) = (true, true));
+        self.submit(id, append, |sent| (sent.closes, sent.then_load) = (true, true));
     }
 
     /// Consumes a message that has nothing to say any more.
-    pub(super) fn consume(&mut self, id: RunId, item: Uuid) {
+    pub(crate) fn consume(&mut self, id: RunId, item: Uuid) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let mut append = Append::new(slot.facts.scope, id);
+        let mut append = Append::new(slot.identity.scope, id);
         append.inbox_done.push((id, item));
         self.send(id, append, |_| {});
     }
 
     /// A slot goes without having answered its requests: they are read from the inbox again.
-    pub(super) fn release(&mut self, slot: &Slot) {
+    pub(crate) fn release(&mut self, slot: &Slot<E>) {
         for request in [&slot.cancel, &slot.terminate].into_iter().flatten() {
-            self.tools.in_hand.put_back(slot.facts.run, request.item);
+            self.in_hand.put_back(slot.identity.run, request.item);
         }
-        self.tools.in_hand.set_full(slot.facts.run, false);
-        self.tools.inbox_hint.notify_one();
+        self.in_hand.set_full(slot.identity.run, false);
+        self.act(Action::ReadInbox);
     }
 }

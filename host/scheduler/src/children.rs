@@ -6,33 +6,33 @@ use backstitch_core::names::check_new_id;
 use backstitch_core::{Event, Failure, FailureKind, Json, Op, RunId};
 use backstitch_ledger::Append;
 
-use super::effects::Effects;
-use super::pending::Child;
-use super::plan::{begin_run, child_options, child_workflow_id, head, may_have_child, taken};
-use super::state::Scheduler;
-use crate::ambient;
-use crate::identity::Facts;
+use crate::env::Env;
+use crate::identity::RunIdentity;
+use crate::in_flight::NewRunInFlight;
+use crate::on_commit::OnCommit;
+use crate::plan::{begin_run, child_options, child_workflow_id, head, may_have_child, taken};
+use crate::state::Scheduler;
 
-impl Scheduler {
+impl<E: Env> Scheduler<E> {
     /// Who a child will be; or why it cannot be.
-    pub(super) fn child_facts(
+    pub(crate) fn child_identity(
         &self,
         parent: RunId,
         op: Op,
         at_ms: u64,
         workflow: &Arc<str>,
         workflow_id: Option<Arc<str>>,
-    ) -> Result<Facts, Failure> {
+    ) -> Result<RunIdentity, Failure> {
         let slot = &self.slots[&parent];
-        let scope = slot.facts.scope;
+        let scope = slot.identity.scope;
         may_have_child(&slot.run)?;
         let refused = |problem| Failure::fatal(FailureKind::Application, "invalid-workflow-id", problem);
         workflow_id.as_deref().map_or(Ok(()), |id| check_new_id("workflow id", id)).map_err(refused)?;
-        let digest = self.tools.programs.workflow(scope, workflow).ok_or_else(|| {
+        let digest = self.env.workflow(scope, workflow).ok_or_else(|| {
             let message = format!("no deployed component offers the workflow {workflow:?}");
             Failure::fatal(FailureKind::Application, "unknown-workflow", message)
         })?;
-        Ok(Facts {
+        Ok(RunIdentity {
             scope,
             run: RunId::derived(parent, op, at_ms),
             workflow_id: child_workflow_id(parent, op, workflow_id),
@@ -43,38 +43,39 @@ impl Scheduler {
         })
     }
 
-    pub(super) fn start_child(
+    pub(crate) fn start_child(
         &mut self,
         parent: RunId,
-        facts: Result<Facts, Failure>,
+        identity: Result<RunIdentity, Failure>,
         op: Op,
         input: Json,
         append: &mut Append,
-        effects: &mut Effects,
+        on_commit: &mut OnCommit,
     ) {
         let slot = &self.slots[&parent];
-        let options = child_options(parent, &slot.facts.workflow_id, slot.run.start());
-        let options = options.beginning(ambient::new_seed());
-        let begun = facts.and_then(|facts| {
-            let (new_run, run) = begin_run(&facts, &input, Arc::new(options), self.tools.clock.now_ms())
+        let options = child_options(parent, &slot.identity.workflow_id, slot.run.start());
+        let options = options.beginning(self.env.new_seed());
+        let begun = identity.and_then(|identity| {
+            let (new_run, run) = begin_run(&identity, &input, Arc::new(options), self.now.ms)
                 .map_err(|problem| Failure::fatal(FailureKind::Application, "invalid-child", problem))?;
-            Ok((facts, new_run, run))
+            Ok((identity, new_run, run))
         });
         match begun {
-            Ok((facts, new_run, run)) => {
+            Ok((identity, new_run, run)) => {
                 append.new_runs.push(new_run);
-                effects.children.push(Child { facts, run, input, ahead: Vec::new(), op: Some(op) });
+                let child = NewRunInFlight { identity, run, input, events: Vec::new(), op: Some(op) };
+                on_commit.children.push(child);
             }
-            Err(failure) => effects.stillborn.push((op, failure)),
+            Err(failure) => on_commit.rejected.push((op, failure)),
         }
     }
 
     /// A run that an append of `parent` started is in the database, or its id was taken.
-    pub(super) fn child_committed(&mut self, parent: RunId, child: Child, refused: &[RunId]) {
-        let Child { facts, run, input, ahead, op } = child;
-        let id = facts.run;
+    pub(crate) fn child_committed(&mut self, parent: RunId, child: NewRunInFlight, refused: &[RunId]) {
+        let NewRunInFlight { identity, run, input, events, op } = child;
+        let id = identity.run;
         if refused.contains(&id) {
-            let failure = taken(&facts.workflow_id);
+            let failure = taken(&identity.workflow_id);
             match op {
                 Some(op) => {
                     let waits = self.slots.get(&parent).is_some_and(|slot| slot.run.open_op(op).is_some());
@@ -91,13 +92,13 @@ impl Scheduler {
             // may have gone on.
             return;
         }
-        match self.tools.programs.loaded(facts.digest) {
+        match self.env.program(identity.digest) {
             Some(program) => {
-                self.insert(facts, program, run, input);
+                self.insert(identity, program, run, input);
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.durable = slot.run.next_seq();
                     slot.sent = head(&slot.run);
-                    slot.ahead = ahead.into();
+                    slot.undelivered = events.into();
                 }
                 self.has_come(id);
                 self.advance(id);

@@ -15,39 +15,39 @@
 //! reads and writes do not reach the same database.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use backstitch_core::{Fault, FaultKind, RunId, Seq};
 use backstitch_ledger::{Head, Loss};
 use uuid::Uuid;
 
-use super::input::Input;
-use super::pending::Rewound;
-use super::slot::{Draft, Guest};
-use super::state::Scheduler;
+use crate::action::Action;
+use crate::env::Env;
+use crate::in_flight::Rewound;
 use crate::loaded::{Damaged, LoadedRun};
-use crate::retry::until_answered;
+use crate::slot::{Guest, Slot};
+use crate::state::Scheduler;
 
 /// How often a run is read again before anything of it could be written.
 const REWINDS_MAX: u32 = 5;
-/// Ends of ledgers in one question.
-const HEADS_AT_ONCE: usize = 1_000;
 
-impl Scheduler {
+impl<E: Env> Scheduler<E> {
     /// The writer has a new connection: the database may be another one, or have lost its last commits.
-    pub(super) fn prove_all(&mut self) {
+    pub(crate) fn prove_all(&mut self) {
         self.unproven = self.slots.keys().copied().collect();
-        let settled = self.slots.iter().filter_map(|(id, slot)| Some((*id, slot.settled_head()?)));
-        let heads: Vec<(RunId, Head)> = settled.collect();
+        let settled = |id: &RunId| Some((*id, self.slots.get(id)?.settled_head()?));
+        let heads: Vec<(RunId, Head)> = self.unproven.iter().filter_map(settled).collect();
         for (id, _) in &heads {
             self.unproven.remove(id);
         }
-        self.compare(heads);
-        self.compare_consumed();
+        self.act(Action::CompareHeads(heads));
+        let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, _)| *item).collect();
+        if !consumed.is_empty() {
+            self.act(Action::CompareConsumed(consumed));
+        }
     }
 
     /// An append of the run was committed. It may have been before the database lost something.
-    pub(super) fn proven(&mut self, id: RunId) {
+    pub(crate) fn proven(&mut self, id: RunId) {
         self.rewound.remove(&id);
         if self.unproven.is_empty() {
             return;
@@ -59,75 +59,41 @@ impl Scheduler {
         if let Some(head) = slot.settled_head()
             && self.unproven.remove(&id)
         {
-            self.compare(vec![(id, head)]);
+            self.act(Action::CompareHeads(vec![(id, head)]));
         }
-    }
-
-    /// Asks the database whether these ledgers end so; the answer comes as [`Input::Lost`].
-    fn compare(&self, heads: Vec<(RunId, Head)>) {
-        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.lease.host, self.sender.clone());
-        tokio::spawn(async move {
-            for heads in heads.chunks(HEADS_AT_ONCE) {
-                let lost = || ledger.lost_heads(host, heads);
-                let lost = until_answered("comparing runs in memory with their ledgers", lost).await;
-                if !lost.is_empty() {
-                    let _ = sender.send(Input::Lost(lost)).await;
-                }
-            }
-        });
-    }
-
-    /// Asks the database which of the messages are there that were consumed of late.
-    fn compare_consumed(&self) {
-        let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, _)| *item).collect();
-        if consumed.is_empty() {
-            return;
-        }
-        let (ledger, sender) = (self.tools.ledger.clone(), self.sender.clone());
-        tokio::spawn(async move {
-            let there = || ledger.items_there(&consumed);
-            let there = until_answered("looking for consumed messages", there).await;
-            if !there.is_empty() {
-                let _ = sender.send(Input::Reappeared(there)).await;
-            }
-        });
     }
 
     /// Runs whose ledgers do not end as this host thought when it asked.
-    pub(super) fn lost(&mut self, runs: &[(RunId, Head)]) {
+    pub(crate) fn on_lost(&mut self, runs: &[(RunId, Head)]) {
         for (id, head) in runs {
             // One that has gone on since has an append that will tell.
-            if self.slots.get(id).and_then(super::slot::Slot::settled_head) == Some(*head) {
+            if self.slots.get(id).and_then(Slot::settled_head) == Some(*head) {
                 self.rewind(*id);
             }
         }
     }
 
     /// Messages whose consumption is lost: they are to be read again.
-    pub(super) fn reappeared(&mut self, items: &[(RunId, Uuid)]) {
+    pub(crate) fn on_reappeared(&mut self, items: &[(RunId, Uuid)]) {
         for item in items {
             self.consumed.pop(item);
         }
-        self.tools.inbox_hint.notify_one();
+        self.act(Action::ReadInbox);
     }
 
     /// The database does not have this run as this host knows it: whatever its guest has seen of what is gone is
     /// dropped, and the run goes on from what its ledger holds.
-    pub(super) fn rewind(&mut self, id: RunId) {
+    pub(crate) fn rewind(&mut self, id: RunId) {
+        self.abandon_activation(id);
+        self.abort_attempts(id);
+        self.drop_speculative(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        (slot.stale, slot.reload) = (true, true);
-        slot.attempts.clear();
-        match &slot.guest {
-            Guest::Busy(computing) => computing.give_up(),
-            _ => slot.guest = Guest::Evicted,
-        }
-        if let Some(Draft { append, .. }) = slot.draft.take() {
-            for (run, item) in &append.inbox_done {
-                self.tools.in_hand.put_back(*run, *item);
-            }
+        (slot.is_stale, slot.is_reloaded) = (true, true);
+        if !matches!(slot.guest, Guest::Busy { .. }) {
+            slot.guest = Guest::Evicted;
         }
         let rewound = self.rewound.entry(id).or_insert_with(|| Rewound {
-            facts: Arc::clone(&slot.facts),
+            identity: Arc::clone(&slot.identity),
             durable: Seq(0),
             times: 0,
             untold: true,
@@ -139,14 +105,14 @@ impl Scheduler {
     }
 
     /// The slot of a run that was rewound is gone.
-    pub(super) fn reload(&mut self, id: RunId) {
+    pub(crate) fn reload(&mut self, id: RunId) {
         // Whatever arrives meanwhile waits for the ledger.
         self.loading.entry(id).or_default();
         self.load(id);
     }
 
     /// Says what is gone of a run that was rewound, now that its ledger was read.
-    pub(super) fn report_rewound(&mut self, id: RunId, loaded: Option<&LoadedRun>) {
+    pub(crate) fn report_rewound(&mut self, id: RunId, loaded: Option<&LoadedRun<E>>) {
         let Some(rewound) = self.rewound.get_mut(&id).filter(|rewound| rewound.untold) else { return };
         rewound.untold = false;
         let rows = loaded.map_or(0, |loaded| match &loaded.ledger {
@@ -156,12 +122,12 @@ impl Scheduler {
         let kept = Seq(u32::try_from(rows).unwrap_or(u32::MAX));
         let loss = Loss {
             run: id,
-            workflow_id: rewound.facts.workflow_id.to_string(),
+            workflow_id: rewound.identity.workflow_id.to_string(),
             kept,
             committed: rewound.durable,
-            host: self.tools.lease.host,
+            host: self.config.host,
         };
-        let scope = rewound.facts.scope;
+        let scope = rewound.identity.scope;
         if loaded.is_none() {
             self.rewound.remove(&id);
         }
@@ -169,22 +135,17 @@ impl Scheduler {
             tracing::warn!(run = %id, "a run was not in the database as this host knew it; it is read again");
             return;
         }
-        self.tools.counters.runs_rewound.fetch_add(1, Ordering::Relaxed);
+        self.figures.runs_rewound += 1;
         tracing::error!(
             run = %id, workflow_id = loss.workflow_id, rows_committed = %loss.committed, rows_kept = %loss.kept,
             "the database has lost rows of this run that were committed; what clients and workers were told of them no \
              longer holds, and the run goes on from what is left"
         );
-        let ledger = self.tools.ledger.clone();
-        tokio::spawn(async move {
-            if let Err(error) = ledger.note_loss(scope, &loss).await {
-                tracing::warn!(run = %loss.run, %error, "a loss could not be noted down; it is in this log only");
-            }
-        });
+        self.act(Action::NoteLoss(scope, loss));
     }
 
     /// Parks a run that was read again so often that there is no use in it.
-    pub(super) fn give_up_rewinding(&mut self, id: RunId) {
+    pub(crate) fn give_up_rewinding(&mut self, id: RunId) {
         let Some(times) = self.rewound.get(&id).map(|rewound| rewound.times) else { return };
         if times <= REWINDS_MAX {
             return;

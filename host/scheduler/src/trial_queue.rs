@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use backstitch_core::matcher::Moment;
 use backstitch_core::{Op, RunId, limits};
-use tokio::time::Instant;
 
-use super::input::Trial;
+use crate::input::Trial;
 
 /// Where the trial is that there is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// The database is about to know of it.
     Asked,
     /// What is on trial goes on.
@@ -20,31 +20,34 @@ pub(super) enum Stage {
 }
 
 /// Trials, and what is to be noted of runs that need none.
-pub(super) struct Trials {
-    pub(super) not_before: Instant,
-    pub(super) waiting: VecDeque<Trial>,
-    pub(super) now: Option<(Trial, Stage)>,
-    /// Runs that were led along their ledgers.
-    pub(super) led: Vec<RunId>,
+pub(crate) struct Trials {
+    pub(crate) not_before: Moment,
+    pub(crate) waiting: VecDeque<Trial>,
+    pub(crate) now: Option<(Trial, Stage)>,
+    /// Counts those that there were.
+    pub(crate) number: u64,
+    /// Runs that were replayed.
+    pub(crate) replayed: Vec<RunId>,
     /// Runs that went on.
-    pub(super) went_on: Vec<RunId>,
+    pub(crate) went_on: Vec<RunId>,
     /// Somebody comes for them.
-    pub(super) is_awaited: bool,
+    pub(crate) is_awaited: bool,
 }
 
 impl Trials {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new(began: Moment) -> Self {
         Self {
-            not_before: Instant::now() + Duration::from_millis(limits::TRIALS_AFTER_MS),
+            not_before: began + Duration::from_millis(limits::TRIALS_AFTER_MS),
             waiting: VecDeque::new(),
             now: None,
-            led: Vec::new(),
+            number: 0,
+            replayed: Vec::new(),
             went_on: Vec::new(),
             is_awaited: false,
         }
     }
 
-    pub(super) fn is_on(&self, run: RunId, op: Option<Op>) -> bool {
+    pub(crate) fn is_on(&self, run: RunId, op: Option<Op>) -> bool {
         self.now == Some((Trial { run, op }, Stage::Open))
     }
 }

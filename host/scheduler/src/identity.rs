@@ -6,7 +6,7 @@ use backstitch_core::{Digest, Op, RunId, Scope};
 
 /// What does not change about a run.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct RunIdentity {
     /// Where its rows live.
     pub scope: Scope,
     /// Its identity.

@@ -2,113 +2,105 @@
 
 use std::sync::Arc;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::matcher::Queue;
 use backstitch_core::{Json, Op, Run, RunId, Seq, TaskToken};
 use backstitch_ledger::{DueTimer, InboxItem};
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::slot;
-use super::waiting::Waiting;
-use crate::guests::Ahead;
-use crate::identity::Facts;
-use crate::matcher::Reservation;
+use crate::action::RemoteAttempt;
+use crate::env::Env;
+use crate::identity::RunIdentity;
+use crate::job::PendingEvent;
+use crate::slot::Attempt;
+use crate::waiting::Waiting;
 
 /// Something that waits for a run to be read.
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     Timer(DueTimer),
     Message(InboxItem),
 }
 
 /// A run that is being read, and what has come for it meanwhile.
 #[derive(Default)]
-pub(super) struct Loading {
-    pub(super) arrivals: Vec<Arrival>,
+pub(crate) struct Loading {
+    pub(crate) arrivals: Vec<Arrival>,
     /// More has come, which is still in the database.
-    pub(super) left_out: bool,
+    pub(crate) left_out: bool,
 }
 
 /// A read of a run that is under way.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Reading {
-    pub(super) number: u64,
+pub(crate) struct Reading {
+    pub(crate) number: u64,
     /// The run has written since it was begun.
-    pub(super) has_written: bool,
+    pub(crate) has_written: bool,
     /// The run was claimed, and has not been read since.
-    pub(super) is_claim: bool,
+    pub(crate) is_claim: bool,
 }
 
-/// What is done when an append is acknowledged.
-pub(super) struct Pending {
-    pub(super) run: RunId,
+/// An append on its way, and what is done when it is acknowledged.
+pub(crate) struct InFlight<E: Env> {
+    pub(crate) run: RunId,
     /// Rows of the run below this are committed then.
-    pub(super) upto: Seq,
+    pub(crate) upto: Seq,
     /// Runs that the append starts.
-    pub(super) children: Vec<Child>,
+    pub(crate) children: Vec<NewRunInFlight>,
     /// Messages that the append sends.
-    pub(super) posted: Vec<InboxItem>,
+    pub(crate) posted: Vec<InboxItem>,
     /// Commands of the append whose messages are sent as soon as it is committed.
-    pub(super) messages: Vec<Op>,
+    pub(crate) messages: Vec<Op>,
     /// Messages that the append consumes.
-    pub(super) consumed: Vec<(RunId, Uuid)>,
+    pub(crate) consumed: Vec<(RunId, Uuid)>,
     /// Messages that the run does not hear any more when it is committed, and that stay in its inbox.
-    pub(super) put_back: Vec<Uuid>,
+    pub(crate) put_back: Vec<Uuid>,
     /// Tasks that the append offers.
-    pub(super) offers: Vec<Offer>,
+    pub(crate) offers: Vec<Offer<E>>,
     /// Calls whose first attempts on this host begin then, for their guest ran ahead of its ledger.
-    pub(super) calls: Vec<Op>,
+    pub(crate) calls: Vec<Op>,
     /// Attempts that are told then that nobody waits for them.
-    pub(super) given_up: Vec<slot::Attempt>,
-    /// The attempt that waits until its call is held.
-    pub(super) held: Option<Held>,
+    pub(crate) abandoned: Vec<(Op, Attempt)>,
+    /// The attempt that waits until its call is left to others.
+    pub(crate) deferred: Option<(TaskToken, E::Reply<TaskToken>)>,
     /// Who else waits.
-    pub(super) waiting: Waiting,
+    pub(crate) waiting: Waiting<E>,
     /// The run is closed or parked by the append: who waits for its result is told.
-    pub(super) closes: bool,
+    pub(crate) closes: bool,
     /// The run is not in memory; its ledger is read once the append is committed.
-    pub(super) then_load: bool,
+    pub(crate) then_load: bool,
     /// The run goes on: its timers were not looked for while it was parked or paused.
-    pub(super) goes_on: bool,
+    pub(crate) goes_on: bool,
     /// When the first of the timers that the append sets is due: whoever looks for it earlier than the
     /// commit does not find it.
-    pub(super) due_ms: Option<u64>,
+    pub(crate) due_ms: Option<u64>,
 }
 
 /// A run that an append starts: a child, or the next run of one that continues as new.
-pub(super) struct Child {
-    pub(super) facts: Facts,
-    pub(super) run: Run,
-    pub(super) input: Json,
+pub(crate) struct NewRunInFlight {
+    pub(crate) identity: RunIdentity,
+    pub(crate) run: Run,
+    pub(crate) input: Json,
     /// What comes after row 0.
-    pub(super) ahead: Vec<Ahead>,
+    pub(crate) events: Vec<PendingEvent>,
     /// The command of the parent that hears about it; none for a continuation.
-    pub(super) op: Option<Op>,
+    pub(crate) op: Option<Op>,
 }
 
-/// A call that an attempt leaves to others, on its way to the database.
-pub(super) struct Held {
-    pub(super) token: TaskToken,
-    /// The attempt.
-    pub(super) reply: oneshot::Sender<TaskToken>,
-}
-
-/// A call that was offered to workers outside, on its way to the ledger.
-pub(super) struct Offer {
-    pub(super) run: RunId,
-    pub(super) op: Op,
-    pub(super) queue: Queue,
-    pub(super) name: Arc<str>,
+/// A call that was offered to remote workers, on its way to the ledger.
+pub(crate) struct Offer<E: Env> {
+    pub(crate) run: RunId,
+    pub(crate) op: Op,
+    pub(crate) queue: Queue,
+    pub(crate) name: Arc<str>,
     /// The worker that it is reserved for, and what that gets.
-    pub(super) reserved: Option<(Reservation, TaskView)>,
+    pub(crate) reserved: Option<(E::Reservation, Box<RemoteAttempt>)>,
 }
 
 /// A run that was ahead of the database.
-pub(super) struct Rewound {
-    pub(super) facts: Arc<Facts>,
+pub(crate) struct Rewound {
+    pub(crate) identity: Arc<RunIdentity>,
     /// Rows below were committed once.
-    pub(super) durable: Seq,
-    pub(super) times: u32,
+    pub(crate) durable: Seq,
+    pub(crate) times: u32,
     /// Nobody has been told yet what is gone.
-    pub(super) untold: bool,
+    pub(crate) untold: bool,
 }

@@ -4,20 +4,21 @@
 //! they follow from. A restore, a mistaken hand or a defect may take one away, and nothing would ever happen to the run
 //! again. So they are compared with the ledger whenever a run is taken into memory, when it goes on after a retry or a
 //! pause, when an operator asks for it ([`Message::Repair`](backstitch_core::Message)), and when a look over all runs finds
-//! one that lacks a timer ([`Input::Lacking`](super::Input)).
+//! one that lacks a timer ([`Input::Lacking`](crate::Input)).
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Op, Projection, Run, RunId};
 use backstitch_ledger::Append;
 
-use super::plan::{due_calls, head, memory_of, timers_of};
-use super::slot::{Guest, Slot};
-use super::state::{Scheduler, TRIES};
 use crate::derived::Derived;
+use crate::env::Env;
+use crate::plan::{due_calls, head, projection_of, timers_of};
+use crate::slot::{Guest, Slot};
+use crate::state::{Scheduler, TRIES};
 
-impl Scheduler {
+impl<E: Env> Scheduler<E> {
     /// Compares a run with its ledger, and makes all anew that follows from it.
-    pub(super) fn make_anew(&mut self, id: RunId) {
+    pub(crate) fn make_anew(&mut self, id: RunId) {
         self.anew.insert(id, TRIES);
         if !self.reading.contains_key(&id) {
             self.load(id);
@@ -25,7 +26,7 @@ impl Scheduler {
     }
 
     /// The run was to be compared, and was at work when the answer came. It may be at rest now.
-    pub(super) fn try_again(&mut self, id: RunId) {
+    pub(crate) fn try_again(&mut self, id: RunId) {
         let settled = || self.slots.get(&id).and_then(Slot::settled_head).is_some();
         if self.anew.contains_key(&id) && !self.reading.contains_key(&id) && settled() {
             self.load(id);
@@ -34,9 +35,9 @@ impl Scheduler {
 
     /// Runs that seem to lack timers of these ops, which the database cannot know for sure: an attempt may be under way
     /// here, or the op cancelled with its run. Those that do are read, which mends them.
-    pub(super) fn lacking(&mut self, runs: Vec<(RunId, Vec<Op>)>) {
+    pub(crate) fn on_lacking(&mut self, runs: Vec<(RunId, Vec<Op>)>) {
         for (id, ops) in runs {
-            let waits = |slot: &Slot, op: &Op| match slot.run.open_op(*op) {
+            let waits = |slot: &Slot<E>, op: &Op| match slot.run.open_op(*op) {
                 Some(OpenOp::Timer { .. }) => true,
                 Some(OpenOp::Activity { .. }) => !slot.attempts.contains_key(op),
                 _ => false,
@@ -50,7 +51,7 @@ impl Scheduler {
 
     /// What was read of a run that is in memory. If anything of it was on its way meanwhile, the answer is of no use: a
     /// later look finds what is still missing.
-    pub(super) fn compare_derived(
+    pub(crate) fn compare_derived(
         &mut self,
         id: RunId,
         run: &Run,
@@ -70,18 +71,18 @@ impl Scheduler {
 
     /// Makes anew what a run lacks: its timers, tasks, and what its children have to say; with a projection, what is
     /// known of it as well.
-    pub(super) fn amend(&mut self, id: RunId, derived: Derived, projection: Option<&Projection>) {
+    pub(crate) fn amend(&mut self, id: RunId, derived: Derived, projection: Option<&Projection>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         self.anew.remove(&id);
         // Their tasks are gone, and no message says why.
         slot.attempts.retain(|op, attempt| !attempt.is_offered() || derived.offered.contains(op));
-        let now_ms = self.tools.clock.now_ms();
-        let mut append = Append::new(slot.facts.scope, id);
+        let now_ms = self.now.ms;
+        let mut append = Append::new(slot.identity.scope, id);
         append.timers = timers_of(&slot.run, now_ms);
         append.timers.retain(|timer| derived.timers.get(&timer.op) != Some(&timer.due_ms));
         append
             .memories
-            .extend(projection.map(|known| memory_of(id, known)).filter(|known| !known.is_empty()));
+            .extend(projection.map(|known| projection_of(id, known)).filter(|known| !known.is_empty()));
         let parked = matches!(slot.guest, Guest::Parked);
         let mut calls = if parked { Vec::new() } else { due_calls(&slot.run, now_ms) };
         calls.retain(|op| !derived.offered.contains(op) && !slot.attempts.contains_key(op));
@@ -92,7 +93,7 @@ impl Scheduler {
         if parked {
             return;
         }
-        self.bury(id, derived.unborn);
+        self.tell_of_rejected(id, derived.rejected);
         for (op, outcome) in derived.untold {
             let waits = self.slots.get(&id).is_some_and(|slot| slot.run.open_op(op).is_some());
             if waits {

@@ -19,13 +19,14 @@ use std::time::Duration;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Failure, FailureKind, Op, RunId, limits};
 
-use super::docket::Stage;
-use super::input::{Input, Trial, TrialStep};
-use super::slot::{Guest, Slot};
-use super::state::Scheduler;
-use crate::retry::until_answered;
+use crate::action::Action;
+use crate::env::Env;
+use crate::input::{Trial, Wake};
+use crate::slot::{Guest, Slot};
+use crate::state::Scheduler;
+use crate::trial_queue::Stage;
 
-impl Slot {
+impl<E: Env> Slot<E> {
     /// Whether its guest may go on only on trial.
     fn is_suspect(&self) -> bool {
         self.losses + 1 >= limits::HOSTS_LOST_MAX
@@ -33,36 +34,37 @@ impl Slot {
 
     /// The same, of what is to be laid before it now.
     fn needs_trial(&self) -> bool {
-        let repeats = matches!(self.guest, Guest::Cold(_)) && !self.unled && self.ahead.is_empty();
+        let repeats =
+            matches!(self.guest, Guest::Cold(_)) && !self.is_unreplayed && self.undelivered.is_empty();
         self.is_suspect() && !repeats
     }
 }
 
-impl Scheduler {
+impl<E: Env> Scheduler<E> {
     /// Whether a guest of this component may begin before its start is committed.
-    pub(super) fn may_begin_ahead(&mut self, digest: Digest) -> bool {
-        !self.tools.caution.is_due() && self.came_back.get(&digest).is_some()
+    pub(crate) fn may_begin_ahead(&mut self, digest: Digest) -> bool {
+        !self.env.is_cautious() && self.came_back.get(&digest).is_some()
     }
 
     /// Whether the guest of a run may be given what it may have. If not, that comes later.
-    pub(super) fn may_dispatch(&mut self, id: RunId) -> bool {
+    pub(crate) fn may_dispatch(&mut self, id: RunId) -> bool {
         let Some(slot) = self.slots.get(&id).filter(|slot| slot.needs_trial()) else { return true };
         let has_something = match &slot.guest {
-            Guest::Cold(_) => slot.durable.0 > 0 || slot.draft.is_some(),
-            Guest::Idle(_) => slot.ready_ahead() > 0,
+            Guest::Cold(_) => slot.durable.0 > 0 || slot.speculative.is_some(),
+            Guest::Idle(_) => slot.deliverable() > 0,
             _ => return true,
         };
         !has_something || self.may_try(Trial { run: id, op: None })
     }
 
     /// Whether the attempt of a call may begin. If not, it does later.
-    pub(super) fn may_attempt(&mut self, id: RunId, op: Op) -> bool {
+    pub(crate) fn may_attempt(&mut self, id: RunId, op: Op) -> bool {
         let is_suspect = self.slots.get(&id).is_some_and(Slot::is_suspect);
         !is_suspect || self.may_try(Trial { run: id, op: Some(op) })
     }
 
     /// Whether the guest of a run waits for its trial.
-    pub(super) fn waits_for_trial(&self, id: RunId) -> bool {
+    pub(crate) fn waits_for_trial(&self, id: RunId) -> bool {
         let trial = Trial { run: id, op: None };
         self.trials.waiting.contains(&trial) || self.trials.now.is_some_and(|(now, _)| now == trial)
     }
@@ -89,87 +91,102 @@ impl Scheduler {
                 continue;
             }
             self.trials.now = Some((trial, Stage::Asked));
-            let (ledger, lease, sender) = (self.tools.ledger.clone(), self.tools.lease, self.sender.clone());
-            let not_before = self.trials.not_before;
-            tokio::spawn(async move {
-                tokio::time::sleep_until(not_before).await;
-                let begin = || ledger.begin_trial(lease, trial.run, trial.op);
-                let begun = until_answered("putting a run on trial", begin).await;
-                if !begun {
-                    // The term is about to end, or the run is gone.
-                    tokio::time::sleep(Duration::from_millis(limits::TRIAL_NEWS_MS)).await;
-                }
-                let _ = sender.send(Input::Trial(trial, TrialStep::Begun(begun))).await;
-                if trial.op.is_some() {
-                    tokio::time::sleep(Duration::from_millis(limits::TRIAL_MS_MAX)).await;
-                    let _ = sender.send(Input::Trial(trial, TrialStep::Outlived)).await;
-                }
-            });
+            self.trials.number += 1;
+            let wait = self.trials.not_before.since(self.now.at);
+            if wait.is_zero() {
+                self.act(Action::BeginTrial(trial));
+            } else {
+                self.act(Action::Wake(wait, Wake::TrialMayBegin(trial)));
+            }
         }
     }
 
-    /// Something became of a trial.
-    pub(super) fn trial(&mut self, trial: Trial, step: &TrialStep) {
-        if self.trials.now.is_none_or(|(now, _)| now != trial) {
+    /// This host has lived for long enough.
+    pub(crate) fn trial_may_begin(&mut self, trial: Trial) {
+        if self.trials.now == Some((trial, Stage::Asked)) {
+            self.act(Action::BeginTrial(trial));
+        }
+    }
+
+    /// The database knows of a trial, or it could not begin.
+    pub(crate) fn on_trial_begun(&mut self, trial: Trial, has_begun: bool) {
+        if self.trials.now != Some((trial, Stage::Asked)) {
             return;
         }
-        let Trial { run: id, op } = trial;
-        match step {
-            TrialStep::Begun(false) => self.end_trial(trial, false),
-            TrialStep::Begun(true) => {
-                self.trials.now = Some((trial, Stage::Open));
-                match op {
-                    Some(op) => self.start_tried(id, op),
-                    None => self.advance(id),
-                }
-                let is_under_way = self.slots.get(&id).is_some_and(|slot| match op {
-                    Some(op) => slot.is_attempting(op),
-                    None => matches!(slot.guest, Guest::Busy(_)),
-                });
-                if !is_under_way {
-                    self.end_trial(trial, false);
-                }
-            }
-            TrialStep::Outlived if self.trials.is_on(id, op) => self.end_trial(trial, true),
-            TrialStep::Outlived => {}
-            TrialStep::Noted(went_on) => {
-                self.trials.now = None;
-                if let Some(slot) = self.slots.get_mut(&id).filter(|_| *went_on) {
-                    slot.losses = 0;
-                }
-                self.advance(id);
-                self.next_trial();
-            }
+        if !has_begun {
+            // The term is about to end, or the run is gone.
+            let wait = Duration::from_millis(limits::TRIAL_NEWS_MS);
+            return self.act(Action::Wake(wait, Wake::TrialIsGone(trial)));
         }
+        let Trial { run: id, op } = trial;
+        self.trials.now = Some((trial, Stage::Open));
+        match op {
+            Some(op) => self.start_attempt(id, op),
+            None => self.advance(id),
+        }
+        let is_under_way = self.slots.get(&id).is_some_and(|slot| match op {
+            Some(op) => slot.is_attempting(op),
+            None => matches!(slot.guest, Guest::Busy { .. }),
+        });
+        if !is_under_way {
+            self.end_trial(trial, false);
+        } else if op.is_some() {
+            let wait = Duration::from_millis(limits::TRIAL_MS_MAX);
+            self.act(Action::Wake(wait, Wake::TrialOutlived(self.trials.number)));
+        }
+    }
+
+    /// A trial could not begin, and nothing has come of that.
+    pub(crate) fn trial_is_gone(&mut self, trial: Trial) {
+        if self.trials.now == Some((trial, Stage::Asked)) {
+            self.end_trial(trial, false);
+        }
+    }
+
+    /// The trial of this number has taken so long that it has killed nobody.
+    pub(crate) fn trial_outlived(&mut self, number: u64) {
+        if let Some((trial, Stage::Open)) = self.trials.now
+            && number == self.trials.number
+        {
+            self.end_trial(trial, true);
+        }
+    }
+
+    /// The database knows that a trial is over.
+    pub(crate) fn on_trial_ended(&mut self, trial: Trial, went_on: bool) {
+        if self.trials.now != Some((trial, Stage::Ending)) {
+            return;
+        }
+        self.trials.now = None;
+        if let Some(slot) = self.slots.get_mut(&trial.run).filter(|_| went_on) {
+            slot.losses = 0;
+        }
+        self.advance(trial.run);
+        self.next_trial();
     }
 
     fn end_trial(&mut self, trial: Trial, went_on: bool) {
         self.trials.now = Some((trial, Stage::Ending));
-        let (ledger, host, sender) = (self.tools.ledger.clone(), self.tools.lease.host, self.sender.clone());
-        tokio::spawn(async move {
-            let end = || ledger.end_trial(host, trial.run, went_on);
-            until_answered("ending a trial", end).await;
-            let _ = sender.send(Input::Trial(trial, TrialStep::Noted(went_on))).await;
-        });
+        self.act(Action::EndTrial(trial, went_on));
     }
 
     /// A guest came back from its thread. `went_on`: with something that it had not done before.
-    pub(super) fn survived(&mut self, id: RunId, went_on: bool) {
+    pub(crate) fn survived(&mut self, id: RunId, went_on: bool) {
         if self.trials.is_on(id, None) {
             if let Some(slot) = self.slots.get_mut(&id) {
-                slot.unled = false;
+                slot.is_unreplayed = false;
             }
             return self.end_trial(Trial { run: id, op: None }, went_on);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if went_on {
-            self.came_back.put(slot.facts.digest, ());
+            self.came_back.put(slot.identity.digest, ());
         }
-        if slot.losses == 0 && !slot.unled {
+        if slot.losses == 0 && !slot.is_unreplayed {
             return;
         }
-        if std::mem::take(&mut slot.unled) {
-            self.trials.led.push(id);
+        if std::mem::take(&mut slot.is_unreplayed) {
+            self.trials.replayed.push(id);
         }
         if went_on && slot.losses > 0 && !slot.is_suspect() {
             slot.losses = 0;
@@ -179,46 +196,39 @@ impl Scheduler {
     }
 
     /// A run was read, and nothing is led now: an operator holds it, or its time has not come. That harms no host.
-    pub(super) fn rests(&mut self, id: RunId) {
+    pub(crate) fn rests(&mut self, id: RunId) {
         if let Some(slot) = self.slots.get_mut(&id)
-            && std::mem::take(&mut slot.unled)
+            && std::mem::take(&mut slot.is_unreplayed)
         {
-            self.trials.led.push(id);
+            self.trials.replayed.push(id);
             self.await_news();
         }
     }
 
     fn await_news(&mut self) {
         if !std::mem::replace(&mut self.trials.is_awaited, true) {
-            let sender = self.sender.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(Duration::from_millis(limits::TRIAL_NEWS_MS)).await;
-                let _ = sender.send(Input::NoteProgress).await;
-            });
+            self.act(Action::Wake(Duration::from_millis(limits::TRIAL_NEWS_MS), Wake::NoteProgress));
         }
     }
 
     /// An attempt came to its end, and its host is there.
-    pub(super) fn attempt_survived(&mut self, id: RunId, op: Op) {
+    pub(crate) fn attempt_survived(&mut self, id: RunId, op: Op) {
         if self.trials.is_on(id, Some(op)) {
             self.end_trial(Trial { run: id, op: Some(op) }, true);
         }
     }
 
     /// Writes down what runs have done that were claimed from hosts that died.
-    pub(super) fn note_progress(&mut self) {
+    pub(crate) fn note_progress(&mut self) {
         self.trials.is_awaited = false;
-        let (led, went_on) = (std::mem::take(&mut self.trials.led), std::mem::take(&mut self.trials.went_on));
-        let (ledger, host) = (self.tools.ledger.clone(), self.tools.lease.host);
-        tokio::spawn(async move {
-            let note = || ledger.note_progress(host, &led, &went_on);
-            // What is not noted counts against its run once more, which two losses outweigh.
-            until_answered("noting what runs did", note).await;
-        });
+        let replayed = std::mem::take(&mut self.trials.replayed);
+        let went_on = std::mem::take(&mut self.trials.went_on);
+        // What is not noted counts against its run once more, which two losses outweigh.
+        self.act(Action::NoteProgress(replayed, went_on));
     }
 
     /// The host before died while it had this attempt on trial.
-    pub(super) fn attempt_lost(&mut self, id: RunId, op: Op) {
+    pub(crate) fn attempt_lost(&mut self, id: RunId, op: Op) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(OpenOp::Activity { attempts, .. }) = slot.run.open_op(op) else { return };
         let attempt = attempts + 1;
@@ -228,7 +238,7 @@ impl Scheduler {
             retryable: true,
             ..Failure::fatal(FailureKind::Application, "host-lost", message.to_owned())
         };
-        if let Some((event, timer)) = self.judge(id, op, attempt, Err(failure), None) {
+        if let Some((event, timer)) = self.decide_retry(id, op, attempt, Err(failure), None) {
             self.outcome(id, event, None, |append| append.timers.extend(timer));
         }
     }

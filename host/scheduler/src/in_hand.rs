@@ -1,78 +1,74 @@
-//! What of the inbox a host has in hand: shared by its scheduler, which works on messages, and the watcher, which reads
-//! only what is not here. One of these for each term.
+//! What of the inbox a scheduler has in hand, so that whoever reads the inbox for it can leave that out.
 //!
 //! A message is in hand from the moment it is read until the append that removes it is committed, or until it is put
 //! back because its run cannot hear it now. What cannot be read stays here for the term: it is logged once.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
 
 use backstitch_core::{RunId, limits};
 use backstitch_ledger::Reader;
 use uuid::Uuid;
 
-/// See the module. Cheap to clone: all clones are one.
+/// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct InHand(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    items: HashMap<RunId, HashSet<Uuid>>,
+pub struct InHand {
+    items: BTreeMap<RunId, BTreeSet<Uuid>>,
     /// Runs that take no more signals until they have awaited some.
-    full: HashSet<RunId>,
-    unreadable: HashSet<Uuid>,
+    full: BTreeSet<RunId>,
+    unreadable: BTreeSet<Uuid>,
 }
 
 impl InHand {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing here panics half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a message. False: it is in hand already.
-    pub fn take(&self, run: RunId, item: Uuid) -> bool {
-        self.state().items.entry(run).or_default().insert(item)
+    pub(crate) fn take(&mut self, run: RunId, item: Uuid) -> bool {
+        self.items.entry(run).or_default().insert(item)
     }
 
     /// A message is done with, or its run cannot hear it now.
-    pub fn put_back(&self, run: RunId, item: Uuid) {
-        let mut state = self.state();
-        if let Some(items) = state.items.get_mut(&run) {
+    pub(crate) fn put_back(&mut self, run: RunId, item: Uuid) {
+        if let Some(items) = self.items.get_mut(&run) {
             items.remove(&item);
             if items.is_empty() {
-                state.items.remove(&run);
+                self.items.remove(&run);
             }
         }
     }
 
     /// Whether a run takes no more signals. True: that is news.
-    pub fn set_full(&self, run: RunId, is_full: bool) -> bool {
-        let mut state = self.state();
-        if is_full { state.full.insert(run) } else { state.full.remove(&run) }
+    pub(crate) fn set_full(&mut self, run: RunId, is_full: bool) -> bool {
+        if is_full { self.full.insert(run) } else { self.full.remove(&run) }
     }
 
     /// A message that cannot be read.
-    pub fn set_unreadable(&self, item: Uuid) {
-        let mut state = self.state();
-        if state.unreadable.len() >= limits::UNREADABLE_ITEMS_MAX {
+    pub(crate) fn set_unreadable(&mut self, item: Uuid) {
+        if self.unreadable.len() >= limits::UNREADABLE_ITEMS_MAX {
             // They are found, and logged, once more.
-            state.unreadable.clear();
+            self.unreadable.clear();
         }
-        state.unreadable.insert(item);
+        self.unreadable.insert(item);
     }
 
     /// Messages that cannot be read.
     pub fn unreadable(&self) -> Vec<Uuid> {
-        self.state().unreadable.iter().copied().collect()
+        self.unreadable.iter().copied().collect()
+    }
+
+    /// How many messages are in hand.
+    pub fn len(&self) -> usize {
+        self.items.values().map(BTreeSet::len).sum()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
     }
 
     /// What is to be read for these runs.
     pub fn readers(&self, runs: &[RunId]) -> Vec<Reader> {
-        let state = self.state();
         let reader = |run: &RunId| Reader {
             run: *run,
-            is_full: state.full.contains(run),
-            except: state.items.get(run).into_iter().flatten().copied().collect(),
+            is_full: self.full.contains(run),
+            except: self.items.get(run).into_iter().flatten().copied().collect(),
         };
         runs.iter().map(reader).collect()
     }
@@ -84,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_message_is_in_hand_until_it_is_put_back_and_of_its_run_alone() {
-        let in_hand = InHand::default();
+        let mut in_hand = InHand::default();
         let (run, other, item) = (RunId(Uuid::from_u128(1)), RunId(Uuid::from_u128(2)), Uuid::from_u128(3));
         assert!(in_hand.take(run, item) && !in_hand.take(run, item));
         assert!(in_hand.take(other, item), "it was passed on meanwhile");

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use backstitch_core::run::OpenOp;
 use backstitch_core::start::Parent;
 use backstitch_core::{
-    Chain, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ParentClose, Projection, Run,
-    RunId, RunStatus, Scope, Seq, StartOptions, limits,
+    Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, Projection, Run, RunId, RunStatus,
+    Scope, Seq, StartOptions, limits,
 };
-use backstitch_ledger::{Append, Close, Head, InboxItem, NewItem, NewMemory, NewRun, NewTimer, StatusChange};
+use backstitch_ledger::{Head, InboxItem, NewItem, NewMemory, NewRun, NewTimer, StatusChange};
 
-use crate::clock::Clock;
-use crate::identity::Facts;
+use uuid::Uuid;
+
+use crate::identity::RunIdentity;
 
 /// What a row of the timers table is for. Persisted: append-only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub(crate) enum Purpose {
     /// A sleep of the guest.
     Sleep = 1,
     /// The next attempt of an activity.
@@ -31,14 +32,14 @@ pub(super) enum Purpose {
 pub const START_OP: Op = Op(u32::MAX);
 
 /// See [`START_OP`].
-pub(super) const DEADLINE_OP: Op = Op(u32::MAX - 1);
+pub(crate) const DEADLINE_OP: Op = Op(u32::MAX - 1);
 
 impl Purpose {
-    pub(super) fn tag(self) -> i16 {
+    pub(crate) fn tag(self) -> i16 {
         self as i16
     }
 
-    pub(super) fn from_tag(tag: i16) -> Option<Self> {
+    pub(crate) fn from_tag(tag: i16) -> Option<Self> {
         [Self::Sleep, Self::Retry, Self::Start, Self::Deadline]
             .into_iter()
             .find(|purpose| purpose.tag() == tag)
@@ -49,19 +50,19 @@ impl Purpose {
 pub const DEADLINE: i16 = Purpose::Deadline as i16;
 
 /// Why a run whose ledger has no room left is parked.
-pub(super) fn full() -> Fault {
+pub(crate) fn full() -> Fault {
     let message = "the run's ledger is full; have the workflow continue as new before it is";
     Fault::new(FaultKind::Limit, message)
 }
 
 /// Where the ledger of a run ends.
-pub(super) fn head(run: &Run) -> Option<Head> {
+pub(crate) fn head(run: &Run) -> Option<Head> {
     let last = run.next_seq().0.checked_sub(1)?;
     Some(Head { seq: Seq(last), chain: run.chain() })
 }
 
 /// A message that this host has sent, as its inbox will show it.
-pub(super) fn received(scope: Scope, sent: &NewItem) -> InboxItem {
+pub(crate) fn received(scope: Scope, sent: &NewItem) -> InboxItem {
     InboxItem {
         scope,
         run: sent.run,
@@ -72,7 +73,7 @@ pub(super) fn received(scope: Scope, sent: &NewItem) -> InboxItem {
 }
 
 /// Timers of the run itself that are still to come.
-pub(super) fn timers_of_start(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+pub(crate) fn timers_of_start(run: &Run, now_ms: u64) -> Vec<NewTimer> {
     own_timers(run.id(), run.start(), run.started_at_ms(), now_ms)
 }
 
@@ -100,7 +101,7 @@ pub fn timers_of(run: &Run, now_ms: u64) -> Vec<NewTimer> {
 }
 
 /// What is known about a run from its start.
-pub(super) fn memory_at_start(run: &Run) -> Option<NewMemory> {
+pub(crate) fn projection_at_start(run: &Run) -> Option<NewMemory> {
     let start = run.start();
     let attributes =
         start.attributes.iter().map(|(name, value)| (Arc::clone(name), Some(value.clone()))).collect();
@@ -110,28 +111,29 @@ pub(super) fn memory_at_start(run: &Run) -> Option<NewMemory> {
 }
 
 /// What the tables have to say about a run.
-pub fn memory_of(run: RunId, projection: &Projection) -> NewMemory {
+pub fn projection_of(run: RunId, projection: &Projection) -> NewMemory {
     let (entity, attributes) = projection.to_be_stored();
     NewMemory { run, entity: entity.map(|entity| entity.text()), attributes }
 }
 
 /// Row 0 of a run.
 pub fn begin_run(
-    facts: &Facts,
+    identity: &RunIdentity,
     input: &Json,
     options: Arc<StartOptions>,
     now_ms: u64,
 ) -> Result<(NewRun, Run), String> {
-    let mut run = Run::new(facts.run);
-    let started = Event::RunStarted { workflow: Arc::clone(&facts.workflow), input: input.clone(), options };
+    let mut run = Run::new(identity.run);
+    let started =
+        Event::RunStarted { workflow: Arc::clone(&identity.workflow), input: input.clone(), options };
     let first = run.append(now_ms, &started).map_err(|illegal| illegal.to_string())?;
     let new_run = NewRun {
-        run: facts.run,
-        workflow_id: Arc::clone(&facts.workflow_id),
-        generation: facts.generation,
-        workflow: Arc::clone(&facts.workflow),
-        digest: facts.digest,
-        parent: facts.parent,
+        run: identity.run,
+        workflow_id: Arc::clone(&identity.workflow_id),
+        generation: identity.generation,
+        workflow: Arc::clone(&identity.workflow),
+        digest: identity.digest,
+        parent: identity.parent,
         first,
         further: Vec::new(),
     };
@@ -144,7 +146,7 @@ pub fn child_workflow_id(parent: RunId, op: Op, asked: Option<Arc<str>>) -> Arc<
 }
 
 /// Whether the run may have one more child.
-pub(super) fn may_have_child(run: &Run) -> Result<(), Failure> {
+pub(crate) fn may_have_child(run: &Run) -> Result<(), Failure> {
     let refused = |code, message| Err(Failure::fatal(FailureKind::Application, code, message));
     if run.start().depth >= limits::RUN_DEPTH_MAX {
         return refused(
@@ -170,48 +172,24 @@ pub fn child_options(run: RunId, workflow_id: &Arc<str>, start: &StartOptions) -
 }
 
 /// What the `runs` table says about a run that is parked.
-pub(super) fn parking(fault: &Fault) -> StatusChange {
+pub(crate) fn parking(fault: &Fault) -> StatusChange {
     let json = serde_json::to_string(fault).expect("a fault is plain text");
     StatusChange::Park { fault: json.into() }
 }
 
-/// What the parent of a run that closes hears of it.
-pub(super) fn tell_parent(clock: &Clock, facts: &Facts, outcome: Result<Json, Failure>, append: &mut Append) {
-    if let Some((parent, op)) = facts.parent {
-        append.inbox.push(note(clock, parent, &Message::ChildClosed { op, outcome }));
-    }
-}
-
-/// What the open children of a run that closes are asked to do.
-pub(super) fn stop_children(
-    clock: &Clock,
-    id: RunId,
-    children: Vec<(RunId, ParentClose)>,
-    append: &mut Append,
-) {
-    for (child, policy) in children {
-        let reason = format!("its parent {id} closed");
-        let message = match policy {
-            ParentClose::RequestCancel => Message::Cancel { reason, id: None },
-            _ => Message::Terminate { reason, only_this: false },
-        };
-        append.inbox.push(note(clock, child, &message));
-    }
-}
-
 /// What a parent hears when its child's name is another run's.
-pub(super) fn taken(workflow_id: &str) -> Failure {
+pub(crate) fn taken(workflow_id: &str) -> Failure {
     let message = format!("a run with the workflow id {workflow_id:?} exists");
     Failure::fatal(FailureKind::Application, "workflow-id-taken", message)
 }
 
-/// A new message from this host.
-pub fn note(clock: &Clock, to: RunId, message: &Message) -> NewItem {
-    NewItem { run: to, item_id: clock.new_id(), message: message.to_row(), at_ms: clock.now_ms() }
+/// A new message, as the inbox of its receiver will have it.
+pub fn new_inbox_item(item_id: Uuid, now_ms: u64, to: RunId, message: &Message) -> NewItem {
+    NewItem { run: to, item_id, message: message.to_row(), at_ms: now_ms }
 }
 
 /// What the `runs` table says about a run that closed with `event`.
-pub(super) fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
+pub(crate) fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>) {
     match event {
         Event::RunCompleted { output } => (RunStatus::Completed, Some(output.clone()), None),
         Event::RunFailed { failure } => (RunStatus::Failed, None, Some(failure.clone())),
@@ -228,7 +206,7 @@ pub(super) fn ending(event: &Event) -> (RunStatus, Option<Json>, Option<Failure>
 
 /// Open calls of a run that was read from the ledger and that want an attempt now; those that wait
 /// for a later retry have a row in the timers table.
-pub(super) fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
+pub(crate) fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
     let due = run.open_ops().filter(|(_, open)| match open {
         OpenOp::Activity { retry_at_ms, .. } => retry_at_ms.is_none_or(|at| at <= now_ms),
         _ => false,
@@ -237,7 +215,7 @@ pub(super) fn due_calls(run: &Run, now_ms: u64) -> Vec<Op> {
 }
 
 /// Timers of the calls that wait for a later retry.
-pub(super) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
+pub(crate) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
     let later = run.open_ops().filter_map(|(op, open)| match open {
         OpenOp::Activity { retry_at_ms: Some(due_ms), .. } if *due_ms > now_ms => {
             Some(NewTimer { run: run.id(), op, due_ms: *due_ms, purpose: Purpose::Retry.tag() })
@@ -247,46 +225,8 @@ pub(super) fn retries_to_come(run: &Run, now_ms: u64) -> Vec<NewTimer> {
     later.collect()
 }
 
-/// Closes a run that cannot be led along: with the row that says so, if its ledger takes one.
-pub(super) fn close_unled(
-    clock: &Clock,
-    facts: &Facts,
-    reason: String,
-    ledger: Result<Run, usize>,
-    append: &mut Append,
-) {
-    let mut at_ms = clock.now_ms();
-    let mut message = reason.clone();
-    let (rows, chain) = match ledger {
-        Ok(mut run) => {
-            stop_children(clock, facts.run, run.children_to_stop(), append);
-            if let Ok(row) = run.append(at_ms, &Event::RunTerminated { reason }) {
-                at_ms = row.at_ms;
-                append.rows.push(row);
-            }
-            (run.next_seq(), run.chain())
-        }
-        Err(rows) => {
-            message.push_str(" (its ledger is damaged and was left as it is)");
-            (Seq(u32::try_from(rows).unwrap_or(u32::MAX)), Chain(0))
-        }
-    };
-    let failure = Failure::fatal(FailureKind::Terminated, "terminated", message);
-    append.status = Some(StatusChange::Close(Close {
-        status: RunStatus::Terminated,
-        at_ms,
-        output: None,
-        error: failure.to_json().ok().map(|json| json.text()),
-        rows,
-        chain,
-    }));
-    // Without a row, a commit of unknown fate may be repeated and send this twice: a parent that has
-    // had an outcome of its op drops the second.
-    tell_parent(clock, facts, Err(failure), append);
-}
-
 /// Why a run is parked.
-pub(super) fn host_lost(losses: u16) -> Fault {
+pub(crate) fn host_lost(losses: u16) -> Fault {
     let message = format!(
         "{losses} hosts in a row died while they had this run, the last one while it was led alone; look at what its \
          component does to a host before you retry it"

@@ -1,0 +1,35 @@
+//! What a scheduler counts of its own work.
+
+use crate::env::Env;
+use crate::state::Scheduler;
+
+/// See the module. The last four only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Runs in memory.
+    pub runs_loaded: u64,
+    /// Guests that are kept in memory and have nothing to do.
+    pub runs_warm: u64,
+    /// Attempts of activities that run on this host.
+    pub activities_running: u64,
+    /// Attempts that began on this host, or were delivered to a worker.
+    pub activities_started: u64,
+    /// Activations of guests.
+    pub activations: u64,
+    /// Runs that were claimed.
+    pub runs_taken_over: u64,
+    /// Runs whose last rows the database has lost.
+    pub runs_rewound: u64,
+}
+
+impl<E: Env> Scheduler<E> {
+    /// How things stand.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            runs_loaded: self.slots.len() as u64,
+            runs_warm: self.warm.len() as u64,
+            activities_running: self.attempts_running as u64,
+            ..self.figures
+        }
+    }
+}
