@@ -1,4 +1,4 @@
-//! What a simulated cluster runs on. So far: [`model`], the database.
+//! What a simulated cluster runs on. So far: [`model`], the database, and [`rng`], numbers drawn from a seed.
 //!
 //! It promises that each operation of the model does and answers what the statement of `backstitch-ledger` with the same
 //! name does and answers, as long as statements come one after the other. `tests/against_postgres` holds it to that: the
@@ -8,3 +8,4 @@
 //! free to choose, the caller says what it chooses.
 
 pub mod model;
+pub mod rng;
