@@ -275,7 +275,12 @@ fn words_on_disk(dir: &Path, words: &[String]) -> Vec<String> {
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if kind.is_file() {
-                let bytes = std::fs::read(entry.path()).unwrap();
+                let bytes = match std::fs::read(entry.path()) {
+                    Ok(bytes) => bytes,
+                    // The server has removed it since.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(error) => panic!("{}: {error}", entry.path().display()),
+                };
                 let is_in =
                     |word: &&String| bytes.windows(word.len()).any(|window| window == word.as_bytes());
                 found.extend(words.iter().filter(is_in));

@@ -11,6 +11,7 @@ use backstitch_ledger::{Append, NewMemory, NewTimer};
 
 use crate::action::Action;
 use crate::env::Env;
+use crate::in_flight::Left;
 use crate::job::{Activated, ActivationError, ActivationId, ActivationResult, Check, Job, PendingEvent};
 use crate::on_commit::OnCommit;
 use crate::plan::{Purpose, full};
@@ -85,7 +86,14 @@ impl<E: Env> Scheduler<E> {
         self.warm.pop(&id);
         self.abandon_activation(id);
         self.abort_attempts(id);
-        self.slots.remove(&id)
+        let slot = self.slots.remove(&id)?;
+        // Of a start that was refused, nothing is there.
+        if slot.durable.0 > 0 {
+            let is_doubtful = slot.offers_alone || matches!(slot.guest, Guest::Parked);
+            let left = Left { identity: Arc::clone(&slot.identity), head: slot.sent, is_doubtful };
+            self.left.put(id, left);
+        }
+        Some(slot)
     }
 
     /// Nobody waits for the guest of a run any more, if it computes.

@@ -20,6 +20,7 @@ impl<E: Env> Scheduler<E> {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.unacked += 1;
         slot.follow(&mut append);
+        slot.offers_alone |= append.rows.is_empty() && !append.tasks.is_empty();
         let (upto, closes) = (slot.run.next_seq(), !slot.run.is_open());
         self.submit(id, append, |sent| {
             (sent.upto, sent.closes) = (upto, closes);

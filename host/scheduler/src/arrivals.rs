@@ -101,6 +101,7 @@ impl<E: Env> Scheduler<E> {
                     }
                     Some(Guest::Loading(rows_min)) if run.next_seq() < *rows_min => self.rewind(id),
                     Some(Guest::Loading(_)) => self.rehydrate(id, run, rows),
+                    Some(_) if has_written => self.compare_later(id),
                     Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
                 self.give_up_rewinding(id);

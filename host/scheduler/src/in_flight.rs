@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use backstitch_core::matcher::Queue;
 use backstitch_core::{Json, Op, Run, RunId, Seq, TaskToken};
-use backstitch_ledger::{DueTimer, InboxItem};
+use backstitch_ledger::{DueTimer, Head, InboxItem};
 use uuid::Uuid;
 
 use crate::action::RemoteAttempt;
@@ -93,6 +93,15 @@ pub(crate) struct Offer<E: Env> {
     pub(crate) name: Arc<str>,
     /// The worker that it is reserved for, and what that gets.
     pub(crate) reserved: Option<(E::Reservation, Box<RemoteAttempt>)>,
+}
+
+/// A run that has left memory.
+pub(crate) struct Left {
+    pub(crate) identity: Arc<RunIdentity>,
+    /// Where its ledger ended.
+    pub(crate) head: Option<Head>,
+    /// What it left behind in the database shows in no row: its ledger does not tell whether that is still there.
+    pub(crate) is_doubtful: bool,
 }
 
 /// A run that was ahead of the database.

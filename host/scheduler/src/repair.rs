@@ -61,7 +61,14 @@ impl<E: Env> Scheduler<E> {
         let settled = self.slots.get(&id).and_then(Slot::settled_head);
         if settled.is_some() && settled == head(run) {
             self.amend(id, derived, projection);
-        } else if let Some(tries) = self.anew.get_mut(&id) {
+        } else {
+            self.compare_later(id);
+        }
+    }
+
+    /// What was read of a run in memory is of no use, for the run has written meanwhile.
+    pub(crate) fn compare_later(&mut self, id: RunId) {
+        if let Some(tries) = self.anew.get_mut(&id) {
             *tries -= 1;
             if *tries == 0 {
                 self.anew.remove(&id);
@@ -75,7 +82,11 @@ impl<E: Env> Scheduler<E> {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         self.anew.remove(&id);
         // Their tasks are gone, and no message says why.
-        slot.attempts.retain(|op, attempt| !attempt.is_offered() || derived.offered.contains(op));
+        let (gone, _) = slot.take_attempts(|_, op| !derived.offered.contains(&op));
+        let (gone, others): (Vec<_>, Vec<_>) = gone.into_iter().partition(|(_, attempt)| attempt.has_task());
+        slot.attempts.extend(others);
+        gone.into_iter().for_each(|(op, attempt)| self.abort_attempt(id, op, attempt));
+        let Some(slot) = self.slots.get_mut(&id) else { return };
         let now_ms = self.now.ms;
         let mut append = Append::new(slot.identity.scope, id);
         append.timers = timers_of(&slot.run, now_ms);

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | an append whose predecessor is not there ([`PoisonKind::Behind`](backstitch_ledger::PoisonKind)) | [`rewind`](Scheduler::rewind) |
 //! | a new connection of the writer: the ends of all ledgers in memory are compared | [`rewind`](Scheduler::rewind) of those that differ |
+//! | the same, of runs that have left memory of late | they are read, and go on if they are open |
+//! | the same; tasks that were offered by appends without rows are compared as well | they are offered again |
 //! | a ledger that was read for a guest that had been dropped, and is shorter than what was committed | [`rewind`](Scheduler::rewind) |
 //!
 //! A run that is rewound goes as soon as nothing of it is on its way, and is read again: it goes on from what is left.
@@ -22,7 +24,7 @@ use uuid::Uuid;
 
 use crate::action::Action;
 use crate::env::Env;
-use crate::in_flight::Rewound;
+use crate::in_flight::{Left, Rewound};
 use crate::loaded::{Damaged, LoadedRun};
 use crate::slot::{Guest, Slot};
 use crate::state::Scheduler;
@@ -35,11 +37,16 @@ impl<E: Env> Scheduler<E> {
     pub(crate) fn prove_all(&mut self) {
         self.unproven = self.slots.keys().copied().collect();
         let settled = |id: &RunId| Some((*id, self.slots.get(id)?.settled_head()?));
-        let heads: Vec<(RunId, Head)> = self.unproven.iter().filter_map(settled).collect();
+        let mut heads: Vec<(RunId, Head)> = self.unproven.iter().filter_map(settled).collect();
         for (id, _) in &heads {
             self.unproven.remove(id);
+            self.prove_offers(*id);
         }
+        heads.extend(self.left.iter().filter_map(|(id, left)| Some((*id, left.head?))));
         self.act(Action::CompareHeads(heads));
+        let doubtful = self.left.iter().filter(|(_, left)| left.is_doubtful);
+        let doubtful: Vec<RunId> = doubtful.map(|(id, _)| *id).collect();
+        doubtful.into_iter().for_each(|id| self.load(id));
         let consumed: Vec<(RunId, Uuid)> = self.consumed.iter().map(|(item, _)| *item).collect();
         if !consumed.is_empty() {
             self.act(Action::CompareConsumed(consumed));
@@ -59,7 +66,15 @@ impl<E: Env> Scheduler<E> {
         if let Some(head) = slot.settled_head()
             && self.unproven.remove(&id)
         {
+            self.prove_offers(id);
             self.act(Action::CompareHeads(vec![(id, head)]));
+        }
+    }
+
+    /// Tasks that were offered behind the rows of their calls may be gone, and the rows are all there.
+    fn prove_offers(&mut self, id: RunId) {
+        if self.slots.get(&id).is_some_and(|slot| slot.offers_alone) {
+            self.make_anew(id);
         }
     }
 
@@ -70,7 +85,18 @@ impl<E: Env> Scheduler<E> {
             if self.slots.get(id).and_then(Slot::settled_head) == Some(*head) {
                 self.rewind(*id);
             }
+            if self.left.peek(id).is_some_and(|left| left.head == Some(*head)) {
+                self.come_back(*id);
+            }
         }
+    }
+
+    /// A run that had left memory lacks its last rows: it may have to go on from what is left.
+    fn come_back(&mut self, id: RunId) {
+        let Some(Left { identity, head, .. }) = self.left.pop(&id) else { return };
+        let durable = head.map_or(Seq(0), |head| Seq(head.seq.0 + 1));
+        self.rewound.insert(id, Rewound { identity, durable, times: 1, untold: true });
+        self.load(id);
     }
 
     /// Messages whose consumption is lost: they are to be read again.

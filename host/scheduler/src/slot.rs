@@ -185,6 +185,8 @@ pub(crate) struct Slot<E: Env> {
     pub(crate) is_stale: bool,
     /// It is stale, and its ledger is read again when it has gone.
     pub(crate) is_reloaded: bool,
+    /// An append without rows has offered a task: nothing in the ledger tells whether it is still there after a failover.
+    pub(crate) offers_alone: bool,
     /// The activation that is out, or was last.
     pub(crate) activation: ActivationId,
     /// Every row so far, if test builds go over them again and again.

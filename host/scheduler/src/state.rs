@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::action::Action;
 use crate::env::{Env, Now};
 use crate::figures::Figures;
-use crate::in_flight::{InFlight, Loading, Reading, Rewound};
+use crate::in_flight::{InFlight, Left, Loading, Reading, Rewound};
 use crate::in_hand::InHand;
 use crate::input::Settlement;
 use crate::slot::{Slot, Standing};
@@ -19,6 +19,9 @@ use crate::trial_queue::Trials;
 
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
 const CONSUMED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
+
+/// Runs that have left memory and are remembered: more than a host closes while a replica lags.
+const LEFT_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// Components that are remembered as harmless to start.
 const COMPONENTS_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
@@ -65,6 +68,8 @@ pub struct Scheduler<E: Env> {
     pub(crate) settling: HashMap<TaskLease, Vec<E::Reply<Settlement>>>,
     /// Runs that may be ahead of a database that has lost commits: compared with it when their appends have answers.
     pub(crate) unproven: BTreeSet<RunId>,
+    /// Runs that have left memory of late: a database that loses commits may have them go on.
+    pub(crate) left: lru::LruCache<RunId, Left>,
     /// Runs that were ahead of it, until something of them is committed again.
     pub(crate) rewound: HashMap<RunId, Rewound>,
     /// Runs of which everything that follows from their ledgers is to be made anew, and how often that is tried while
@@ -105,6 +110,7 @@ impl<E: Env> Scheduler<E> {
             consumed: lru::LruCache::new(CONSUMED_MAX),
             settling: HashMap::new(),
             unproven: BTreeSet::new(),
+            left: lru::LruCache::new(LEFT_MAX),
             rewound: HashMap::new(),
             anew: HashMap::new(),
             attempt_queue: Default::default(),

@@ -134,9 +134,11 @@ impl<E: Env> Scheduler<E> {
             is_unreplayed: false,
             is_stale: false,
             is_reloaded: false,
+            offers_alone: false,
             activation: Default::default(),
             history,
         };
+        self.left.pop(&id);
         self.slots.insert(id, slot);
     }
 }

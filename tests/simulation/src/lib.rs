@@ -9,6 +9,8 @@
 //! Nothing here reads a clock, has numbers that no seed gave it, waits or does I/O: time comes in as a parameter, and where
 //! Postgres is free to choose, the caller says what it chooses.
 
+pub mod cluster;
+pub mod minimise;
 pub mod model;
 pub mod rng;
 pub mod script;

@@ -31,6 +31,7 @@ mod database;
 mod endings;
 mod fence;
 mod inbox;
+mod inspect;
 mod lacking;
 mod leases;
 mod look;

@@ -30,15 +30,17 @@ pub(crate) struct Appended {
     pub(crate) started: Vec<Uuid>,
     /// Runs whose status was changed.
     pub(crate) changed: i64,
-    /// Runs whose ledger does not end, or go on, as their append says. If there is one, nothing was written.
+    /// Runs whose ledger does not end, or go on, as their append says, or that are another host's. If there is one, nothing
+    /// was written.
     pub(crate) behind: Vec<Uuid>,
 }
 
-/// Locks the host's lease, and looks for the rows that the batch goes on from. Each by a subquery of its own, which
+/// Locks the host's lease, and looks for the rows that the batch goes on from, and for the owners of their runs: a failover
+/// may have lost the claim that this host goes by. Each by a subquery of its own, which
 /// can only use the primary key: `not exists` would be made a join, and a plan of when the table was empty would go over all
 /// of it. Every other part joins `fence`: if the
-/// lease is dead or is renewed at another server, or one such row is not there just as it was written, nothing of the
-/// batch is. Nor is it if the session is not as it was opened: its commits may not wait for what ours wait for.
+/// lease is dead or is renewed at another server, one such row is not there just as it was written, or one such run is
+/// another's, nothing of the batch is. Nor is it if the session is not as it was opened: its commits may not wait for what ours wait for.
 const FENCE: &str = "with session as materialized (
     select 1 where current_setting('backstitch.session', true) = pg_backend_pid()::text
 ),
@@ -49,6 +51,7 @@ missing as materialized (
     select h.run_id from unnest($50::uuid[], $51::integer[], $52::bigint[]) as h (run_id, seq, chain)
     where (select l.chain from ledger l where l.shard = $1 and l.run_id = h.run_id and l.seq = h.seq)
           is distinct from h.chain
+       or (select r.owner from runs r where r.shard = $1 and r.run_id = h.run_id) is distinct from $2
 ),
 fence as materialized (
     select 1 from lease, session where beats >= $53 and not exists (select from missing)

@@ -46,6 +46,7 @@ pub enum Mutant {
     AppendsPastADeadLease,
     AppendsUnderAnEarlierEpoch,
     AppendsBehindARowThatIsMissing,
+    AppendsToARunOfAnother,
     OverwritesARow,
     AppendsBehindALostAppend,
     StartsAWorkflowIdTwice,
@@ -90,10 +91,11 @@ pub enum Mutant {
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::AppendsPastADeadLease,
         Self::AppendsUnderAnEarlierEpoch,
         Self::AppendsBehindARowThatIsMissing,
+        Self::AppendsToARunOfAnother,
         Self::OverwritesARow,
         Self::AppendsBehindALostAppend,
         Self::StartsAWorkflowIdTwice,

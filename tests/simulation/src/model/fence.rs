@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstitch_core::{Row, RunId};
+use backstitch_core::{HostId, Row, RunId};
 use backstitch_ledger::{Append, Head, Item, Lease};
 
 use super::database::{Database, Mutant, Tables};
@@ -16,8 +16,8 @@ impl Database {
         })
     }
 
-    /// Runs of the batch whose ledgers do not hold the row that their first append follows.
-    pub(super) fn behind(&self, items: &[Item]) -> Vec<RunId> {
+    /// Runs of the batch whose ledgers do not hold the row that their first append follows, or that are not of this host.
+    pub(super) fn behind(&self, host: HostId, items: &[Item]) -> Vec<RunId> {
         if self.is(Mutant::AppendsBehindARowThatIsMissing) {
             return Vec::new();
         }
@@ -27,12 +27,16 @@ impl Database {
             seen.extend(append.new_runs.iter().map(|new| new.run));
             if let Some(head) = append.after
                 && seen.insert(append.run)
-                && !self.tables().holds(append.run, head)
+                && (!self.tables().holds(append.run, head) || !self.owns(host, append.run))
             {
                 behind.push(append.run);
             }
         }
         behind
+    }
+
+    fn owns(&self, host: HostId, run: RunId) -> bool {
+        self.tables().owner(run) == Some(host) || self.is(Mutant::AppendsToARunOfAnother)
     }
 
     /// The new runs of the batch whose first rows are there just as given.

@@ -38,7 +38,7 @@ impl Database {
         if !self.is_held(lease) {
             return Appended::Fenced;
         }
-        let behind = self.behind(items);
+        let behind = self.behind(lease.host, items);
         if !behind.is_empty() {
             return Appended::Behind(behind);
         }

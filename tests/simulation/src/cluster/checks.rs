@@ -1,0 +1,198 @@
+//! What has to hold in a cluster, at every step and at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backstitch_core::{Event, Op, Row, Run, RunId, RunStatus, Seq, TaskToken, limits};
+use backstitch_ledger::Append;
+use backstitch_scheduler::ActivationId;
+
+use crate::model::Database;
+
+/// What a cluster remembers in order to know whether it did right.
+#[derive(Default)]
+pub(super) struct Checks {
+    /// The database may lack what was committed: then a promise about what is there is void.
+    pub(super) has_lost_commits: bool,
+    /// How far each ledger was ever committed.
+    committed: BTreeMap<RunId, Seq>,
+    /// Where the row of each command is.
+    commands: BTreeMap<(RunId, Op), Seq>,
+    /// The last outcome that the guest had when it gave the command.
+    given: BTreeMap<(RunId, Op), Seq>,
+    /// The last outcome of each activation that is under way.
+    activations: BTreeMap<(RunId, ActivationId), Seq>,
+    /// Starts that a client was told of.
+    started: BTreeSet<RunId>,
+    /// Answers that a worker was told of.
+    settled: BTreeSet<(RunId, Op)>,
+    /// Ids of signals that a client was told of, and which run took each.
+    signals: BTreeMap<String, RunId>,
+}
+
+/// Something does not hold.
+pub(super) type Broken = String;
+
+impl Checks {
+    /// An append goes to the writer.
+    pub(super) fn sent(&mut self, append: &Append) {
+        for row in &append.rows {
+            if let Ok(Event::Commanded { op, .. }) = row.event() {
+                self.commands.insert((append.run, op), row.seq);
+            }
+        }
+    }
+
+    /// Rows of a run are committed up to where its ledger ends now.
+    pub(super) fn committed(&mut self, run: RunId, database: &Database) {
+        if let Some(head) = database.head(run) {
+            let known = self.committed.entry(run).or_default();
+            *known = (*known).max(head.seq);
+        }
+    }
+
+    fn is_committed(&self, run: RunId, seq: Seq) -> bool {
+        self.committed.get(&run).is_some_and(|committed| *committed >= seq)
+    }
+
+    /// A guest is given outcomes up to this one.
+    pub(super) fn activates(&mut self, run: RunId, activation: ActivationId, last: Option<Seq>) {
+        self.activations.insert((run, activation), last.unwrap_or_default());
+    }
+
+    /// It came back with these commands.
+    pub(super) fn activated(&mut self, run: RunId, activation: ActivationId, ops: impl Iterator<Item = Op>) {
+        let Some(given) = self.activations.remove(&(run, activation)) else { return };
+        self.given.extend(ops.map(|op| ((run, op), given)));
+    }
+
+    /// A command has an effect outside: it has to be committed.
+    pub(super) fn takes_effect(&self, run: RunId, op: Op, what: &str) -> Result<(), Broken> {
+        let Some(seq) = self.commands.get(&(run, op)) else { return Ok(()) };
+        match self.is_committed(run, *seq) {
+            true => Ok(()),
+            false => Err(format!("{what} of op {op} of run {run} before its row {seq} was committed")),
+        }
+    }
+
+    /// An attempt begins on a host: what its guest knew has to be committed, and its call must have no outcome.
+    pub(super) fn attempts(&self, run: RunId, op: Op, database: &Database) -> Result<(), Broken> {
+        if let Some(given) = self.given.get(&(run, op))
+            && !self.is_committed(run, *given)
+        {
+            return Err(format!("an attempt of op {op} of run {run} before row {given} was committed"));
+        }
+        if has_outcome(&database.rows(run, Seq(0), usize::MAX), op) {
+            return Err(format!("an attempt of op {op} of run {run}, which has an outcome"));
+        }
+        Ok(())
+    }
+
+    /// A client hears that its run was started.
+    pub(super) fn started(&mut self, run: RunId) -> Result<(), Broken> {
+        self.started.insert(run);
+        match self.is_committed(run, Seq(0)) {
+            true => Ok(()),
+            false => Err(format!("the start of run {run} was acknowledged before it was committed")),
+        }
+    }
+
+    /// A worker hears that its answer is taken.
+    pub(super) fn settled(&mut self, token: TaskToken, database: &Database) -> Result<(), Broken> {
+        self.settled.insert((token.run, token.op));
+        let is_there = has_outcome(&database.rows(token.run, Seq(0), usize::MAX), token.op);
+        match is_there || self.has_lost_commits {
+            true => Ok(()),
+            false => Err(format!("the answer {token} was acknowledged, and is not in the ledger")),
+        }
+    }
+
+    /// A client hears that its signal is taken.
+    pub(super) fn signalled(&mut self, id: String, run: RunId) {
+        self.signals.insert(id, run);
+    }
+
+    /// What has to hold of all ledgers, whenever nothing is under way.
+    pub(super) fn all(&self, database: &Database, is_over: bool) -> Result<(), Broken> {
+        let runs = database.runs();
+        for (id, status) in &runs {
+            let rows = database.rows(*id, Seq(0), usize::MAX);
+            self.ledger(*id, *status, &rows, database, is_over)?;
+        }
+        if self.has_lost_commits || !is_over {
+            return Ok(());
+        }
+        for run in &self.started {
+            if !runs.contains_key(run) {
+                return Err(format!("run {run} was acknowledged and is gone"));
+            }
+        }
+        for (run, op) in &self.settled {
+            if !has_outcome(&database.rows(*run, Seq(0), usize::MAX), *op) {
+                return Err(format!("the outcome of op {op} of run {run} was acknowledged and is gone"));
+            }
+        }
+        Ok(())
+    }
+
+    fn ledger(
+        &self,
+        id: RunId,
+        status: RunStatus,
+        rows: &[Row],
+        database: &Database,
+        is_over: bool,
+    ) -> Result<(), Broken> {
+        let folded = Run::load_closed(id, rows, database.end(id));
+        let (run, events) = folded.map_err(|corrupt| format!("the ledger of run {id}: {corrupt}"))?;
+        if run.is_open() != status.is_open() {
+            return Err(format!("run {id} is {status:?}, and its ledger says otherwise"));
+        }
+        if is_over && status.is_open() {
+            return Err(format!("run {id} is {status:?} at the end, with {} rows: it is stuck", rows.len()));
+        }
+        let mut heard = BTreeSet::new();
+        for event in &events {
+            if let Event::SignalReceived { id: Some(signal), .. } = event
+                && !heard.insert(signal)
+            {
+                return Err(format!("run {id} has heard signal {signal} twice"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What has to hold of the signals that were taken: one that a run has not heard is there, or its run has ended.
+    pub(super) fn messages(&self, database: &Database) -> Result<(), Broken> {
+        if self.has_lost_commits {
+            return Ok(());
+        }
+        for (id, run) in &self.signals {
+            let is_closed = database.runs().get(run).is_none_or(|status| !status.is_open());
+            let rows = database.rows(*run, Seq(0), usize::MAX);
+            let is_heard = rows.iter().any(|row| {
+                matches!(row.event(), Ok(Event::SignalReceived { id: Some(heard), .. }) if *heard == **id)
+            });
+            if !is_closed && !is_heard && !database.has_signal(*run, id) {
+                return Err(format!("signal {id} was taken for run {run} and is gone"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a call has an outcome.
+fn has_outcome(rows: &[Row], op: Op) -> bool {
+    rows.iter().any(|row| matches!(row.event(), Ok(Event::ActivityClosed { op: closed, .. }) if closed == op))
+}
+
+/// What a host may have in memory.
+pub(super) fn bounded(warm: u64, warm_max: u64, in_hand: usize) -> Result<(), Broken> {
+    if warm > warm_max {
+        return Err(format!("{warm} warm guests where {warm_max} are allowed"));
+    }
+    let most = limits::INBOX_ITEMS_MAX as usize * 8;
+    if in_hand > most {
+        return Err(format!("{in_hand} messages are in hand, more than {most}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,506 @@
+//! Carries out what the schedulers decide, as `engine::driver` does on a host.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backstitch_core::matcher::{Action as MatcherAction, Moment};
+use backstitch_core::{Command, Entity, Failure, FailureKind, Json, Message, Op, Replay, RunId, Status};
+use backstitch_ledger::{Item, Outcome};
+use backstitch_scheduler::{
+    Action, Activated, ActivationError, ActivationResult, AttemptEnd, Deferring, Input, Job, NewAttempt,
+    Next, Now, PendingEvent, StopAttempt, new_inbox_item,
+};
+
+use super::env::{Reply as Waits, SimEnv, Task};
+use super::event::{Event, HostEvent, Read, WorkerEvent};
+use super::host::{Attempt, Source};
+use super::terms::WARM_MAX;
+use super::workers::Answering;
+use super::{Cluster, EPOCH_MS, checks, names};
+use crate::model::Reply;
+use crate::script::{ACTIVITY_INLINE, Guest, activity_output};
+
+impl Cluster {
+    pub(super) fn host(&mut self, host: usize, event: HostEvent) {
+        match event {
+            HostEvent::Write => self.write(host),
+            HostEvent::Acks(acks) => self.acknowledge(host, acks),
+            HostEvent::Tell(input) => self.step(host, input),
+            HostEvent::Ask(action) => self.ask(host, action),
+            HostEvent::Compute(job) => self.compute(host, job),
+            HostEvent::Defer(new) => self.defer(host, &new),
+            HostEvent::Attempted { new, end } => self.attempted(host, &new, end),
+            HostEvent::ReadRows(read) => self.read_rows(host, read),
+            HostEvent::ReadBeside(read, claimed, ledger) => self.read_beside(host, read, claimed, *ledger),
+            HostEvent::Tick => {
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.tick_us = u64::MAX;
+                }
+                self.step(host, Input::Tick);
+            }
+            HostEvent::MatcherTick(poller) => self.matcher_tick(host, poller),
+            HostEvent::Check { worker, poll } => self.check_for_tasks(host, worker, poll),
+            event => self.poll_database(host, event),
+        }
+    }
+
+    /// What a host takes for the database's time, in milliseconds since the epoch.
+    pub(super) fn host_now_ms(&self, host: usize) -> u64 {
+        let skew_ms = self.hosts[host].term.as_ref().map_or(0, |term| term.skew_ms);
+        (EPOCH_MS + self.now_us / 1_000).saturating_add_signed(skew_ms)
+    }
+
+    /// Gives the scheduler of a host one input, and carries out what follows.
+    pub(super) fn step(&mut self, host: usize, input: Input<SimEnv>) {
+        if self.hosts[host].term.is_none() {
+            return;
+        }
+        let (name, runs) = names::name(&input);
+        self.note(|| format!("host {host} <- {name} {}", short(&runs)));
+        if runs.is_empty() {
+            self.cover(name, None, host);
+        }
+        runs.iter().for_each(|run| self.cover(name, Some(*run), host));
+        if let Input::Activated(Activated { run, activation, result: Ok(done) }) = &input {
+            self.checks.activated(*run, *activation, done.commands.iter().map(|(op, ..)| *op));
+        }
+        let ms = self.host_now_ms(host);
+        let now = Now { at: Moment(Duration::from_micros(self.now_us)), ms };
+        let Some(term) = &mut self.hosts[host].term else { return };
+        term.shared.now_ms.set(ms);
+        term.shared.has_lease.set(self.now_us < term.lease_until_us);
+        let epoch = self.hosts[host].epoch;
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let actions = term.scheduler.on(now, input);
+        for action in actions {
+            if self.dies_now(host) {
+                return self.crash(host);
+            }
+            self.note(|| format!("host {host}    -> {}", names::action(&action)));
+            self.carry_out(host, action);
+            if self.hosts[host].epoch != epoch || self.hosts[host].term.is_none() {
+                return;
+            }
+        }
+        self.after_step(host);
+    }
+
+    /// Whether a host that is to be killed has done enough.
+    fn dies_now(&mut self, host: usize) -> bool {
+        match &mut self.hosts[host].crash_in {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// What is looked at after every step: batches that are done, reservations that were dropped, the next deadline.
+    fn after_step(&mut self, host: usize) {
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let released: Vec<_> = term.shared.released.take();
+        let mut done = Vec::new();
+        term.batches.retain(|(batch, source)| {
+            let is_done = Rc::strong_count(batch) == 1;
+            done.extend(is_done.then_some(*source));
+            !is_done
+        });
+        let deadline = term.scheduler.next_deadline().map(|at| at.0.as_micros() as u64);
+        let tick = deadline.filter(|at| *at < term.tick_us);
+        if let Some(at) = tick {
+            term.tick_us = at;
+        }
+        let (figures, in_hand) = (term.scheduler.figures(), term.scheduler.in_hand().len());
+        self.check(checks::bounded(figures.runs_warm, WARM_MAX as u64, in_hand));
+        if let Some(at) = tick {
+            let us = at.saturating_sub(self.now_us);
+            self.tell_later(host, us, HostEvent::Tick);
+        }
+        done.into_iter().for_each(|source| self.look_soon(host, source, 1_000));
+        self.matched(host, released);
+    }
+
+    fn carry_out(&mut self, host: usize, action: Action<SimEnv>) {
+        match action {
+            Action::Append(item) => self.append(host, item),
+            Action::Activate(job) => {
+                let (run, activation) = job.key();
+                let (Job::Begin { events, .. } | Job::Resume { events, .. }) = &job;
+                self.checks.activates(run, activation, events.last().map(|event| event.seq));
+                let us = self.delay(800);
+                self.tell_later(host, us, HostEvent::Compute(job));
+            }
+            Action::AbandonActivation(run, activation) => {
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.abandoned.insert((run, activation));
+                }
+            }
+            Action::StartAttempt(new) => self.start_attempt(host, new),
+            Action::StopAttempt(run, op, how) => self.stop_attempt(host, run, op, how),
+            Action::Deliver(reservation, attempt) => {
+                let token = attempt.token;
+                let holds = self.checks.takes_effect(token.run, token.op, "a worker heard");
+                self.check(holds);
+                let (name, input) = (attempt.task.name.to_string(), attempt.input);
+                let scope = attempt.identity.scope;
+                let woken = reservation.deliver(Task { scope, token, name, input });
+                self.matched(host, woken);
+            }
+            Action::Offered(queue, name) => {
+                let Some(term) = &self.hosts[host].term else { return };
+                let woken = term.shared.matcher.borrow_mut().offered(&queue, &name);
+                self.matched(host, woken);
+            }
+            Action::Started(reply, started) => self.started(reply.0, &started),
+            Action::Settled(reply, settlement) => self.settled(reply.0, settlement),
+            Action::Deferred(reply, token) => {
+                if let Some(Answering::Defer) = self.answering.remove(&reply.0)
+                    && let Some(term) = &mut self.hosts[host].term
+                    && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
+                {
+                    attempt.token = Some(token);
+                }
+            }
+            Action::Drained(reply) => {
+                self.answering.remove(&reply.0);
+                if let Some(term) = &self.hosts[host].term {
+                    self.database.release(term.lease);
+                }
+                self.end_term(host, "it was stopped", 500_000);
+            }
+            Action::Wake(after, wake) => {
+                let us = after.as_micros() as u64;
+                self.tell_later(host, us, HostEvent::Tell(Input::Woken(wake)));
+            }
+            Action::ReadInbox => self.look_soon(host, Source::Inbox, 300),
+            Action::TimerDue(due_ms) => {
+                let us = due_ms.saturating_sub(self.host_now_ms(host)) * 1_000;
+                self.look_soon(host, Source::Timers, us.min(30_000_000) + 200);
+            }
+            // The sweep of every host frees what a component serves.
+            Action::Served | Action::Closed(_) | Action::NoteLoss(..) => {}
+            action => {
+                let us = self.delay(1_500);
+                self.tell_later(host, us, HostEvent::Ask(action));
+            }
+        }
+    }
+
+    fn append(&mut self, host: usize, item: Item) {
+        self.checks.sent(&item.append);
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let started = item.append.new_runs.iter().map(|new| new.run);
+        term.tickets.insert(item.ticket, started.chain([item.append.run]).collect());
+        term.writer.send(item);
+        if !std::mem::replace(&mut term.is_writing, true) {
+            let us = self.delay(300);
+            self.tell_later(host, us, HostEvent::Write);
+        }
+    }
+
+    /// The writer sends one statement.
+    fn write(&mut self, host: usize) {
+        let now_ms = self.database_now_ms();
+        let reply = self.hosts[host].next_reply.take().unwrap_or(Reply::Heard);
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let told = term.writer.step(&mut self.database, now_ms, reply);
+        for acks in &told {
+            if !matches!(acks.outcome, Outcome::Committed { .. }) {
+                continue;
+            }
+            for run in acks.tickets.iter().filter_map(|ticket| term.tickets.get(ticket)).flatten() {
+                self.checks.committed(*run, &self.database);
+            }
+        }
+        term.is_writing = !term.writer.is_idle();
+        let is_writing = term.is_writing;
+        if is_writing {
+            let us = self.delay(800);
+            self.tell_later(host, us, HostEvent::Write);
+        }
+        if !told.is_empty() {
+            // Answers come in the order of their statements.
+            let at_us = self.now_us + self.delay(600);
+            let Some(term) = &mut self.hosts[host].term else { return };
+            term.acks_us = term.acks_us.max(at_us);
+            let us = term.acks_us - self.now_us;
+            self.tell_later(host, us, HostEvent::Acks(told));
+        }
+    }
+
+    fn acknowledge(&mut self, host: usize, acks: Vec<backstitch_ledger::Acks>) {
+        let epoch = self.hosts[host].epoch;
+        for acks in acks {
+            if self.hosts[host].epoch != epoch || self.hosts[host].term.is_none() {
+                return;
+            }
+            if matches!(acks.outcome, Outcome::Fenced) {
+                return self.end_term(host, "its writer is fenced", 50_000);
+            }
+            if let Some(term) = &mut self.hosts[host].term {
+                acks.tickets.iter().for_each(|ticket| drop(term.tickets.remove(ticket)));
+            }
+            self.note(|| format!("host {host}: {:?} {:?}", acks.outcome, acks.tickets));
+            self.step(host, Input::Acknowledged(acks));
+        }
+    }
+
+    /// The database carries out what an action asks for, now, and the answer is on its way.
+    fn ask(&mut self, host: usize, action: Action<SimEnv>) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let (id, lease) = (term.id, term.lease);
+        let answer = match action {
+            Action::FindRun { from, scope, workflow_id } => {
+                Some(Input::Found { from, to: self.database.latest_run(scope, &workflow_id) })
+            }
+            Action::FindSuccessor { from, of } => {
+                Some(Input::Found { from, to: self.database.successor(of) })
+            }
+            Action::Post { from: (run, op), scope, item } => {
+                let holds = self.checks.takes_effect(run, op, "a message");
+                self.check(holds);
+                // One whose reply is lost is sent again.
+                for _ in 0..self.rng.below(20) / 18 {
+                    self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+                }
+                let posted = self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+                if let backstitch_ledger::Posted::Accepted { owner } = posted {
+                    self.hint(owner);
+                }
+                Some(Input::Posted { from: (run, op), to: item.run, posted })
+            }
+            Action::CompareHeads(heads) => {
+                let lost = self.database.lost_heads(id, &heads);
+                (!lost.is_empty()).then_some(Input::Lost(lost))
+            }
+            Action::CompareConsumed(items) => {
+                let there = self.database.items_there(&items);
+                (!there.is_empty()).then_some(Input::Reappeared(there))
+            }
+            Action::BeginTrial(trial) => {
+                Some(Input::TrialBegun(trial, self.database.begin_trial(lease, trial.run, trial.op)))
+            }
+            Action::EndTrial(trial, went_on) => {
+                self.database.end_trial(id, trial.run, went_on);
+                Some(Input::TrialEnded(trial, went_on))
+            }
+            Action::NoteProgress(replayed, went_on) => {
+                self.database.note_progress(id, &replayed, &went_on);
+                None
+            }
+            Action::Read { run, number, .. } => return self.read(host, run, number),
+            Action::ReadClaimed(runs, batch) => return self.read_claimed(host, runs, &batch),
+            Action::ReadToClose { run, number } => return self.read_to_close(host, run, number),
+            _ => unreachable!("every other action was carried out"),
+        };
+        if let Some(answer) = answer {
+            let us = self.delay(600);
+            self.tell_later(host, us, HostEvent::Tell(answer));
+        }
+    }
+
+    /// A guest computes, and comes back.
+    fn compute(&mut self, host: usize, job: Job<SimEnv>) {
+        let (run, activation) = job.key();
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let is_abandoned = term.abandoned.remove(&(run, activation));
+        let result = if is_abandoned && self.rng.chance(500) {
+            Err(ActivationError::Abandoned)
+        } else if self.rng.chance(10) {
+            Err(ActivationError::NoRoom(Box::new(job)))
+        } else {
+            self.activate(job)
+        };
+        self.step(host, Input::Activated(Activated { run, activation, result }));
+    }
+
+    fn activate(
+        &mut self,
+        job: Job<SimEnv>,
+    ) -> Result<ActivationResult<Box<Guest>>, ActivationError<SimEnv>> {
+        let (mut guest, replayed) = match job {
+            Job::Begin { origin, events, .. } => {
+                let mut replay = Replay::new(origin.identity.run, origin.started_at_ms, &origin.options);
+                for PendingEvent { seq, at_ms, event } in events {
+                    replay.lay(seq, at_ms, event);
+                }
+                (Box::new(Guest::new(Arc::clone(&origin.program.script), replay, origin.input)), true)
+            }
+            Job::Resume { mut guest, events, .. } => {
+                for PendingEvent { seq, at_ms, event } in events {
+                    guest.replay().lay(seq, at_ms, event);
+                }
+                (guest, false)
+            }
+        };
+        let done = match guest.activate() {
+            Ok(done) => done,
+            Err(stopped) => {
+                // No script breaks a rule, so whatever led it did.
+                self.check(Err(format!("a guest was stopped: {stopped}")));
+                return Err(ActivationError::Fault(stopped.fault()));
+            }
+        };
+        let inline = match done.status {
+            Status::Blocked => self.carry_out_inline(&done.commands),
+            _ => Vec::new(),
+        };
+        let next = matches!(done.status, Status::ContinueAsNew(_)).then(|| Next {
+            unused: guest.replay().unused_signals(),
+            attributes: guest.replay().attributes().clone(),
+            entity: (*guest.replay().entity() != Entity::default())
+                .then(|| guest.replay().entity().to_json()),
+        });
+        let (commands, status, projection) = (done.commands, done.status, done.memory);
+        Ok(ActivationResult { guest, commands, status, projection, replayed, inline, next })
+    }
+
+    /// First attempts of the component without imports, on the thread of the guest.
+    fn carry_out_inline(&mut self, commands: &[(Op, Command, bool)]) -> Vec<(Op, Result<Json, Failure>)> {
+        let mut outcomes = Vec::new();
+        for (op, command, is_open) in commands {
+            if let Command::ScheduleActivity { name, input, .. } = command
+                && *is_open
+                && **name == *ACTIVITY_INLINE
+                && self.rng.chance(700)
+            {
+                outcomes.push((*op, Ok(activity_output(name, input))));
+            }
+        }
+        outcomes
+    }
+
+    fn start_attempt(&mut self, host: usize, new: NewAttempt) {
+        let (run, op) = (new.identity.run, new.op);
+        let holds = self.checks.attempts(run, op, &self.database);
+        self.check(holds);
+        let Some(term) = &mut self.hosts[host].term else { return };
+        term.attempts.insert((run, op), Attempt { number: new.attempt, token: None });
+        let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
+        let us = self.delay(60_000);
+        // A call without bounds whose host dies before its attempt has given the token away waits for an operator.
+        let is_bounded = new.until_ms.is_some() || new.bounds.close_by_ms.is_some();
+        if is_bounded && self.rng.chance(300) {
+            let us = us / 2;
+            self.tell_later(host, us, HostEvent::Defer(new.clone()));
+        }
+        let (us, outcome) =
+            if us > left_us { (left_us, Err(timeout())) } else { (us, self.attempt_outcome(&new)) };
+        self.tell_later(host, us, HostEvent::Attempted { new, end: AttemptEnd::Outcome(outcome) });
+    }
+
+    fn attempt_outcome(&mut self, new: &NewAttempt) -> Result<Json, Failure> {
+        let is_confluent = self.is_confluent(&new.identity.workflow);
+        if self.rng.chance(if is_confluent { 50 } else { 150 }) {
+            let retryable = is_confluent || self.rng.chance(800);
+            return Err(Failure {
+                retryable,
+                ..Failure::fatal(FailureKind::Application, "bad-luck", "again")
+            });
+        }
+        Ok(activity_output(&new.name, &new.input))
+    }
+
+    /// An attempt asks to leave its call to others.
+    fn defer(&mut self, host: usize, new: &NewAttempt) {
+        let (run, op, attempt) = (new.identity.run, new.op, new.attempt);
+        let Some(term) = &self.hosts[host].term else { return };
+        if term.attempts.get(&(run, op)).is_none_or(|known| known.number != attempt) {
+            return;
+        }
+        let reply = Waits::new(self.new_reply(Answering::Defer));
+        let deferring = Deferring { run, op, attempt, until_ms: new.until_ms, heartbeat: None, reply };
+        self.step(host, Input::Defer(deferring));
+    }
+
+    /// An attempt ends, unless it was stopped. One whose call is left to others may have failed: they hear of that.
+    fn attempted(&mut self, host: usize, new: &NewAttempt, end: AttemptEnd) {
+        let (run, op, attempt) = (new.identity.run, new.op, new.attempt);
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let Some(known) = term.attempts.get(&(run, op)).copied().filter(|known| known.number == attempt)
+        else {
+            return;
+        };
+        term.attempts.remove(&(run, op));
+        let end = match (known.token, end) {
+            (Some(token), AttemptEnd::Outcome(outcome)) => {
+                let scope = new.identity.scope;
+                if let Err(failure) = outcome {
+                    let message =
+                        Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: None };
+                    let item = new_inbox_item(self.new_id(), self.database_now_ms(), run, &message);
+                    self.database.settle_task(scope, token, &item);
+                } else {
+                    let (name, input) = (new.name.to_string(), new.input.clone());
+                    let task = Task { scope, token, name, input };
+                    let output = Some(activity_output(&new.name, &new.input));
+                    let us = self.delay(200_000);
+                    self.after(us, Event::Answer { task, output, tries: 0 });
+                }
+                AttemptEnd::Deferred(token.lease)
+            }
+            (_, end) => end,
+        };
+        self.step(host, Input::PlacesFree(1));
+        if self.hosts[host].term.is_some() {
+            self.step(host, Input::AttemptEnded { run, op, attempt, heartbeat: None, end });
+        }
+    }
+
+    fn stop_attempt(&mut self, host: usize, run: RunId, op: Op, how: StopAttempt) {
+        let Some(term) = &mut self.hosts[host].term else { return };
+        if term.attempts.remove(&(run, op)).is_none() {
+            return;
+        }
+        // One that is only told goes on for a while, and nobody waits for it: it keeps its place until then.
+        let us = if how == StopAttempt::Abort { 100 } else { self.delay(100_000) };
+        self.tell_later(host, us, HostEvent::Tell(Input::PlacesFree(1)));
+    }
+
+    /// What the matcher of a host wants done.
+    pub(super) fn matched(
+        &mut self,
+        host: usize,
+        actions: impl IntoIterator<Item = super::env::MatcherAction>,
+    ) {
+        for action in actions {
+            match action {
+                MatcherAction::Wake(_, waker) => {
+                    self.after(100, Event::Worker(waker.worker, WorkerEvent::Resume { poll: waker.poll }));
+                }
+                MatcherAction::GiveBack(_, tasks) => tasks.iter().for_each(|task| self.give_back(task)),
+                MatcherAction::SetTimer(poller, at) => self.set_matcher_timer(host, poller, at),
+            }
+        }
+    }
+
+    /// A task goes to the next worker.
+    pub(super) fn give_back(&mut self, task: &Task) {
+        let token = task.token;
+        let message = Message::AttemptFreed { op: token.op, attempt: token.attempt, heartbeat: None };
+        let item = new_inbox_item(self.new_id(), self.database_now_ms(), token.run, &message);
+        if let backstitch_ledger::Settled::Left { owner } =
+            self.database.settle_task(task.scope, token, &item)
+        {
+            self.hint(owner);
+        }
+    }
+
+    /// A read of a run begins.
+    fn read(&mut self, host: usize, run: RunId, number: u64) {
+        let read = Read { run, number, claimed: None, without: None, _batch: None };
+        self.host(host, HostEvent::ReadRows(read));
+    }
+}
+
+fn timeout() -> Failure {
+    Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, "start-to-close", "it took too long") }
+}
+
+fn short(runs: &[RunId]) -> String {
+    let names: Vec<String> = runs.iter().map(|run| run.to_string()[..13].to_owned()).collect();
+    names.join(" ")
+}

@@ -1,0 +1,77 @@
+//! A host: one term after the other, each with a scheduler, a writer and a matcher of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use backstitch_core::{HostId, Op, RunId, TaskToken};
+use backstitch_ledger::Lease;
+use backstitch_scheduler::{ActivationId, Scheduler};
+
+use super::env::{Shared, SimEnv};
+use crate::model::{Reply, Walk, Writer};
+
+/// How long a host may be silent, in milliseconds.
+pub(super) const LEASE_MS: u64 = 3_000;
+
+/// One host.
+#[derive(Default)]
+pub(super) struct Host {
+    /// Counts its terms; what was meant for an earlier one does not arrive.
+    pub(super) epoch: u64,
+    pub(super) term: Option<Term>,
+    /// It does nothing before.
+    pub(super) frozen_until_us: u64,
+    /// It dies when it has carried out so many more actions.
+    pub(super) crash_in: Option<u32>,
+    /// What becomes of the next statement of its writer.
+    pub(super) next_reply: Option<Reply>,
+    /// Activations of the terms before.
+    pub(super) activations: u64,
+}
+
+/// One term of a host.
+pub(super) struct Term {
+    pub(super) id: HostId,
+    pub(super) lease: Lease,
+    pub(super) shared: Rc<Shared>,
+    pub(super) scheduler: Scheduler<SimEnv>,
+    pub(super) writer: Writer,
+    /// A statement is about to be sent.
+    pub(super) is_writing: bool,
+    /// Answers that are on their way arrive no earlier.
+    pub(super) acks_us: u64,
+    /// Whose runs the appends of these tickets are.
+    pub(super) tickets: BTreeMap<u64, Vec<RunId>>,
+    /// When the lease ends, as far as the host knows.
+    pub(super) lease_until_us: u64,
+    /// How far its clock is from the simulated one, in milliseconds.
+    pub(super) skew_ms: i64,
+    /// Batches that the scheduler has not dealt with.
+    pub(super) batches: Vec<(Rc<()>, Source)>,
+    pub(super) attempts: BTreeMap<(RunId, Op), Attempt>,
+    pub(super) abandoned: BTreeSet<(RunId, ActivationId)>,
+    /// How far it has come in the inbox.
+    pub(super) walk: Option<Walk>,
+    /// When the next look of each kind is due that was asked for.
+    pub(super) looks: BTreeMap<Source, u64>,
+    /// Where it is in its look for runs that lack timers.
+    pub(super) lacking: Option<RunId>,
+    /// When it is to be told of the time.
+    pub(super) tick_us: u64,
+}
+
+/// Who hands batches over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Timers,
+    Inbox,
+    Claims,
+}
+
+/// An attempt on this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Attempt {
+    pub(super) number: u32,
+    /// It may give this away.
+    pub(super) token: Option<TaskToken>,
+}

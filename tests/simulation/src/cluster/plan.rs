@@ -1,0 +1,194 @@
+//! What happens to a cluster from outside: what clients ask for, and faults. Drawn from a seed before anything runs, so that
+//! a plan which fails can be made smaller by leaving parts of it out.
+
+use crate::rng::Rng;
+use crate::script::{SIGNALS, Script, WORKFLOW_IDS};
+
+/// Faults begin no later than this, in microseconds. From then on everything has to come to its end.
+pub const FAULTS_END_US: u64 = 40_000_000;
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What everything else is drawn from.
+    pub seed: u64,
+    /// Hosts.
+    pub hosts: usize,
+    /// Remote workers.
+    pub workers: usize,
+    /// What the workflows do, by their numbers.
+    pub scripts: Vec<Script>,
+    /// When what happens, in microseconds from the beginning, in this order.
+    pub events: Vec<(u64, External)>,
+}
+
+/// Something that comes from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each says what happens")]
+pub enum External {
+    /// A client starts a run.
+    Start {
+        workflow: usize,
+        id: String,
+        number: u64,
+        delay_ms: Option<u64>,
+        timeout_ms: Option<u64>,
+    },
+    /// A client sends a signal.
+    Signal {
+        id: String,
+        name: &'static str,
+        number: u64,
+    },
+    Cancel {
+        id: String,
+    },
+    Terminate {
+        id: String,
+    },
+    Pause {
+        id: String,
+    },
+    Resume {
+        id: String,
+    },
+    Repair {
+        id: String,
+    },
+    /// A host dies as soon as it has carried out so many more actions.
+    Crash {
+        host: usize,
+        after_actions: u32,
+    },
+    /// A host is stopped as an operator stops it.
+    Stop {
+        host: usize,
+    },
+    /// A host does nothing for so long, and then goes on.
+    Freeze {
+        host: usize,
+        us: u64,
+    },
+    /// The next statement of a host's writer is committed, and its reply is lost.
+    LoseReply {
+        host: usize,
+    },
+    /// The next statement of a host's writer is lost.
+    LoseStatement {
+        host: usize,
+    },
+    /// A host is declared dead that is not.
+    DeclareDead {
+        host: usize,
+    },
+    /// Another server takes over, which lacks so many commits.
+    Failover {
+        commits: u64,
+    },
+    /// The database's clock steps.
+    ClockStep {
+        ms: i64,
+    },
+    /// A component is deployed that serves an activity of remote workers.
+    Serve {
+        activity: &'static str,
+    },
+    /// Guests of a host have too much memory.
+    ShortOfMemory {
+        host: usize,
+    },
+}
+
+impl External {
+    /// Whether it is a fault, and not something that a client asks for.
+    pub fn is_fault(&self) -> bool {
+        !matches!(
+            self,
+            Self::Start { .. }
+                | Self::Signal { .. }
+                | Self::Cancel { .. }
+                | Self::Terminate { .. }
+                | Self::Pause { .. }
+                | Self::Resume { .. }
+        )
+    }
+}
+
+/// Ids of confluent runs. Nobody sends them anything.
+pub(super) const CONFLUENT_IDS: [&str; 3] = ["cf0", "cf1", "cf2"];
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let scripts = vec![
+            Script::random(&mut rng),
+            Script::random(&mut rng),
+            Script::confluent(&mut rng),
+            Script::confluent(&mut rng),
+        ];
+        let (hosts, workers) = (1 + rng.below(3) as usize, rng.below(3) as usize + 1);
+        let mut events = Vec::new();
+        for _ in 0..=rng.below(4) {
+            let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
+            let start = start(&mut rng, id, false);
+            events.push((rng.below(FAULTS_END_US / 2), start));
+        }
+        for id in CONFLUENT_IDS.iter().take(rng.below(4) as usize) {
+            let start = start(&mut rng, (*id).to_owned(), true);
+            events.push((rng.below(FAULTS_END_US / 4), start));
+        }
+        for _ in 0..rng.below(8) {
+            let asked = asked(&mut rng);
+            events.push((rng.below(FAULTS_END_US), asked));
+        }
+        // Some seeds have none: then everything has to go as if there were no faults at all.
+        for _ in 0..rng.below(9) {
+            let fault = fault(&mut rng, hosts);
+            events.push((rng.below(FAULTS_END_US), fault));
+        }
+        events.sort_by_key(|(at, _)| *at);
+        Self { seed, hosts, workers, scripts, events }
+    }
+
+    /// Whether the database ever loses commits.
+    pub(super) fn loses_commits(&self) -> bool {
+        self.events.iter().any(|(_, event)| matches!(event, External::Failover { .. }))
+    }
+}
+
+fn start(rng: &mut Rng, id: String, is_confluent: bool) -> External {
+    let workflow = if is_confluent { 2 + rng.below(2) } else { rng.below(4) } as usize;
+    let may = |rng: &mut Rng, per_mille| !is_confluent && rng.chance(per_mille);
+    let delay_ms = may(rng, 150).then(|| rng.below(5_000));
+    let timeout_ms = may(rng, 150).then(|| 1_000 + rng.below(20_000));
+    External::Start { workflow, id, number: rng.next_u64(), delay_ms, timeout_ms }
+}
+
+fn asked(rng: &mut Rng) -> External {
+    let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
+    match rng.below(12) {
+        0..=5 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
+        6 | 7 => External::Cancel { id },
+        8 => External::Terminate { id },
+        9 => External::Pause { id },
+        10 => External::Resume { id },
+        _ => External::Repair { id },
+    }
+}
+
+fn fault(rng: &mut Rng, hosts: usize) -> External {
+    let host = rng.below(hosts as u64) as usize;
+    match rng.below(16) {
+        0..=3 => External::Crash { host, after_actions: rng.below(40) as u32 },
+        4 => External::Stop { host },
+        5 | 6 => External::Freeze { host, us: rng.below(8_000_000) },
+        7 | 8 => External::LoseReply { host },
+        9 => External::LoseStatement { host },
+        10 => External::DeclareDead { host },
+        11 | 12 => External::Failover { commits: 1 + rng.below(12) },
+        13 => External::ClockStep { ms: rng.below(4_000) as i64 - 2_000 },
+        14 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
+        _ => External::ShortOfMemory { host },
+    }
+}

@@ -1,0 +1,72 @@
+//! Clusters in simulated time, with faults: what is promised holds for every seed.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use simulation::cluster::{Cluster, External, Plan};
+
+/// Seeds that CI plays. All of them, in about a minute on two cores.
+const SEEDS: u64 = 10_000;
+
+fn play(seed: u64) -> Option<String> {
+    let failure = Cluster::new(Plan::new(seed)).run().failure?;
+    Some(format!("seed {seed}: {} (./x simulate --seed {seed} shows what led to it)", failure.what))
+}
+
+/// Plays seeds on all cores; what failed.
+fn play_all(seeds: std::ops::Range<u64>) -> Vec<String> {
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let play_some = || {
+        let mut failed = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end || failed.len() > 3 {
+                return failed;
+            }
+            failed.extend(play(seed));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(play_some)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn what_is_promised_holds_in_every_cluster() {
+    let failed = play_all(0..SEEDS);
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn a_seed_does_the_same_again() {
+    for seed in 0..20 {
+        let [one, other] = [0, 1].map(|_| Cluster::new(Plan::new(seed)).with_log().run());
+        assert_eq!(one.log, other.log, "seed {seed}");
+        assert!(one.steps > 100 && one.steps == other.steps, "seed {seed}");
+    }
+}
+
+#[test]
+fn every_kind_of_fault_comes_up() {
+    let kinds = |plan: Plan| {
+        plan.events.into_iter().filter(|(_, event)| event.is_fault()).map(|(_, event)| kind(&event))
+    };
+    let met: std::collections::BTreeSet<String> = (0..500).map(Plan::new).flat_map(kinds).collect();
+    assert_eq!(met.len(), 12, "{met:?}");
+}
+
+fn kind(event: &External) -> String {
+    format!("{event:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+/// Seeds that have found a defect. Each is here for what it found; as the simulation changes, it may meet that no more.
+#[test]
+fn seeds_that_have_failed_do_not_fail_again() {
+    // 137, 139: a failover took back a task that no row tells of, and the run that waited for it was not in memory.
+    // 19,342: a failover took back a claim, and the host closed a run that was not its own: rows without a status.
+    let failed: Vec<String> = [137, 139, 19_342].into_iter().filter_map(play).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
