@@ -82,6 +82,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
 }
 
 /// A run that grows in memory; what it makes goes to the ledger as appends.
+#[derive(Clone)]
 pub(crate) struct Grown {
     pub(crate) run: Run,
     pub(crate) id: RunId,
