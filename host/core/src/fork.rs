@@ -18,7 +18,7 @@ use crate::row::Row;
 use crate::run::{Corrupt, Run};
 use crate::start::{Forked, StartOptions};
 
-/// A run to be planted, and what it knows.
+/// A run to be inserted, and what it knows.
 #[derive(Clone, Debug)]
 pub struct Fork {
     /// The fold over its rows.

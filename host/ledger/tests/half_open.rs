@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_core::{Op, RunId};
-use backstitch_ledger::{ConnectOptions, Ledger, NewMemory, NewTimer, Notifier, Plant, Pulse, RunRef, Wake};
+use backstitch_ledger::{
+    ConnectOptions, ForkedRun, Ledger, NewMemory, NewTimer, Notifier, Pulse, RunRef, Wake,
+};
 use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -223,8 +225,8 @@ async fn looks_and_heartbeats_go_on_over_other_connections() {
     both.await.expect("both are noticed in time");
 }
 
-fn plant(run: &Grown) -> Plant {
-    Plant {
+fn forked(run: &Grown) -> ForkedRun {
+    ForkedRun {
         scope: SCOPE,
         run: run.new.clone(),
         rows: Vec::new(),
@@ -253,9 +255,9 @@ async fn who_stands_still_in_a_transaction_is_ended_and_keeps_nobody_waiting() {
     host.commit(Grown::named("before").start()).await;
     // It has put the run there, and the rest of what it says does not arrive.
     network.die_at("pool", b"insert into timers");
-    let planting = {
+    let inserting = {
         let ledger = ledger.clone();
-        tokio::spawn(async move { ledger.plant(&plant(&Grown::named("wanted"))).await })
+        tokio::spawn(async move { ledger.insert_fork(&forked(&Grown::named("wanted"))).await })
     };
     eventually("it stands still", || async {
         (network.has_died() && standing_still(&url).await == 1).then_some(())
@@ -267,8 +269,8 @@ async fn who_stands_still_in_a_transaction_is_ended_and_keeps_nobody_waiting() {
     let outcomes = host.outcomes(2).await;
     assert!(outcomes.iter().all(|(_, outcome)| *outcome == committed()), "{outcomes:?}");
     assert_eq!(standing_still(&url).await, 0, "what it held is free because it was ended");
-    let planted = tokio::time::timeout(PATIENCE, planting).await.expect("it is given up here too").unwrap();
-    planted.unwrap_err();
+    let inserted = tokio::time::timeout(PATIENCE, inserting).await.expect("it is given up here too").unwrap();
+    inserted.unwrap_err();
     let runs: Vec<RunId> = sqlx::query_scalar("select run_id from runs where workflow_id = 'wanted'")
         .fetch_all(&mut session(&url).await)
         .await

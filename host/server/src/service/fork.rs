@@ -16,7 +16,7 @@ use backstitch_engine::ambient;
 use backstitch_engine::clock::Clock;
 use backstitch_engine::identity::Facts;
 use backstitch_engine::scheduler;
-use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
+use backstitch_ledger::{ForkedRun, NewItem, NewRun, RunInfo, RunRef, RunSummary};
 
 use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};
@@ -174,7 +174,7 @@ impl Service {
         let children = self.children_of(scope, &fork, &to, now_ms);
         let Fork { run, mut rows, projection } = fork;
         let first = rows.remove(0);
-        let plant = Plant {
+        let fork = ForkedRun {
             scope,
             run: NewRun {
                 run: to.run,
@@ -192,7 +192,7 @@ impl Service {
             children,
             inbox,
         };
-        if !self.ledger.plant(&plant).await? {
+        if !self.ledger.insert_fork(&fork).await? {
             // It may be the run of this very client, who has not been told.
             self.ledger.confirm().await?;
             let message = format!("the workflow id {:?} is taken; choose another", to.workflow_id);

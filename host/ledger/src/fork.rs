@@ -18,7 +18,7 @@ const ROWS_AT_ONCE: usize = 1_000;
 
 /// A run with the rows that it begins with, and all that belongs to them.
 #[derive(Clone, Debug)]
-pub struct Plant {
+pub struct ForkedRun {
     /// Where it lives.
     pub scope: Scope,
     /// The run and its row 0.
@@ -43,22 +43,22 @@ impl Ledger {
     /// Not one statement: a ledger may have hundreds of megabytes. Whoever waits meanwhile for the workflow id, or for the
     /// tenant's row of `payload_usage`, waits no longer than `lock_timeout`; and if this host stands still in between, the
     /// server ends the session before a lease is over (`idle_in_transaction_session_timeout`).
-    pub async fn plant(&self, plant: &Plant) -> Result<bool, LedgerError> {
+    pub async fn insert_fork(&self, fork: &ForkedRun) -> Result<bool, LedgerError> {
         let mut transaction = self.pool.begin().await?;
         let payloads = self.payloads();
-        if !insert_run(&mut transaction, plant.scope, payloads, &plant.run).await? {
+        if !insert_run(&mut transaction, fork.scope, payloads, &fork.run).await? {
             transaction.rollback().await?;
             return Ok(false);
         }
-        for rows in plant.rows.chunks(ROWS_AT_ONCE) {
-            insert_rows(&mut transaction, plant.scope, payloads, &plant.run, rows).await?;
+        for rows in fork.rows.chunks(ROWS_AT_ONCE) {
+            insert_rows(&mut transaction, fork.scope, payloads, &fork.run, rows).await?;
         }
-        for child in &plant.children {
-            insert_run(&mut transaction, plant.scope, payloads, child).await?;
+        for child in &fork.children {
+            insert_run(&mut transaction, fork.scope, payloads, child).await?;
         }
-        insert_timers(&mut transaction, plant.scope, &plant.timers).await?;
-        insert_memory(&mut transaction, plant.scope, payloads, &plant.memory).await?;
-        insert_items(&mut transaction, plant.scope, payloads, &plant.inbox).await?;
+        insert_timers(&mut transaction, fork.scope, &fork.timers).await?;
+        insert_memory(&mut transaction, fork.scope, payloads, &fork.memory).await?;
+        insert_items(&mut transaction, fork.scope, payloads, &fork.inbox).await?;
         transaction.commit().await.map_err(LedgerError::Unknown)?;
         Ok(true)
     }
