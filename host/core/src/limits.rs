@@ -348,7 +348,7 @@ pub const LINGER_US_MAX: u64 = 300;
 /// its last commits is noticed within it, also by a host that has nothing to write.
 pub const WRITER_IDLE_MS: u64 = 1_000;
 /// Runs whose lost appends the writer remembers: more than can be on their way to it, twice over.
-pub const BROKEN_RUNS_MAX: usize = 10_000;
+pub const GAP_RUNS_MAX: usize = 10_000;
 /// Appends that wait for locks which others hold, and those behind them: so many again as may wait for the writer, and
 /// then it takes no more.
 pub const APPENDS_ASIDE_MAX: usize = 4_096;
