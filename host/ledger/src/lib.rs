@@ -2,7 +2,7 @@
 //!
 //! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
 //!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
-//! * [`Heart`] keeps the host's lease, over a connection of its own.
+//! * [`LeaseHeartbeat`] keeps the host's lease, over a connection of its own.
 //! * [`Ledger`] is everything else, over two small pools: claims, timers, schedules, the inbox, tasks,
 //!   reading runs and their rows, components and deployments, migrations and partitions.
 //! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
@@ -60,7 +60,7 @@ pub use error::LedgerError;
 pub use fork::ForkedRun;
 pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread, Walk};
 pub use lacking::{Began, Lacking};
-pub use leases::{Heart, Lease, OtherHosts, Pulse, Reading};
+pub use leases::{Lease, LeaseHeartbeat, OtherHosts, Reading, Renewal};
 pub use losses::Loss;
 pub use options::ConnectOptions;
 pub use pages::{Pages, ShownRows};

@@ -519,7 +519,7 @@ impl State {
         let classed = |error: sqlx::Error| (Failure::of(&error), error);
         let items = &self.pending[range];
         self.session.connection().await.map_err(classed)?;
-        let (deadline, beats) = (self.session.reply_deadline(), self.session.mark(self.lease.host));
+        let (deadline, mark) = (self.session.reply_deadline(), self.session.mark(self.lease.host));
         let connection = self.session.connection().await.map_err(classed)?;
         if *unknown {
             let found = async {
@@ -537,7 +537,7 @@ impl State {
         let hook = |point| self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point));
         hook("append-before");
         let lease = (self.lease.host, self.lease.epoch);
-        let mut result = deadline.reply(append::execute(connection, lease, beats, self.scope, items)).await;
+        let mut result = deadline.reply(append::execute(connection, lease, mark, self.scope, items)).await;
         if hook("append-sent") == Hook::DropReply {
             result = Err(lost("the test dropped the reply"));
         }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use backstitch_core::{Op, RunId};
 use backstitch_ledger::{
-    ConnectOptions, ForkedRun, Ledger, NewMemory, NewTimer, Notifier, Pulse, RunRef, Wake,
+    ConnectOptions, ForkedRun, Ledger, NewMemory, NewTimer, Notifier, Renewal, RunRef, Wake,
 };
 use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -210,18 +210,18 @@ async fn looks_and_heartbeats_go_on_over_other_connections() {
     let mut host = Host::new(&ledger).await;
     let run = Grown::named("a");
     host.commit(run.start()).await;
-    let heart = ledger.heart().unwrap();
-    assert_eq!(heart.beat(host.lease).await.unwrap().0, Pulse::Alive);
+    let heartbeat = ledger.heartbeat().unwrap();
+    assert_eq!(heartbeat.renew(host.lease).await.unwrap().0, Renewal::Alive);
     assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some());
     network.set("pool", Line::Dead);
     network.set("lease", Line::Dead);
-    let beats = async {
-        heart.beat(host.lease).await.unwrap_err();
-        assert_eq!(heart.beat(host.lease).await.unwrap().0, Pulse::Alive);
+    let renewals = async {
+        heartbeat.renew(host.lease).await.unwrap_err();
+        assert_eq!(heartbeat.renew(host.lease).await.unwrap().0, Renewal::Alive);
     };
     // Before it is used: what is asked does not fail.
     let looks = async { assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some()) };
-    let both = tokio::time::timeout(REPLY, async { tokio::join!(beats, looks) });
+    let both = tokio::time::timeout(REPLY, async { tokio::join!(renewals, looks) });
     both.await.expect("both are noticed in time");
 }
 

@@ -16,7 +16,7 @@ use backstitch_core::inbox::Message;
 use backstitch_core::{Digest, Event, HostId, Kind, Op, RunId, RunStatus, Seq, TenantId};
 use backstitch_ledger::{
     Append, ClaimedRun, ComponentKind, ConnectError, ConnectOptions, Head, Ledger, LedgerError, NewComponent,
-    NewTimer, Notifier, Page, Posted, Pulse, RunFilter, StatusChange, Wake,
+    NewTimer, Notifier, Page, Posted, Renewal, RunFilter, StatusChange, Wake,
 };
 use common::*;
 
@@ -97,26 +97,26 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
 #[tokio::test]
 async fn the_databases_clock_decides_who_is_overdue() {
     let ledger = ledger().await;
-    let patient = ledger.heart().unwrap().register(HostId(new_id()), 60_000, "patient").await.unwrap();
-    let hasty = ledger.heart().unwrap().register(HostId(new_id()), 1, "hasty").await.unwrap();
+    let patient = ledger.heartbeat().unwrap().register(HostId(new_id()), 60_000, "patient").await.unwrap();
+    let hasty = ledger.heartbeat().unwrap().register(HostId(new_id()), 1, "hasty").await.unwrap();
     let dead = eventually("the silent host is overdue", || async {
         let dead = ledger.declare_overdue_dead().await.unwrap();
         (!dead.is_empty()).then_some(dead)
     })
     .await;
     assert_eq!(dead, [hasty.host]);
-    assert_eq!(ledger.heart().unwrap().beat(hasty).await.unwrap().0, Pulse::Dead);
-    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Alive);
-    ledger.heart().unwrap().release(patient).await.unwrap();
-    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Dead);
+    assert_eq!(ledger.heartbeat().unwrap().renew(hasty).await.unwrap().0, Renewal::Dead);
+    assert_eq!(ledger.heartbeat().unwrap().renew(patient).await.unwrap().0, Renewal::Alive);
+    ledger.heartbeat().unwrap().release(patient).await.unwrap();
+    assert_eq!(ledger.heartbeat().unwrap().renew(patient).await.unwrap().0, Renewal::Dead);
 }
 
 #[tokio::test]
 async fn a_host_that_registers_again_gives_its_runs_up() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 3, "r").await;
-    let again = ledger.heart().unwrap().register(host.id, 60_000, "again").await.unwrap();
-    assert_eq!(ledger.heart().unwrap().beat(host.lease).await.unwrap().0, Pulse::Dead);
+    let again = ledger.heartbeat().unwrap().register(host.id, 60_000, "again").await.unwrap();
+    assert_eq!(ledger.heartbeat().unwrap().renew(host.lease).await.unwrap().0, Renewal::Dead);
     assert_eq!(ledger.claim_runs(again, 500).await.unwrap().len(), runs.len());
 }
 

@@ -120,7 +120,7 @@ async fn timers_go_with_their_run_to_its_next_owner() {
     first.commit(run.start()).await;
     let timers = vec![NewTimer { run: run.id, op: Op(1), due_ms: 5, purpose: 1 }];
     first.commit(Append { timers, ..Append::new(SCOPE, run.id) }).await;
-    ledger.heart().unwrap().release(first.lease).await.unwrap();
+    ledger.heartbeat().unwrap().release(first.lease).await.unwrap();
     let second = Host::new(&ledger).await;
     assert_eq!(ledger.due_timers(look(second.id, 10), 10).await.unwrap(), []);
     assert_eq!(ledger.claim_runs(second.lease, 10).await.unwrap().len(), 1);
@@ -306,13 +306,13 @@ async fn a_run_that_went_on_or_was_given_back_has_nothing_against_it() {
     host = heir(&ledger, host.id).await;
     assert_eq!(claimed(&ledger, &host).await, (1, false, None));
     for _ in 0..3 {
-        ledger.heart().unwrap().release(host.lease).await.unwrap();
+        ledger.heartbeat().unwrap().release(host.lease).await.unwrap();
         host = Host::new(&ledger).await;
         assert_eq!(claimed(&ledger, &host).await, (1, false, None), "a host that stops did not die");
     }
     let late = Host::new(&ledger).await;
     assert!(ledger.declare_dead(host.id).await.unwrap());
-    ledger.heart().unwrap().release(host.lease).await.unwrap();
+    ledger.heartbeat().unwrap().release(host.lease).await.unwrap();
     assert_eq!(claimed(&ledger, &late).await, (1, false, None), "nor did one that was only slow");
 }
 

@@ -37,7 +37,7 @@ async fn an_older_epoch_of_the_same_host_is_fenced_too() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     host.commit(Grown::named("a").start()).await;
-    let again = ledger.heart().unwrap().register(host.id, 60_000, "test").await.unwrap();
+    let again = ledger.heartbeat().unwrap().register(host.id, 60_000, "test").await.unwrap();
     assert!(again.epoch > host.lease.epoch);
     assert_eq!(host.append(Grown::named("b").start()).await, Outcome::Fenced);
 }

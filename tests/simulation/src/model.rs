@@ -3,7 +3,7 @@
 //! | of the ledger crate | here |
 //! |---|---|
 //! | the statement of an append, and the writer that sends it | [`Writer::step`] |
-//! | `Heart`, leases | [`Database::register`] … |
+//! | `LeaseHeartbeat`, leases | [`Database::register`] … |
 //! | claims and trials | [`Database::claim_runs`] … |
 //! | timers, and those that are missing | [`Database::due_timers`], [`Database::timers_lacking`] … |
 //! | the inbox, and messages of closed runs | [`Database::post`], [`Database::unread`], [`Database::pass_on`] … |

@@ -359,12 +359,12 @@ fn composed(parts: Parts) -> String {
     )
 }
 
-/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together. `beats`: a heartbeat of the lease
+/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together. `mark`: a heartbeat of the lease
 /// that the database has taken before.
 pub(crate) async fn execute(
     connection: &mut PgConnection,
     lease: (HostId, Epoch),
-    beats: i64,
+    mark: i64,
     scope: Scope,
     items: &[Item],
 ) -> Result<Appended, sqlx::Error> {
@@ -375,7 +375,7 @@ pub(crate) async fn execute(
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
-    let query = bind_heads(query, items).bind(beats);
+    let query = bind_heads(query, items).bind(mark);
     // The last ones, which many batches have no use for.
     let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
@@ -387,7 +387,7 @@ pub(crate) async fn execute(
     let found: Option<i64> = row.try_get(0)?;
     Ok(Appended {
         fenced: found.is_none(),
-        elsewhere: found.is_some_and(|found| found < beats),
+        elsewhere: found.is_some_and(|found| found < mark),
         started: row.try_get(1)?,
         changed: row.try_get(2)?,
         behind: row.try_get(3)?,

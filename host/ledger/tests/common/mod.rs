@@ -200,7 +200,7 @@ impl Host {
 
     pub(crate) async fn with_hook(ledger: &Ledger, hook: Option<HookFn>) -> Self {
         let id = HostId(new_id());
-        let lease = ledger.heart().unwrap().register(id, 60_000, "test").await.unwrap();
+        let lease = ledger.heartbeat().unwrap().register(id, 60_000, "test").await.unwrap();
         Self::with_lease(ledger, lease, hook)
     }
 

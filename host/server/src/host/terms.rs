@@ -23,7 +23,7 @@ use backstitch_engine::term::Term;
 use backstitch_engine::timer_hint::TimerHint;
 use backstitch_engine::watch::Watcher;
 use backstitch_engine::{ambient, crash, guests};
-use backstitch_ledger::{Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
+use backstitch_ledger::{Health, Item, Lease, LeaseHeartbeat, Ledger, Wake, Writer, WriterConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ enum Over {
 pub(super) struct Fixed {
     pub(super) config: HostConfig,
     pub(super) ledger: Ledger,
-    pub(super) heart: Arc<Heart>,
+    pub(super) heartbeat: Arc<LeaseHeartbeat>,
     pub(super) clock: Clock,
     pub(super) tenure: Tenure,
     pub(super) programs: Programs,
@@ -123,7 +123,7 @@ impl Fixed {
         let watcher = self.watcher(&shared);
         let loops = self.poll(&watcher, &shared);
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
-        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heart), pulse_sender));
+        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heartbeat), pulse_sender));
         self.current.send_replace(Some(Term {
             host,
             inputs: inputs.clone(),
@@ -224,7 +224,7 @@ impl Fixed {
         loop {
             let registering = until_answered("registering", async || {
                 let sent_ms = ambient::uptime_ms();
-                self.heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
+                self.heartbeat.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
             });
             let (sent_ms, lease) = registering.await;
             if !self.split.load(Ordering::Relaxed) {
@@ -250,13 +250,13 @@ impl Fixed {
         let given_up = match over {
             // As if the host had died: it may have been over one of its runs.
             Over::Died => self.ledger.declare_dead(lease.host).await.map(drop),
-            Over::Ended => self.heart.release(lease).await,
+            Over::Ended => self.heartbeat.release(lease).await,
             // At each of the servers, as far as they can be reached: one of them is the database from now on.
             Over::Split => {
                 self.ledger.refuse_sessions();
                 self.split.store(true, Ordering::Relaxed);
-                let here = self.heart.release(lease).await;
-                self.heart.reconnect().await;
+                let here = self.heartbeat.release(lease).await;
+                self.heartbeat.reconnect().await;
                 here.and(self.ledger.release(lease).await)
             }
         };
@@ -272,7 +272,7 @@ impl Fixed {
             () = tokio::time::sleep(pause) => {}
             () = self.stop.cancelled() => return,
         }
-        match self.heart.read_clock().await {
+        match self.heartbeat.read_clock().await {
             Ok(reading) => self.clock.set_by(&reading),
             Err(error) => tracing::debug!(%error, "the database's clock could not be read"),
         }

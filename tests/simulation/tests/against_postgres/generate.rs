@@ -41,7 +41,7 @@ impl Known {
         }
         match random.below(28) {
             0..=3 => Step::Register { host },
-            4 => Step::Beat { lease },
+            4 => Step::Renew { lease },
             5 => Step::Release { lease },
             6..=8 => {
                 let of = model.database.owner_of(run).filter(|_| !random.one_in(3));
@@ -117,7 +117,7 @@ impl Known {
             }
             7..=8 => {
                 let said = random.one_in(2).then(|| random.below(3).to_string());
-                Step::BeatTask { tenant, token, said }
+                Step::HeartbeatTask { tenant, token, said }
             }
             9 => Step::Hold { tenant, token },
             10..=11 => Step::BackdateTask { run: token.run, op: token.op },

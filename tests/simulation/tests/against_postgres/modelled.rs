@@ -45,7 +45,7 @@ impl Modelled {
         let database = &mut self.database;
         Some(match step {
             Step::Register { host } => format!("{:?}", database.register(*host, LONG_MS, now_ms)),
-            Step::Beat { lease } => format!("{:?}", database.beat(*lease, now_ms)),
+            Step::Renew { lease } => format!("{:?}", database.renew(*lease, now_ms)),
             Step::Release { lease } => format!("{:?}", database.release(*lease)),
             Step::DeclareDead { host } => format!("{:?}", database.declare_dead(*host)),
             Step::BackdateLease { host } => format!("{:?}", database.backdate_lease(*host, DAY_MS)),
@@ -146,7 +146,7 @@ impl Modelled {
                 format!("{taken:?} {when:?}")
             }
             Step::Queues { queues } => format!("{:?}", database.queues_with_tasks(queues)),
-            Step::BeatTask { tenant, token, said } => {
+            Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
                 format!("{:?}", database.beat_task(scope(shard, *tenant), *token, said.as_ref(), now_ms))
             }

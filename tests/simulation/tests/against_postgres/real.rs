@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use backstitch_core::{Json, Op, RunId, Seq, Shard};
 use backstitch_ledger::{
-    Append, ConnectOptions, Heart, Item, Lease, Ledger, RunRef, TaskCheck, TaskPage, TimerLook,
+    Append, ConnectOptions, Item, Lease, LeaseHeartbeat, Ledger, RunRef, TaskCheck, TaskPage, TimerLook,
 };
 use simulation::model::Reply;
 use uuid::Uuid;
@@ -20,7 +20,7 @@ pub(crate) struct Real<'a> {
     postgres: &'a mut Postgres,
     shard: Shard,
     ledger: Ledger,
-    heart: Heart,
+    heartbeat: LeaseHeartbeat,
     writers: HashMap<(Uuid, i64), Sender>,
     tickets: u64,
 }
@@ -34,8 +34,8 @@ impl<'a> Real<'a> {
             ..ConnectOptions::new(&postgres.url)
         };
         let ledger = Ledger::connect(options).await.unwrap();
-        let heart = ledger.heart().unwrap();
-        Self { postgres, shard, ledger, heart, writers: HashMap::new(), tickets: 0 }
+        let heartbeat = ledger.heartbeat().unwrap();
+        Self { postgres, shard, ledger, heartbeat, writers: HashMap::new(), tickets: 0 }
     }
 
     pub(crate) async fn shown(&mut self) -> Vec<String> {
@@ -60,13 +60,13 @@ impl<'a> Real<'a> {
     }
 
     async fn apply_leases(&mut self, step: &mut Step) -> Option<String> {
-        let (ledger, heart, shard) = (&self.ledger, &self.heart, self.shard);
+        let (ledger, heartbeat, shard) = (&self.ledger, &self.heartbeat, self.shard);
         Some(match step {
             Step::Register { host } => {
-                format!("{:?}", heart.register(*host, LONG_MS, "a host").await.unwrap())
+                format!("{:?}", heartbeat.register(*host, LONG_MS, "a host").await.unwrap())
             }
-            Step::Beat { lease } => format!("{:?}", heart.beat(*lease).await.unwrap().0),
-            Step::Release { lease } => format!("{:?}", heart.release(*lease).await.unwrap()),
+            Step::Renew { lease } => format!("{:?}", heartbeat.renew(*lease).await.unwrap().0),
+            Step::Release { lease } => format!("{:?}", heartbeat.release(*lease).await.unwrap()),
             Step::DeclareDead { host } => format!("{:?}", ledger.declare_dead(*host).await.unwrap()),
             Step::BackdateLease { host } => {
                 format!("{:?}", tables::backdate_lease(&mut self.postgres.session, shard, *host).await)
@@ -235,7 +235,7 @@ impl<'a> Real<'a> {
                 format!("{taken:?} {when:?}")
             }
             Step::Queues { queues } => format!("{:?}", ledger.queues_with_tasks(queues).await.unwrap()),
-            Step::BeatTask { tenant, token, said } => {
+            Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
                 let scope = scope(shard, *tenant);
                 format!("{:?}", ledger.beat_task(scope, *token, said.as_ref()).await.unwrap())
