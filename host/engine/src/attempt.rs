@@ -93,7 +93,7 @@ pub fn outside(
         task_queue: task.task_queue.to_string(),
         input,
         idempotency_key: idempotency_key(token),
-        lease_ms: task.silence_ms.map_or(lease_ms, |ms| ms.min(lease_ms)),
+        lease_ms: task.heartbeat_timeout_ms.map_or(lease_ms, |ms| ms.min(lease_ms)),
         deadline: until.into_iter().chain(task.close_by_ms).min().map(rfc3339),
         heartbeat_details: heartbeat,
         traceparent: traceparent(token),

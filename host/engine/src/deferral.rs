@@ -90,7 +90,7 @@ impl Deferral {
         }
         let details = self.pulse.details();
         if let Some(details) = details.filter(|details| Some(details) != said.as_ref()) {
-            let keep = || ledger.beat_task(scope, token, Some(&details));
+            let keep = || ledger.heartbeat_task(scope, token, Some(&details));
             until_answered("keeping what an attempt has said", keep).await;
         }
         if let Err(failure) = outcome {

@@ -70,7 +70,7 @@ pub struct Reading {
 pub struct LeaseHeartbeat {
     ledger: Ledger,
     opening: Opening,
-    /// Longest wait for an answer, in milliseconds: the next beat must have its turn before the lease is over.
+    /// Longest wait for an answer, in milliseconds: the next heartbeat must have its turn before the lease is over.
     reply_ms_max: u64,
     /// The number of the next heartbeat: see [`crate::tie`].
     number: AtomicI64,

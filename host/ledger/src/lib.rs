@@ -70,7 +70,7 @@ pub use repairs::Repairable;
 pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
 pub use schedules::{Schedule, ScheduleChange};
 pub use schema::{MigrateError, Partitions};
-pub use tasks::{Beat, OpenTask, Settled, Sweep, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
+pub use tasks::{OpenTask, Settled, Sweep, Taken, TakenTask, TaskCheck, TaskHeartbeat, TaskPage, TaskState};
 pub use timers::{DueTimer, TimerLook};
 pub use wake::{Notifier, Wake, Wakeups};
 pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

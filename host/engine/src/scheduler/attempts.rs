@@ -142,7 +142,7 @@ impl Scheduler {
             start_by_ms: None,
             attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(self.tools.clock.now_ms())),
             // The attempt's own silence is its sandbox's affair, and nobody else's is bounded.
-            silence_ms: None,
+            heartbeat_timeout_ms: None,
             taken: Some(LeaseGrant { lease, lease_ms: None, worker: "".into() }),
             ..task
         };
@@ -415,7 +415,7 @@ fn task(run: &Run, op: Op, heartbeat: Option<&Json>) -> Option<NewTask> {
         start_by_ms: bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min(),
         close_by_ms,
         attempt_ms: options.start_to_close_ms,
-        silence_ms: options.heartbeat_ms,
+        heartbeat_timeout_ms: options.heartbeat_ms,
         heartbeat: heartbeat.map(Json::text),
         taken: None,
     })

@@ -324,8 +324,8 @@ pub struct NewTask {
     pub close_by_ms: Option<u64>,
     /// Bound on one attempt, in milliseconds; of one that somebody has already, on what is left of it.
     pub attempt_ms: Option<u64>,
-    /// Longest silence of its worker, in milliseconds.
-    pub silence_ms: Option<u64>,
+    /// Longest time between two heartbeats of its worker, in milliseconds.
+    pub heartbeat_timeout_ms: Option<u64>,
     /// What the last heartbeat of the attempts before said, as JSON text.
     pub heartbeat: Option<Arc<str>>,
     /// Who has it already: a worker that waits for it, or whoever gets its token from the attempt that holds

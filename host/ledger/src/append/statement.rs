@@ -562,7 +562,7 @@ fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(all().map(|(_, task)| task.start_by_ms.map(Timestamp)).bind_iter())
         .bind(all().map(|(_, task)| task.close_by_ms.map(Timestamp)).bind_iter())
         .bind(all().map(|(_, task)| span(task.attempt_ms)).bind_iter())
-        .bind(all().map(|(_, task)| span(task.silence_ms)).bind_iter())
+        .bind(all().map(|(_, task)| span(task.heartbeat_timeout_ms)).bind_iter())
         .bind(all().map(|(_, task)| task.heartbeat.as_deref()).bind_iter())
         .bind(taken().map(|taken| taken.map(|taken| taken.lease.0)).bind_iter())
         .bind(taken().map(|taken| span(taken.and_then(|taken| taken.lease_ms))).bind_iter())

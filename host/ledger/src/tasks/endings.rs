@@ -404,7 +404,7 @@ fn ended(row: &SeenRow) -> Result<Message, LedgerError> {
         (false, ..) => untaken(row.is_overdue, &row.name, &row.task_queue),
         (true, _, true) => row.lapsed(Lapse::ScheduleToClose),
         (true, true, false) => row.lapsed(Lapse::StartToClose),
-        (true, false, false) => row.lapsed(Lapse::Silence),
+        (true, false, false) => row.lapsed(Lapse::HeartbeatTimeout),
     };
     let (op, attempt) = row.call();
     Ok(Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: row.heartbeat()? })

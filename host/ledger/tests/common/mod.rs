@@ -174,7 +174,7 @@ pub(crate) fn task(op: Op, seq: Seq, name: &str) -> NewTask {
         start_by_ms: None,
         close_by_ms: None,
         attempt_ms: None,
-        silence_ms: None,
+        heartbeat_timeout_ms: None,
         heartbeat: None,
         taken: None,
     }

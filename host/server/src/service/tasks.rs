@@ -129,10 +129,10 @@ impl Service {
     pub async fn heartbeat_task(
         &self,
         scope: Scope,
-        beat: HeartbeatTask,
+        heartbeat: HeartbeatTask,
     ) -> Result<HeartbeatView, ServiceError> {
-        let token = token(&beat.token)?;
-        if let Some(details) = &beat.details
+        let token = token(&heartbeat.token)?;
+        if let Some(details) = &heartbeat.details
             && details.as_str().len() > limits::HEARTBEAT_BYTES_MAX
         {
             let message = format!(
@@ -142,9 +142,9 @@ impl Service {
             );
             return Err(ServiceError::TooLarge { code: "heartbeat-too-large", message });
         }
-        let beat = self.ledger.beat_task(scope, token, beat.details.as_ref()).await?;
-        let beat = beat.ok_or_else(|| stale(token))?;
-        Ok(HeartbeatView { cancel: beat.given_up, lease_ms: beat.lease_ms })
+        let heartbeat = self.ledger.heartbeat_task(scope, token, heartbeat.details.as_ref()).await?;
+        let heartbeat = heartbeat.ok_or_else(|| stale(token))?;
+        Ok(HeartbeatView { cancel: heartbeat.given_up, lease_ms: heartbeat.lease_ms })
     }
 
     /// A worker has carried out a task.

@@ -377,7 +377,7 @@ impl Batch<'_> {
             start_by_ms: bound(self.random),
             close_by_ms: bound(self.random),
             attempt_ms: self.random.one_in(3).then_some(LONG_MS),
-            silence_ms: self.random.one_in(3).then_some(LONG_MS - 1),
+            heartbeat_timeout_ms: self.random.one_in(3).then_some(LONG_MS - 1),
             heartbeat: self.random.one_in(4).then(|| "{\"done\": 1}".into()),
             taken,
         }

@@ -148,7 +148,7 @@ impl Modelled {
             Step::Queues { queues } => format!("{:?}", database.queues_with_tasks(queues)),
             Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
-                format!("{:?}", database.beat_task(scope(shard, *tenant), *token, said.as_ref(), now_ms))
+                format!("{:?}", database.heartbeat_task(scope(shard, *tenant), *token, said.as_ref(), now_ms))
             }
             Step::Hold { tenant, token } => {
                 format!("{:?}", database.hold_task(scope(shard, *tenant), *token))

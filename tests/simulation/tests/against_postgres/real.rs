@@ -238,7 +238,7 @@ impl<'a> Real<'a> {
             Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
                 let scope = scope(shard, *tenant);
-                format!("{:?}", ledger.beat_task(scope, *token, said.as_ref()).await.unwrap())
+                format!("{:?}", ledger.heartbeat_task(scope, *token, said.as_ref()).await.unwrap())
             }
             Step::Hold { tenant, token } => {
                 format!("{:?}", ledger.hold_task(scope(shard, *tenant), *token).await.unwrap())
