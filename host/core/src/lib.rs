@@ -68,7 +68,7 @@ pub use inbox::Message;
 pub use json::Json;
 pub use projection::Projection;
 pub use random::{Seed, Source};
-pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
+pub use replay::{Delivery, Divergence, HistorySize, ProjectionChanges, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
 pub use row::Row;
 pub use rules::Rules;

@@ -153,7 +153,7 @@ pub struct HistorySize {
 
 /// What new commands of a guest have changed of what is known about its run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Memory {
+pub struct ProjectionChanges {
     /// All of the entity, if it has changed.
     pub entity: Option<Json>,
     /// Attributes that have changed.
@@ -182,7 +182,7 @@ pub struct Replay {
     entity: Entity,
     attributes: Attributes,
     /// What is not recorded yet.
-    memory: Memory,
+    projection_changes: ProjectionChanges,
     since_begin: Issued,
     since_event: Issued,
     ended: Option<Ahead<Event>>,
@@ -213,7 +213,7 @@ impl Replay {
             history: HistorySize { rows: 1, bytes: 0 },
             entity: entity.unwrap_or_default(),
             attributes: options.attributes.clone(),
-            memory: Memory::default(),
+            projection_changes: ProjectionChanges::default(),
             since_begin: Issued::default(),
             since_event: Issued::default(),
             ended: None,
@@ -359,7 +359,7 @@ impl Replay {
             }
         };
         if self.is_new(command)? {
-            self.memory.entity = Some(edited.to_json());
+            self.projection_changes.entity = Some(edited.to_json());
         }
         self.entity = edited;
         Ok(Ok(()))
@@ -370,7 +370,7 @@ impl Replay {
         let mut attributes = self.attributes.clone();
         attribute::apply(&mut attributes, &changes).map_err(Refusal::Limit)?;
         if self.is_new(Command::SetAttributes { changes: changes.clone() })? {
-            self.memory.attributes.extend(changes);
+            self.projection_changes.attributes.extend(changes);
         }
         self.attributes = attributes;
         Ok(())
@@ -394,8 +394,8 @@ impl Replay {
     }
 
     /// What new commands have changed since this was last taken.
-    pub fn take_memory(&mut self) -> Memory {
-        std::mem::take(&mut self.memory)
+    pub fn take_projection_changes(&mut self) -> ProjectionChanges {
+        std::mem::take(&mut self.projection_changes)
     }
 
     /// What the ledger holds up to the event being handled.

@@ -90,7 +90,7 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
     assert_eq!(replay.random_u64(), original.random_u64());
     assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
     assert_eq!(*replay.entity(), fork.projection.entity);
-    assert_eq!(replay.take_memory(), Default::default(), "nothing of it is new");
+    assert_eq!(replay.take_projection_changes(), Default::default(), "nothing of it is new");
 }
 
 #[test]

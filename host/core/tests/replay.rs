@@ -1146,9 +1146,13 @@ fn an_entity_is_a_fold_over_the_edits() {
     assert_eq!(live.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
     let issued = live.take_issued();
     assert_eq!(issued.len(), 3, "what cannot be done is no row: {issued:?}");
-    let memory = live.take_memory();
-    assert_eq!(memory.entity.unwrap().as_str(), r#"{"log":[1],"n":2}"#, "the last word of an activation");
-    assert_eq!(memory.attributes.len(), 1);
+    let projection_changes = live.take_projection_changes();
+    assert_eq!(
+        projection_changes.entity.unwrap().as_str(),
+        r#"{"log":[1],"n":2}"#,
+        "the last word of an activation"
+    );
+    assert_eq!(projection_changes.attributes.len(), 1);
 
     // Over the same rows, the same answers, and nothing that is new; another edit diverges.
     let again = || {
@@ -1164,7 +1168,7 @@ fn an_entity_is_a_fold_over_the_edits() {
     assert_eq!(replay.edit_entity("n".into(), append("1")).unwrap().unwrap_err(), refused);
     replay.set_attributes([("a".into(), Some(Attribute::Flag(true)))].into()).unwrap();
     assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
-    assert_eq!(replay.take_memory(), Default::default());
+    assert_eq!(replay.take_projection_changes(), Default::default());
     assert_eq!(replay.entity(), live.entity());
     let Err(Refusal::Divergence(divergence)) = again().edit_entity("log".into(), append("2")) else {
         panic!("it should have diverged");

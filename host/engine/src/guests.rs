@@ -16,7 +16,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use backstitch_core::{
-    Command, Event, Failure, Fault, FaultKind, Json, Memory, Op, Replay, RunId, Seq, StartOptions, Status,
+    Command, Event, Failure, Fault, FaultKind, Json, Op, ProjectionChanges, Replay, RunId, Seq, StartOptions,
+    Status,
 };
 use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use crossbeam_channel::{Receiver, Sender};
@@ -128,7 +129,7 @@ pub struct Done {
     /// How it ended.
     pub status: Status,
     /// What they change of what is known about the run.
-    pub memory: Memory,
+    pub memory: ProjectionChanges,
     /// It was led along a ledger that was there.
     pub repeats: bool,
     /// First attempts of activities among the commands that were made already.
@@ -282,7 +283,7 @@ impl AtOnce {
 struct Did {
     commands: Vec<(Op, Command, bool)>,
     status: Status,
-    memory: Memory,
+    memory: ProjectionChanges,
     fuel: u64,
 }
 
@@ -309,7 +310,7 @@ async fn activate(guest: &mut WorkflowInstance) -> Result<Did, Undone> {
     })?;
     crash::point("activation-middle");
     let replay = guest.replay();
-    let memory = replay.take_memory();
+    let memory = replay.take_projection_changes();
     let issued = replay.take_issued();
     let commands = issued.into_iter().map(|(op, command)| {
         let open = replay.is_open(op);

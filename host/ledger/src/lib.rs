@@ -48,7 +48,7 @@ mod wake;
 mod writer;
 
 pub use append::{
-    Acks, Append, Batch, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome,
+    Acks, Append, Batch, Close, Head, Item, NewItem, NewProjection, NewRun, NewTask, NewTimer, Outcome,
     PoisonKind, StatusChange,
 };
 pub use claims::ClaimedRun;

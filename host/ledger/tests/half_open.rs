@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use backstitch_core::{Op, RunId};
 use backstitch_ledger::{
-    ConnectOptions, ForkedRun, Ledger, NewMemory, NewTimer, Notifier, Renewal, RunRef, Wake,
+    ConnectOptions, ForkedRun, Ledger, NewProjection, NewTimer, Notifier, Renewal, RunRef, Wake,
 };
 use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -231,7 +231,7 @@ fn forked(run: &Grown) -> ForkedRun {
         run: run.new.clone(),
         rows: Vec::new(),
         timers: vec![NewTimer { run: run.id, op: Op(1), due_ms: 1, purpose: 1 }],
-        memory: NewMemory { run: run.id, entity: None, attributes: Default::default() },
+        projection: NewProjection { run: run.id, entity: None, attributes: Default::default() },
         children: Vec::new(),
         inbox: Vec::new(),
     }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use backstitch_core::inbox::{Message, MessageRow};
 use backstitch_core::{Attribute, Chain, HostId, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Head, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
-    RunRef, StatusChange, Stopped, Unread,
+    Append, Cluster, ClusterOptions, Head, Health, NewItem, NewProjection, NewTimer, Outcome, PoisonKind,
+    Posted, RunRef, StatusChange, Stopped, Unread,
 };
 use common::*;
 
@@ -282,12 +282,12 @@ fn start_and_more(run: &mut Grown) -> Append {
     let rows = vec![run.signal("1"), run.signal(&long)];
     let timer = NewTimer { run: run.id, op: Op(7), due_ms: 0, purpose: 1 };
     let attributes = [("who".into(), Some(Attribute::Flag(true)))].into();
-    let memory = NewMemory { run: run.id, entity: Some("{}".into()), attributes };
+    let projection = NewProjection { run: run.id, entity: Some("{}".into()), attributes };
     append.join(Append {
         rows,
         timers: vec![timer],
         tasks: vec![task(Op(8), Seq(1), "a")],
-        memories: vec![memory],
+        projections: vec![projection],
         ..Append::new(SCOPE, run.id)
     });
     append
@@ -605,27 +605,27 @@ async fn what_is_known_of_a_run_is_written_with_the_rows_that_say_it() {
     let mut host = Host::new(&ledger).await;
     let mut run = Grown::named("a");
     let id = run.id;
-    let memory = |entity: &str, attributes: Vec<(&str, Option<Attribute>)>| NewMemory {
+    let projection = |entity: &str, attributes: Vec<(&str, Option<Attribute>)>| NewProjection {
         run: id,
         entity: (!entity.is_empty()).then(|| entity.into()),
         attributes: attributes.into_iter().map(|(name, value)| (name.into(), value)).collect(),
     };
-    let with = |append: Append, memory: NewMemory| Append { memories: vec![memory], ..append };
+    let with = |append: Append, projection: NewProjection| Append { projections: vec![projection], ..append };
     let text = |text: &str| Some(Attribute::Text(text.into()));
     let known = async || {
         let info = ledger.run(SCOPE, RunRef::Id(id)).await.unwrap()?;
         Some((info.entity, info.summary.attributes))
     };
-    let first = memory(r#"{"n":1}"#, vec![("who", text("ada")), ("n", Some(Attribute::Number(0.1)))]);
+    let first = projection(r#"{"n":1}"#, vec![("who", text("ada")), ("n", Some(Attribute::Number(0.1)))]);
     host.commit(with(run.start(), first)).await;
     let attributes = Some(r#"{ "n" : 0.1, "who" : "ada" }"#.to_owned());
     assert_eq!(known().await.unwrap(), (Some(r#"{"n":1}"#.to_owned()), attributes));
 
     // In one burst the last word counts, for each name and for the whole entity.
     let burst = vec![
-        with(run.step(1), memory(r#"{"n":2}"#, vec![("who", text("grace")), ("n", None)])),
-        with(run.step(1), memory(r#"{"n":3}"#, vec![("at", Some(Attribute::TimeMs(1_000)))])),
-        with(run.step(1), memory("", vec![("who", None), ("ok", Some(Attribute::Flag(true)))])),
+        with(run.step(1), projection(r#"{"n":2}"#, vec![("who", text("grace")), ("n", None)])),
+        with(run.step(1), projection(r#"{"n":3}"#, vec![("at", Some(Attribute::TimeMs(1_000)))])),
+        with(run.step(1), projection("", vec![("who", None), ("ok", Some(Attribute::Flag(true)))])),
     ];
     let outcomes = host.append_all(burst).await;
     assert!(outcomes.iter().all(|outcome| *outcome == committed()));
@@ -634,7 +634,7 @@ async fn what_is_known_of_a_run_is_written_with_the_rows_that_say_it() {
 
     // A start that is refused leaves nothing behind of what would have been known.
     let rival = Grown::named("a");
-    let theirs = NewMemory { run: rival.id, ..memory(r#"{"n":9}"#, vec![("who", text("eve"))]) };
+    let theirs = NewProjection { run: rival.id, ..projection(r#"{"n":9}"#, vec![("who", text("eve"))]) };
     let refused = host.append_all(vec![with(rival.start(), theirs)]).await;
     assert_eq!(refused, [Outcome::Committed { refused: vec![rival.id] }]);
     let mut connection = session(&ledger.options().url).await;

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, Run, RunId,
-    Seq, StartOptions, Status, UnusedSignal, limits,
+    Command, Entity, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ProjectionChanges,
+    Run, RunId, Seq, StartOptions, Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, NewMemory, NewTimer};
+use backstitch_ledger::{Append, NewProjection, NewTimer};
 use backstitch_sandbox::{Stopped, WorkflowInstance};
 
 use super::effects::Effects;
@@ -200,9 +200,9 @@ impl Scheduler {
         }
         let mut append = Append::new(slot.facts.scope, id);
         let mut effects = Effects::default();
-        let Memory { entity, attributes } = memory;
-        let memory = NewMemory { run: id, entity: entity.map(|json| json.text()), attributes };
-        append.memories.extend((!memory.is_empty()).then_some(memory));
+        let ProjectionChanges { entity, attributes } = memory;
+        let memory = NewProjection { run: id, entity: entity.map(|json| json.text()), attributes };
+        append.projections.extend((!memory.is_empty()).then_some(memory));
         if matches!(status, Status::ContinueAsNew(_)) {
             effects.unused = unused_signals(&mut guest, slot);
             effects.next = Some(Arc::new(next_options(&mut guest, &slot.run)));

@@ -169,7 +169,7 @@ impl Scheduler {
                 }
                 append.new_runs.push(new_run);
                 append.timers.extend(timers_of_start(&run, now_ms));
-                append.memories.extend(memory_at_start(&run));
+                append.projections.extend(memory_at_start(&run));
                 effects.children.push(Child { facts: next, run, input: input.clone(), ahead, op: None });
             }
             Err(problem) => tracing::error!(run = %facts.run, problem, "the run could not continue as new"),

@@ -188,7 +188,7 @@ impl Scheduler {
         let (id, digest) = (facts.run, facts.digest);
         let mut append = Append { new_runs: vec![new_run], ..Append::new(facts.scope, id) };
         append.timers = timers_of_start(&run, now_ms);
-        append.memories.extend(memory_at_start(&run));
+        append.projections.extend(memory_at_start(&run));
         self.insert(facts, program, run, input);
         let waiting = Waiting { started: Some(reply), ..Waiting::default() };
         if self.may_begin_ahead(digest) {

@@ -281,8 +281,8 @@ impl Parts {
             parts.timed |= !append.timers.is_empty();
             parts.sent |= !append.inbox.is_empty();
             parts.consumed |= !append.inbox_done.is_empty();
-            parts.known |= append.memories.iter().any(|memory| memory.entity.is_some());
-            parts.found_by |= append.memories.iter().any(|memory| !memory.attributes.is_empty());
+            parts.known |= append.projections.iter().any(|projection| projection.entity.is_some());
+            parts.found_by |= append.projections.iter().any(|projection| !projection.attributes.is_empty());
             parts.offered |= !append.tasks.is_empty();
             parts.settled |= !append.tasks_done.is_empty();
             parts.given_up |= !append.tasks_given_up.is_empty();
@@ -315,7 +315,7 @@ impl Parts {
     }
 
     /// Whether those of entities and attributes are.
-    fn reaches_memories(self) -> bool {
+    fn reaches_projections(self) -> bool {
         self.known || self.found_by || self.reaches_tasks()
     }
 }
@@ -377,7 +377,7 @@ pub(crate) async fn execute(
     let query = bind_inbox(query, items);
     let query = bind_heads(query, items).bind(mark);
     // The last ones, which many batches have no use for.
-    let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
+    let query = if parts.reaches_projections() { bind_projections(query, items) } else { query };
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
     let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
@@ -521,8 +521,8 @@ fn bind_heads<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(heads.iter().map(|(_, head)| head.chain.0.cast_signed()).bind_iter())
 }
 
-fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
-    let all = || items.iter().flat_map(|item| item.append.memories.iter().map(|of| (&item.append, of)));
+fn bind_projections<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
+    let all = || items.iter().flat_map(|item| item.append.projections.iter().map(|of| (&item.append, of)));
     let known =
         || all().filter_map(|(append, of)| of.entity.as_deref().map(|entity| (append, of.run, entity)));
     let found = || {

@@ -188,7 +188,7 @@ impl Service {
             },
             rows,
             timers: scheduler::timers_of(&run, now_ms),
-            memory: scheduler::memory_of(to.run, &projection),
+            projection: scheduler::memory_of(to.run, &projection),
             children,
             inbox,
         };
