@@ -84,10 +84,10 @@ pub const HEARD_IDS_MAX: usize = 1_000;
 /// Messages that wait for one run. Whoever sends faster than the run reads is told to wait, before the database is full
 /// of it.
 pub const INBOX_ITEMS_MAX: u32 = 10_000;
-/// Messages that a host cannot read and leaves out of its looks: beyond so many it finds them once more.
+/// Messages that a host cannot read and leaves out of its checks: beyond so many it finds them once more.
 pub const UNREADABLE_ITEMS_MAX: usize = 1_000;
-/// Bytes of messages that one look into the inbox brings: what one statement writes.
-pub const LOOK_BYTES_MAX: usize = BATCH_BYTES_MAX;
+/// Bytes of messages that one check of the inbox brings: what one statement writes.
+pub const INBOX_CHECK_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Room beyond [`INBOX_ITEMS_MAX`] for what ends such a state: cancel, terminate, pause, resume, retry.
 pub const INBOX_REQUESTS_MAX: u32 = 100;
 
@@ -442,10 +442,10 @@ pub const SCHEDULE_RULES_MAX: usize = 100;
 /// row. What comes more often is a workflow with a timer.
 pub const SCHEDULE_EVERY_MS_MIN: u64 = 100;
 
-/// Times that one look at a schedule deals with. A host that was down for long catches up in several.
+/// Times that one check of a schedule deals with. A host that was down for long catches up in several.
 pub const SCHEDULE_TIMES_MAX: usize = 1_000;
 
-/// Runs that one look at a schedule starts: all of them are started again if the host dies before it
+/// Runs that one check of a schedule starts: all of them are started again if the host dies before it
 /// has noted them.
 pub const SCHEDULE_STARTS_MAX: usize = 100;
 
@@ -467,4 +467,4 @@ pub const SCHEDULE_BACKFILLS_MAX: usize = 10;
 pub const SCHEDULE_CATCH_UP_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// Longest wait, in milliseconds, until a host looks whether the run that others wait for has closed.
-pub const SCHEDULE_LOOK_MS: u64 = 500;
+pub const SCHEDULE_CHECK_MS: u64 = 500;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use backstitch_core::matcher::Queue;
 use backstitch_core::{RunId, RunStatus, limits};
 use backstitch_ledger::{
-    Health, InboxItem, Lease, LeaseHeartbeat, Ledger, LedgerError, Renewal, Sweep, TimerLook,
+    Health, InboxItem, Lease, LeaseHeartbeat, Ledger, LedgerError, Renewal, Sweep, TimerCheck,
 };
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -194,7 +194,7 @@ impl Watcher {
             let now_ms = self.clock.now_ms();
             let absent = self.absent.runs();
             let look =
-                TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
+                TimerCheck { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
             let due = || self.ledger.due_timers(look, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due timers", due).await;
             if let Some(first) = due.first().copied() {

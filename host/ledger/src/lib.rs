@@ -71,6 +71,6 @@ pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
 pub use schedules::{Schedule, ScheduleChange};
 pub use schema::{MigrateError, Partitions};
 pub use tasks::{OpenTask, Settled, Sweep, Taken, TakenTask, TaskCheck, TaskHeartbeat, TaskPage, TaskState};
-pub use timers::{DueTimer, TimerLook};
+pub use timers::{DueTimer, TimerCheck};
 pub use wake::{Notifier, Wake, Wakeups};
 pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

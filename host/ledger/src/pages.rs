@@ -9,7 +9,7 @@ use crate::error::LedgerError;
 use crate::payloads::{Reference, reference};
 use crate::runs::{ClosedRow, columns, ledger_row};
 
-/// Rows of the first statement of a look; those that follow ask for more while rows are small.
+/// Rows of the first statement of a check; those that follow ask for more while rows are small.
 const ROWS_FIRST: u32 = 64;
 /// Rows of one statement, if they are small.
 const ROWS_MAX: u32 = 4_096;

@@ -92,7 +92,7 @@ pub enum Settled {
     Stale,
 }
 
-/// What a look at all tasks has changed.
+/// What a check of all tasks has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Tasks that were removed.

@@ -225,7 +225,7 @@ struct Part {
 
 impl State {
     async fn run(mut self) -> Stopped {
-        self.look_after_connection().await;
+        self.check_connection().await;
         let stopped = loop {
             if let Some(line) = self.aside.take()
                 && let Err(stopped) = self.try_again(line).await
@@ -239,7 +239,7 @@ impl State {
                     received = self.items.recv_many(&mut self.pending, self.config.batch_max),
                         if !self.aside.is_full() => received,
                     () = tokio::time::sleep(IDLE) => {
-                        self.look_after_connection().await;
+                        self.check_connection().await;
                         continue;
                     }
                 };
@@ -350,7 +350,7 @@ impl State {
     }
 
     /// Keeps the connection alive, and notices when it is gone. What it cannot mend now is tried again.
-    async fn look_after_connection(&mut self) {
+    async fn check_connection(&mut self) {
         match Box::pin(within(PING_MS_MAX, self.session.ping())).await {
             Ok(()) => self.report_healthy(),
             Err(error) => {

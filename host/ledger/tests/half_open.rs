@@ -220,8 +220,8 @@ async fn looks_and_heartbeats_go_on_over_other_connections() {
         assert_eq!(heartbeat.renew(host.lease).await.unwrap().0, Renewal::Alive);
     };
     // Before it is used: what is asked does not fail.
-    let looks = async { assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some()) };
-    let both = tokio::time::timeout(REPLY, async { tokio::join!(renewals, looks) });
+    let checks = async { assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some()) };
+    let both = tokio::time::timeout(REPLY, async { tokio::join!(renewals, checks) });
     both.await.expect("both are noticed in time");
 }
 

@@ -1,4 +1,4 @@
-//! Looks into the inbox: nobody waits for somebody else's messages, and what a run cannot hear is not read.
+//! Database checks of the inbox: nobody waits for somebody else's messages, and what a run cannot hear is not read.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -69,7 +69,7 @@ fn reader(run: RunId) -> Reader {
 }
 
 #[tokio::test]
-async fn every_run_that_has_messages_gets_its_share_of_a_look() {
+async fn every_run_that_has_messages_gets_its_share_of_a_check() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 3, "a").await;
     flood(&ledger, runs[0].id, 5_000).await;

@@ -136,13 +136,13 @@ async fn timers_of_others_and_of_parked_runs_are_not_due_here() {
     let park = StatusChange::Park { fault: "{}".into() };
     host.commit(Append { status: Some(park), ..Append::new(SCOPE, runs[1].id) }).await;
 
-    let due = ledger.due_timers(look(host.id, 300), 10).await.unwrap();
+    let due = ledger.due_timers(check(host.id, 300), 10).await.unwrap();
     let due: Vec<_> = due.iter().map(|timer| (timer.run, timer.op, timer.purpose, timer.due_ms)).collect();
     assert_eq!(due, [(runs[0].id, Op(2), 2, 100), (runs[0].id, Op(1), 1, 300)]);
-    assert_eq!(ledger.due_timers(look(host.id, 299), 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.due_timers(look(host.id, 300), 1).await.unwrap()[0].op, Op(2));
-    assert_eq!(ledger.next_due(look(host.id, 0)).await.unwrap(), Some(100));
-    assert_eq!(ledger.next_due(look(host.id, 300)).await.unwrap(), None);
+    assert_eq!(ledger.due_timers(check(host.id, 299), 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(check(host.id, 300), 1).await.unwrap()[0].op, Op(2));
+    assert_eq!(ledger.next_due(check(host.id, 0)).await.unwrap(), Some(100));
+    assert_eq!(ledger.next_due(check(host.id, 300)).await.unwrap(), None);
 }
 
 #[tokio::test]

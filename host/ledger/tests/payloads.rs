@@ -434,7 +434,7 @@ async fn what_a_heartbeat_says_opens_for_its_own_attempt_alone() {
 }
 
 #[tokio::test]
-async fn large_messages_come_look_by_look() {
+async fn large_messages_come_check_by_check() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let (flooded, other) = (Grown::named("flooded"), Grown::named("other"));
@@ -450,7 +450,7 @@ async fn large_messages_come_look_by_look() {
     }
     let ids = |items: Vec<backstitch_ledger::InboxItem>| items.into_iter().map(|item| item.item_id);
     let first: Vec<_> = ids(inbox(&ledger, host.id, &[]).await).collect();
-    let fitting = limits::LOOK_BYTES_MAX / large.len();
+    let fitting = limits::INBOX_CHECK_BYTES_MAX / large.len();
     assert_eq!(first.len(), fitting + 1);
     assert!(first.contains(&sent[20]) && sent[..fitting].iter().all(|item| first.contains(item)));
     let rest: Vec<_> = ids(inbox(&ledger, host.id, &first).await).collect();

@@ -56,7 +56,7 @@ async fn a_start_that_is_refused_takes_nothing_of_the_run_that_is_there_with_it(
     let committed = |refused: Vec<RunId>| Outcome::Committed { refused };
     assert_eq!(outcomes, [committed(vec![]), committed(vec![run.id])]);
     assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
-    assert_eq!(ledger.due_timers(look(host.id, 2), 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(check(host.id, 2), 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -443,11 +443,11 @@ async fn the_last_word_on_a_timer_counts() {
         assert_eq!(outcome, committed());
     }
     let due = async || {
-        let timers = ledger.due_timers(look(host.id, 1_000), 10).await.unwrap();
+        let timers = ledger.due_timers(check(host.id, 1_000), 10).await.unwrap();
         timers.into_iter().map(|timer| (timer.op.0, timer.due_ms)).collect::<Vec<_>>()
     };
     assert_eq!(due().await, [(1, 10), (3, 31), (4, 41)]);
-    assert_eq!(ledger.next_due(look(host.id, 10)).await.unwrap(), Some(31));
+    assert_eq!(ledger.next_due(check(host.id, 10)).await.unwrap(), Some(31));
     // The close of the run takes the rest, also a timer of the same burst.
     for outcome in host.append_all(vec![set(5, 50), run.complete("1")]).await {
         assert_eq!(outcome, committed());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
     Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, InboxItem, Item, Lease, Ledger,
-    NewRun, NewTask, Outcome, Reader, StatusChange, TimerLook, Unread, Writer, WriterConfig,
+    NewRun, NewTask, Outcome, Reader, StatusChange, TimerCheck, Unread, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -157,9 +157,9 @@ impl Grown {
     }
 }
 
-/// A look at all timers of a host at a time. Those of the purpose 4 fire for parked and paused runs too.
-pub(crate) fn look(host: HostId, now_ms: u64) -> TimerLook<'static> {
-    TimerLook { host, from_ms: 0, now_ms, always: 4, except: &[] }
+/// A check of all timers of a host at a time. Those of the purpose 4 fire for parked and paused runs too.
+pub(crate) fn check(host: HostId, now_ms: u64) -> TimerCheck<'static> {
+    TimerCheck { host, from_ms: 0, now_ms, always: 4, except: &[] }
 }
 
 /// A first attempt of a call, on the queue `q`, that nobody has and nothing bounds.

@@ -287,7 +287,7 @@ impl Service {
     }
 }
 
-/// The times of a calendar after one of them, up to the first after `now_ms`, but no more than one look deals with.
+/// The times of a calendar after one of them, up to the first after `now_ms`, but no more than one check deals with.
 fn times_up_to(spec: &Spec, after_ms: u64, now_ms: u64) -> Result<Vec<u64>, ServiceError> {
     let calendar = Calendar::new(&spec.when).map_err(|error| internal(&error))?;
     let mut times = Vec::new();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use backstitch_core::{Json, Op, RunId, Seq, Shard, TenantId};
-use backstitch_ledger::{Item, Lease, Outcome, TaskCheck, TaskPage, TimerLook};
+use backstitch_ledger::{Item, Lease, Outcome, TaskCheck, TaskPage, TimerCheck};
 use simulation::model::{Database, Mutant, Reply, Writer};
 use uuid::Uuid;
 
@@ -76,13 +76,13 @@ impl Modelled {
         let database = &mut self.database;
         Some(match step {
             Step::Timers { host, from_ms, now_ms, except, limit } => {
-                let look =
-                    TimerLook { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
-                let mut due = database.due_timers(look, ALL);
+                let check =
+                    TimerCheck { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
+                let mut due = database.due_timers(check, ALL);
                 due.sort_by_key(|timer| (timer.due_ms, timer.run, timer.op));
                 let few =
-                    database.due_timers(look, *limit).iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
-                format!("{due:?} {few:?} {:?}", database.next_due(look))
+                    database.due_timers(check, *limit).iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
+                format!("{due:?} {few:?} {:?}", database.next_due(check))
             }
             Step::TimersOf { runs } => {
                 let mut timers = database.timers_of(runs);
@@ -124,7 +124,7 @@ impl Modelled {
                     }
                 }
             }
-            Step::Look { host, readers, unreadable, limit } => {
+            Step::CheckInbox { host, readers, unreadable, limit } => {
                 format!("{:?}", database.inbox_of(*host, readers, unreadable, *limit))
             }
             Step::PassOn { run, except } => format!("{:?}", database.pass_on(*run, except)),

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use backstitch_core::{Json, Op, RunId, Seq, Shard};
 use backstitch_ledger::{
-    Append, ConnectOptions, Item, Lease, LeaseHeartbeat, Ledger, RunRef, TaskCheck, TaskPage, TimerLook,
+    Append, ConnectOptions, Item, Lease, LeaseHeartbeat, Ledger, RunRef, TaskCheck, TaskPage, TimerCheck,
 };
 use simulation::model::Reply;
 use uuid::Uuid;
@@ -107,13 +107,13 @@ impl<'a> Real<'a> {
         let ledger = &self.ledger;
         Some(match step {
             Step::Timers { host, from_ms, now_ms, except, limit } => {
-                let look =
-                    TimerLook { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
-                let mut due = ledger.due_timers(look, ALL as i64).await.unwrap();
+                let check =
+                    TimerCheck { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
+                let mut due = ledger.due_timers(check, ALL as i64).await.unwrap();
                 due.sort_by_key(|timer| (timer.due_ms, timer.run, timer.op));
-                let few = ledger.due_timers(look, *limit as i64).await.unwrap();
+                let few = ledger.due_timers(check, *limit as i64).await.unwrap();
                 let few = few.iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
-                format!("{due:?} {few:?} {:?}", ledger.next_due(look).await.unwrap())
+                format!("{due:?} {few:?} {:?}", ledger.next_due(check).await.unwrap())
             }
             Step::TimersOf { runs } => {
                 let mut timers = ledger.timers_of(runs).await.unwrap();
@@ -166,7 +166,7 @@ impl<'a> Real<'a> {
                     }
                 }
             }
-            Step::Look { host, readers, unreadable, limit } => {
+            Step::CheckInbox { host, readers, unreadable, limit } => {
                 let heard = ledger.inbox_of(*host, readers, unreadable, *limit as i64).await.unwrap();
                 assert_eq!(heard.unreadable, []);
                 format!("{:?}", heard.items)

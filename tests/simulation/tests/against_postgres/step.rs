@@ -114,7 +114,7 @@ pub(crate) enum Step {
     Walk {
         host: HostId,
     },
-    Look {
+    CheckInbox {
         host: HostId,
         readers: Vec<Reader>,
         unreadable: Vec<Uuid>,
