@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstitch_client::tasks::TaskView;
 use backstitch_core::{ActivityOptions, Json, Op, TaskToken, limits};
 use backstitch_ledger::NewTask;
-use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
+use backstitch_sandbox::{ActivityCall, ActivityContext, Heartbeat};
 
 use crate::identity::Facts;
 use crate::time::rfc3339;
@@ -62,11 +62,14 @@ impl Due {
                 deadline_ms: Some(self.deadline_ms),
             },
             timeout: Duration::from_millis(self.deadline_ms.saturating_sub(now_ms)),
-            pulse: Arc::new(Pulse::new(self.silence_ms.map(Duration::from_millis), heartbeat.cloned())),
+            heartbeat: Arc::new(Heartbeat::new(
+                self.silence_ms.map(Duration::from_millis),
+                heartbeat.cloned(),
+            )),
             // Known to whoever makes the attempt.
             defer: None,
             // Known to whoever looks the component up.
-            reach: None,
+            manifest: None,
         }
     }
 }

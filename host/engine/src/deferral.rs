@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use backstitch_core::{Failure, Json, Message, Op, RunId, Scope, TaskToken};
 use backstitch_ledger::{Ledger, Settled};
-use backstitch_sandbox::{Defer, Pulse};
+use backstitch_sandbox::{Defer, Heartbeat};
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::clock::Clock;
@@ -32,7 +32,7 @@ pub struct Deferral {
     /// When the attempt is over by the word of the call itself, in milliseconds since the epoch.
     pub until_ms: Option<u64>,
     /// What the attempt says of itself.
-    pub pulse: Arc<Pulse>,
+    pub pulse: Arc<Heartbeat>,
     /// To the scheduler.
     pub inputs: Inputs,
     /// What time it is.

@@ -269,7 +269,7 @@ impl AtOnce {
                 now_ms,
             );
             crash::point("activity-during");
-            if let Some(outcome) = program.try_at_once(&call) {
+            if let Some(outcome) = program.try_inline(&call) {
                 attempt::log(&call);
                 crash::point("activity-done");
                 outcomes.push((*op, self.programs.kept(facts.scope, outcome)));

@@ -301,7 +301,7 @@ impl Scheduler {
         let this = attempt::Attempt { op, name, input, number, heartbeat: heartbeat.as_ref() };
         let mut call = due.call(&slot.facts, this, now_ms);
         attempt::log(&call);
-        let pulse = Arc::clone(&call.pulse);
+        let pulse = Arc::clone(&call.heartbeat);
         let deferral = Arc::new(Deferral {
             run: id,
             op,

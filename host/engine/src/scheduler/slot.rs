@@ -19,7 +19,7 @@ use std::sync::Arc;
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Json, Op, Run, Seq, TaskLease};
 use backstitch_ledger::{Append, Head};
-use backstitch_sandbox::{Pulse, Stop, WorkflowInstance, WorkflowProgram};
+use backstitch_sandbox::{Heartbeat, Stop, WorkflowInstance, WorkflowProgram};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -111,13 +111,13 @@ pub(super) struct Running {
     /// It has deferred its call: the task is held under this lease, or is about to be.
     pub(super) lease: Option<TaskLease>,
     task: AbortHandle,
-    pulse: Arc<Pulse>,
+    pulse: Arc<Heartbeat>,
     /// It has been told that nobody waits for it, and comes to its end by itself.
     told: bool,
 }
 
 impl Running {
-    pub(super) fn new(number: u32, task: AbortHandle, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(number: u32, task: AbortHandle, pulse: Arc<Heartbeat>) -> Self {
         Self { number, lease: None, task, pulse, told: false }
     }
 
@@ -140,7 +140,7 @@ impl Attempt {
     /// what it has in hand; any other ends here and now.
     pub(super) fn give_up(mut self) {
         if let Self::Running(running) = &mut self {
-            running.told = running.pulse.forsake();
+            running.told = running.pulse.request_cancel();
         }
     }
 
@@ -150,7 +150,7 @@ impl Attempt {
         if let Self::Running(running) = &mut self
             && running.lease.is_some()
         {
-            running.pulse.relieve();
+            running.pulse.superseded();
             running.told = true;
         }
     }
