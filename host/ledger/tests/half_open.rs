@@ -269,7 +269,7 @@ async fn who_stands_still_in_a_transaction_is_ended_and_keeps_nobody_waiting() {
     let outcomes = host.outcomes(2).await;
     assert!(outcomes.iter().all(|(_, outcome)| *outcome == committed()), "{outcomes:?}");
     assert_eq!(standing_still(&url).await, 0, "what it held is free because it was ended");
-    let inserted = tokio::time::timeout(PATIENCE, inserting).await.expect("it is given up here too").unwrap();
+    let inserted = tokio::time::timeout(TIMEOUT, inserting).await.expect("it is given up here too").unwrap();
     inserted.unwrap_err();
     let runs: Vec<RunId> = sqlx::query_scalar("select run_id from runs where workflow_id = 'wanted'")
         .fetch_all(&mut session(&url).await)

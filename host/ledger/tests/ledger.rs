@@ -369,7 +369,7 @@ async fn a_hint_wakes_the_host_and_a_lost_connection_is_told() {
     let (host, stranger) = (HostId(new_id()), HostId(new_id()));
     let notifier = Notifier::spawn(ledger.clone());
     let mut wakeups = ledger.wakeups(host);
-    let mut next = async || tokio::time::timeout(PATIENCE, wakeups.next()).await.unwrap();
+    let mut next = async || tokio::time::timeout(TIMEOUT, wakeups.next()).await.unwrap();
     assert_eq!(next().await, Wake::Lost, "nobody knows what was before");
     notifier.hint(stranger);
     notifier.hint(host);

@@ -98,7 +98,7 @@ async fn an_idle_writer_notices_that_its_connection_is_gone() {
     host.connections.wait_for(|made| *made == 1).await.unwrap();
     let mut session = session(&ledger.options().url).await;
     assert_eq!(terminate_writers(&mut session).await, 1);
-    tokio::time::timeout(PATIENCE, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
 }
 
 /// Which standbys commits wait for.

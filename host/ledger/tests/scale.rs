@@ -37,7 +37,7 @@ async fn read_by(url: &str, asking: impl AsyncFnOnce(&Ledger)) -> i64 {
         if sessions.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE / 4, "{sessions:?}");
+        assert!(begun.elapsed() < TIMEOUT / 4, "{sessions:?}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let after = eventually("what was read is told", async || {

@@ -552,7 +552,7 @@ async fn a_read_only_database_is_reported_and_loses_nothing() {
     terminate_writers(&mut session(&ledger.options().url).await).await;
     host.send(run.step(1)).await;
     let down = tokio::time::timeout(
-        PATIENCE,
+        TIMEOUT,
         host.health.wait_for(|health| match health {
             Health::Down { reason, .. } => reason.contains("read-only"),
             Health::Healthy => false,

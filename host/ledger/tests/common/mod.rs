@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub(crate) const SCOPE: Scope = Scope::DEFAULT;
 pub(crate) const DIGEST: Digest = Digest([7; 32]);
 /// Deadline of everything that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The cluster of this test program. It goes when the program ends.
 pub(crate) fn cluster() -> &'static Cluster {
@@ -66,7 +66,7 @@ pub(crate) fn json(text: &str) -> Json {
     Json::new(text).unwrap()
 }
 
-/// Waits until `check` gives something, at most for [`PATIENCE`].
+/// Waits until `check` gives something, at most for [`TIMEOUT`].
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut check: impl FnMut() -> F,
@@ -76,7 +76,7 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         if let Some(value) = check().await {
             return value;
         }
-        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(began.elapsed() < TIMEOUT, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -234,7 +234,7 @@ impl Host {
     pub(crate) async fn outcomes(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         let mut outcomes = Vec::new();
         while outcomes.len() < count {
-            let acks = tokio::time::timeout(PATIENCE, self.acks.recv()).await.expect("in time").unwrap();
+            let acks = tokio::time::timeout(TIMEOUT, self.acks.recv()).await.expect("in time").unwrap();
             outcomes.extend(acks.tickets.into_iter().map(|ticket| (ticket, acks.outcome.clone())));
         }
         outcomes.sort_by_key(|(ticket, _)| *ticket);

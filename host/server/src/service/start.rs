@@ -30,7 +30,7 @@ enum Generation {
 
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
 /// restart that needs no client's attention, shorter than a client's patience.
-const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+const OUTAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () = assert!(IDEMPOTENCY_KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
@@ -347,7 +347,7 @@ fn attribute(name: &str, value: &AttributeValue) -> Result<Attribute, ServiceErr
 /// Why the database has not taken writes for longer than a client should wait.
 fn lasting_outage(term: &Term) -> Option<Arc<str>> {
     let (since, reason) = term.outage()?;
-    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
+    (since.elapsed() >= OUTAGE_TIMEOUT).then_some(reason)
 }
 
 async fn until_outage_lasts(term: &Term) -> Arc<str> {
