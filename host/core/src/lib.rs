@@ -6,7 +6,7 @@
 //! in production, in a test and in a replay of last year's ledger.
 //!
 //! * [`event`], [`row`]: the ledger's vocabulary and its persisted form.
-//! * [`run`]: a fold over the ledger. It says what may come next, and seals it with the chain checksum.
+//! * [`run`]: a fold over the ledger. It says what may come next, and chains it to the rows before by a checksum.
 //! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
 //!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
 //! * [`fork`]: a new run from the first rows of another.

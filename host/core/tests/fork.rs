@@ -57,7 +57,7 @@ fn ledger() -> Vec<Row> {
 }
 
 #[test]
-fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
+fn a_fork_is_chained_anew_and_goes_on_where_it_was_cut() {
     let rows = ledger();
     let fork = fork(FROM, &rows, None, Seq(4), INTO, SEED).unwrap();
     let kinds: Vec<Kind> = fork.rows.iter().map(|row| row.event().unwrap().kind()).collect();

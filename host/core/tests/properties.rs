@@ -557,7 +557,7 @@ proptest! {
             _ => rows[at].chain.0 ^= 1,
         }
         prop_assert!(Run::load_all(RUN, &rows).is_err());
-        // And if whoever did it knows how to seal a row: no panic, and no outcome of another run.
+        // And if whoever did it knows how to chain a row: no panic, and no outcome of another run.
         let mut run_chain = Chain(0);
         for (row, seq) in rows.iter_mut().zip(0..) {
             row.seq = Seq(seq);
