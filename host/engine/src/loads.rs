@@ -201,7 +201,7 @@ impl Loads {
             parent: claimed.parent,
         };
         let parked = claimed.status == RunStatus::Parked;
-        let ClaimedRun { losses, unled, lost_attempt, .. } = claimed;
+        let ClaimedRun { losses, unreplayed: unled, lost_attempt, .. } = claimed;
         let loaded = LoadedRun { facts, program, parked, ledger, derived, held, losses, unled, lost_attempt };
         let result = Some(loaded);
         self.tell(Loaded { run: claimed.run, number, result }).await;

@@ -5,7 +5,7 @@
 //! * [`LeaseHeartbeat`] keeps the host's lease, over a connection of its own.
 //! * [`Ledger`] is everything else, over two small pools: claims, timers, schedules, the inbox, tasks,
 //!   reading runs and their rows, components and deployments, migrations and partitions.
-//! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
+//! * [`Wakeups`] and [`Notifier`] carry wake-ups between hosts. Polling is the truth; they only make it soon.
 //! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
 //!
 //! What this crate refuses: it decides nothing about runs (that is `backstitch-core`), knows nothing of

@@ -189,15 +189,15 @@ async fn a_connection_that_waits_for_nothing_is_looked_after() {
     let mut host = Host::new(&ledger).await;
     host.commit(Grown::named("a").start()).await;
     let mut wakeups = ledger.wakeups(host.id);
-    assert_eq!(wakeups.next().await, Wake::Lost, "hints may have been lost before it listens");
+    assert_eq!(wakeups.next().await, Wake::Lost, "wake-ups may have been lost before it listens");
     network.set("writer", Line::Dead);
     network.set("listener", Line::Dead);
     let writer = async { host.connections.wait_for(|made| *made == 2).await.unwrap().to_owned() };
     let listener = async {
         assert_eq!(wakeups.next().await, Wake::Lost, "it may have missed some");
         assert_eq!(wakeups.next().await, Wake::Lost, "it listens again");
-        Notifier::spawn(ledger.clone()).hint(host.lease.host);
-        assert_eq!(wakeups.next().await, Wake::Hint);
+        Notifier::spawn(ledger.clone()).messages(host.lease.host);
+        assert_eq!(wakeups.next().await, Wake::Messages);
     };
     let both = tokio::time::timeout(REPLY, async { tokio::join!(writer, listener) });
     both.await.expect("both are noticed in time");

@@ -1,4 +1,4 @@
-//! Everything but the append: leases and claims, timers, reading, deployments, schema, hints.
+//! Everything but the append: leases and claims, timers, reading, deployments, schema, wake-ups.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -66,7 +66,7 @@ async fn a_dead_hosts_runs_are_claimed_once_and_by_the_living_only() {
     assert_eq!((parked.status, parked.digest), (RunStatus::Parked, DIGEST));
     let claimed = ledger.owned_run(one.id, first[0].run).await.unwrap();
     // Read again, it counts as one that its owner has not led yet.
-    assert_eq!(claimed, Some(ClaimedRun { unled: true, ..first[0].clone() }));
+    assert_eq!(claimed, Some(ClaimedRun { unreplayed: true, ..first[0].clone() }));
     assert_eq!(ledger.owned_run(two.id, first[0].run).await.unwrap(), None);
 }
 
@@ -364,16 +364,16 @@ async fn the_history_view_tells_what_a_run_waits_for() {
 }
 
 #[tokio::test]
-async fn a_hint_wakes_the_host_and_a_lost_connection_is_told() {
+async fn a_wake_up_reaches_the_host_and_a_lost_connection_is_told() {
     let ledger = ledger().await;
     let (host, stranger) = (HostId(new_id()), HostId(new_id()));
     let notifier = Notifier::spawn(ledger.clone());
     let mut wakeups = ledger.wakeups(host);
     let mut next = async || tokio::time::timeout(TIMEOUT, wakeups.next()).await.unwrap();
     assert_eq!(next().await, Wake::Lost, "nobody knows what was before");
-    notifier.hint(stranger);
-    notifier.hint(host);
-    assert_eq!(next().await, Wake::Hint);
+    notifier.messages(stranger);
+    notifier.messages(host);
+    assert_eq!(next().await, Wake::Messages);
     sqlx::query(
         "select pg_terminate_backend(pid) from pg_stat_activity
          where application_name = 'backstitch listener' and datname = current_database()",
@@ -382,11 +382,11 @@ async fn a_hint_wakes_the_host_and_a_lost_connection_is_told() {
     .await
     .unwrap();
     assert_eq!(next().await, Wake::Lost);
-    // Hints are heard again, sooner or later; polling covers what is between.
-    let heard = async { while next().await != Wake::Hint {} };
+    // Wake-ups are heard again, sooner or later; polling covers what is between.
+    let heard = async { while next().await != Wake::Messages {} };
     let hinting = async {
         loop {
-            notifier.hint(host);
+            notifier.messages(host);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

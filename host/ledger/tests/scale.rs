@@ -254,9 +254,9 @@ async fn small_ledgers_are_read_together_and_large_ones_are_not() {
 /// What is known against a run that its next owner has claimed.
 async fn claimed(ledger: &Ledger, host: &Host) -> (u16, bool, Option<Op>) {
     let mut claimed = ledger.claim_runs(host.lease, 10).await.unwrap();
-    let ClaimedRun { losses, unled, lost_attempt, .. } = claimed.pop().unwrap();
+    let ClaimedRun { losses, unreplayed, lost_attempt, .. } = claimed.pop().unwrap();
     assert_eq!(claimed, []);
-    (losses, unled, lost_attempt)
+    (losses, unreplayed, lost_attempt)
 }
 
 /// The next owner, after this one has died.

@@ -346,7 +346,7 @@ async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, matcher: 
     loop {
         match wakeups.next().await {
             Wake::Tasks(tenant, name) => matcher.offered_any(&Queue { tenant, name: name.into() }),
-            Wake::Hint => inbox_hint.notify_one(),
+            Wake::Messages => inbox_hint.notify_one(),
             Wake::Lost => {
                 inbox_hint.notify_one();
                 matcher.queues().iter().for_each(|queue| matcher.offered_any(queue));

@@ -21,8 +21,8 @@ pub(super) struct Lease {
 pub(super) enum Trial {
     /// 0.
     Over,
-    /// 1: to be led.
-    Unled,
+    /// 1: to be replayed.
+    Unreplayed,
     /// 2: the run alone, or the attempt of a call.
     On(Option<Op>),
 }

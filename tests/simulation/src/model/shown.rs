@@ -34,7 +34,7 @@ impl Database {
         for (id, run) in tables.runs.iter() {
             let (trial, trial_op) = match run.trial {
                 Trial::Over => (0, None),
-                Trial::Unled => (1, None),
+                Trial::Unreplayed => (1, None),
                 Trial::On(op) => (2, op),
             };
             lines.push(line!(
