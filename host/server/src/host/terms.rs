@@ -139,7 +139,7 @@ impl Fixed {
         self.done.send_replace(None);
         writer.task.abort();
         self.ledger.untie_sessions();
-        self.give_up(lease, over).await;
+        self.release_lease(lease, over).await;
     }
 
     /// What the scheduler of a term works with.
@@ -240,14 +240,14 @@ impl Fixed {
                 Ok(false) => tracing::debug!("the sessions of this host still reach different servers"),
                 Err(error) => tracing::warn!(%error, "it is not known which servers the sessions reach"),
             }
-            self.give_up(lease, Over::Split).await;
+            self.release_lease(lease, Over::Split).await;
             tokio::time::sleep(Duration::from_millis(lease_ms.min(SPLIT_MS_MAX))).await;
         }
     }
 
     /// Gives the lease of a term back that is over.
-    async fn give_up(&self, lease: Lease, over: Over) {
-        let given_up = match over {
+    async fn release_lease(&self, lease: Lease, over: Over) {
+        let released = match over {
             // As if the host had died: it may have been over one of its runs.
             Over::Died => self.ledger.declare_dead(lease.host).await.map(drop),
             Over::Ended => self.heartbeat.release(lease).await,
@@ -260,7 +260,7 @@ impl Fixed {
                 here.and(self.ledger.release(lease).await)
             }
         };
-        if let Err(error) = given_up {
+        if let Err(error) = released {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
         }
     }

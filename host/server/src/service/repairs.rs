@@ -60,13 +60,13 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let Repairable { run: id, head, .. } = *run;
         let _turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(id, 1).await?;
+        let (rows, permit) = self.whole(id, 1).await?;
         let folded = tokio::task::spawn_blocking(move || {
             let loaded = Run::load_closed(id, &rows, head);
             let projection = loaded.map(|(_, events)| scheduler::memory_of(id, &Projection::of(&events)));
-            (projection, held)
+            (projection, permit)
         });
-        let (projection, _held) = folded.await.map_err(|error| internal(&error))?;
+        let (projection, _permit) = folded.await.map_err(|error| internal(&error))?;
         view.closed += 1;
         match projection {
             Ok(projection) if projection.is_empty() => {}

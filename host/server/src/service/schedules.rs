@@ -100,7 +100,7 @@ impl Service {
         self.find_schedule(scope, name).await?;
         self.check_spec(scope, name, &new).await?;
         let settled_ms = self.clock.now_ms();
-        self.settle(scope, name).await?;
+        self.carry_out_due(scope, name).await?;
         self.edit_schedule(scope, name, |spec, state, now_ms| {
             if spec_revision.as_ref().is_some_and(|known| *known != spec.revision()) {
                 let message = format!("somebody else has changed the schedule {name:?}; look at it again");
@@ -142,7 +142,7 @@ impl Service {
 
     /// Lets the calendar go on.
     pub async fn resume_schedule(&self, scope: Scope, name: &str) -> Result<ScheduleView, ServiceError> {
-        self.settle(scope, name).await?;
+        self.carry_out_due(scope, name).await?;
         self.edit_schedule(scope, name, |_, state, now_ms| {
             state.resume(now_ms);
             Ok(())
@@ -249,7 +249,7 @@ impl Service {
     }
 
     /// Has what is due now done before the schedule is changed: it belongs to the terms as they are.
-    async fn settle(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
+    async fn carry_out_due(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
         let schedule = self.find_schedule(scope, name).await?;
         let is_due = schedule.due_ms.is_some_and(|due| due <= self.clock.now_ms());
         if is_due { self.attend(&schedule).await } else { Ok(()) }

@@ -94,11 +94,11 @@ impl Service {
         grant: LeaseGrant,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
-        let taking = tokio::spawn(async move {
+        let taken = tokio::spawn(async move {
             let (tasks, more) = service.take_tasks(scope, &queue, &request, &grant).await?;
             Ok::<_, ServiceError>((service.matcher.undelivered(scope.tenant, tasks), more))
         });
-        let (undelivered, more) = taking.await.map_err(|error| internal(&error))??;
+        let (undelivered, more) = taken.await.map_err(|error| internal(&error))??;
         Ok((undelivered.deliver(), more))
     }
 
@@ -162,12 +162,12 @@ impl Service {
             self.admit(scope, output)?;
         }
         let _answered = self.matcher.answered(token.lease);
-        if self.settle_here(scope, token, outcome.as_ref().ok()).await {
+        if self.complete_in_host(scope, token, outcome.as_ref().ok()).await {
             return Ok(());
         }
         let TaskToken { op, attempt, .. } = token;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        self.settle_anywhere(scope, token, &message).await
+        self.complete_by_inbox(scope, token, &message).await
     }
 
     /// Workers have carried out tasks. Each answer has an end of its own.
@@ -200,7 +200,7 @@ impl Service {
     pub async fn release_task(&self, scope: Scope, text: &str) -> Result<(), ServiceError> {
         let token = token(text)?;
         let message = Message::AttemptFreed { op: token.op, attempt: token.attempt, heartbeat: None };
-        self.settle_anywhere(scope, token, &message).await
+        self.complete_by_inbox(scope, token, &message).await
     }
 
     /// A worker will answer later.
@@ -211,7 +211,7 @@ impl Service {
 
     /// By the scheduler of this host, if it has the run and knows of the lease: one commit. False: it is for the
     /// database to say what is the first answer, and by now it can.
-    async fn settle_here(&self, scope: Scope, token: TaskToken, output: Option<&Json>) -> bool {
+    async fn complete_in_host(&self, scope: Scope, token: TaskToken, output: Option<&Json>) -> bool {
         let Ok(term) = self.term() else { return false };
         let (reply, settled) = oneshot::channel();
         let settle = Settle { scope, token, output: output.cloned(), reply };
@@ -229,7 +229,7 @@ impl Service {
     }
 
     /// By the inbox of the run, whoever has it.
-    async fn settle_anywhere(
+    async fn complete_by_inbox(
         &self,
         scope: Scope,
         token: TaskToken,
