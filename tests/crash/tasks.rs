@@ -11,7 +11,7 @@ use backstitch::service::ServiceError;
 use backstitch_client::tasks::{
     AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, TaskFailure, TaskView,
 };
-use backstitch_client::{Client, ClientError, StartRun, StartTerms};
+use backstitch_client::{Client, ClientError, StartOptions, StartRun};
 use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
 use crate::load::{count, deployed_database, options};
@@ -223,7 +223,7 @@ async fn polls_at_once_on_several_hosts_share_a_flood_and_leave_other_queues_alo
     let database = deployed_database().await;
     let hosts = [TestHost::start(options(&database)).await, TestHost::start(options(&database)).await];
     let start = StartRun {
-        options: StartTerms { priority: Some(1), ..StartTerms::default() },
+        options: StartOptions { priority: Some(1), ..StartOptions::default() },
         ..StartRun::new("outside", Some("flood".to_owned()), json(&CALLS.to_string()))
     };
     hosts[0].client.start(start).await.unwrap();

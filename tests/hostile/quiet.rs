@@ -1,6 +1,6 @@
 //! What a host asks of its database while nothing happens: what a run cannot hear now must not keep it busy.
 
-use backstitch_client::{Client, StartRun, StartTerms};
+use backstitch_client::{Client, StartOptions, StartRun};
 use backstitch_core::{Json, RunStatus};
 use sqlx::PgConnection;
 
@@ -51,7 +51,7 @@ async fn a_cancel_that_cannot_be_heard_yet_keeps_nobody_busy() {
         let id = format!("held-{number}");
         let start = StartRun::new("holds", Some(id.clone()), Json::new("1").unwrap());
         if number % 2 == 0 {
-            let options = StartTerms { delay_ms: Some(3_600_000), ..StartTerms::default() };
+            let options = StartOptions { delay_ms: Some(3_600_000), ..StartOptions::default() };
             host.client.start(StartRun { options, ..start }).await.unwrap();
         } else {
             host.client.start(start).await.unwrap();

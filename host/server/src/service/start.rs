@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
-use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartOptions as RequestedOptions, StartRun};
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, limits};
 use backstitch_engine::ambient;
@@ -310,8 +310,9 @@ pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Arc<str> {
 }
 
 /// What a client asked for, as row 0 keeps it.
-fn options_of(terms: &StartTerms, now_ms: u64) -> Result<StartOptions, ServiceError> {
-    let StartTerms { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } = terms;
+fn options_of(requested: &RequestedOptions, now_ms: u64) -> Result<StartOptions, ServiceError> {
+    let RequestedOptions { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } =
+        requested;
     let wrong = |problem| invalid("invalid-options", problem);
     let start_at_ms = delay_ms.filter(|ms| *ms > 0).map(|ms| now_ms.saturating_add(ms));
     if *execution_timeout_ms == Some(0) {
