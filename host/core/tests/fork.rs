@@ -83,7 +83,7 @@ fn a_fork_is_chained_anew_and_goes_on_where_it_was_cut() {
     let mut replay = Replay::new(INTO, 100, start);
     let mut original = Replay::new(FROM, 100, &StartOptions::default());
     for (row, event) in fork.rows.iter().zip(events) {
-        replay.lay(row.seq, row.at_ms, event);
+        replay.enqueue(row.seq, row.at_ms, event);
     }
     replay.begin();
     original.begin();

@@ -222,7 +222,7 @@ async fn carry_out(job: Job, at_once: &AtOnce) -> Result<Done, Undone> {
         Job::Resume { stop, facts, mut guest, rows, check, .. } => {
             guest.heed(stop);
             for Ahead { seq, at_ms, event } in rows {
-                guest.replay().lay(seq, at_ms, event);
+                guest.replay().enqueue(seq, at_ms, event);
             }
             go_on(guest, check, &facts, at_once).await
         }
@@ -296,7 +296,7 @@ async fn begin(origin: &Origin, rows: &[Ahead], stop: Stop) -> Result<Box<Workfl
     }
     let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
     for Ahead { seq, at_ms, event } in rows {
-        replay.lay(*seq, *at_ms, event.clone());
+        replay.enqueue(*seq, *at_ms, event.clone());
     }
     let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
     let input = origin.input.clone();
