@@ -1,5 +1,5 @@
-//! The pure heart of Backstitch: what a run is, which ledger rows it may grow by, and how a guest is
-//! led back over them.
+//! The pure heart of Backstitch: what a run is, which ledger rows it may grow by, and how a guest
+//! replays them.
 //!
 //! Nothing here reads a clock, draws a random number, touches a file, a socket or a database, or
 //! knows of wasm. Time and identities come in as parameters, so the same calls give the same answers

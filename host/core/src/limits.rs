@@ -372,7 +372,7 @@ pub const ROW_BYTES: usize = 256;
 /// Readers of ledgers at once in a takeover: each has a connection of the pool while it asks.
 pub const LOADS_RUNNING_MAX: usize = 4;
 /// Bytes of whole ledgers in one host, twice: of runs that are being loaded, from the first row read until their guests
-/// have been led along them; and of those that clients wait for (exports, queries, forks, what a run waits for), until
+/// have replayed them; and of those that clients wait for (exports, queries, forks, what a run waits for), until
 /// the last of it is written to them. The largest ledger fits, with all its rows, and a second one while the first is
 /// replayed. A host with little memory has less.
 pub const LEDGERS_BYTES_MAX: usize = 640 << 20;

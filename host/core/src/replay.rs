@@ -1,4 +1,4 @@
-//! The guest's side of a run: leads a guest along its ledger, and past its end.
+//! The guest's side of a run: replays its ledger to a guest, and goes on past its end.
 //!
 //! The same object serves a first activation, a warm one and a replay from row 0; the guest cannot
 //! tell which. Commands are checked, in order, against the recorded ones until those are used up, and
@@ -486,7 +486,7 @@ impl Replay {
         self.kept_bytes
     }
 
-    /// Whether the guest is being led over old ground: recorded commands are still expected, or the
+    /// Whether the guest is being replayed: recorded commands are still expected, or the
     /// recorded end of the run is.
     pub fn is_replaying(&self) -> bool {
         !self.recorded.is_empty() || self.ended.is_some()

@@ -3,10 +3,10 @@
 //! | what happened to the owner | `losses` | `trial` |
 //! |---|---|---|
 //! | it gave its runs back | as before | 0 |
-//! | it died | one more, at most 2 | 1: to be led |
+//! | it died | one more, at most 2 | 1: to be replayed |
 //! | it died with the run on trial, alone | one more | 1 |
 //! | it died with an attempt on trial | as before, or 2 | 1; the attempt has failed |
-//! | it lives, and has led the run along its ledger | as before | 0 |
+//! | it lives, and has replayed the run | as before | 0 |
 //! | it lives, and the run went on from there | 0 | 0 |
 
 use backstitch_core::{Digest, HostId, Op, RunId, RunStatus, Scope, TenantId};
@@ -154,12 +154,12 @@ impl Ledger {
         })
     }
 
-    /// Notes that these runs of the host were led along their ledgers (`led`), or went on from there (`went_on`). Rows that
+    /// Notes that these runs of the host were replayed (`replayed`), or went on from there (`went_on`). Rows that
     /// somebody else is changing are left: what is noted of those that come back is certain. May be repeated.
     pub async fn note_progress(
         &self,
         host: HostId,
-        led: &[RunId],
+        replayed: &[RunId],
         went_on: &[RunId],
     ) -> Result<Vec<RunId>, LedgerError> {
         let noted: Vec<Uuid> = sqlx::query_scalar(
@@ -176,7 +176,7 @@ impl Ledger {
         )
         .bind(self.shard.0)
         .bind(host.0)
-        .bind(led.iter().map(|run| run.0).bind_iter())
+        .bind(replayed.iter().map(|run| run.0).bind_iter())
         .bind(went_on.iter().map(|run| run.0).bind_iter())
         .fetch_all(&self.pool)
         .await?;

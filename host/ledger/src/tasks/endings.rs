@@ -152,7 +152,7 @@ impl Ledger {
     }
 
     /// Forgets tasks that nobody has, of runs that are closed; how many. Those of a run that could not be
-    /// led to its end stay behind. May be repeated.
+    /// replayed to its end stay behind. May be repeated.
     pub async fn forget_tasks(&self) -> Result<u64, LedgerError> {
         let forgotten = sqlx::query(
             "delete from tasks t using runs r

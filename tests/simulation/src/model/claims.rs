@@ -83,11 +83,11 @@ impl Database {
         }
     }
 
-    /// Notes that runs were led along their ledgers, or went on from there; of which that was noted.
-    pub fn note_progress(&mut self, host: HostId, led: &[RunId], went_on: &[RunId]) -> Vec<RunId> {
+    /// Notes that runs were replayed, or went on from there; of which that was noted.
+    pub fn note_progress(&mut self, host: HostId, replayed: &[RunId], went_on: &[RunId]) -> Vec<RunId> {
         let mut noted = Vec::new();
         for (id, run) in Arc::make_mut(&mut self.commit().runs) {
-            let is_meant = led.contains(id) || went_on.contains(id);
+            let is_meant = replayed.contains(id) || went_on.contains(id);
             if !is_meant || run.owner != Some(host) || matches!(run.trial, Trial::On(_)) {
                 continue;
             }
