@@ -39,7 +39,7 @@ impl Crier {
     pub fn messages(&self, host: HostId) {
         match &*self.term.borrow() {
             Some(term) if term.host == host => term.inbox_hint.notify_one(),
-            _ => self.notifier.hint(host),
+            _ => self.notifier.messages(host),
         }
     }
 

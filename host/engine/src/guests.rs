@@ -15,7 +15,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Command, Entity, Failure, Fault, FaultKind, Json, Memory, Op, Replay, Status};
+use backstitch_core::{
+    Command, Entity, Failure, Fault, FaultKind, Json, Op, ProjectionChanges, Replay, Status,
+};
 use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use backstitch_scheduler::{AttemptBounds, NewAttempt, Next, PendingEvent, RunIdentity};
 use crossbeam_channel::{Receiver, Sender};
@@ -128,7 +130,7 @@ async fn carry_out(job: Job, stop: Stop, at_once: &AtOnce) -> Result<ActivationR
         Job::Resume { identity, mut guest, events, check, .. } => {
             guest.heed(stop);
             for PendingEvent { seq, at_ms, event } in events {
-                guest.replay().lay(seq, at_ms, event);
+                guest.replay().enqueue(seq, at_ms, event);
             }
             go_on(guest, check, &identity, at_once).await
         }
@@ -195,7 +197,7 @@ impl AtOnce {
                 until_ms: None,
             });
             crash::point("activity-during");
-            if let Some(outcome) = program.try_at_once(&call) {
+            if let Some(outcome) = program.try_inline(&call) {
                 attempt::log(&call);
                 crash::point("activity-done");
                 outcomes.push((*op, self.programs.kept(scope, outcome)));
@@ -209,7 +211,7 @@ impl AtOnce {
 struct Did {
     commands: Vec<(Op, Command, bool)>,
     status: Status,
-    memory: Memory,
+    memory: ProjectionChanges,
     fuel: u64,
 }
 
@@ -226,7 +228,7 @@ async fn begin(
     }
     let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
     for PendingEvent { seq, at_ms, event } in events {
-        replay.lay(*seq, *at_ms, event.clone());
+        replay.enqueue(*seq, *at_ms, event.clone());
     }
     let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
     let input = origin.input.clone();
@@ -245,7 +247,7 @@ async fn activate(guest: &mut WorkflowInstance) -> Result<Did, ActivationError> 
     })?;
     crash::point("activation-middle");
     let replay = guest.replay();
-    let memory = replay.take_memory();
+    let memory = replay.take_projection_changes();
     let issued = replay.take_issued();
     let commands = issued.into_iter().map(|(op, command)| {
         let open = replay.is_open(op);

@@ -221,7 +221,7 @@ impl Programs {
         digest: Digest,
         mut call: ActivityCall,
     ) -> Result<Json, Failure> {
-        call.reach = self.directory().manifests.get(&(scope.tenant, digest)).cloned();
+        call.manifest = self.directory().manifests.get(&(scope.tenant, digest)).cloned();
         let unloadable = |problem: String| Failure {
             retryable: true,
             ..Failure::fatal(FailureKind::Application, "component", problem)

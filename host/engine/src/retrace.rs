@@ -84,7 +84,7 @@ pub fn lead(
     let info = RunInfo::new(*run, Arc::clone(workflow_id), workflow, &options);
     let mut replay = Replay::new(*run, rows[0].at_ms, &options);
     for (row, event) in rows.iter().zip(events) {
-        replay.lay(row.seq, row.at_ms, event);
+        replay.enqueue(row.seq, row.at_ms, event);
     }
     let guest = WorkflowInstance::new(program, replay, info, input);
     let mut guest = guest.map_err(|unstarted| match unstarted {

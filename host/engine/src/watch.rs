@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use backstitch_core::matcher::Queue;
 use backstitch_core::{RunId, RunStatus, limits};
-use backstitch_ledger::{Health, Heart, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
+use backstitch_ledger::{
+    Health, InboxItem, Lease, LeaseHeartbeat, Ledger, LedgerError, Renewal, Sweep, TimerCheck,
+};
 use backstitch_scheduler::DEADLINE;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -82,19 +84,19 @@ impl Watcher {
     /// Renews the lease until it is lost. The scheduler may still be at work then: the fence holds
     /// its rows back. Tells `pulse` whether the database takes the heartbeat: an outage is noticed also
     /// when there is nothing else to write.
-    pub async fn renewals(self, heart: Arc<Heart>, pulse: watch::Sender<Health>) {
+    pub async fn renewals(self, heart: Arc<LeaseHeartbeat>, pulse: watch::Sender<Health>) {
         let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 // A session is not where the lease was renewed last: this one may have yet to follow a failover.
-                () = self.ledger.beat_wanted() => {}
+                () = self.ledger.renewal_wanted() => {}
             }
             crash::point("lease-renewal");
             let sent_ms = ambient::uptime_ms();
-            match heart.beat(self.lease).await {
-                Ok((Pulse::Alive, reading)) => {
+            match heart.renew(self.lease).await {
+                Ok((Renewal::Alive, reading)) => {
                     self.tenure.renew(sent_ms);
                     self.clock.set_by(&reading);
                     if self.clock.wrong().is_some() {
@@ -103,7 +105,7 @@ impl Watcher {
                     }
                     pulse.send_replace(Health::Healthy);
                 }
-                Ok((Pulse::Dead, _)) => {
+                Ok((Renewal::Dead, _)) => {
                     tracing::warn!(host = %self.lease.host, "the lease is lost: others have this host's runs");
                     return;
                 }
@@ -187,7 +189,7 @@ impl Watcher {
             let now_ms = self.clock.now_ms();
             let Ok(absent) = self.inputs.absent().await else { return };
             let look =
-                TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
+                TimerCheck { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
             let due = || self.ledger.due_timers(look, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due timers", due).await;
             if let Some(first) = due.first().copied() {

@@ -203,13 +203,13 @@ async fn is_fit(connection: &mut PgConnection, tie: &Tie) -> Result<bool, sqlx::
     let query = match tie.mark() {
         // There may be no table of leases yet.
         None => sqlx::query_as(asking!("true")).bind(opening::MARK),
-        Some((host, beats)) => sqlx::query_as(asking!(
+        Some((host, mark)) => sqlx::query_as(asking!(
             "coalesce((select beats >= $4 from leases where shard = $2 and host_id = $3), false)"
         ))
         .bind(opening::MARK)
         .bind(tie.shard().0)
         .bind(host.0)
-        .bind(beats),
+        .bind(mark),
     };
     let (is_marked, is_writable, is_here): (bool, bool, bool) = query.fetch_one(connection).await?;
     if !is_marked {

@@ -157,7 +157,7 @@ impl Ledger {
     /// Schedules of all tenants that are due at `now_ms` or before, the oldest first, at most `limit`.
     /// Reads only: a schedule comes back until it is changed.
     ///
-    /// `from_ms`: none is due before, as the caller knows. It spares a look what is left of schedules that were changed: as
+    /// `from_ms`: none is due before, as the caller knows. It spares a check what is left of schedules that were changed: as
     /// long as somebody looks at an old state of the database, they stay in the index.
     pub async fn due_schedules(
         &self,

@@ -303,8 +303,8 @@ impl Ledger {
             return Ok(false);
         }
         let mut transaction = self.pool.begin().await?;
-        let patience = format!("set local lock_timeout = {}", limits::PARTITION_LOCK_MS);
-        sqlx::query(AssertSqlSafe(patience)).execute(&mut transaction).await?;
+        let timeout = format!("set local lock_timeout = {}", limits::PARTITION_LOCK_MS);
+        sqlx::query(AssertSqlSafe(timeout)).execute(&mut transaction).await?;
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(PARTITIONS_LOCK)
             .execute(&mut transaction)

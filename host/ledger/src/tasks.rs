@@ -71,7 +71,7 @@ pub struct Taken {
 
 /// What a heartbeat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct TaskHeartbeat {
     /// Nobody waits for the task any more.
     pub given_up: bool,
     /// How long the worker may be silent from now on, in milliseconds; none: as long as it likes.
@@ -92,7 +92,7 @@ pub enum Settled {
     Stale,
 }
 
-/// What a look at all tasks has changed.
+/// What a check of all tasks has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Tasks that were removed.
@@ -311,13 +311,13 @@ impl Ledger {
     /// Extends a lease, and keeps what the worker says with it. None: the lease is gone. May be repeated.
     ///
     /// A lease that has run out but was not taken away lives on: nobody else has the task yet.
-    pub async fn beat_task(
+    pub async fn heartbeat_task(
         &self,
         scope: Scope,
         token: TaskToken,
         details: Option<&Json>,
-    ) -> Result<Option<Beat>, LedgerError> {
-        let beaten = sqlx::query_as(
+    ) -> Result<Option<TaskHeartbeat>, LedgerError> {
+        let extended = sqlx::query_as(
             "update tasks
              set leased_until = case when lease_ms is null then leased_until else
                      least(now() + least(lease_ms, silence_ms) * interval '1 millisecond', deadline) end,
@@ -329,13 +329,13 @@ impl Ledger {
         let place = Place::Run { tenant: scope.tenant, run, op, spot: Spot::Heartbeat(token.attempt) };
         let sealed = details.and_then(|details| self.payloads().seal_inline(&place, details.as_str()));
         let details = sealed.as_deref().or(details.map(Json::as_str));
-        let beaten = by_token(beaten, scope, token).bind(details);
-        let row: Option<(bool, Option<i64>)> = beaten.fetch_optional(&self.pool).await?;
-        let beat = |(given_up, lease_ms): (bool, Option<i64>)| Beat {
+        let extended = by_token(extended, scope, token).bind(details);
+        let row: Option<(bool, Option<i64>)> = extended.fetch_optional(&self.pool).await?;
+        let heartbeat = |(given_up, lease_ms): (bool, Option<i64>)| TaskHeartbeat {
             given_up,
             lease_ms: lease_ms.map(i64::cast_unsigned),
         };
-        Ok(row.map(beat))
+        Ok(row.map(heartbeat))
     }
 
     /// The worker will answer later: only the bounds of the call hold from now on. False: the lease is

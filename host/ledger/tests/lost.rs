@@ -87,7 +87,9 @@ async fn a_run_whose_claim_the_database_has_lost_is_not_written() {
         execute(&url, format!("update runs set owner = {owner} where run_id = '{}'", run.id)).await;
         let mut as_it_was = run.clone();
         assert!(is_behind(&host.append(as_it_was.complete("1")).await), "its end, as {owner}'s");
-        assert!(is_behind(&host.append(Append { after: Some(run.head()), ..Append::new(SCOPE, run.id) }).await));
+        assert!(is_behind(
+            &host.append(Append { after: Some(run.head()), ..Append::new(SCOPE, run.id) }).await
+        ));
     }
     assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
     assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap().summary.status.is_open());
@@ -116,7 +118,7 @@ async fn an_idle_writer_notices_that_its_connection_is_gone() {
     host.connections.wait_for(|made| *made == 1).await.unwrap();
     let mut session = session(&ledger.options().url).await;
     assert_eq!(terminate_writers(&mut session).await, 1);
-    tokio::time::timeout(PATIENCE, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
 }
 
 /// Which standbys commits wait for.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, RunId, Seq, Status,
-    UnusedSignal, limits,
+    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ProjectionChanges, RunId, Seq,
+    Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, NewMemory, NewTimer};
+use backstitch_ledger::{Append, NewProjection, NewTimer};
 
 use crate::action::Action;
 use crate::env::Env;
@@ -203,9 +203,9 @@ impl<E: Env> Scheduler<E> {
         }
         let mut append = Append::new(slot.identity.scope, id);
         let mut on_commit = OnCommit::default();
-        let Memory { entity, attributes } = projection;
-        let projection = NewMemory { run: id, entity: entity.map(|json| json.text()), attributes };
-        append.memories.extend((!projection.is_empty()).then_some(projection));
+        let ProjectionChanges { entity, attributes } = projection;
+        let projection = NewProjection { run: id, entity: entity.map(|json| json.text()), attributes };
+        append.projections.extend((!projection.is_empty()).then_some(projection));
         on_commit.next = next.map(|mut next| {
             let late = slot.undelivered.iter();
             next.unused.extend(late.filter_map(|event| UnusedSignal::of(event.seq, &event.event)));

@@ -23,7 +23,7 @@ use backstitch_engine::quota::Quotas;
 use backstitch_engine::room::Room;
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
-use backstitch_ledger::{ConnectOptions, Heart, Ledger};
+use backstitch_ledger::{ConnectOptions, LeaseHeartbeat, Ledger};
 use backstitch_sandbox::{Sandbox, SandboxConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -48,7 +48,7 @@ pub struct Host {
 impl Host {
     /// Connects, brings the schema up to date, and starts to work. Fails rather than waits.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
-        let (ledger, heart, clock) = connect(&config).await?;
+        let (ledger, heartbeat, clock) = connect(&config).await?;
         let quotas = Quotas::default();
         quotas.refresh(&ledger).await?;
         let programs = Programs::new(ledger.clone(), sandbox(&config)?, quotas.clone());
@@ -86,7 +86,7 @@ impl Host {
         let fixed = Fixed {
             config,
             ledger,
-            heart,
+            heartbeat,
             clock,
             tenure,
             programs,
@@ -150,7 +150,7 @@ impl Host {
 }
 
 /// The database, brought up to date, with a connection for the lease; and its time.
-async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), HostError> {
+async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<LeaseHeartbeat>, Clock), HostError> {
     let options = ConnectOptions {
         payloads: config.payloads.clone(),
         lease_ms: config.lease_ms,
@@ -159,8 +159,8 @@ async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), Hos
     };
     let ledger = Ledger::connect(options).await?;
     // Before anything else takes what connections the server has left, and for as long as the host lives.
-    let heart = Arc::new(ledger.heart()?);
-    let clock = Clock::new(&heart.read_clock().await?);
+    let heartbeat = Arc::new(ledger.heartbeat()?);
+    let clock = Clock::new(&heartbeat.read_clock().await?);
     if let Some(wrong) = clock.wrong() {
         return Err(HostError::Clock(wrong));
     }
@@ -170,7 +170,7 @@ async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), Hos
     if let Some(dead) = config.predecessor {
         ledger.declare_dead(dead).await?;
     }
-    Ok((ledger, heart, clock))
+    Ok((ledger, heartbeat, clock))
 }
 
 fn sandbox(config: &HostConfig) -> Result<Sandbox, HostError> {

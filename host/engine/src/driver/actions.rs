@@ -10,8 +10,10 @@ use backstitch_scheduler::{Action, Job, NewAttempt, StopAttempt, Trial, Wake};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use super::inputs::Input;
+use super::live::Live;
 use super::places::Place;
-use super::{Driver, Input, Live, Running};
+use super::state::{Driver, Running};
 use crate::deferral::Deferral;
 use crate::guests::Work;
 use crate::retry::until_answered;
@@ -183,13 +185,13 @@ impl Driver {
         let NewAttempt { identity, op, attempt, digest, until_ms, .. } = new;
         let (run, scope) = (identity.run, identity.scope);
         attempt::log(&call);
-        let pulse = Arc::clone(&call.pulse);
+        let heartbeat = Arc::clone(&call.heartbeat);
         let deferral = Arc::new(Deferral {
             run,
             op,
             attempt,
             until_ms,
-            pulse: Arc::clone(&pulse),
+            heartbeat: Arc::clone(&heartbeat),
             inputs: self.inputs.clone(),
             clock: self.deps.clock.clone(),
             handed: OnceCell::new(),
@@ -197,7 +199,7 @@ impl Driver {
         call.defer = Some(Arc::clone(&deferral) as _);
         let (programs, ledger) = (self.deps.programs.clone(), self.deps.ledger.clone());
         let (crier, inputs) = (self.deps.crier.clone(), self.inputs.clone());
-        let (place, said) = (Place(Arc::clone(&self.places)), Arc::clone(&pulse));
+        let (place, said) = (Place(Arc::clone(&self.places)), Arc::clone(&heartbeat));
         let task = tokio::spawn(async move {
             let outcome = programs.invoke(scope, digest, call).await;
             crash::point("activity-done");
@@ -207,19 +209,19 @@ impl Driver {
             // The scheduler is gone only when nobody needs the outcome any more.
             let _ = inputs.send(Input::AttemptEnded { run, op, attempt, heartbeat, end }).await;
         });
-        self.attempts.insert((run, op), Running { attempt, task: task.abort_handle(), pulse });
+        self.attempts.insert((run, op), Running { attempt, task: task.abort_handle(), heartbeat });
     }
 
     fn stop_attempt(&mut self, run: RunId, op: Op, how: StopAttempt) {
-        let Some(Running { task, pulse, .. }) = self.attempts.remove(&(run, op)) else { return };
+        let Some(Running { task, heartbeat, .. }) = self.attempts.remove(&(run, op)) else { return };
         match how {
             StopAttempt::Abort => task.abort(),
             StopAttempt::RequestCancel => {
-                if !pulse.forsake() {
+                if !heartbeat.request_cancel() {
                     task.abort();
                 }
             }
-            StopAttempt::Superseded => pulse.relieve(),
+            StopAttempt::Superseded => heartbeat.superseded(),
         }
     }
 }

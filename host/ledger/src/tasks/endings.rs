@@ -152,7 +152,7 @@ impl Ledger {
     }
 
     /// Forgets tasks that nobody has, of runs that are closed; how many. Those of a run that could not be
-    /// led to its end stay behind. May be repeated.
+    /// replayed to its end stay behind. May be repeated.
     pub async fn forget_tasks(&self) -> Result<u64, LedgerError> {
         let forgotten = sqlx::query(
             "delete from tasks t using runs r
@@ -404,7 +404,7 @@ fn ended(row: &SeenRow) -> Result<Message, LedgerError> {
         (false, ..) => untaken(row.is_overdue, &row.name, &row.task_queue),
         (true, _, true) => row.lapsed(Lapse::ScheduleToClose),
         (true, true, false) => row.lapsed(Lapse::StartToClose),
-        (true, false, false) => row.lapsed(Lapse::Silence),
+        (true, false, false) => row.lapsed(Lapse::HeartbeatTimeout),
     };
     let (op, attempt) = row.call();
     Ok(Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: row.heartbeat()? })

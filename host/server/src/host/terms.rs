@@ -21,7 +21,7 @@ use backstitch_engine::term::Term;
 use backstitch_engine::timer_hint::TimerHint;
 use backstitch_engine::watch::Watcher;
 use backstitch_engine::{ambient, crash, guests};
-use backstitch_ledger::{Acks, Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
+use backstitch_ledger::{Acks, Health, Item, Lease, LeaseHeartbeat, Ledger, Wake, Writer, WriterConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -56,7 +56,7 @@ enum Over {
 pub(super) struct Fixed {
     pub(super) config: HostConfig,
     pub(super) ledger: Ledger,
-    pub(super) heart: Arc<Heart>,
+    pub(super) heartbeat: Arc<LeaseHeartbeat>,
     pub(super) clock: Clock,
     pub(super) tenure: Tenure,
     pub(super) programs: Programs,
@@ -122,7 +122,7 @@ impl Fixed {
         let watcher = self.watcher(&shared);
         let loops = self.poll(&watcher, &shared);
         let (pulse_sender, pulse) = watch::channel(Health::Healthy);
-        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heart), pulse_sender));
+        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heartbeat), pulse_sender));
         self.current.send_replace(Some(Term {
             host,
             inputs: inputs.clone(),
@@ -138,7 +138,7 @@ impl Fixed {
         self.done.send_replace(None);
         writer.task.abort();
         self.ledger.untie_sessions();
-        self.give_up(lease, over).await;
+        self.release_lease(lease, over).await;
     }
 
     /// What the scheduler of a term asks.
@@ -236,7 +236,7 @@ impl Fixed {
         loop {
             let registering = until_answered("registering", async || {
                 let sent_ms = ambient::uptime_ms();
-                self.heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
+                self.heartbeat.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
             });
             let (sent_ms, lease) = registering.await;
             if !self.split.load(Ordering::Relaxed) {
@@ -252,27 +252,27 @@ impl Fixed {
                 Ok(false) => tracing::debug!("the sessions of this host still reach different servers"),
                 Err(error) => tracing::warn!(%error, "it is not known which servers the sessions reach"),
             }
-            self.give_up(lease, Over::Split).await;
+            self.release_lease(lease, Over::Split).await;
             tokio::time::sleep(Duration::from_millis(lease_ms.min(SPLIT_MS_MAX))).await;
         }
     }
 
     /// Gives the lease of a term back that is over.
-    async fn give_up(&self, lease: Lease, over: Over) {
-        let given_up = match over {
+    async fn release_lease(&self, lease: Lease, over: Over) {
+        let released = match over {
             // As if the host had died: it may have been over one of its runs.
             Over::Died => self.ledger.declare_dead(lease.host).await.map(drop),
-            Over::Ended => self.heart.release(lease).await,
+            Over::Ended => self.heartbeat.release(lease).await,
             // At each of the servers, as far as they can be reached: one of them is the database from now on.
             Over::Split => {
                 self.ledger.refuse_sessions();
                 self.split.store(true, Ordering::Relaxed);
-                let here = self.heart.release(lease).await;
-                self.heart.reconnect().await;
+                let here = self.heartbeat.release(lease).await;
+                self.heartbeat.reconnect().await;
                 here.and(self.ledger.release(lease).await)
             }
         };
-        if let Err(error) = given_up {
+        if let Err(error) = released {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
         }
     }
@@ -284,7 +284,7 @@ impl Fixed {
             () = tokio::time::sleep(pause) => {}
             () = self.stop.cancelled() => return,
         }
-        match self.heart.read_clock().await {
+        match self.heartbeat.read_clock().await {
             Ok(reading) => self.clock.set_by(&reading),
             Err(error) => tracing::debug!(%error, "the database's clock could not be read"),
         }
@@ -354,7 +354,7 @@ async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, matcher: 
     loop {
         match wakeups.next().await {
             Wake::Tasks(tenant, name) => matcher.offered_any(&Queue { tenant, name: name.into() }),
-            Wake::Hint => inbox_hint.notify_one(),
+            Wake::Messages => inbox_hint.notify_one(),
             Wake::Lost => {
                 inbox_hint.notify_one();
                 matcher.queues().iter().for_each(|queue| matcher.offered_any(queue));

@@ -58,7 +58,7 @@ impl Service {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
         let turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(run, 1).await?;
+        let (rows, permit) = self.whole(run, 1).await?;
         let (digest, rules) = (info.summary.digest, rules_of(&rows));
         let program = self.programs.load_workflow(scope, digest, rules).await.map_err(unloadable)?;
         let workflow_id = info.summary.workflow_id.as_str().into();
@@ -67,7 +67,7 @@ impl Service {
         let question = Question { recorded, name: name.to_owned(), input, stop: hung_up.0.clone() };
         let asked = program.clone();
         // The turn and the room go with the work, which ends soon after its client has hung up.
-        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), held, turn)).await;
+        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), permit, turn)).await;
         let (answer, ..) = answer.map_err(|error| internal(&error))?;
         Ok(Asked { info, program, answer: answer? })
     }

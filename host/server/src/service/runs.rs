@@ -23,7 +23,7 @@ impl Service {
     /// One run, by run id or workflow id (then its latest generation).
     pub async fn run(&self, scope: Scope, id: &str) -> Result<RunDetailView, ServiceError> {
         let info = self.find(scope, id).await?;
-        let (rows, _held) = self.whole(info.summary.run, 1).await?;
+        let (rows, _permit) = self.whole(info.summary.run, 1).await?;
         // A damaged ledger still shows what the runs table says.
         let folded = Run::load_closed(info.summary.run, &rows, info.head);
         Ok(RunDetailView {
@@ -122,7 +122,7 @@ impl Service {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
         let turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(run, 1).await?;
+        let (rows, permit) = self.whole(run, 1).await?;
         let rules = rules_of(&rows);
         let (digest, program) = match component {
             None => {
@@ -134,7 +134,7 @@ impl Service {
         let workflow_id = info.summary.workflow_id.into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
         // The turn and the room go with the work, which a client that hangs up does not end.
-        let retrace = move || (retrace::retrace(&recorded, digest, &program), recorded, held, turn);
+        let retrace = move || (retrace::retrace(&recorded, digest, &program), recorded, permit, turn);
         let retraced = tokio::task::spawn_blocking(retrace).await;
         retraced.map(|(view, ..)| view).map_err(|error| internal(&error))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
-use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartOptions as RequestedOptions, StartRun};
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, date, limits};
 use backstitch_engine::ambient;
@@ -30,7 +30,7 @@ enum Generation {
 
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
 /// restart that needs no client's attention, shorter than a client's patience.
-const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+const OUTAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () = assert!(IDEMPOTENCY_KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
@@ -310,8 +310,9 @@ pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Arc<str> {
 }
 
 /// What a client asked for, as row 0 keeps it.
-fn options_of(terms: &StartTerms, now_ms: u64) -> Result<StartOptions, ServiceError> {
-    let StartTerms { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } = terms;
+fn options_of(requested: &RequestedOptions, now_ms: u64) -> Result<StartOptions, ServiceError> {
+    let RequestedOptions { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } =
+        requested;
     let wrong = |problem| invalid("invalid-options", problem);
     let start_at_ms = delay_ms.filter(|ms| *ms > 0).map(|ms| now_ms.saturating_add(ms));
     if *execution_timeout_ms == Some(0) {
@@ -347,7 +348,7 @@ fn attribute(name: &str, value: &AttributeValue) -> Result<Attribute, ServiceErr
 /// Why the database has not taken writes for longer than a client should wait.
 fn lasting_outage(term: &Term) -> Option<Arc<str>> {
     let (since, reason) = term.outage()?;
-    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
+    (since.elapsed() >= OUTAGE_TIMEOUT).then_some(reason)
 }
 
 async fn until_outage_lasts(term: &Term) -> Arc<str> {

@@ -50,7 +50,7 @@ pub struct Service {
 /// Runs that schedules have started here, each with its schedule.
 pub(super) type Scheduled = lru::LruCache<RunId, (Scope, Arc<str>)>;
 
-/// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a look that is due.
+/// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a check that is due.
 const SCHEDULED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Guests that are led along whole ledgers for clients at once. Each takes a processor for as long as it computes; the
 /// others wait for their turn.

@@ -11,6 +11,7 @@ use backstitch_scheduler::{Action, AttemptEnd, Input, Job, Ledgered, NewAttempt}
 use super::env::{SimEnv, Task};
 
 /// Something that happens at a time.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of hosts: a box would cost each an allocation")]
 pub(super) enum Event {
     /// From outside, by its place in the plan.
     External(usize),
@@ -49,7 +50,7 @@ pub(super) enum HostEvent {
     /// A heartbeat is due.
     Heartbeat,
     /// A heartbeat that was sent then has an answer.
-    Beaten { sent_us: u64, is_alive: bool },
+    Renewed { sent_us: u64, is_alive: bool },
     /// It is time to look for runs that nobody owns.
     Claim,
     /// It is time to look for due timers.

@@ -1,14 +1,15 @@
 //! Remote workers, as `server::service::tasks` serves them: they poll at one host, and answer at any.
 
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
-use backstitch_core::matcher::{Answered, Backlog, Moment, PollRequest, PollerId, Queue, Step};
-use backstitch_core::{Failure, FailureKind, Json, Message, RunId};
+use backstitch_core::matcher::{Moment, PollRequest, PollerId, Queue, Step};
+use backstitch_core::{Failure, FailureKind, Json, Message};
 use backstitch_ledger::{Settled, Taken, TaskCheck};
 use backstitch_scheduler::{Input, Settle, Settlement, Started, new_inbox_item};
 
-use super::Cluster;
 use super::env::{Reply as Waits, TENANT, Task, Waker};
 use super::event::{Event, HostEvent, WorkerEvent};
+use super::state::Cluster;
+use super::worker::{Answering, Polling};
 use crate::script::activity_output;
 
 /// How long a poll waits, in microseconds.
@@ -17,39 +18,6 @@ const POLL_US: u64 = 2_000_000;
 const LEASE_MS: u64 = 2_000;
 /// How long a worker waits for the answer to its answer, in microseconds, and how often it gives it again.
 const PATIENCE: (u64, u32) = (1_500_000, 30);
-
-/// A worker.
-#[derive(Default)]
-pub(super) struct Worker {
-    /// Counts its polls.
-    polls: u64,
-    /// The poll under way.
-    polling: Option<Polling>,
-}
-
-#[derive(Clone, Copy)]
-struct Polling {
-    poll: u64,
-    host: usize,
-    epoch: u64,
-    poller: PollerId,
-    until_us: u64,
-    backlog: Backlog,
-    /// For how many tasks it looks in the database.
-    limit: u32,
-}
-
-/// Who waits for an answer of a scheduler.
-pub(super) enum Answering {
-    /// A client, for its run.
-    Start(RunId),
-    /// A worker, for what it has done.
-    Settle { host: usize, epoch: u64, task: Task, output: Option<Json>, answered: Option<Answered> },
-    /// An attempt, for its token.
-    Defer,
-    /// An operator, for a host that is to stop.
-    Stop,
-}
 
 impl Cluster {
     pub(super) fn worker(&mut self, worker: usize, event: WorkerEvent) {
