@@ -11,7 +11,7 @@ use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, d
 use backstitch_engine::ambient;
 use backstitch_engine::driver::{Input, Start};
 use backstitch_engine::term::Term;
-use backstitch_ledger::RunRef;
+use backstitch_ledger::{RunInfo, RunRef};
 use backstitch_scheduler::RunIdentity;
 use tokio::sync::oneshot;
 
@@ -261,11 +261,21 @@ impl Service {
         let id = start.workflow_id.as_deref().unwrap_or_default();
         let run = self.info(scope, RunRef::WorkflowId(id)).await?;
         // With `allow-closed` somebody else was faster: their run is not the one that was asked for.
-        let same = start.reuse != IdReuse::AllowClosed
-            && run.summary.workflow == start.workflow
-            && run.input.as_deref() == Some(start.input.as_str());
-        if same {
+        let is_same = |run: &RunInfo| {
+            start.reuse != IdReuse::AllowClosed
+                && run.summary.workflow == start.workflow
+                && run.input.as_deref() == Some(start.input.as_str())
+        };
+        if is_same(&run) {
             return self.existing(scope, run_view(&run)?).await;
+        }
+        // The run that was started may have continued as new since.
+        if let Some(first) = self.ledger.first_run(scope, id).await?.filter(|first| *first != run.summary.run)
+        {
+            let first = self.info(scope, RunRef::Id(first)).await?;
+            if is_same(&first) {
+                return self.existing(scope, run_view(&first)?).await;
+            }
         }
         let differs =
             if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };
