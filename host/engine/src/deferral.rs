@@ -17,8 +17,8 @@ use backstitch_scheduler::AttemptEnd;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::clock::Clock;
-use crate::crier::Crier;
 use crate::driver::{Deferring, Input, Inputs};
+use crate::notifier::HostNotifier;
 use crate::retry::until_answered;
 
 /// What one attempt on this host may do about who answers its call.
@@ -80,7 +80,7 @@ impl Deferral {
         outcome: Result<Json, Failure>,
         scope: Scope,
         ledger: &Ledger,
-        crier: &Crier,
+        notifier: &HostNotifier,
     ) -> AttemptEnd {
         let Some(Handed { token, said }) = self.handed.get().cloned().flatten() else {
             return AttemptEnd::Outcome(outcome);
@@ -99,7 +99,7 @@ impl Deferral {
             let item = self.clock.new_inbox_item(run, &message);
             let leave = || ledger.settle_task(scope, token, &item);
             if let Settled::Left { owner: Some(owner) } = until_answered("failing a held call", leave).await {
-                crier.messages(owner);
+                notifier.messages(owner);
             }
         }
         AttemptEnd::Deferred(token.lease)

@@ -9,8 +9,8 @@
 //! | it lives, and has replayed the run | as before | 0 |
 //! | it lives, and the run went on from there | 0 | 0 |
 
+use crate::from_row::from_row;
 use backstitch_core::{Digest, HostId, Op, RunId, RunStatus, Scope, TenantId};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
@@ -45,7 +45,6 @@ pub struct ClaimedRun {
     pub lost_attempt: Option<Op>,
 }
 
-#[derive(FromRow)]
 struct ClaimRow {
     tenant: i32,
     run_id: Uuid,
@@ -60,6 +59,8 @@ struct ClaimRow {
     unreplayed: bool,
     lost_attempt: Option<i32>,
 }
+
+from_row!(ClaimRow: tenant, run_id, workflow_id, generation, workflow, digest, status, parent_run, parent_op, losses, unreplayed, lost_attempt);
 
 impl Ledger {
     /// Takes up to `limit` open runs whose owner is dead or that have none.

@@ -5,8 +5,8 @@
 //! tenant has a number. Its counter's row lock puts them in commit order, so a host that polls the
 //! number ([`Ledger::deployment_counter`]) and sees it unchanged has missed none.
 
+use crate::from_row::from_row;
 use backstitch_core::{Digest, Scope, TenantId};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 
 use crate::claims::digest;
@@ -83,7 +83,6 @@ pub struct Deployment {
     pub deployed_ms: u64,
 }
 
-#[derive(FromRow)]
 struct InfoRow {
     digest: Vec<u8>,
     kind: i16,
@@ -92,7 +91,8 @@ struct InfoRow {
     created_at: Timestamp,
 }
 
-#[derive(FromRow)]
+from_row!(InfoRow: digest, kind, size, names, created_at);
+
 struct DeploymentRow {
     kind: i16,
     task_queue: String,
@@ -101,6 +101,8 @@ struct DeploymentRow {
     deployment: i64,
     deployed_at: Timestamp,
 }
+
+from_row!(DeploymentRow: kind, task_queue, name, digest, deployment, deployed_at);
 
 impl Ledger {
     /// Stores a component. Idempotent; whether it is new.

@@ -26,6 +26,7 @@ mod connect;
 mod derived;
 mod error;
 mod fork;
+mod from_row;
 mod inbox;
 mod lacking;
 mod leases;

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::from_row::from_row;
 use backstitch_core::{RunStatus, Scope, TenantId, limits};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 
 use crate::connect::Ledger;
@@ -43,7 +43,6 @@ pub struct ScheduleChange<'a> {
     pub due_ms: Option<u64>,
 }
 
-#[derive(FromRow)]
 struct ScheduleRow {
     tenant: i32,
     name: String,
@@ -53,6 +52,8 @@ struct ScheduleRow {
     due_at: Option<Timestamp>,
     created_at: Timestamp,
 }
+
+from_row!(ScheduleRow: tenant, name, spec, state, revision, due_at, created_at);
 
 impl Ledger {
     /// Makes a schedule; false if the name is taken. To be repeated only by those who can tell theirs from

@@ -4,18 +4,28 @@
 //! CREATE: it looks whether all is there, and makes what is missing only if its role may.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use backstitch_core::date::civil;
 use backstitch_core::ids::RunId;
 use backstitch_core::limits;
-use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgExecutor};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Connection, PgExecutor, SqlSafeStr as _};
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, is_denied};
+use crate::from_row::from_row;
 use crate::opening::Opening;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+/// The files of `migrations/`, in their order: their numbers, what they do, their texts.
+const FILES: &[(i64, &str, &str)] = &include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let migration = |(version, what, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(*version, (*what).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(FILES.iter().map(migration).collect())
+});
 
 /// Weeks of the ledger that have a partition before and after the current one. Ahead: a host that
 /// fails to make new ones for a month still writes to the right place.
@@ -392,7 +402,6 @@ fn week(monday_ms: u64) -> String {
 }
 
 /// What a role finds where it looks for the schema.
-#[derive(FromRow)]
 struct Standing {
     role: String,
     here: Option<String>,
@@ -403,6 +412,8 @@ struct Standing {
     found: Option<String>,
     may_look: bool,
 }
+
+from_row!(Standing: role, here, is_begun, is_here, may_create, owner, found, may_look);
 
 /// What the migrations create of a kind, by name.
 fn created(kind: &str) -> Vec<&'static str> {

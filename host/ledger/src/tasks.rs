@@ -17,13 +17,14 @@ use backstitch_core::task::LeaseGrant;
 use backstitch_core::{
     HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskLease, TaskToken, TenantId, limits,
 };
+use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
 use crate::connect::Ledger;
 use crate::error::LedgerError;
+use crate::from_row::from_row;
 use crate::payloads::store::{Closed, of_run};
 use crate::payloads::{Column, Place, Spot};
 use crate::time::Timestamp;
@@ -156,7 +157,6 @@ pub struct TaskPage<'a> {
     pub limit: u32,
 }
 
-#[derive(FromRow)]
 struct TakenRow {
     run_id: Uuid,
     op: i32,
@@ -171,6 +171,8 @@ struct TakenRow {
     heartbeat: Option<String>,
     there_are_more: bool,
 }
+
+from_row!(TakenRow: run_id, op, seq, attempt, workflow_id, owner, name, input, lease_ms, deadline, heartbeat, there_are_more);
 
 impl TakenRow {
     /// One whose input is lost is not made: its lease ends, and its attempt with it.
@@ -193,7 +195,6 @@ impl TakenRow {
     }
 }
 
-#[derive(FromRow)]
 struct OpenRow {
     run_id: Uuid,
     op: i32,
@@ -210,6 +211,8 @@ struct OpenRow {
     deadline: Option<Timestamp>,
     heartbeat: Option<String>,
 }
+
+from_row!(OpenRow: run_id, op, workflow_id, attempt, task_queue, name, is_leased, is_held, given_up, worker, offered_at, leased_until, deadline, heartbeat);
 
 /// Tasks `t` that a poll may take, with their runs `r`. The parameters are those of [`Ledger::take_tasks`].
 macro_rules! from_waiting_tasks {

@@ -272,7 +272,7 @@ impl<E: Env> Scheduler<E> {
         on_commit: &mut OnCommit,
     ) -> Result<(), Fault> {
         if let Command::Cancel { target } = &command {
-            let abandoned = self.give_up(id, *target, append);
+            let abandoned = self.abandon_op(id, *target, append);
             on_commit.abandoned.extend(abandoned);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
@@ -328,7 +328,7 @@ impl<E: Env> Scheduler<E> {
     }
 
     /// Gives up an op that may be open: its timer, its child, and its attempt, which is to be told.
-    fn give_up(&mut self, id: RunId, target: Op, append: &mut Append) -> Vec<(Op, Attempt)> {
+    fn abandon_op(&mut self, id: RunId, target: Op, append: &mut Append) -> Vec<(Op, Attempt)> {
         let Some(slot) = self.slots.get_mut(&id) else { return Vec::new() };
         let (abandoned, remote) = slot.take_attempts(|_, op| op == target);
         append.tasks_given_up.extend(remote);

@@ -104,7 +104,7 @@ impl<E: Env> Scheduler<E> {
                     Some(_) if has_written => self.compare_later(id),
                     Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
-                self.give_up_rewinding(id);
+                self.stop_rewinding(id);
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.room = Some((room, is_large));
                 }

@@ -17,9 +17,9 @@ use backstitch_engine::clock::Clock;
 use backstitch_engine::closings::Closings;
 use backstitch_engine::counters::Counters;
 use backstitch_engine::driver::{Input, Inputs};
-use backstitch_engine::guests::{self, AtOnce};
-use backstitch_engine::programs::Programs;
+use backstitch_engine::guests::{self, Inline};
 use backstitch_engine::quota::Quotas;
+use backstitch_engine::registry::ComponentRegistry;
 use backstitch_engine::room::Room;
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{HostConfig, HostError};
-use self::terms::Fixed;
+use self::terms::HostState;
 use crate::local::Workers;
 use crate::service::Service;
 
@@ -51,7 +51,7 @@ impl Host {
         let (ledger, heartbeat, clock) = connect(&config).await?;
         let quotas = Quotas::default();
         quotas.refresh(&ledger).await?;
-        let programs = Programs::new(ledger.clone(), sandbox(&config)?, quotas.clone());
+        let programs = ComponentRegistry::new(ledger.clone(), sandbox(&config)?, quotas.clone());
         programs.refresh().await?;
 
         let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
@@ -59,9 +59,9 @@ impl Host {
         let scheduler = done.clone();
         let tenure = Tenure::new(config.lease_ms);
         let bound = Duration::from_millis(config.at_once_ms);
-        let at_once =
-            AtOnce { programs: programs.clone(), clock: clock.clone(), tenure: tenure.clone(), bound };
-        let threads = guests::spawn(config.guest_threads, &jobs_waiting, &at_once, move |activated| {
+        let inline =
+            Inline { programs: programs.clone(), clock: clock.clone(), tenure: tenure.clone(), bound };
+        let threads = guests::spawn(config.guest_threads, &jobs_waiting, &inline, move |activated| {
             // Between two terms nobody wants it: the run is read from its ledger again.
             let inputs = scheduler.borrow().clone();
             if let Some(inputs) = inputs {
@@ -83,7 +83,7 @@ impl Host {
             (clock.clone(), tenure.clone()),
         );
         let room = Room::new(limits::LOADS_RUNNING_MAX, config.ledger_memory_bytes_max);
-        let fixed = Fixed {
+        let fixed = HostState {
             config,
             ledger,
             heartbeat,

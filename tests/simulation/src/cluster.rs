@@ -8,7 +8,7 @@
 //! |---|---|
 //! | scheduler, task matcher, guests' replay | the code that a host runs |
 //! | database, writer | [`crate::model`], which is held to Postgres |
-//! | driver, pollers, reads, guest threads, attempts | this module, as `engine::driver`, `watch`, `loads`, `guests` do |
+//! | driver, pollers, reads, guest threads, attempts | this module, as `engine::driver`, `pollers`, `loads`, `guests` do |
 //! | workflows | [`crate::script`] |
 //! | remote workers, clients, operators | this module |
 //!

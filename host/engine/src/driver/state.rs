@@ -19,12 +19,12 @@ use super::places::Places;
 use crate::clock::Clock;
 use crate::closings::Closings;
 use crate::counters::Counters;
-use crate::crier::Crier;
 use crate::guests::Work;
 use crate::loads::Loads;
 use crate::matcher::TaskMatcher;
-use crate::programs::Programs;
-use crate::timer_hint::TimerHint;
+use crate::notifier::HostNotifier;
+use crate::registry::ComponentRegistry;
+use crate::timer_wakeup::TimerWakeup;
 
 /// What a driver works with.
 pub struct Deps {
@@ -37,7 +37,7 @@ pub struct Deps {
     /// Reads runs.
     pub loads: Loads,
     /// Loads and finds components.
-    pub programs: Programs,
+    pub programs: ComponentRegistry,
     /// To the guest threads.
     pub jobs: crossbeam_channel::Sender<Work>,
     /// To the writer.
@@ -49,13 +49,13 @@ pub struct Deps {
     /// Changes when the host has its lease again.
     pub restored: watch::Receiver<u64>,
     /// Wakes the poller of the inbox.
-    pub inbox_hint: Arc<Notify>,
+    pub inbox_wakeup: Arc<Notify>,
     /// Wakes the poller of timers.
-    pub timer_hint: TimerHint,
+    pub timer_wakeup: TimerWakeup,
     /// Where workers poll for tasks.
     pub matcher: TaskMatcher,
     /// Tells other hosts.
-    pub crier: Crier,
+    pub notifier: HostNotifier,
     /// Tells who waits for a result that a run closed or was parked.
     pub closings: Closings,
     /// What the API shows.

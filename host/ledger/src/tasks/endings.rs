@@ -7,20 +7,20 @@ use backstitch_core::task::{Lapse, lapsed, untaken};
 use backstitch_core::{Failure, HostId, Json, Message, Op, RunId, Scope, Shard, TaskToken, TenantId};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow, PgExecutor, Postgres};
+use sqlx::{AssertSqlSafe, PgExecutor, Postgres};
 use uuid::Uuid;
 
 use super::{Settled, Sweep, by_token};
 use crate::append::NewItem;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::from_row::from_row;
 use crate::inbox::owner_of;
 use crate::payloads::store::{self, of_run, storing};
 use crate::payloads::{Spot, Stored};
 use crate::time::Timestamp;
 
 /// A task whose time is over, as it was seen.
-#[derive(FromRow)]
 struct SeenRow {
     tenant: i32,
     run_id: Uuid,
@@ -36,6 +36,8 @@ struct SeenRow {
     /// The call's bound has passed.
     is_overdue: bool,
 }
+
+from_row!(SeenRow: tenant, run_id, op, attempt, task_queue, name, worker, heartbeat, lease, is_late, is_overdue);
 
 impl Ledger {
     /// Removes a task and leaves `message` in its run's inbox. One statement: of several who try one

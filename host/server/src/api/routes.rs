@@ -25,7 +25,7 @@ use backstitch_client::wire::{
 };
 use backstitch_client::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
 use backstitch_core::Seq;
-use backstitch_engine::room::Held;
+use backstitch_engine::room::Permit;
 use futures::{StreamExt, stream};
 
 use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};
@@ -452,7 +452,7 @@ async fn history(
 }
 
 /// A JSON document that keeps its room until its client has taken nearly all of it: what is not written yet is in memory.
-fn json_with_permit(text: Vec<u8>, permit: Held) -> Response {
+fn json_with_permit(text: Vec<u8>, permit: Permit) -> Response {
     let length = text.len();
     let slices = stream::unfold((Bytes::from(text), permit), async |(mut rest, permit)| {
         let slice = rest.split_to(rest.len().min(SLICE_BYTES));

@@ -13,14 +13,14 @@ use backstitch_engine::counters::Counters;
 use backstitch_engine::driver::{self, Deps, Driver, Input, Inputs, Live};
 use backstitch_engine::loads::Loads;
 use backstitch_engine::matcher::TaskMatcher;
-use backstitch_engine::programs::Programs;
+use backstitch_engine::pollers::Pollers;
+use backstitch_engine::registry::ComponentRegistry;
 use backstitch_engine::retry::until_answered;
 use backstitch_engine::room::Room;
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
-use backstitch_engine::timer_hint::TimerHint;
-use backstitch_engine::watch::Watcher;
-use backstitch_engine::{ambient, crash, guests};
+use backstitch_engine::timer_wakeup::TimerWakeup;
+use backstitch_engine::{ambient, failpoint, guests};
 use backstitch_ledger::{Acks, Health, Item, Lease, LeaseHeartbeat, Ledger, Wake, Writer, WriterConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -53,13 +53,13 @@ enum Over {
 }
 
 /// What outlives a term.
-pub(super) struct Fixed {
+pub(super) struct HostState {
     pub(super) config: HostConfig,
     pub(super) ledger: Ledger,
     pub(super) heartbeat: Arc<LeaseHeartbeat>,
     pub(super) clock: Clock,
     pub(super) tenure: Tenure,
-    pub(super) programs: Programs,
+    pub(super) programs: ComponentRegistry,
     /// For the ledgers of runs that are loaded: what one term holds, the next has not.
     pub(super) room: Room,
     pub(super) jobs: crossbeam_channel::Sender<guests::Work>,
@@ -75,7 +75,7 @@ pub(super) struct Fixed {
     pub(super) split: AtomicBool,
 }
 
-impl Fixed {
+impl HostState {
     /// One term after the other, until the host is stopped.
     pub(super) async fn serve(self) {
         while !self.stop.is_cancelled() {
@@ -102,7 +102,7 @@ impl Fixed {
         let (acks, acks_taken) = mpsc::channel(ACKS_WAITING_MAX);
         let writing = WriterConfig {
             batch_max: self.config.batch_max,
-            hook: crash::writer_hook(),
+            hook: failpoint::writer_hook(),
             ..WriterConfig::default()
         };
         let writer = match Writer::spawn(&self.ledger, lease, items_taken, acks, writing) {
@@ -121,15 +121,15 @@ impl Fixed {
 
         let watcher = self.watcher(&shared);
         let loops = self.poll(&watcher, &shared);
-        let (pulse_sender, pulse) = watch::channel(Health::Healthy);
-        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heartbeat), pulse_sender));
+        let (health_sender, heartbeat_health) = watch::channel(Health::Healthy);
+        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heartbeat), health_sender));
         self.current.send_replace(Some(Term {
             host,
             inputs: inputs.clone(),
-            inbox_hint: shared.inbox_hint,
+            inbox_wakeup: shared.inbox_wakeup,
             health: writer.health.clone(),
             busy: writer.busy.clone(),
-            pulse,
+            heartbeat_health,
         }));
 
         let over = self.until_over(scheduler, renewals, loops, inputs).await;
@@ -178,10 +178,10 @@ impl Fixed {
             acks,
             connections,
             restored: self.tenure.restored(),
-            inbox_hint: Arc::clone(&shared.inbox_hint),
-            timer_hint: shared.timer_hint.clone(),
+            inbox_wakeup: Arc::clone(&shared.inbox_wakeup),
+            timer_wakeup: shared.timer_wakeup.clone(),
             matcher: self.service.matcher().clone(),
-            crier: self.service.crier().clone(),
+            notifier: self.service.notifier().clone(),
             closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
@@ -191,8 +191,8 @@ impl Fixed {
     }
 
     /// What the pollers of a term work with.
-    fn watcher(&self, shared: &Shared) -> Watcher {
-        Watcher {
+    fn watcher(&self, shared: &Shared) -> Pollers {
+        Pollers {
             ledger: self.ledger.clone(),
             clock: self.clock.clone(),
             tenure: self.tenure.clone(),
@@ -201,15 +201,15 @@ impl Fixed {
             began: Instant::now(),
             caution: shared.caution.clone(),
             inputs: shared.inputs.clone(),
-            inbox_hint: Arc::clone(&shared.inbox_hint),
-            timer_hint: shared.timer_hint.clone(),
+            inbox_wakeup: Arc::clone(&shared.inbox_wakeup),
+            timer_wakeup: shared.timer_wakeup.clone(),
             matcher: self.service.matcher().clone(),
-            crier: self.service.crier().clone(),
+            notifier: self.service.notifier().clone(),
         }
     }
 
     /// Starts the pollers of a term.
-    fn poll(&self, watcher: &Watcher, shared: &Shared) -> JoinSet<()> {
+    fn poll(&self, watcher: &Pollers, shared: &Shared) -> JoinSet<()> {
         let mut loops = JoinSet::new();
         loops.spawn(watcher.clone().claims());
         loops.spawn(watcher.clone().timers());
@@ -223,7 +223,7 @@ impl Fixed {
         loops.spawn(listen(
             self.ledger.clone(),
             shared.lease.host,
-            Arc::clone(&shared.inbox_hint),
+            Arc::clone(&shared.inbox_wakeup),
             self.service.matcher().clone(),
         ));
         loops
@@ -331,8 +331,8 @@ impl Fixed {
 struct Shared {
     lease: Lease,
     inputs: Inputs,
-    inbox_hint: Arc<Notify>,
-    timer_hint: TimerHint,
+    inbox_wakeup: Arc<Notify>,
+    timer_wakeup: TimerWakeup,
     caution: Caution,
 }
 
@@ -341,22 +341,22 @@ impl Shared {
         Self {
             lease,
             inputs,
-            inbox_hint: Arc::default(),
-            timer_hint: TimerHint::default(),
+            inbox_wakeup: Arc::default(),
+            timer_wakeup: TimerWakeup::default(),
             caution: Caution::default(),
         }
     }
 }
 
 /// Turns notifications of the database into hints.
-async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, matcher: TaskMatcher) {
+async fn listen(ledger: Ledger, host: HostId, inbox_wakeup: Arc<Notify>, matcher: TaskMatcher) {
     let mut wakeups = ledger.wakeups(host);
     loop {
         match wakeups.next().await {
             Wake::Tasks(tenant, name) => matcher.offered_any(&Queue { tenant, name: name.into() }),
-            Wake::Messages => inbox_hint.notify_one(),
+            Wake::Messages => inbox_wakeup.notify_one(),
             Wake::Lost => {
-                inbox_hint.notify_one();
+                inbox_wakeup.notify_one();
                 matcher.queues().iter().for_each(|queue| matcher.offered_any(queue));
             }
         }

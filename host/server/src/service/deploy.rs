@@ -50,7 +50,7 @@ impl Service {
         let created = self.store(scope, kind, digest, &bytes, described).await?;
         self.programs.refresh().await?;
         // Calls that waited for a component may go on at once.
-        self.crier.deployed();
+        self.notifier.deployed();
         let warnings = match policy {
             Some(policy) => self.programs.sandbox().obstacles(policy).await,
             None => Vec::new(),

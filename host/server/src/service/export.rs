@@ -2,7 +2,7 @@
 
 use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 use backstitch_core::{Row, Run, Scope, date};
-use backstitch_engine::room::Held;
+use backstitch_engine::room::Permit;
 use backstitch_ledger::{RunInfo, RunRef};
 
 use super::error::{ServiceError, internal};
@@ -21,7 +21,7 @@ impl Service {
         scope: Scope,
         id: &str,
         parts: &[Part],
-    ) -> Result<(Vec<u8>, Held), ServiceError> {
+    ) -> Result<(Vec<u8>, Permit), ServiceError> {
         let mut info = self.find(scope, id).await?;
         let turn = self.turn_to_compute().await;
         let run = info.summary.run;

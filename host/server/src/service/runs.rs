@@ -8,9 +8,9 @@ use backstitch_client::views::{
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::start::without_seeds;
 use backstitch_core::{Digest, Filter, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace;
-use backstitch_engine::retrace::Recorded;
+use backstitch_engine::registry::rules_of;
+use backstitch_engine::replay_check;
+use backstitch_engine::replay_check::Recorded;
 use backstitch_ledger::{Page, RunFilter, RunRef};
 use backstitch_sandbox::{Program, WorkflowProgram};
 
@@ -134,8 +134,9 @@ impl Service {
         let workflow_id = info.summary.workflow_id.into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
         // The turn and the room go with the work, which a client that hangs up does not end.
-        let retrace = move || (retrace::retrace(&recorded, digest, &program), recorded, permit, turn);
-        let retraced = tokio::task::spawn_blocking(retrace).await;
+        let replay_check =
+            move || (replay_check::replay_check(&recorded, digest, &program), recorded, permit, turn);
+        let retraced = tokio::task::spawn_blocking(replay_check).await;
         retraced.map(|(view, ..)| view).map_err(|error| internal(&error))
     }
 

@@ -232,7 +232,7 @@ impl Service {
         let item = self.clock.new_inbox_item(token.run, message);
         match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
-                owner.into_iter().for_each(|owner| self.crier.messages(owner));
+                owner.into_iter().for_each(|owner| self.notifier.messages(owner));
                 if owner == self.term().ok().map(|term| term.host)
                     || matches!(message, Message::AttemptFreed { .. })
                 {
@@ -358,7 +358,7 @@ impl Service {
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
         let item = self.clock.new_inbox_item(run, &message);
         let is_first = self.ledger.overrule_task(scope, op, &item).await?;
-        owner.into_iter().for_each(|owner| self.crier.messages(owner));
+        owner.into_iter().for_each(|owner| self.notifier.messages(owner));
         // Which task it was does not matter any more.
         let token = TaskToken { run, op, attempt, lease: TaskLease(Uuid::nil()) };
         if is_first && self.is_outcome(scope, token, &message, item.item_id).await? {

@@ -95,7 +95,7 @@ pub(super) enum WorkerEvent {
     /// Its poll is woken, or its time has come.
     Resume { poll: u64 },
     /// Nobody has answered its poll.
-    GiveUp { poll: u64 },
+    TimedOut { poll: u64 },
 }
 
 /// Events in the order of their times, and of the order in which they were made.

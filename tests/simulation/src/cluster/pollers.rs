@@ -1,4 +1,4 @@
-//! What a host asks the database again and again, as `engine::watch` does: is its lease alive, whose runs are free, which
+//! What a host asks the database again and again, as `engine::pollers` does: is its lease alive, whose runs are free, which
 //! timers are due, what is in the inbox, which workers are silent.
 
 use std::collections::HashSet;

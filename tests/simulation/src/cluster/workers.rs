@@ -17,14 +17,14 @@ const POLL_US: u64 = 2_000_000;
 /// How long a worker may be silent, in milliseconds.
 const LEASE_MS: u64 = 2_000;
 /// How long a worker waits for the answer to its answer, in microseconds, and how often it gives it again.
-const PATIENCE: (u64, u32) = (1_500_000, 30);
+const TIMEOUT: (u64, u32) = (1_500_000, 30);
 
 impl Cluster {
     pub(super) fn worker(&mut self, worker: usize, event: WorkerEvent) {
         match event {
             WorkerEvent::Poll => self.poll(worker),
             WorkerEvent::Resume { poll } => self.resume(worker, poll),
-            WorkerEvent::GiveUp { poll } => {
+            WorkerEvent::TimedOut { poll } => {
                 let is_under_way = self.workers[worker].polling.is_some();
                 if is_under_way && self.workers[worker].polls == poll {
                     self.hang_up(worker);
@@ -65,7 +65,7 @@ impl Cluster {
         let backlog = matcher.backlog(poller);
         drop(matcher);
         let Some(backlog) = backlog else { return };
-        self.after(POLL_US + 300_000, Event::Worker(worker, WorkerEvent::GiveUp { poll }));
+        self.after(POLL_US + 300_000, Event::Worker(worker, WorkerEvent::TimedOut { poll }));
         // A poller that was kept wakes with the number that it was made with.
         let (poll, until_us) = (waker.poll, self.now_us + POLL_US);
         let epoch = self.hosts[host].epoch;
@@ -208,7 +208,7 @@ impl Cluster {
     pub(super) fn answer(&mut self, task: Task, output: Option<Json>, tries: u32) {
         // Whoever was told that his answer is taken says it once more only by mistake.
         let is_told = self.told.contains(&task.token.lease);
-        if tries > PATIENCE.1 || (tries > 0 && is_told && !self.rng.chance(100)) {
+        if tries > TIMEOUT.1 || (tries > 0 && is_told && !self.rng.chance(100)) {
             return;
         }
         let Some(host) = self.some_host() else {
@@ -221,7 +221,7 @@ impl Cluster {
         let answering = Answering::Settle { host, epoch, task, output: output.clone(), answered };
         let number = self.new_reply(answering);
         // Who gets no answer gives his once more.
-        self.after(PATIENCE.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
+        self.after(TIMEOUT.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
         self.step(host, Input::Settle(Settle { scope, token, output, reply: Waits::new(number) }));
     }
 

@@ -34,9 +34,9 @@ impl Database {
 
     /// Extends a lease that lives.
     pub fn renew(&mut self, lease: Lease, now_ms: u64) -> Renewal {
-        let revives = self.is(Mutant::RenewsADeadLease);
+        let renews_dead = self.is(Mutant::RenewsADeadLease);
         let found = Arc::make_mut(&mut self.commit().leases).get_mut(&lease.host);
-        match found.filter(|found| found.epoch == lease.epoch && (!found.dead || revives)) {
+        match found.filter(|found| found.epoch == lease.epoch && (!found.dead || renews_dead)) {
             Some(found) => {
                 found.heartbeat_ms = now_ms;
                 Renewal::Alive

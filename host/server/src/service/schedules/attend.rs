@@ -10,7 +10,7 @@ use std::time::Duration;
 use backstitch_client::{IdReuse, StartRun};
 use backstitch_core::schedule::{Action, Closing, Decision, Snapshot, Spec, State, Stop, Times, decide};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
-use backstitch_engine::crash;
+use backstitch_engine::failpoint;
 use backstitch_engine::retry::until_answered;
 use backstitch_ledger::{Schedule, ScheduleChange};
 use futures::StreamExt;
@@ -131,12 +131,12 @@ impl Service {
         };
         let decision = decide(&spec, &state, &snapshot);
         if !decision.actions.is_empty() {
-            crash::point("schedule-decided");
+            failpoint::point("schedule-decided");
         }
         let refusals = self.carry_out(schedule, &spec, &decision).await?;
         let Decision { actions, mut state, due_ms } = decision;
         if !actions.is_empty() {
-            crash::point("schedule-done");
+            failpoint::point("schedule-done");
         }
         // What was refused leaves room for what waits. Nothing is due before now: checks do not go back for it.
         let due_ms = if refusals.is_empty() { due_ms.map(|ms| ms.max(now_ms)) } else { Some(now_ms) };
@@ -149,7 +149,7 @@ impl Service {
         let Schedule { scope, name, revision, .. } = schedule;
         let noted = self.ledger.change_schedule(*scope, name, *revision, change).await?;
         if noted && !actions.is_empty() {
-            crash::point("schedule-noted");
+            failpoint::point("schedule-noted");
         }
         Ok(())
     }
