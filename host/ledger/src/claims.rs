@@ -45,22 +45,22 @@ pub struct ClaimedRun {
     pub lost_attempt: Option<Op>,
 }
 
-struct ClaimRow {
-    tenant: i32,
-    run_id: Uuid,
-    workflow_id: String,
-    generation: i32,
-    workflow: String,
-    digest: Vec<u8>,
-    status: i16,
-    parent_run: Option<Uuid>,
-    parent_op: Option<i32>,
-    losses: i16,
-    unreplayed: bool,
-    lost_attempt: Option<i32>,
+from_row! {
+    struct ClaimRow {
+        tenant: i32,
+        run_id: Uuid,
+        workflow_id: String,
+        generation: i32,
+        workflow: String,
+        digest: Vec<u8>,
+        status: i16,
+        parent_run: Option<Uuid>,
+        parent_op: Option<i32>,
+        losses: i16,
+        unreplayed: bool,
+        lost_attempt: Option<i32>,
+    }
 }
-
-from_row!(ClaimRow: tenant, run_id, workflow_id, generation, workflow, digest, status, parent_run, parent_op, losses, unreplayed, lost_attempt);
 
 impl Ledger {
     /// Takes up to `limit` open runs whose owner is dead or that have none.

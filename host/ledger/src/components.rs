@@ -83,26 +83,26 @@ pub struct Deployment {
     pub deployed_ms: u64,
 }
 
-struct InfoRow {
-    digest: Vec<u8>,
-    kind: i16,
-    size: i64,
-    names: String,
-    created_at: Timestamp,
+from_row! {
+    struct InfoRow {
+        digest: Vec<u8>,
+        kind: i16,
+        size: i64,
+        names: String,
+        created_at: Timestamp,
+    }
 }
 
-from_row!(InfoRow: digest, kind, size, names, created_at);
-
-struct DeploymentRow {
-    kind: i16,
-    task_queue: String,
-    name: String,
-    digest: Vec<u8>,
-    deployment: i64,
-    deployed_at: Timestamp,
+from_row! {
+    struct DeploymentRow {
+        kind: i16,
+        task_queue: String,
+        name: String,
+        digest: Vec<u8>,
+        deployment: i64,
+        deployed_at: Timestamp,
+    }
 }
-
-from_row!(DeploymentRow: kind, task_queue, name, digest, deployment, deployed_at);
 
 impl Ledger {
     /// Stores a component. Idempotent; whether it is new.

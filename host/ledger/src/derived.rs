@@ -41,16 +41,16 @@ pub enum ChildState {
     },
 }
 
-struct ChildRow {
-    place: i64,
-    tenant: Option<i32>,
-    run_id: Option<Uuid>,
-    status: Option<i16>,
-    output: Option<String>,
-    error: Option<String>,
+from_row! {
+    struct ChildRow {
+        place: i64,
+        tenant: Option<i32>,
+        run_id: Option<Uuid>,
+        status: Option<i16>,
+        output: Option<String>,
+        error: Option<String>,
+    }
 }
-
-from_row!(ChildRow: place, tenant, run_id, status, output, error);
 
 impl Ledger {
     /// The timers of these runs, in no order. Reads only.

@@ -1,9 +1,16 @@
-//! Rows of an answer as structs, field by field under their own names. `sqlx` has a macro for it, which would compile `sqlx`
-//! twice.
+//! Structs that are read from the rows of an answer, each field from the column of its name. `sqlx` has a macro for it, which
+//! would compile `sqlx` twice.
 
-/// Reads a struct from a row: each of these fields from the column of its name.
+/// Defines a struct, and reads it from a row.
 macro_rules! from_row {
-    ($name:ident: $($field:ident),+ $(,)?) => {
+    ($(#[$of_struct:meta])* $vis:vis struct $name:ident {
+        $($(#[$of_field:meta])* $field_vis:vis $field:ident: $type:ty),+ $(,)?
+    }) => {
+        $(#[$of_struct])*
+        $vis struct $name {
+            $($(#[$of_field])* $field_vis $field: $type),+
+        }
+
         impl<'r> ::sqlx::FromRow<'r, ::sqlx::postgres::PgRow> for $name {
             fn from_row(row: &'r ::sqlx::postgres::PgRow) -> Result<Self, ::sqlx::Error> {
                 use ::sqlx::Row as _;

@@ -93,22 +93,22 @@ pub struct Page {
     pub limit: u32,
 }
 
-pub(crate) struct SummaryRow {
-    run_id: Uuid,
-    workflow_id: String,
-    generation: i32,
-    workflow: String,
-    digest: Vec<u8>,
-    status: i16,
-    owner: Option<Uuid>,
-    parent_run: Option<Uuid>,
-    parent_op: Option<i32>,
-    started_at: Timestamp,
-    closed_at: Option<Timestamp>,
-    attributes: Option<String>,
+from_row! {
+    pub(crate) struct SummaryRow {
+        run_id: Uuid,
+        workflow_id: String,
+        generation: i32,
+        workflow: String,
+        digest: Vec<u8>,
+        status: i16,
+        owner: Option<Uuid>,
+        parent_run: Option<Uuid>,
+        parent_op: Option<i32>,
+        started_at: Timestamp,
+        closed_at: Option<Timestamp>,
+        attributes: Option<String>,
+    }
 }
-
-from_row!(SummaryRow: run_id, workflow_id, generation, workflow, digest, status, owner, parent_run, parent_op, started_at, closed_at, attributes);
 
 struct InfoRow {
     summary: SummaryRow,

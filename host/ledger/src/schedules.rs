@@ -43,17 +43,17 @@ pub struct ScheduleChange<'a> {
     pub due_ms: Option<u64>,
 }
 
-struct ScheduleRow {
-    tenant: i32,
-    name: String,
-    spec: String,
-    state: String,
-    revision: i64,
-    due_at: Option<Timestamp>,
-    created_at: Timestamp,
+from_row! {
+    struct ScheduleRow {
+        tenant: i32,
+        name: String,
+        spec: String,
+        state: String,
+        revision: i64,
+        due_at: Option<Timestamp>,
+        created_at: Timestamp,
+    }
 }
-
-from_row!(ScheduleRow: tenant, name, spec, state, revision, due_at, created_at);
 
 impl Ledger {
     /// Makes a schedule; false if the name is taken. To be repeated only by those who can tell theirs from

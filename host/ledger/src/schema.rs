@@ -401,19 +401,19 @@ fn week(monday_ms: u64) -> String {
     format!("ledger_{year:04}{month:02}{day:02}")
 }
 
-/// What a role finds where it looks for the schema.
-struct Standing {
-    role: String,
-    here: Option<String>,
-    is_begun: bool,
-    is_here: bool,
-    may_create: bool,
-    owner: Option<String>,
-    found: Option<String>,
-    may_look: bool,
+from_row! {
+    /// What a role finds where it looks for the schema.
+    struct Standing {
+        role: String,
+        here: Option<String>,
+        is_begun: bool,
+        is_here: bool,
+        may_create: bool,
+        owner: Option<String>,
+        found: Option<String>,
+        may_look: bool,
+    }
 }
-
-from_row!(Standing: role, here, is_begun, is_here, may_create, owner, found, may_look);
 
 /// What the migrations create of a kind, by name.
 fn created(kind: &str) -> Vec<&'static str> {

@@ -1,5 +1,4 @@
-//! Tasks: how calls are handed out to workers, and how they come back. The states are in
-//! [`backstitch_core::task`].
+//! Tasks: how calls are handed out to workers, and how they come back. The states are in [`backstitch_core::task`].
 //!
 //! A task is made, and removed with its outcome's row, by appends of the run's owner only. Whatever else
 //! removes one puts a message into the run's inbox in the same statement ([`endings`]): so it may be done by any
@@ -157,22 +156,22 @@ pub struct TaskPage<'a> {
     pub limit: u32,
 }
 
-struct TakenRow {
-    run_id: Uuid,
-    op: i32,
-    seq: i32,
-    attempt: i32,
-    workflow_id: String,
-    owner: Option<Uuid>,
-    name: String,
-    input: Option<String>,
-    lease_ms: i64,
-    deadline: Option<Timestamp>,
-    heartbeat: Option<String>,
-    there_are_more: bool,
+from_row! {
+    struct TakenRow {
+        run_id: Uuid,
+        op: i32,
+        seq: i32,
+        attempt: i32,
+        workflow_id: String,
+        owner: Option<Uuid>,
+        name: String,
+        input: Option<String>,
+        lease_ms: i64,
+        deadline: Option<Timestamp>,
+        heartbeat: Option<String>,
+        there_are_more: bool,
+    }
 }
-
-from_row!(TakenRow: run_id, op, seq, attempt, workflow_id, owner, name, input, lease_ms, deadline, heartbeat, there_are_more);
 
 impl TakenRow {
     /// One whose input is lost is not made: its lease ends, and its attempt with it.
@@ -195,24 +194,24 @@ impl TakenRow {
     }
 }
 
-struct OpenRow {
-    run_id: Uuid,
-    op: i32,
-    workflow_id: String,
-    attempt: i32,
-    task_queue: String,
-    name: String,
-    is_leased: bool,
-    is_held: bool,
-    given_up: bool,
-    worker: Option<String>,
-    offered_at: Timestamp,
-    leased_until: Option<Timestamp>,
-    deadline: Option<Timestamp>,
-    heartbeat: Option<String>,
+from_row! {
+    struct OpenRow {
+        run_id: Uuid,
+        op: i32,
+        workflow_id: String,
+        attempt: i32,
+        task_queue: String,
+        name: String,
+        is_leased: bool,
+        is_held: bool,
+        given_up: bool,
+        worker: Option<String>,
+        offered_at: Timestamp,
+        leased_until: Option<Timestamp>,
+        deadline: Option<Timestamp>,
+        heartbeat: Option<String>,
+    }
 }
-
-from_row!(OpenRow: run_id, op, workflow_id, attempt, task_queue, name, is_leased, is_held, given_up, worker, offered_at, leased_until, deadline, heartbeat);
 
 /// Tasks `t` that a poll may take, with their runs `r`. The parameters are those of [`Ledger::take_tasks`].
 macro_rules! from_waiting_tasks {

@@ -22,16 +22,16 @@ pub struct InboxItem {
     pub at_ms: u64,
 }
 
-pub(super) struct ItemRow {
-    pub(super) tenant: i32,
-    pub(super) run_id: Uuid,
-    pub(super) item_id: Uuid,
-    pub(super) kind: i16,
-    pub(super) op: Option<i32>,
-    pub(super) name: Option<String>,
-    pub(super) payload: Option<String>,
-    pub(super) detail: Option<String>,
-    pub(super) at: Timestamp,
+from_row! {
+    pub(super) struct ItemRow {
+        pub(super) tenant: i32,
+        pub(super) run_id: Uuid,
+        pub(super) item_id: Uuid,
+        pub(super) kind: i16,
+        pub(super) op: Option<i32>,
+        pub(super) name: Option<String>,
+        pub(super) payload: Option<String>,
+        pub(super) detail: Option<String>,
+        pub(super) at: Timestamp,
+    }
 }
-
-from_row!(ItemRow: tenant, run_id, item_id, kind, op, name, payload, detail, at);

@@ -20,24 +20,24 @@ use crate::payloads::store::{self, of_run, storing};
 use crate::payloads::{Spot, Stored};
 use crate::time::Timestamp;
 
-/// A task whose time is over, as it was seen.
-struct SeenRow {
-    tenant: i32,
-    run_id: Uuid,
-    op: i32,
-    attempt: i32,
-    task_queue: String,
-    name: String,
-    worker: Option<String>,
-    heartbeat: Option<String>,
-    lease: Option<Uuid>,
-    /// The attempt's bound has passed.
-    is_late: bool,
-    /// The call's bound has passed.
-    is_overdue: bool,
+from_row! {
+    /// A task whose time is over, as it was seen.
+    struct SeenRow {
+        tenant: i32,
+        run_id: Uuid,
+        op: i32,
+        attempt: i32,
+        task_queue: String,
+        name: String,
+        worker: Option<String>,
+        heartbeat: Option<String>,
+        lease: Option<Uuid>,
+        /// The attempt's bound has passed.
+        is_late: bool,
+        /// The call's bound has passed.
+        is_overdue: bool,
+    }
 }
-
-from_row!(SeenRow: tenant, run_id, op, attempt, task_queue, name, worker, heartbeat, lease, is_late, is_overdue);
 
 impl Ledger {
     /// Removes a task and leaves `message` in its run's inbox. One statement: of several who try one
