@@ -15,8 +15,10 @@
 //! What has to hold is in `checks`: at every action, and of all ledgers when everything has come to its end. Faults cease
 //! after 40 seconds of simulated time; what is open an hour later is stuck.
 
+mod beside;
 mod checks;
 mod driver;
+mod ends;
 mod env;
 mod event;
 mod expected;
@@ -28,10 +30,12 @@ mod pollers;
 mod reads;
 mod report;
 mod terms;
+mod watch;
 mod workers;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -41,6 +45,7 @@ use uuid::Uuid;
 use crate::model::Database;
 use crate::rng::Rng;
 use crate::script::{ACTIVITIES_HERE, ACTIVITY_INLINE, WORKFLOWS};
+use beside::Beside;
 use checks::{Broken, Checks};
 use env::{Directory, Program, TENANT};
 use event::{Event, Queue, WorkerEvent};
@@ -55,6 +60,8 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 const COMMITS_KEPT: usize = 16;
 /// How long everything may take once faults have ceased, in microseconds.
 const LIVE_US: u64 = 3_600_000_000;
+/// How long hosts may have something in memory of runs that have all closed, in microseconds.
+const REST_US: u64 = 60_000_000;
 /// How often an operator looks after runs that are parked or paused, once faults have ceased.
 const OPERATOR_US: u64 = 2_000_000;
 /// Events that one plan may lead to: more is a circle of them.
@@ -73,6 +80,9 @@ pub struct Cluster {
     workers: Vec<Worker>,
     queue: Queue,
     checks: Checks,
+    beside: Beside,
+    /// Since when everything has ended that was begun.
+    over_us: Option<u64>,
     broken: Option<Broken>,
     /// Who waits for an answer.
     answering: BTreeMap<u64, Answering>,
@@ -107,6 +117,8 @@ impl Cluster {
             workers: (0..plan.workers).map(|_| Worker::default()).collect(),
             queue: Queue::default(),
             checks: Checks::default(),
+            beside: Beside::default(),
+            over_us: None,
             broken: None,
             answering: BTreeMap::new(),
             replies: 0,
@@ -139,8 +151,17 @@ impl Cluster {
         }
     }
 
-    /// Plays until everything has come to its end, or something does not hold.
+    /// Plays until everything has come to its end, or something does not hold. A panic does not hold either.
     pub fn run(mut self) -> Outcome {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.play())) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            self.broken = Some(format!("a panic: {text}"));
+        }
+        self.into_outcome()
+    }
+
+    fn play(&mut self) {
         let mut operator_us = FAULTS_END_US + OPERATOR_US;
         while self.broken.is_none() {
             let Some((at_us, event)) = self.queue.pop() else { break };
@@ -148,7 +169,7 @@ impl Cluster {
             self.steps += 1;
             if self.now_us > operator_us {
                 operator_us = self.now_us + OPERATOR_US;
-                if self.is_over() {
+                if self.is_over() && self.rests() {
                     break;
                 }
                 self.operate();
@@ -161,7 +182,16 @@ impl Cluster {
         if self.broken.is_none() {
             self.broken = self.end().err();
         }
-        self.into_outcome()
+    }
+
+    /// Whether hosts have put away what they had of runs that have all closed. That takes a little while.
+    fn rests(&mut self) -> bool {
+        let over_us = *self.over_us.get_or_insert(self.now_us);
+        let rest = self.is_at_rest();
+        if self.now_us > over_us + REST_US {
+            self.check(rest.clone());
+        }
+        rest.is_ok()
     }
 
     /// Whether everything has ended that was begun.
@@ -173,6 +203,7 @@ impl Cluster {
     fn end(&self) -> Result<(), Broken> {
         self.checks.all(&self.database, true)?;
         self.checks.messages(&self.database)?;
+        self.expect_ends()?;
         self.expect_confluent()
     }
 
@@ -181,6 +212,11 @@ impl Cluster {
             Event::External(place) => {
                 let external = self.plan.events[place].1.clone();
                 self.note(|| format!("{external:?}"));
+                if matches!(external, External::Signal { .. }) && self.rng.chance(250) {
+                    // A client that is not sure says it once more.
+                    let us = self.delay(500_000);
+                    self.after(us, Event::External(place));
+                }
                 self.external(external);
             }
             Event::Register(host) => self.register(host),
@@ -246,6 +282,13 @@ impl Cluster {
     fn check(&mut self, holds: Result<(), Broken>) {
         if let Err(broken) = holds {
             self.broken.get_or_insert(broken);
+        }
+    }
+
+    /// The same, of what is void when the database has lost what it had committed.
+    fn check_unless_lost(&mut self, holds: Result<(), Broken>) {
+        if !self.checks.has_lost_commits {
+            self.check(holds);
         }
     }
 

@@ -151,6 +151,11 @@ impl Plan {
         Self { seed, hosts, workers, scripts, events }
     }
 
+    /// How many guests each host keeps in memory: from one, so that they come and go all the time.
+    pub(super) fn warm_max(&self) -> usize {
+        1 + (self.seed / 4 % 3) as usize
+    }
+
     /// Whether the database ever loses commits.
     pub(super) fn loses_commits(&self) -> bool {
         self.events.iter().any(|(_, event)| matches!(event, External::Failover { .. }))

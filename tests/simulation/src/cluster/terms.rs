@@ -11,12 +11,11 @@ use super::Cluster;
 use super::env::{Shared, SimEnv};
 use super::event::{Event, HostEvent};
 use super::host::{LEASE_MS, Term};
+use super::watch::Watch;
 use crate::model::Writer;
 
-/// Guests kept in memory.
-pub(super) const WARM_MAX: usize = 3;
 /// Attempts of activities at a time.
-const ATTEMPTS_MAX: usize = 3;
+pub(super) const ATTEMPTS_MAX: usize = 3;
 
 impl Cluster {
     /// A host begins a term.
@@ -35,7 +34,7 @@ impl Cluster {
             host: id,
             began: Moment(Duration::from_micros(self.now_us)),
             activations: self.hosts[host].activations,
-            warm_runs_max: WARM_MAX,
+            warm_runs_max: self.plan.warm_max(),
             attempts_max: ATTEMPTS_MAX,
             check_activations: self.plan.seed % 4 == 0,
         };
@@ -57,6 +56,9 @@ impl Cluster {
             batches: Vec::new(),
             attempts: Default::default(),
             abandoned: Default::default(),
+            late: Default::default(),
+            watch: Watch::new(self.now_us),
+            is_reading: false,
             walk: None,
             looks: Default::default(),
             lacking: None,

@@ -39,16 +39,19 @@ struct Polling {
     limit: u32,
 }
 
+/// A host, and which term of it.
+pub(super) type Asked = (usize, u64);
+
 /// Who waits for an answer of a scheduler.
 pub(super) enum Answering {
     /// A client, for its run.
-    Start(RunId),
+    Start { run: RunId, asked: Asked },
     /// A worker, for what it has done.
-    Settle { host: usize, epoch: u64, task: Task, output: Option<Json>, answered: Option<Answered> },
+    Settle { asked: Asked, task: Task, output: Option<Json>, answered: Option<Answered> },
     /// An attempt, for its token.
     Defer,
     /// An operator, for a host that is to stop.
-    Stop,
+    Stop { asked: Asked },
 }
 
 impl Cluster {
@@ -250,7 +253,7 @@ impl Cluster {
         let Some(term) = &self.hosts[host].term else { return };
         let answered = term.shared.matcher.borrow_mut().answered(token.lease);
         let again = (task.clone(), output.clone());
-        let answering = Answering::Settle { host, epoch, task, output: output.clone(), answered };
+        let answering = Answering::Settle { asked: (host, epoch), task, output: output.clone(), answered };
         let number = self.new_reply(answering);
         // Who gets no answer gives his once more.
         self.after(PATIENCE.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
@@ -259,7 +262,8 @@ impl Cluster {
 
     /// What a scheduler says of an answer.
     pub(super) fn settled(&mut self, reply: u64, settlement: Settlement) {
-        let Some(Answering::Settle { host, epoch, task, output, answered }) = self.answering.remove(&reply)
+        let Some(Answering::Settle { asked: (host, epoch), task, output, answered }) =
+            self.answering.remove(&reply)
         else {
             return;
         };
@@ -304,7 +308,7 @@ impl Cluster {
 
     /// What a scheduler says of a start.
     pub(super) fn started(&mut self, reply: u64, started: &Started) {
-        let Some(Answering::Start(run)) = self.answering.remove(&reply) else { return };
+        let Some(Answering::Start { run, .. }) = self.answering.remove(&reply) else { return };
         if let Ok(Some(_)) = started {
             let holds = self.checks.started(run);
             self.check(holds);
