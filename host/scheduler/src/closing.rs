@@ -107,6 +107,9 @@ impl<E: Env> Scheduler<E> {
             self.in_hand.put_back(id, request.item);
         }
         append.inbox_done.extend([cancel, terminate].into_iter().flatten().map(|request| (id, request.item)));
+        // A sleep that began with its run's last breath: one statement cannot both set its timer and remove it, and what is
+        // left of a closed run is nobody's to remove.
+        append.timers.retain(|timer| timer.run != id);
         append.tasks_given_up.extend(remote_calls(slot));
         on_commit.abandoned.extend(slot.take_attempts(|_, _| true).0);
         slot.guest = Guest::Evicted;

@@ -15,8 +15,10 @@
 //! What has to hold is in `checks`: at every action, and of all ledgers when everything has come to its end. Faults cease
 //! after 40 seconds of simulated time; what is open an hour later is stuck.
 
+mod beside;
 mod checks;
 mod driver;
+mod ends;
 mod env;
 mod event;
 mod expected;
@@ -31,6 +33,8 @@ mod reads;
 mod report;
 mod state;
 mod terms;
+mod watch;
+mod watching;
 mod worker;
 mod workers;
 

@@ -12,5 +12,6 @@
 pub mod cluster;
 pub mod minimise;
 pub mod model;
+pub mod mutants;
 pub mod rng;
 pub mod script;

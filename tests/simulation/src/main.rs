@@ -31,6 +31,9 @@ struct Cli {
     /// Show which inputs met a run in which standing
     #[arg(long)]
     coverage: bool,
+    /// Of a seed that fails, say what does not hold and no more
+    #[arg(long)]
+    brief: bool,
 }
 
 /// What all threads have found.
@@ -56,6 +59,9 @@ fn main() -> ExitCode {
         None => ExitCode::SUCCESS,
         Some((seed, failure)) => {
             println!("seed {seed} fails: {}", failure.what);
+            if cli.brief {
+                return ExitCode::FAILURE;
+            }
             println!("looking for a smaller plan that fails in the same way …");
             show(*seed, &minimise(&Plan::new(*seed)));
             println!("again: ./x simulate --seed {seed}");

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstitch_core::{Event, Op, Row, Run, RunId, RunStatus, Seq, TaskToken, limits};
+use backstitch_core::{
+    ActivityOptions, Command, Event, Op, Row, Run, RunId, RunStatus, Seq, StartOptions, TaskToken, limits,
+};
 use backstitch_ledger::Append;
 use backstitch_scheduler::ActivationId;
 
@@ -27,6 +29,10 @@ pub(super) struct Checks {
     settled: BTreeSet<(RunId, Op)>,
     /// Ids of signals that a client was told of, and which run took each.
     signals: BTreeMap<String, RunId>,
+    /// Activations of each host.
+    ids: BTreeSet<(usize, ActivationId)>,
+    /// The priority of each run.
+    priorities: BTreeMap<RunId, u8>,
 }
 
 /// Something does not hold.
@@ -35,6 +41,11 @@ pub(super) type Broken = String;
 impl Checks {
     /// An append goes to the writer.
     pub(super) fn sent(&mut self, append: &Append) {
+        for new in &append.new_runs {
+            if let Ok(Event::RunStarted { options, .. }) = new.first.event() {
+                self.priorities.insert(new.run, options.priority());
+            }
+        }
         for row in &append.rows {
             if let Ok(Event::Commanded { op, .. }) = row.event() {
                 self.commands.insert((append.run, op), row.seq);
@@ -50,13 +61,32 @@ impl Checks {
         }
     }
 
-    fn is_committed(&self, run: RunId, seq: Seq) -> bool {
+    pub(super) fn priority(&self, run: RunId) -> u8 {
+        self.priorities.get(&run).copied().unwrap_or(StartOptions::PRIORITY_DEFAULT)
+    }
+
+    pub(super) fn is_committed(&self, run: RunId, seq: Seq) -> bool {
         self.committed.get(&run).is_some_and(|committed| *committed >= seq)
     }
 
     /// A guest is given outcomes up to this one.
-    pub(super) fn activates(&mut self, run: RunId, activation: ActivationId, last: Option<Seq>) {
+    pub(super) fn activates(
+        &mut self,
+        host: usize,
+        run: RunId,
+        activation: ActivationId,
+        last: Option<Seq>,
+    ) -> Result<(), Broken> {
         self.activations.insert((run, activation), last.unwrap_or_default());
+        match self.ids.insert((host, activation)) {
+            true => Ok(()),
+            false => Err(format!("host {host} has an activation {} already", activation.0)),
+        }
+    }
+
+    /// There was no room for it: the same may go once more.
+    pub(super) fn comes_back(&mut self, host: usize, activation: ActivationId) {
+        self.ids.remove(&(host, activation));
     }
 
     /// It came back with these commands.
@@ -144,21 +174,14 @@ impl Checks {
     ) -> Result<(), Broken> {
         let folded = Run::load_closed(id, rows, database.end(id));
         let (run, events) = folded.map_err(|corrupt| format!("the ledger of run {id}: {corrupt}"))?;
-        if run.is_open() != status.is_open() {
-            return Err(format!("run {id} is {status:?}, and its ledger says otherwise"));
+        if !status.is_open() && run.status() != Some(status) || run.is_open() != status.is_open() {
+            return Err(format!("run {id} is {status:?}, and its ledger says {:?}", run.status()));
         }
         if is_over && status.is_open() {
             return Err(format!("run {id} is {status:?} at the end, with {} rows: it is stuck", rows.len()));
         }
-        let mut heard = BTreeSet::new();
-        for event in &events {
-            if let Event::SignalReceived { id: Some(signal), .. } = event
-                && !heard.insert(signal)
-            {
-                return Err(format!("run {id} has heard signal {signal} twice"));
-            }
-        }
-        Ok(())
+        said_once(id, &events)?;
+        attempts_allowed(id, &events)
     }
 
     /// What has to hold of the signals that were taken: one that a run has not heard is there, or its run has ended.
@@ -178,6 +201,51 @@ impl Checks {
         }
         Ok(())
     }
+}
+
+/// A run hears of everything once that may be said twice.
+fn said_once(id: RunId, events: &[Event]) -> Result<(), Broken> {
+    let mut heard = BTreeSet::new();
+    for event in events {
+        match event {
+            Event::SignalReceived { id: Some(signal), .. } if !heard.insert((true, signal)) => {
+                return Err(format!("run {id} has heard signal {signal} twice"));
+            }
+            Event::SignalReceived { id: None, name, .. } => {
+                return Err(format!("run {id} has heard a signal {name} without an id"));
+            }
+            Event::CancelRequested { id: Some(cancel), .. } if !heard.insert((false, cancel)) => {
+                return Err(format!("run {id} was asked to cancel twice by {cancel}"));
+            }
+            Event::MessageClosed { op, outcome: Err(failure) }
+                if failure.message.contains(RunStatus::Continued.as_str()) =>
+            {
+                return Err(format!("the message of op {op} of run {id} was refused: {}", failure.message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// No call has more attempts than its policy allows, nor after its time.
+fn attempts_allowed(id: RunId, events: &[Event]) -> Result<(), Broken> {
+    let mut calls: BTreeMap<Op, &ActivityOptions> = BTreeMap::new();
+    for event in events {
+        match event {
+            Event::Commanded { op, command: Command::ScheduleActivity { options, .. } } => {
+                calls.insert(*op, options);
+            }
+            Event::AttemptFailed { op, attempt, .. } => {
+                let policy = calls.get(op).and_then(|options| options.retry.clone()).unwrap_or_default();
+                if policy.maximum_attempts > 0 && *attempt >= policy.maximum_attempts {
+                    return Err(format!("attempt {attempt} of op {op} of run {id} was not the last"));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether a call has an outcome.

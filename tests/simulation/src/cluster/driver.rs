@@ -4,10 +4,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backstitch_core::matcher::{Action as MatcherAction, Moment};
-use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId};
+use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId, TaskToken};
 use backstitch_ledger::{Item, Outcome};
 use backstitch_scheduler::{
-    Action, Activated, AttemptEnd, Deferring, Input, Job, NewAttempt, Now, StopAttempt, new_inbox_item,
+    Action, Activated, ActivationError, AttemptEnd, Deferring, Input, NewAttempt, Now, StopAttempt,
+    new_inbox_item,
 };
 
 use super::checks;
@@ -16,7 +17,6 @@ use super::event::{Event, HostEvent, Read, WorkerEvent};
 use super::host::{Attempt, Source};
 use super::names;
 use super::state::{Cluster, EPOCH_MS};
-use super::terms::WARM_MAX;
 use super::worker::Answering;
 use crate::model::Reply;
 use crate::script::activity_output;
@@ -62,9 +62,16 @@ impl Cluster {
             self.cover(name, None, host);
         }
         runs.iter().for_each(|run| self.cover(name, Some(*run), host));
-        if let Input::Activated(Activated { run, activation, result: Ok(done) }) = &input {
-            self.checks.activated(*run, *activation, done.commands.iter().map(|(op, ..)| *op));
+        match &input {
+            Input::Activated(Activated { run, activation, result: Ok(done) }) => {
+                self.checks.activated(*run, *activation, done.commands.iter().map(|(op, ..)| *op));
+            }
+            Input::Activated(Activated { activation, result: Err(ActivationError::NoRoom(_)), .. }) => {
+                self.checks.comes_back(host, *activation);
+            }
+            _ => {}
         }
+        let makes_room = matches!(input, Input::ShortOfMemory);
         let ms = self.host_now_ms(host);
         let now = Now { at: Moment(Duration::from_micros(self.now_us)), ms };
         let Some(term) = &mut self.hosts[host].term else { return };
@@ -72,7 +79,14 @@ impl Cluster {
         term.shared.has_lease.set(self.now_us < term.lease_until_us);
         let epoch = self.hosts[host].epoch;
         let Some(term) = &mut self.hosts[host].term else { return };
+        term.watch.steps();
+        if let Input::PlacesFree(places) = &input {
+            term.watch.frees(*places);
+        }
         let actions = term.scheduler.on(now, input);
+        if makes_room && term.shared.is_short.get() && term.scheduler.figures().runs_warm > 0 {
+            self.check(Err("guests have too much memory, and none of those that wait is dropped".to_owned()));
+        }
         for action in actions {
             if self.dies_now(host) {
                 return self.crash(host);
@@ -114,7 +128,7 @@ impl Cluster {
             term.tick_us = at;
         }
         let (figures, in_hand) = (term.scheduler.figures(), term.scheduler.in_hand().len());
-        self.check(checks::bounded(figures.runs_warm, WARM_MAX as u64, in_hand));
+        self.check(checks::bounded(figures.runs_warm, self.plan.warm_max() as u64, in_hand));
         if let Some(at) = tick {
             let us = at.saturating_sub(self.now_us);
             self.tell_later(host, us, HostEvent::Tick);
@@ -127,9 +141,7 @@ impl Cluster {
         match action {
             Action::Append(item) => self.append(host, item),
             Action::Activate(job) => {
-                let (run, activation) = job.key();
-                let (Job::Begin { events, .. } | Job::Resume { events, .. }) = &job;
-                self.checks.activates(run, activation, events.last().map(|event| event.seq));
+                self.look_at_job(host, &job);
                 let us = self.delay(800);
                 self.tell_later(host, us, HostEvent::Compute(job));
             }
@@ -144,6 +156,9 @@ impl Cluster {
                 let token = attempt.token;
                 let holds = self.checks.takes_effect(token.run, token.op, "a worker heard");
                 self.check(holds);
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.watch.delivers(token.lease);
+                }
                 let (name, input) = (attempt.task.name.to_string(), attempt.input);
                 let scope = attempt.identity.scope;
                 let woken = reservation.deliver(Task { scope, token, name, input });
@@ -156,21 +171,8 @@ impl Cluster {
             }
             Action::Started(reply, started) => self.started(reply.0, &started),
             Action::Settled(reply, settlement) => self.settled(reply.0, settlement),
-            Action::Deferred(reply, token) => {
-                if let Some(Answering::Defer) = self.answering.remove(&reply.0)
-                    && let Some(term) = &mut self.hosts[host].term
-                    && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
-                {
-                    attempt.token = Some(token);
-                }
-            }
-            Action::Drained(reply) => {
-                self.answering.remove(&reply.0);
-                if let Some(term) = &self.hosts[host].term {
-                    self.database.release(term.lease);
-                }
-                self.end_term(host, "it was stopped", 500_000);
-            }
+            Action::Deferred(reply, token) => self.deferred(host, reply.0, token),
+            Action::Drained(reply) => self.drained(host, reply.0),
             Action::Wake(after, wake) => {
                 let us = after.as_micros() as u64;
                 self.tell_later(host, us, HostEvent::Tell(Input::Woken(wake)));
@@ -181,7 +183,12 @@ impl Cluster {
                 self.look_soon(host, Source::Timers, us.min(30_000_000) + 200);
             }
             // The sweep of every host frees what a component serves.
-            Action::Served | Action::Closed(_) | Action::NoteLoss(..) => {}
+            Action::Served | Action::NoteLoss(..) => {}
+            Action::Closed(run) => {
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.watch.tells(run);
+                }
+            }
             action => {
                 let us = self.delay(1_500);
                 self.tell_later(host, us, HostEvent::Ask(action));
@@ -189,8 +196,36 @@ impl Cluster {
         }
     }
 
+    /// An attempt may give its token away.
+    fn deferred(&mut self, host: usize, reply: u64, token: TaskToken) {
+        if let Some(Answering::Defer) = self.answering.remove(&reply)
+            && let Some(term) = &mut self.hosts[host].term
+            && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
+        {
+            attempt.token = Some(token);
+            let holds = term.watch.defers(token);
+            self.check(holds);
+        }
+    }
+
+    /// A host has stopped.
+    fn drained(&mut self, host: usize, reply: u64) {
+        self.answering.remove(&reply);
+        if let Some(term) = &self.hosts[host].term {
+            if !term.tickets.is_empty() || !term.attempts.is_empty() {
+                self.check(Err(format!("host {host} has stopped, and something was under way")));
+                return;
+            }
+            self.database.release(term.lease);
+        }
+        self.end_term(host, "it was stopped", 500_000);
+    }
+
     fn append(&mut self, host: usize, item: Item) {
         self.checks.sent(&item.append);
+        let Some(term) = &mut self.hosts[host].term else { return };
+        let holds = term.watch.sends(&item);
+        self.check_unless_lost(holds);
         let Some(term) = &mut self.hosts[host].term else { return };
         let started = item.append.new_runs.iter().map(|new| new.run);
         term.tickets.insert(item.ticket, started.chain([item.append.run]).collect());
@@ -213,6 +248,8 @@ impl Cluster {
             }
             for run in acks.tickets.iter().filter_map(|ticket| term.tickets.get(ticket)).flatten() {
                 self.checks.committed(*run, &self.database);
+                let holds = self.beside.committed(*run, &self.database, now_ms);
+                self.broken = self.broken.take().or(holds.err());
             }
         }
         term.is_writing = !term.writer.is_idle();
@@ -240,11 +277,15 @@ impl Cluster {
             if matches!(acks.outcome, Outcome::Fenced) {
                 return self.end_term(host, "its writer is fenced", 50_000);
             }
-            if let Some(term) = &mut self.hosts[host].term {
-                acks.tickets.iter().for_each(|ticket| drop(term.tickets.remove(ticket)));
-            }
+            let Some(term) = &mut self.hosts[host].term else { return };
+            acks.tickets.iter().for_each(|ticket| drop(term.tickets.remove(ticket)));
+            let owes = term.watch.answers(&acks.tickets);
             self.note(|| format!("host {host}: {:?} {:?}", acks.outcome, acks.tickets));
+            let outcome = acks.outcome.clone();
             self.step(host, Input::Acknowledged(acks));
+            if self.hosts[host].epoch == epoch {
+                self.look_at_acknowledged(host, &owes, &outcome);
+            }
         }
     }
 
@@ -281,6 +322,8 @@ impl Cluster {
                 (!there.is_empty()).then_some(Input::Reappeared(there))
             }
             Action::BeginTrial(trial) => {
+                let holds = term.watch.tries(self.now_us);
+                self.check(holds);
                 Some(Input::TrialBegun(trial, self.database.begin_trial(lease, trial.run, trial.op)))
             }
             Action::EndTrial(trial, went_on) => {
@@ -306,6 +349,7 @@ impl Cluster {
         let (run, op) = (new.identity.run, new.op);
         let holds = self.checks.attempts(run, op, &self.database);
         self.check(holds);
+        self.look_at_attempt(host, &new);
         let Some(term) = &mut self.hosts[host].term else { return };
         term.attempts.insert((run, op), Attempt { number: new.attempt, token: None });
         let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
@@ -351,6 +395,9 @@ impl Cluster {
         let Some(term) = &mut self.hosts[host].term else { return };
         let Some(known) = term.attempts.get(&(run, op)).copied().filter(|known| known.number == attempt)
         else {
+            if term.late.remove(&(run, op, attempt)) {
+                self.step(host, Input::AttemptEnded { run, op, attempt, heartbeat: None, end });
+            }
             return;
         };
         term.attempts.remove(&(run, op));
@@ -381,8 +428,9 @@ impl Cluster {
 
     fn stop_attempt(&mut self, host: usize, run: RunId, op: Op, how: StopAttempt) {
         let Some(term) = &mut self.hosts[host].term else { return };
-        if term.attempts.remove(&(run, op)).is_none() {
-            return;
+        let Some(Attempt { number, .. }) = term.attempts.remove(&(run, op)) else { return };
+        if self.rng.chance(300) {
+            term.late.insert((run, op, number));
         }
         // One that is only told goes on for a while, and nobody waits for it: it keeps its place until then.
         let us = if how == StopAttempt::Abort { 100 } else { self.delay(100_000) };

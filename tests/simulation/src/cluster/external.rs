@@ -56,7 +56,7 @@ impl Cluster {
             }
             External::Stop { host } => {
                 if self.hosts[host].term.is_some() {
-                    let reply = self.new_reply(Answering::Stop);
+                    let reply = self.new_reply(Answering::Stop { asked: (host, self.hosts[host].epoch) });
                     self.tell_later(host, 0, HostEvent::Tell(Input::Drain(Waits::new(reply))));
                 }
             }
@@ -106,12 +106,13 @@ impl Cluster {
         let options = StartOptions {
             start_at_ms: delay_ms.map(|ms| self.database_now_ms() + ms),
             run_timeout_ms: timeout_ms,
+            priority: Some(1 + (number % u64::from(StartOptions::PRIORITY_LAST)) as u8),
             ..StartOptions::default()
         };
         let mut seed = [0; 32];
         seed.fill_with(|| self.rng.next_u64() as u8);
         let options = Arc::new(options.beginning(backstitch_core::Seed(seed)));
-        let reply = self.new_reply(Answering::Start(run));
+        let reply = self.new_reply(Answering::Start { run, asked: (host, self.hosts[host].epoch) });
         let identity = RunIdentity {
             scope: self.scope(),
             run,

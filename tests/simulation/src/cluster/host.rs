@@ -8,6 +8,7 @@ use backstitch_ledger::Lease;
 use backstitch_scheduler::{ActivationId, Scheduler};
 
 use super::env::{Shared, SimEnv};
+use super::watch::Watch;
 use crate::model::{Reply, Walk, Writer};
 
 /// How long a host may be silent, in milliseconds.
@@ -49,7 +50,12 @@ pub(super) struct Term {
     /// Batches that the scheduler has not dealt with.
     pub(super) batches: Vec<(Rc<()>, Source)>,
     pub(super) attempts: BTreeMap<(RunId, Op), Attempt>,
+    /// Attempts that were stopped when they had just ended: what they have to say is on its way.
+    pub(super) late: BTreeSet<(RunId, Op, u32)>,
+    pub(super) watch: Watch,
     pub(super) abandoned: BTreeSet<(RunId, ActivationId)>,
+    /// Messages are being read: what is asked for meanwhile waits.
+    pub(super) is_reading: bool,
     /// How far it has come in the inbox.
     pub(super) walk: Option<Walk>,
     /// When the next look of each kind is due that was asked for.

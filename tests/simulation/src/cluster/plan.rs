@@ -7,6 +7,9 @@ use crate::script::{SIGNALS, Script, WORKFLOW_IDS};
 /// Faults begin no later than this, in microseconds. From then on everything has to come to its end.
 pub const FAULTS_END_US: u64 = 40_000_000;
 
+/// Attempts of activities that a host makes at a time.
+pub(super) const ATTEMPTS_MAX: usize = 3;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -149,6 +152,11 @@ impl Plan {
         }
         events.sort_by_key(|(at, _)| *at);
         Self { seed, hosts, workers, scripts, events }
+    }
+
+    /// How many guests each host keeps in memory: from one, so that they come and go all the time.
+    pub(super) fn warm_max(&self) -> usize {
+        1 + (self.seed / 4 % 3) as usize
     }
 
     /// Whether the database ever loses commits.

@@ -1,24 +1,37 @@
 //! Plays a plan: one event after the other, until everything has come to its end.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use backstitch_core::{RunId, Seq};
 
 use super::checks::Broken;
 use super::event::Event;
 use super::names;
-use super::plan::FAULTS_END_US;
+use super::plan::{External, FAULTS_END_US};
 use super::report::{Failure, Outcome};
 use super::state::Cluster;
 
 /// How long everything may take once faults have ceased, in microseconds.
 const LIVE_US: u64 = 3_600_000_000;
+/// How long hosts may have something in memory of runs that have all closed, in microseconds.
+const REST_US: u64 = 60_000_000;
 /// How often an operator looks after runs that are parked or paused, once faults have ceased.
 const OPERATOR_US: u64 = 2_000_000;
 /// Events that one plan may lead to: more is a circle of them.
 const EVENTS_MAX: u64 = 400_000;
 
 impl Cluster {
-    /// Plays until everything has come to its end, or something does not hold.
+    /// Plays until everything has come to its end, or something does not hold. A panic does not hold either.
     pub fn run(mut self) -> Outcome {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.play())) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            self.broken = Some(format!("a panic: {text}"));
+        }
+        self.into_outcome()
+    }
+
+    fn play(&mut self) {
         let mut operator_us = FAULTS_END_US + OPERATOR_US;
         while self.broken.is_none() {
             let Some((at_us, event)) = self.queue.pop() else { break };
@@ -26,7 +39,7 @@ impl Cluster {
             self.steps += 1;
             if self.now_us > operator_us {
                 operator_us = self.now_us + OPERATOR_US;
-                if self.is_over() {
+                if self.is_over() && self.rests() {
                     break;
                 }
                 self.operate();
@@ -39,7 +52,16 @@ impl Cluster {
         if self.broken.is_none() {
             self.broken = self.end().err();
         }
-        self.into_outcome()
+    }
+
+    /// Whether hosts have put away what they had of runs that have all closed. That takes a little while.
+    fn rests(&mut self) -> bool {
+        let over_us = *self.over_us.get_or_insert(self.now_us);
+        let rest = self.is_at_rest();
+        if self.now_us > over_us + REST_US {
+            self.check(rest.clone());
+        }
+        rest.is_ok()
     }
 
     /// Whether everything has ended that was begun.
@@ -51,6 +73,7 @@ impl Cluster {
     fn end(&self) -> Result<(), Broken> {
         self.checks.all(&self.database, true)?;
         self.checks.messages(&self.database)?;
+        self.expect_ends()?;
         self.expect_confluent()
     }
 
@@ -59,6 +82,11 @@ impl Cluster {
             Event::External(place) => {
                 let external = self.plan.events[place].1.clone();
                 self.note(|| format!("{external:?}"));
+                if matches!(external, External::Signal { .. }) && self.rng.chance(250) {
+                    // A client that is not sure says it once more.
+                    let us = self.delay(500_000);
+                    self.after(us, Event::External(place));
+                }
                 self.external(external);
             }
             Event::Register(host) => self.register(host),

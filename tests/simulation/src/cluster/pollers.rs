@@ -34,6 +34,9 @@ impl Cluster {
             HostEvent::Inbox => self.look_into_inbox(host),
             HostEvent::ReadInbox(runs) => self.read_inbox(host, &runs),
             HostEvent::TellInbox(items) => {
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.is_reading = false;
+                }
                 if let Some(batch) = self.batch(host, Source::Inbox) {
                     self.step(host, Input::Inbox(items, batch));
                 }
@@ -81,7 +84,8 @@ impl Cluster {
         }
         *due_us = u64::MAX;
         // When the batch is done, the next look follows.
-        !term.batches.iter().any(|(_, known)| *known == source)
+        let is_reading = source == Source::Inbox && term.is_reading;
+        !is_reading && !term.batches.iter().any(|(_, known)| *known == source)
     }
 
     fn heartbeat(&mut self, host: usize) {
@@ -179,6 +183,9 @@ impl Cluster {
         let is_end = unread.next.is_none();
         self.look_soon(host, Source::Inbox, if is_end { INBOX_US } else { 5_000 });
         if !unread.open.is_empty() {
+            if let Some(term) = &mut self.hosts[host].term {
+                term.is_reading = true;
+            }
             let us = self.delay(500);
             self.tell_later(host, us, HostEvent::ReadInbox(unread.open));
         }
@@ -190,10 +197,14 @@ impl Cluster {
         let in_hand = term.scheduler.in_hand();
         let (readers, unreadable) = (in_hand.readers(runs), in_hand.unreadable());
         let items = self.database.inbox_of(term.id, &readers, &unreadable, limits::CLAIM_ROWS_MAX as usize);
-        if !items.is_empty() {
-            let us = self.delay(1_000);
-            self.tell_later(host, us, HostEvent::TellInbox(items));
+        if items.is_empty() {
+            if let Some(term) = &mut self.hosts[host].term {
+                term.is_reading = false;
+            }
+            return self.look_soon(host, Source::Inbox, INBOX_US);
         }
+        let us = self.delay(1_000);
+        self.tell_later(host, us, HostEvent::TellInbox(items));
     }
 
     fn sweep(&mut self, host: usize) {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use backstitch_core::{Digest, Scope, Shard, TaskLease};
 use uuid::Uuid;
 
+use super::beside::Beside;
 use super::checks::{Broken, Checks};
 use super::env::{Directory, Program, TENANT};
 use super::event::{Event, Queue, WorkerEvent};
@@ -37,6 +38,9 @@ pub struct Cluster {
     pub(super) workers: Vec<Worker>,
     pub(super) queue: Queue,
     pub(super) checks: Checks,
+    pub(super) beside: Beside,
+    /// Since when everything has ended that was begun.
+    pub(super) over_us: Option<u64>,
     pub(super) broken: Option<Broken>,
     /// Who waits for an answer.
     pub(super) answering: BTreeMap<u64, Answering>,
@@ -71,6 +75,8 @@ impl Cluster {
             workers: (0..plan.workers).map(|_| Worker::default()).collect(),
             queue: Queue::default(),
             checks: Checks::default(),
+            beside: Beside::default(),
+            over_us: None,
             broken: None,
             answering: BTreeMap::new(),
             replies: 0,
@@ -145,6 +151,13 @@ impl Cluster {
     pub(super) fn check(&mut self, holds: Result<(), Broken>) {
         if let Err(broken) = holds {
             self.broken.get_or_insert(broken);
+        }
+    }
+
+    /// The same, of what is void when the database has lost what it had committed.
+    pub(super) fn check_unless_lost(&mut self, holds: Result<(), Broken>) {
+        if !self.checks.has_lost_commits {
+            self.check(holds);
         }
     }
 

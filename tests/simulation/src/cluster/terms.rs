@@ -10,13 +10,10 @@ use backstitch_scheduler::{Config, Scheduler};
 use super::env::{Shared, SimEnv};
 use super::event::{Event, HostEvent};
 use super::host::{LEASE_MS, Term};
+use super::plan::ATTEMPTS_MAX;
 use super::state::Cluster;
+use super::watch::Watch;
 use crate::model::Writer;
-
-/// Guests kept in memory.
-pub(super) const WARM_MAX: usize = 3;
-/// Attempts of activities at a time.
-const ATTEMPTS_MAX: usize = 3;
 
 impl Cluster {
     /// A host begins a term.
@@ -35,7 +32,7 @@ impl Cluster {
             host: id,
             began: Moment(Duration::from_micros(self.now_us)),
             activations: self.hosts[host].activations,
-            warm_runs_max: WARM_MAX,
+            warm_runs_max: self.plan.warm_max(),
             attempts_max: ATTEMPTS_MAX,
             check_activations: self.plan.seed.is_multiple_of(4),
         };
@@ -57,6 +54,9 @@ impl Cluster {
             batches: Vec::new(),
             attempts: Default::default(),
             abandoned: Default::default(),
+            late: Default::default(),
+            watch: Watch::new(self.now_us),
+            is_reading: false,
             walk: None,
             looks: Default::default(),
             lacking: None,

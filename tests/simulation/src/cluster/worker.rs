@@ -27,14 +27,17 @@ pub(super) struct Polling {
     pub(super) limit: u32,
 }
 
+/// A host, and which term of it.
+pub(super) type Asked = (usize, u64);
+
 /// Who waits for an answer of a scheduler.
 pub(super) enum Answering {
     /// A client, for its run.
-    Start(RunId),
+    Start { run: RunId, asked: Asked },
     /// A worker, for what it has done.
-    Settle { host: usize, epoch: u64, task: Task, output: Option<Json>, answered: Option<Answered> },
+    Settle { asked: Asked, task: Task, output: Option<Json>, answered: Option<Answered> },
     /// An attempt, for its token.
     Defer,
     /// An operator, for a host that is to stop.
-    Stop,
+    Stop { asked: Asked },
 }

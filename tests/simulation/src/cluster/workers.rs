@@ -218,7 +218,7 @@ impl Cluster {
         let Some(term) = &self.hosts[host].term else { return };
         let answered = term.shared.matcher.borrow_mut().answered(token.lease);
         let again = (task.clone(), output.clone());
-        let answering = Answering::Settle { host, epoch, task, output: output.clone(), answered };
+        let answering = Answering::Settle { asked: (host, epoch), task, output: output.clone(), answered };
         let number = self.new_reply(answering);
         // Who gets no answer gives his once more.
         self.after(TIMEOUT.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
@@ -227,7 +227,8 @@ impl Cluster {
 
     /// What a scheduler says of an answer.
     pub(super) fn settled(&mut self, reply: u64, settlement: Settlement) {
-        let Some(Answering::Settle { host, epoch, task, output, answered }) = self.answering.remove(&reply)
+        let Some(Answering::Settle { asked: (host, epoch), task, output, answered }) =
+            self.answering.remove(&reply)
         else {
             return;
         };
@@ -272,7 +273,7 @@ impl Cluster {
 
     /// What a scheduler says of a start.
     pub(super) fn started(&mut self, reply: u64, started: &Started) {
-        let Some(Answering::Start(run)) = self.answering.remove(&reply) else { return };
+        let Some(Answering::Start { run, .. }) = self.answering.remove(&reply) else { return };
         if let Ok(Some(_)) = started {
             let holds = self.checks.started(run);
             self.check(holds);

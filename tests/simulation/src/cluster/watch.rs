@@ -1,0 +1,231 @@
+//! What a scheduler may ask for, seen from outside in one term of a host: the order of things, and that each comes once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backstitch_core::{Event, Kind, Op, RunId, Seq, TaskLease, TaskToken, limits};
+use backstitch_ledger::{Append, Item, NewRun, NewTimer, StatusChange};
+use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
+
+use super::checks::Broken;
+use super::env::SimEnv;
+use super::plan::ATTEMPTS_MAX;
+
+/// What is known of one term.
+pub(super) struct Watch {
+    began_us: u64,
+    /// Places of attempts that are taken.
+    places: usize,
+    /// An attempt was on trial, which may have a place of its own.
+    has_tried: bool,
+    /// Attempts that have begun.
+    attempted: BTreeSet<(RunId, Op, u32)>,
+    /// Runs that it has paused and not resumed.
+    paused: BTreeSet<RunId>,
+    /// Messages that rows of this term have come from.
+    consumed: BTreeSet<(RunId, uuid::Uuid)>,
+    /// What is to happen when an append is committed.
+    owed: BTreeMap<u64, Owed>,
+    /// Runs of whose end it has told.
+    told: BTreeSet<RunId>,
+    /// Leases of tasks that it has delivered.
+    delivered: BTreeSet<TaskLease>,
+    /// Priorities of the attempts that have begun in this step.
+    begun: Vec<u8>,
+}
+
+/// What is to happen when an append is committed.
+struct Owed {
+    run: RunId,
+    /// Its last row.
+    last: Option<Seq>,
+    closes: bool,
+    /// Tasks that it gives to workers who poll.
+    reserved: Vec<TaskLease>,
+    /// Tasks that attempts on this host leave to others.
+    deferred: Vec<TaskLease>,
+}
+
+impl Watch {
+    pub(super) fn new(began_us: u64) -> Self {
+        Self {
+            began_us,
+            places: 0,
+            has_tried: false,
+            attempted: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            consumed: BTreeSet::new(),
+            owed: BTreeMap::new(),
+            told: BTreeSet::new(),
+            delivered: BTreeSet::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// A step begins.
+    pub(super) fn steps(&mut self) {
+        self.begun.clear();
+    }
+
+    pub(super) fn frees(&mut self, places: usize) {
+        self.places = self.places.saturating_sub(places);
+    }
+
+    /// An append goes to the writer.
+    pub(super) fn sends(&mut self, Item { ticket, append }: &Item) -> Result<(), Broken> {
+        let run = append.run;
+        for row in &append.rows {
+            if row.kind == Kind::RunPaused.tag() {
+                self.paused.insert(run);
+            } else if row.kind == Kind::RunResumed.tag() {
+                self.paused.remove(&run);
+            }
+        }
+        self.owed.insert(*ticket, owed(append));
+        append.new_runs.iter().try_for_each(|new| own_timers_are_set(new, append))?;
+        let is_offered = append.tasks.iter().any(|task| task.taken.is_none());
+        if is_offered && self.paused.contains(&run) {
+            return Err(format!("a call of run {run} is offered, which is paused"));
+        }
+        if append.rows.is_empty() {
+            return Ok(());
+        }
+        match append.inbox_done.iter().find(|item| !self.consumed.insert(**item)) {
+            Some((run, item)) => Err(format!("message {item} has rows of run {run} come from it twice")),
+            None => Ok(()),
+        }
+    }
+
+    /// A guest is given outcomes. At most one is not committed, and then nothing before it is on its way.
+    pub(super) fn activates(
+        &self,
+        job: &Job<SimEnv>,
+        is_committed: impl Fn(RunId, Seq) -> bool,
+    ) -> Result<(), Broken> {
+        let (run, _) = job.key();
+        let (Job::Begin { events, .. } | Job::Resume { events, .. }) = job;
+        if self.paused.contains(&run) {
+            return Err(format!("the guest of run {run} goes on, which is paused"));
+        }
+        let is_ahead = |event: &&PendingEvent| !is_committed(run, event.seq);
+        let ahead: Vec<Seq> = events.iter().filter(is_ahead).map(|event| event.seq).collect();
+        let is_alone = match ahead[..] {
+            [] => true,
+            // All before it is committed; what came behind it since is nothing that the guest has.
+            [seq] => seq.0.checked_sub(1).is_none_or(|before| is_committed(run, Seq(before))),
+            _ => false,
+        };
+        match is_alone {
+            true => Ok(()),
+            false => {
+                Err(format!("a guest of run {run} is given {ahead:?}, or has more that is not committed"))
+            }
+        }
+    }
+
+    /// An attempt begins.
+    pub(super) fn attempts(&mut self, new: &NewAttempt, is_tried: bool, priority: u8) -> Result<(), Broken> {
+        let (run, op) = (new.identity.run, new.op);
+        self.places += 1;
+        self.has_tried |= is_tried;
+        if self.places > ATTEMPTS_MAX + usize::from(self.has_tried) {
+            return Err(format!("{} attempts have places, of {ATTEMPTS_MAX}", self.places));
+        }
+        if self.paused.contains(&run) {
+            return Err(format!("an attempt of op {op} of run {run} begins, which is paused"));
+        }
+        if self.begun.last().is_some_and(|last| *last > priority) && !is_tried {
+            return Err(format!(
+                "attempts begin in the order of the priorities {:?}, {priority}",
+                self.begun
+            ));
+        }
+        self.begun.push(priority);
+        match self.attempted.insert((run, op, new.attempt)) {
+            true => Ok(()),
+            false => Err(format!("attempt {} of op {op} of run {run} begins twice", new.attempt)),
+        }
+    }
+
+    /// An attempt leaves its call to others: the same may be made again.
+    pub(super) fn defers(&mut self, token: TaskToken) -> Result<(), Broken> {
+        self.attempted.remove(&(token.run, token.op, token.attempt));
+        match self.owed.values().any(|owed| owed.deferred.contains(&token.lease)) {
+            true => Err(format!("the token {token} is given away before its task is committed")),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn tells(&mut self, run: RunId) {
+        self.told.insert(run);
+    }
+
+    pub(super) fn delivers(&mut self, lease: TaskLease) {
+        self.delivered.insert(lease);
+    }
+
+    /// A trial is to begin.
+    pub(super) fn tries(&self, now_us: u64) -> Result<(), Broken> {
+        match now_us >= self.began_us + limits::TRIALS_AFTER_MS * 1_000 {
+            true => Ok(()),
+            false => Err("a trial begins in a young term".to_owned()),
+        }
+    }
+
+    /// These appends are about to have an answer.
+    pub(super) fn answers(&mut self, tickets: &[u64]) -> Vec<Owes> {
+        tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).map(Owes).collect()
+    }
+
+    /// They were committed, and the scheduler knows it. What it was to do is done.
+    pub(super) fn committed(&self, Owes(owed): &Owes, refused: &[RunId]) -> Result<(), Broken> {
+        let run = owed.run;
+        if refused.contains(&run) {
+            return Ok(());
+        }
+        if owed.closes && !self.told.contains(&run) {
+            return Err(format!("run {run} has closed or was parked, and nobody hears of it"));
+        }
+        match owed.reserved.iter().find(|lease| !self.delivered.contains(lease)) {
+            Some(lease) => Err(format!("a task of run {run} is not delivered under its lease {lease}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What an append was to bring that has an answer.
+pub(super) struct Owes(Owed);
+
+impl Owes {
+    /// The run, and the last row that is committed.
+    pub(super) fn upto(&self) -> (RunId, Option<Seq>) {
+        (self.0.run, self.0.last)
+    }
+}
+
+/// A run has the timers of its own from its start on.
+fn own_timers_are_set(new: &NewRun, append: &Append) -> Result<(), Broken> {
+    let Ok(Event::RunStarted { options, .. }) = new.first.event() else { return Ok(()) };
+    let has = |timer: &NewTimer| {
+        append.timers.iter().any(|set| (set.run, set.op, set.due_ms) == (timer.run, timer.op, timer.due_ms))
+    };
+    let own = own_timers(new.run, &options, new.first.at_ms, new.first.at_ms);
+    match own.iter().find(|timer| !has(timer)) {
+        Some(timer) => Err(format!("run {} starts without its timer of op {}", new.run, timer.op)),
+        None => Ok(()),
+    }
+}
+
+fn owed(append: &Append) -> Owed {
+    let taken = append.tasks.iter().filter_map(|task| task.taken.as_ref());
+    let (reserved, deferred): (Vec<_>, Vec<_>) = taken.partition(|grant| grant.lease_ms.is_some());
+    let lease = |grants: Vec<&backstitch_core::task::LeaseGrant>| {
+        grants.into_iter().map(|grant| grant.lease).collect()
+    };
+    Owed {
+        run: append.run,
+        last: append.rows.last().map(|row| row.seq),
+        closes: matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. })),
+        reserved: lease(reserved),
+        deferred: lease(deferred),
+    }
+}
