@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use crate::rig::Shared;
 
 /// Longest a run may take before something is wrong.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Starts `runs` runs, at most `concurrency` open at a time, and waits until all have closed.
 pub(crate) async fn closed_loop(
@@ -50,7 +50,7 @@ pub(crate) async fn closed_loop(
 }
 
 async fn next(closings: &mut broadcast::Receiver<RunId>) -> Result<RunId> {
-    match tokio::time::timeout(PATIENCE, closings.recv()).await {
+    match tokio::time::timeout(TIMEOUT, closings.recv()).await {
         Ok(Ok(run)) => Ok(run),
         Ok(Err(_)) => bail!("the bench did not keep up with the closings"),
         Err(_) => bail!("no run has closed for two minutes"),
@@ -59,6 +59,6 @@ async fn next(closings: &mut broadcast::Receiver<RunId>) -> Result<RunId> {
 
 /// Waits until one run has closed, and checks that it completed.
 pub(crate) async fn completed(rig: &Shared, run: RunId) -> Result<()> {
-    let view = rig.service.result(Scope::DEFAULT, &run.to_string(), PATIENCE).await?;
+    let view = rig.service.result(Scope::DEFAULT, &run.to_string(), TIMEOUT).await?;
     (view.status == RunStatus::Completed).then_some(()).with_context(|| format!("run {run} is {view:?}"))
 }

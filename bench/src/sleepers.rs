@@ -1,11 +1,11 @@
-//! `bench sleepers`: many runs that sleep for days, and what a look at the timers costs beside many more of another host.
+//! `bench sleepers`: many runs that sleep for days, and what a check of the timers costs beside many more of another host.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use backstitch_core::HostId;
-use backstitch_ledger::{ConnectOptions, Ledger, TimerLook};
+use backstitch_ledger::{ConnectOptions, Ledger, TimerCheck};
 use serde::Serialize;
 use sqlx::Connection;
 use tokio::task::JoinSet;
@@ -24,8 +24,8 @@ pub(crate) struct Args {
     foreign: usize,
 }
 
-/// Looks that are measured together.
-const LOOKS: usize = 200;
+/// Checks that are measured together.
+const CHECKS: usize = 200;
 
 #[derive(Debug, Serialize)]
 struct Report {
@@ -39,7 +39,7 @@ struct Report {
     host_bytes: u64,
     postgres_bytes_per_run: f64,
     foreign: usize,
-    /// What a look at the timers of this host costs without those of the other, and with them.
+    /// What a check of the timers of this host costs without those of the other, and with them.
     look_cpu_us_alone: f64,
     look_cpu_us_beside_foreign: f64,
 }
@@ -73,9 +73,9 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     let (spent, took) = (server.cpu()?.since(before), begun.elapsed());
     let (host_bytes, postgres_bytes) = (cpu::resident_bytes()?, database_bytes(&server).await? - empty);
     let host = rig.service.health().await.host_id.parse()?;
-    let alone = look_us(&server, host).await?;
+    let alone = check_us(&server, host).await?;
     add_foreign(&server, args.foreign).await?;
-    let beside = look_us(&server, host).await?;
+    let beside = check_us(&server, host).await?;
     let report = Report {
         bench: "sleepers",
         runs: args.runs,
@@ -108,19 +108,19 @@ pub(crate) async fn run(database: Option<&str>, args: &Args) -> Result<serde_jso
     Ok(serde_json::to_value(report)?)
 }
 
-/// CPU of one look for timers of the host that are due, and for the next one, in microseconds.
-async fn look_us(server: &Server, host: HostId) -> Result<f64> {
+/// CPU of one check for timers of the host that are due, and for the next one, in microseconds.
+async fn check_us(server: &Server, host: HostId) -> Result<f64> {
     let ledger = Ledger::connect(ConnectOptions::new(&server.url)).await?;
     let now_ms = backstitch::ambient::wall_ms();
-    let look = TimerLook { host, from_ms: 0, now_ms, always: 4, except: &[] };
+    let check = TimerCheck { host, from_ms: 0, now_ms, always: 4, except: &[] };
     let before = server.cpu()?;
-    for _ in 0..LOOKS {
-        ensure!(ledger.due_timers(look, 500).await?.is_empty(), "a run that sleeps for days is due");
-        ensure!(ledger.next_due(look).await?.is_some(), "nobody sleeps");
+    for _ in 0..CHECKS {
+        ensure!(ledger.due_timers(check, 500).await?.is_empty(), "a run that sleeps for days is due");
+        ensure!(ledger.next_due(check).await?.is_some(), "nobody sleeps");
     }
     let spent = server.cpu()?.since(before);
     ledger.close().await;
-    Ok(spent.us() / LOOKS as f64)
+    Ok(spent.us() / CHECKS as f64)
 }
 
 /// Another host that lives, and its sleepers.

@@ -57,5 +57,5 @@ pub use client::{Client, ClientError};
 pub use handle::RunHandle;
 pub use requests::{
     AttributeValue, CountRuns, ForkRun, IdReuse, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate,
-    StartRun, StartTerms,
+    StartOptions, StartRun,
 };

@@ -27,8 +27,8 @@ pub struct StartRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<SendSignal>,
     /// On which terms.
-    #[serde(default, skip_serializing_if = "StartTerms::is_default")]
-    pub options: StartTerms,
+    #[serde(default, skip_serializing_if = "StartOptions::is_default")]
+    pub options: StartOptions,
 }
 
 /// What a tenant may store from now on: all of it.
@@ -46,9 +46,9 @@ pub struct LimitTenant {
 
 /// On which terms a run is started. A start that is repeated keeps those of the first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields, default)]
-pub struct StartTerms {
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(as = StartTerms))]
+#[serde(deny_unknown_fields, default, expecting = "struct StartTerms")] // its name in the API
+pub struct StartOptions {
     /// The workflow begins so much later. It can be signalled and terminated meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
@@ -70,7 +70,7 @@ pub struct StartTerms {
     pub attributes: BTreeMap<String, AttributeValue>,
 }
 
-impl StartTerms {
+impl StartOptions {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
@@ -140,7 +140,7 @@ impl StartRun {
             input,
             reuse: IdReuse::default(),
             signal: None,
-            options: StartTerms::default(),
+            options: StartOptions::default(),
         }
     }
 }

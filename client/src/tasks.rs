@@ -346,8 +346,8 @@ impl Client {
     }
 
     /// Keeps a task. May be repeated.
-    pub async fn heartbeat_task(&self, beat: &HeartbeatTask) -> Result<HeartbeatView, ClientError> {
-        self.give(self.post(&["activities:heartbeat"]).json(beat)).await
+    pub async fn heartbeat_task(&self, heartbeat: &HeartbeatTask) -> Result<HeartbeatView, ClientError> {
+        self.give(self.post(&["activities:heartbeat"]).json(heartbeat)).await
     }
 
     /// Says how a task ended. May be repeated: the same answer counts once.

@@ -148,16 +148,16 @@ pub fn heartbeat(details: &(impl Serialize + ?Sized)) -> bool {
     let details = serde_json::to_string(details).unwrap_or_else(|error| {
         serde_json::Value::String(format!("details that are not JSON: {error}")).to_string()
     });
-    beat(details)
+    send_heartbeat(details)
 }
 
 #[cfg(target_family = "wasm")]
-fn beat(details: String) -> bool {
+fn send_heartbeat(details: String) -> bool {
     crate::bindings::activity::backstitch::workflow::attempt::heartbeat(Some(&details))
 }
 
 #[cfg(not(target_family = "wasm"))]
-fn beat(details: String) -> bool {
+fn send_heartbeat(details: String) -> bool {
     WATCH.with_borrow_mut(|watch| {
         watch.heartbeats.push(details);
         watch.is_given_up()

@@ -166,7 +166,7 @@ impl<T: DeserializeOwned> FusedFuture for Pending<T> {
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
         if let State::Open(op) = self.state {
-            executor::give_up(op);
+            executor::abandon(op);
         }
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn poll_op(op: u32, cx: &Context<'_>) -> Poll<Outcome> {
 
 /// Nobody waits for `op` any more: cancels it when it is still open. A panic cancels nothing: in a
 /// component it runs no destructors, so natively they must not act either.
-pub(crate) fn give_up(op: u32) {
+pub(crate) fn abandon(op: u32) {
     let slot = OPS.with_borrow_mut(|ops| ops.remove(&op));
     if matches!(slot, Some(Slot::Pending(_))) && !std::thread::panicking() {
         host::with(|host| host.cancel(op));

@@ -164,9 +164,8 @@ pub fn componentize(name: &str, wasm: Vec<u8>) -> Result<Vec<u8>, BuildError> {
     if stripped.is_none() {
         return Err(refused(&"it does not say which world it is made for"));
     }
-    let mut encoder = ComponentEncoder::default();
-    encoder.module(&wasm).map_err(|error| refused(&format!("{error:#}")))?;
-    encoder.validate(true).encode().map_err(|error| refused(&format!("{error:#}")))
+    let encoder = ComponentEncoder::default().validate(true).module(&wasm);
+    encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| refused(&format!("{error:#}")))
 }
 
 /// What `cargo metadata` says, as far as we ask.

@@ -10,5 +10,5 @@ pub mod doctor;
 mod process;
 pub mod telemetry;
 
-pub use backstitch_engine::{ambient, crash, retrace};
+pub use backstitch_engine::{ambient, failpoint, replay_check};
 pub use backstitch_server::{api, embed, host, push, seal, service};

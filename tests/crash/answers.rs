@@ -86,8 +86,8 @@ async fn an_answer_waits_for_the_one_that_is_under_way() {
         };
         let second = Box::pin(answer(&host.client, &task, if same { "1" } else { "2" }));
         // However long the first one takes, nobody is told of the second.
-        let patience = Box::pin(tokio::time::sleep(Duration::from_millis(100)));
-        let Either::Right(((), second)) = select(second, patience).await else {
+        let timeout = Box::pin(tokio::time::sleep(Duration::from_millis(100)));
+        let Either::Right(((), second)) = select(second, timeout).await else {
             panic!("acknowledged while another was under way");
         };
         gates.open("append-before");

@@ -18,7 +18,7 @@ fn stale() -> (u16, String) {
     (409, "stale-token".to_owned())
 }
 
-async fn beat(client: &Client, token: &str) -> HeartbeatView {
+async fn heartbeat(client: &Client, token: &str) -> HeartbeatView {
     client.heartbeat_task(&HeartbeatTask { token: token.to_owned(), details: None }).await.unwrap()
 }
 
@@ -89,7 +89,7 @@ async fn a_call_that_a_component_has_deferred_outlives_its_host_and_is_not_made_
     assert_eq!(told, token(&database, &call).await, "what the guest was given is what holds the call");
     let tokens = [("left", told), ("lingering", token(&database, &of_lingering).await)];
     for (run, token) in &tokens {
-        assert_eq!(beat(&heir.client, token).await, HeartbeatView { cancel: false, lease_ms: None });
+        assert_eq!(heartbeat(&heir.client, token).await, HeartbeatView { cancel: false, lease_ms: None });
         heir.client.answer_task(&answer(token, r#""by hand""#)).await.unwrap();
         assert_eq!(heir.output(run).await, r#""by hand""#);
         assert_eq!(kinds(&heir, run).await, ["activity-scheduled", "activity-completed"]);
@@ -169,7 +169,7 @@ async fn a_deferred_call_ends_with_its_bounds_and_with_an_operators_word() {
     host.client.cancel("cancelled", "enough").await.unwrap();
     assert_eq!(host.ended_run("cancelled").await.status, RunStatus::Cancelled);
     nothing_runs(&host).await;
-    assert!(beat(&host.client, &token).await.cancel);
+    assert!(heartbeat(&host.client, &token).await.cancel);
     let refused = refusal(host.client.answer_task(&answer(&token, "1")).await);
     assert_eq!(refused, (409, "task-given-up".to_owned()));
     check_ledgers(&database).await;

@@ -383,3 +383,30 @@ async fn a_child_that_is_refused_leaves_nothing_behind() {
         assert_eq!(count(&mut connection, orphans).await, 0, "{orphans}");
     }
 }
+
+#[tokio::test]
+async fn a_start_that_is_repeated_finds_its_run_that_has_continued_as_new() {
+    let database = deployed_database().await;
+    let host = TestHost::start(options(&database)).await;
+    let start = |input: &str| StartRun::new("counter", Some("counter".to_owned()), Json::new(input).unwrap());
+    let first = host.client.start(start("[0,6]")).await.unwrap();
+    assert!(first.created);
+    for number in 0..3 {
+        let update = SendUpdate {
+            name: "count".into(),
+            input: Json::null(),
+            id: Some(format!("update-{number}")),
+            wait: Duration::from_secs(60),
+        };
+        host.client.update("counter", update).await.unwrap();
+    }
+    eventually("it has continued as new", async || {
+        let latest = host.client.run("counter").await.unwrap();
+        (latest.run.run_id != first.run.run_id).then_some(())
+    })
+    .await;
+    let again = host.client.start(start("[0,6]")).await.unwrap();
+    assert!(!again.created && again.run.run_id == first.run.run_id, "{again:?}");
+    let other = host.client.start(start("[0,7]")).await.unwrap_err();
+    assert!(other.to_string().contains("workflow-id-taken"), "{other}");
+}

@@ -1,4 +1,4 @@
-//! Activities that beat, or fall silent, or ask for patience, when their host dies or their run is cancelled.
+//! Activities that send heartbeats, or fall silent, or ask for more time, when their host dies or their run is cancelled.
 
 use std::time::Duration;
 

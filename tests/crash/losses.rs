@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use backstitch_client::tasks::{AnswerTask, PollTasks, TaskFailure};
-use backstitch_client::{ResetRun, StartRun, StartTerms};
+use backstitch_client::{ResetRun, StartOptions, StartRun};
 use backstitch_core::{Json, RunStatus};
 use backstitch_ledger::{Cluster, ClusterOptions};
 use sqlx::PgConnection;
@@ -90,7 +90,7 @@ async fn a_timer_that_is_gone_is_set_again_by_the_host_that_owns_its_run_and_by_
     let mut dead = TestHost::start(options(&database)).await;
     let asleep = r#"{"customer":"a@example.com","after":"3 seconds"}"#;
     dead.start_run("follow_up", "asleep", asleep).await;
-    let bound = StartTerms { run_timeout_ms: Some(3_000), ..StartTerms::default() };
+    let bound = StartOptions { run_timeout_ms: Some(3_000), ..StartOptions::default() };
     let bounded = StartRun::new("collect", Some("bounded".to_owned()), Json::new("1").unwrap());
     dead.client.start(StartRun { options: bound, ..bounded }).await.unwrap();
     until(&dead, "asleep", "timer-started").await;
@@ -170,14 +170,14 @@ async fn every_kind_of_timer_that_is_gone_is_set_again_while_its_host_lives() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let host = TestHost::start(alert(&database)).await;
-    let collect = async |id: &str, options: StartTerms| {
+    let collect = async |id: &str, options: StartOptions| {
         let start = StartRun::new("collect", Some(id.to_owned()), Json::new("1").unwrap());
         host.client.start(StartRun { options, ..start }).await.unwrap();
     };
-    let terms = StartTerms::default;
-    collect("bounded", StartTerms { run_timeout_ms: Some(3_000), ..terms() }).await;
-    collect("held", StartTerms { execution_timeout_ms: Some(3_000), ..terms() }).await;
-    collect("delayed", StartTerms { delay_ms: Some(3_000), ..terms() }).await;
+    let terms = StartOptions::default;
+    collect("bounded", StartOptions { run_timeout_ms: Some(3_000), ..terms() }).await;
+    collect("held", StartOptions { execution_timeout_ms: Some(3_000), ..terms() }).await;
+    collect("delayed", StartOptions { delay_ms: Some(3_000), ..terms() }).await;
     host.client.pause("held", "").await.unwrap();
     until(&host, "held", "run-paused").await;
     // An attempt that failed, of a call that is to be tried again later.

@@ -1,9 +1,9 @@
-//! A host dies at every place that `backstitch::crash` names.
+//! A host dies at every place that `backstitch::failpoint` names.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 
-use backstitch::crash::POINTS;
+use backstitch::failpoint::POINTS;
 use backstitch_core::limits;
 use futures::{FutureExt as _, StreamExt as _};
 

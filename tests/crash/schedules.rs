@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use backstitch::crash::SCHEDULE_POINTS;
+use backstitch::failpoint::SCHEDULE_POINTS;
 use backstitch_client::schedules::{BackfillSchedule, CreateSchedule, ScheduleView, TriggerSchedule};
 use backstitch_core::schedule::{Every, Overlap, Policy, Spec, Terms, What, When};
 use backstitch_core::{Json, RunStatus};

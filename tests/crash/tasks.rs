@@ -11,7 +11,7 @@ use backstitch::service::ServiceError;
 use backstitch_client::tasks::{
     AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, TaskFailure, TaskView,
 };
-use backstitch_client::{Client, ClientError, StartRun, StartTerms};
+use backstitch_client::{Client, ClientError, StartOptions, StartRun};
 use backstitch_core::{Json, Op, RunStatus, Scope, TenantId};
 
 use crate::load::{count, deployed_database, options};
@@ -47,9 +47,13 @@ fn stale() -> (u16, String) {
     (409, "stale-token".to_owned())
 }
 
-async fn beat(client: &Client, task: &TaskView, details: Option<&str>) -> Result<HeartbeatView, ClientError> {
-    let beat = HeartbeatTask { token: task.token.clone(), details: details.map(json) };
-    client.heartbeat_task(&beat).await
+async fn heartbeat(
+    client: &Client,
+    task: &TaskView,
+    details: Option<&str>,
+) -> Result<HeartbeatView, ClientError> {
+    let heartbeat = HeartbeatTask { token: task.token.clone(), details: details.map(json) };
+    client.heartbeat_task(&heartbeat).await
 }
 
 /// Where each call's lease ends, at the earliest: from the moment before it was asked for.
@@ -219,7 +223,7 @@ async fn polls_at_once_on_several_hosts_share_a_flood_and_leave_other_queues_alo
     let database = deployed_database().await;
     let hosts = [TestHost::start(options(&database)).await, TestHost::start(options(&database)).await];
     let start = StartRun {
-        options: StartTerms { priority: Some(1), ..StartTerms::default() },
+        options: StartOptions { priority: Some(1), ..StartOptions::default() },
         ..StartRun::new("outside", Some("flood".to_owned()), json(&CALLS.to_string()))
     };
     hosts[0].client.start(start).await.unwrap();
@@ -265,7 +269,7 @@ async fn an_answer_counts_once_and_a_token_that_is_nobodys_is_refused() {
         client.answer_task(&answer).await.unwrap();
         assert_eq!(refusal(client.answer_task(&other).await), stale());
         assert_eq!(refusal(client.answer_task(&failure).await), stale());
-        assert_eq!(refusal(beat(client, &task, None).await), stale());
+        assert_eq!(refusal(heartbeat(client, &task, None).await), stale());
         assert_eq!(refusal(client.release_task(&task.token).await), stale());
         assert_eq!(refusal(client.defer_task(&task.token).await), stale());
     };
@@ -311,7 +315,7 @@ async fn a_task_that_is_given_back_or_lost_goes_to_the_next_worker_with_what_was
     let host = TestHost::start(options(&database)).await;
     host.start_run("outside", "kept", "1").await;
     let first = take(&host.client, "outside", LONG_MS).await;
-    assert_eq!(beat(&host.client, &first, Some("17")).await.unwrap().lease_ms, Some(LONG_MS));
+    assert_eq!(heartbeat(&host.client, &first, Some("17")).await.unwrap().lease_ms, Some(LONG_MS));
     host.client.release_task(&first.token).await.unwrap();
 
     let second = take(&host.client, "outside", SHORT_MS).await;
@@ -341,11 +345,11 @@ async fn a_worker_is_told_that_nobody_waits_for_it() {
     let host = TestHost::start(options(&database)).await;
     host.start_run("outside", "cancelled", "2").await;
     let tasks = [take(&host.client, "outside", LONG_MS).await, take(&host.client, "outside", LONG_MS).await];
-    assert!(!beat(&host.client, &tasks[0], None).await.unwrap().cancel);
+    assert!(!heartbeat(&host.client, &tasks[0], None).await.unwrap().cancel);
     host.client.cancel("cancelled", "enough").await.unwrap();
     assert_eq!(host.ended_run("cancelled").await.status, RunStatus::Cancelled);
     for task in &tasks {
-        assert!(beat(&host.client, task, None).await.unwrap().cancel);
+        assert!(heartbeat(&host.client, task, None).await.unwrap().cancel);
     }
     let answer = AnswerTask::completed(&*tasks[0].token, json("1"));
     assert_eq!(refusal(host.client.answer_task(&answer).await), (409, "task-given-up".to_owned()));
@@ -375,7 +379,7 @@ async fn a_held_task_outlives_its_lease_and_its_host_and_is_answered_by_whoever_
     let list: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(list["activities"][0]["state"], "held", "{list}");
     assert_eq!(
-        beat(&heir.client, &held, None).await.unwrap(),
+        heartbeat(&heir.client, &held, None).await.unwrap(),
         HeartbeatView { cancel: false, lease_ms: None }
     );
     heir.client.answer_task(&AnswerTask::completed(&*held.token, json(r#""by hand""#))).await.unwrap();
@@ -396,7 +400,7 @@ async fn an_operators_word_about_a_call_stands_whoever_is_at_it() {
     let said = host.cli(&["activity", "complete", "overruled", "0", r#""a person""#]).await;
     assert_eq!(said.code, 0, "{}", said.stderr);
     assert_eq!(host.output("overruled").await, r#""a person""#);
-    assert_eq!(refusal(beat(&host.client, &task, None).await), stale());
+    assert_eq!(refusal(heartbeat(&host.client, &task, None).await), stale());
 
     // The next attempt is due in ten seconds, and is wanted now.
     host.start_run("queues", "failed", r#""x""#).await;
@@ -408,7 +412,7 @@ async fn an_operators_word_about_a_call_stands_whoever_is_at_it() {
         rows.iter().any(|row| row.kind == "activity-attempt-failed").then_some(())
     })
     .await;
-    assert_eq!(refusal(beat(&host.client, &task, None).await), stale());
+    assert_eq!(refusal(heartbeat(&host.client, &task, None).await), stale());
     let before = Instant::now();
     assert_eq!(host.cli(&["activity", "retry", "failed", "0"]).await.code, 0);
     let task = take(&host.client, "default", LONG_MS).await;

@@ -1,12 +1,12 @@
 //! The terms of a start: a delay, bounds on the whole run, priorities, and how deep a tree may be.
 
-use backstitch_client::{StartRun, StartTerms};
+use backstitch_client::{StartOptions, StartRun};
 use backstitch_core::{Json, RunStatus, limits};
 
 use crate::load::{attempts, count, deployed_database, late, options};
 use crate::support::{TestHost, check_ledgers, connect, eventually};
 
-async fn start(host: &TestHost, workflow: &str, input: &str, terms: StartTerms) {
+async fn start(host: &TestHost, workflow: &str, input: &str, terms: StartOptions) {
     let start = StartRun::new(workflow, Some(workflow.to_owned()), Json::new(input).unwrap());
     host.client.start(StartRun { options: terms, ..start }).await.unwrap();
 }
@@ -16,8 +16,8 @@ async fn a_delayed_run_begins_on_time_whoever_its_host_is_then() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let mut dead = TestHost::start(options(&database)).await;
-    start(&dead, "birth", "null", StartTerms { delay_ms: Some(2_500), ..StartTerms::default() }).await;
-    start(&dead, "collect", "1", StartTerms { delay_ms: Some(2_500), ..StartTerms::default() }).await;
+    start(&dead, "birth", "null", StartOptions { delay_ms: Some(2_500), ..StartOptions::default() }).await;
+    start(&dead, "collect", "1", StartOptions { delay_ms: Some(2_500), ..StartOptions::default() }).await;
     // Kept for it, though it has not begun.
     dead.client.signal("collect", "item", &Json::new("5").unwrap()).await.unwrap();
     let kept = "select count(*) from ledger where kind = 24";
@@ -48,7 +48,7 @@ async fn a_run_that_takes_too_long_is_closed_by_whoever_has_it() {
     let database = deployed_database().await;
     let mut connection = connect(&database).await;
     let mut dead = TestHost::start(options(&database)).await;
-    let terms = |ms| StartTerms { run_timeout_ms: Some(ms), ..StartTerms::default() };
+    let terms = |ms| StartOptions { run_timeout_ms: Some(ms), ..StartOptions::default() };
     start(&dead, "careful", r#""desk""#, terms(1_500)).await;
     // A paused run and one that is parked are bound as well.
     start(&dead, "collect", "1", terms(1_500)).await;
@@ -76,7 +76,7 @@ async fn a_run_that_takes_too_long_is_closed_by_whoever_has_it() {
 async fn the_bound_on_an_execution_outlives_continue_as_new() {
     let database = deployed_database().await;
     let host = TestHost::start(options(&database)).await;
-    let terms = StartTerms { execution_timeout_ms: Some(4_000), ..StartTerms::default() };
+    let terms = StartOptions { execution_timeout_ms: Some(4_000), ..StartOptions::default() };
     start(&host, "rolling", "0", terms).await;
     let mut generation = 0;
     // It goes on as new for as long as it is fed, and is fed too little to end by itself.
@@ -102,7 +102,7 @@ async fn calls_of_a_run_that_is_more_urgent_are_served_first() {
     for (number, priority) in [5, 5, 3, 1, 4].into_iter().enumerate() {
         let id = format!("{number}-{priority}");
         let run = StartRun::new("queues", Some(id.clone()), Json::of(&id).unwrap());
-        let options = StartTerms { priority: Some(priority), ..StartTerms::default() };
+        let options = StartOptions { priority: Some(priority), ..StartOptions::default() };
         host.client.start(StartRun { options, ..run }).await.unwrap();
     }
     let called = "select count(*) from ledger where kind = 2";

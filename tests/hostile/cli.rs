@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use backstitch::cli::exit::Exit;
-use backstitch_client::{AttributeValue, ListRuns, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, ListRuns, StartOptions, StartRun};
 use backstitch_core::{Json, RunStatus};
 use serde_json::json;
 use tokio::io::AsyncBufReadExt;
@@ -201,7 +201,7 @@ async fn the_answer_to_a_start_shows_the_attributes_as_a_listing_does() {
         ("total", AttributeValue::Number(20.5)),
     ];
     let attributes = attributes.map(|(name, value)| (name.to_owned(), value)).into();
-    let options = StartTerms { attributes, ..StartTerms::default() };
+    let options = StartOptions { attributes, ..StartOptions::default() };
     let start = StartRun { options, ..StartRun::new("collect", Some("c".into()), Json::new("1").unwrap()) };
     let started = host.client.start(start).await.unwrap().run.attributes.unwrap();
     let due = "attributes.due = time('2026-01-31T12:00:00Z')";

@@ -4,7 +4,7 @@
 use backstitch_core::Json;
 
 use crate::program::peak_mib;
-use crate::quiet::beats;
+use crate::quiet::heartbeats;
 use crate::support::{Gates, HostOptions, TestHost, check_ledgers, connect, database, eventually};
 
 /// Runs with outputs that their guests have had, and runs with signals that nobody has awaited.
@@ -79,7 +79,7 @@ async fn large_runs_of_a_host_that_dies_are_taken_over_within_bounds_and_once() 
     // It reads what it has room for, as long as no guest can be led along any of it.
     first.kill();
     eventually("a ledger was read", async || gates.is_reached("load-after").then_some(())).await;
-    beats(&heir.client, 4).await;
+    heartbeats(&heir.client, 4).await;
     let (peak, bound) = (peak_mib(heir.pid()), idle + LEDGERS_MIB + BEYOND_MIB);
     assert!(peak < bound, "{peak} MiB of ledgers that were read, {idle} before; the bound is {bound}");
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstitch_client::schedules::CreateSchedule;
 use backstitch_client::tasks::{AnswerTask, HeartbeatTask, PollTasks, TaskFailure, TaskView};
-use backstitch_client::{ForkRun, LimitTenant, SendUpdate, StartRun, StartTerms};
+use backstitch_client::{ForkRun, LimitTenant, SendUpdate, StartOptions, StartRun};
 use backstitch_core::schedule::{Every, Policy, Spec, Terms, What, When};
 use backstitch_core::{Json, Op, RunStatus, Seq, limits};
 use backstitch_ledger::Cluster;
@@ -223,7 +223,7 @@ async fn say_everything(host: &TestHost) {
     let failure = TaskFailure { message: "FAILURE-b08".to_owned(), ..TaskFailure::default() };
     client.answer_task(&AnswerTask::failed(&*task.token, failure)).await.unwrap();
     // An entity, a memo, a schedule, words of operators, an update, a parked run.
-    let memo = StartTerms { memo: Some(json("\"MEMO-a53\"")), ..StartTerms::default() };
+    let memo = StartOptions { memo: Some(json("\"MEMO-a53\"")), ..StartOptions::default() };
     let notebook = StartRun::new("notebook", Some("notes".to_owned()), json("9"));
     client.start(StartRun { options: memo, ..notebook }).await.unwrap();
     client.signal("notes", "note", &json("\"FOUND-BY-f19\"")).await.unwrap();

@@ -1,6 +1,6 @@
 //! What a host asks of its database while nothing happens: what a run cannot hear now must not keep it busy.
 
-use backstitch_client::{Client, StartRun, StartTerms};
+use backstitch_client::{Client, StartOptions, StartRun};
 use backstitch_core::{Json, RunStatus};
 use sqlx::PgConnection;
 
@@ -9,10 +9,10 @@ use crate::support::{HostOptions, TestHost, check_ledgers, connect, database, ev
 /// Runs that are held, half of them paused and half of them before their time.
 const RUNS: usize = 10;
 /// Heartbeats over which is counted: by the host's own pace, whatever the machine's.
-const BEATS: u32 = 5;
+const HEARTBEATS: u32 = 5;
 
 /// Waits for so many heartbeats. They cost the database nothing: the host knows by itself how old the last is.
-pub(crate) async fn beats(client: &Client, count: u32) {
+pub(crate) async fn heartbeats(client: &Client, count: u32) {
     let mut age_ms = 0;
     for _ in 0..count {
         eventually("a heartbeat", async || {
@@ -33,12 +33,12 @@ async fn transactions(other: &mut PgConnection, database: &str) -> i64 {
         .unwrap()
 }
 
-/// Transactions over [`BEATS`].
+/// Transactions over [`HEARTBEATS`].
 async fn spent(host: &TestHost, other: &mut PgConnection, database: &str) -> i64 {
     // The server counts what a session has done with a delay of a second.
-    beats(&host.client, BEATS).await;
+    heartbeats(&host.client, HEARTBEATS).await;
     let before = transactions(other, database).await;
-    beats(&host.client, BEATS).await;
+    heartbeats(&host.client, HEARTBEATS).await;
     transactions(other, database).await - before
 }
 
@@ -51,7 +51,7 @@ async fn a_cancel_that_cannot_be_heard_yet_keeps_nobody_busy() {
         let id = format!("held-{number}");
         let start = StartRun::new("holds", Some(id.clone()), Json::new("1").unwrap());
         if number % 2 == 0 {
-            let options = StartTerms { delay_ms: Some(3_600_000), ..StartTerms::default() };
+            let options = StartOptions { delay_ms: Some(3_600_000), ..StartOptions::default() };
             host.client.start(StartRun { options, ..start }).await.unwrap();
         } else {
             host.client.start(start).await.unwrap();

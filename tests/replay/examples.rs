@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 use backstitch_client::history::{History as Exported, Part};
 use backstitch_client::views::RunView;
-use backstitch_client::{ListRuns, StartRun, StartTerms};
+use backstitch_client::{ListRuns, StartOptions, StartRun};
 use backstitch_core::{FaultKind, Json, Kind, Row, Run, RunId, RunStatus, Status};
 use tokio::sync::OnceCell;
 
@@ -302,7 +302,7 @@ async fn run_examples() -> Vec<History> {
                 Steer::Bound(ms) => Some(*ms),
                 _ => None,
             };
-            let options = StartTerms { run_timeout_ms, ..StartTerms::default() };
+            let options = StartOptions { run_timeout_ms, ..StartOptions::default() };
             host.client.start(StartRun { options, ..start }).await.unwrap();
         }
         match steer {

@@ -1,7 +1,7 @@
 //! Leads a guest along prefixes of a ledger, in this process, and compares what it does with the rest.
 //!
 //! What must hold: the commands are the recorded ones in their order, whatever the guest had been
-//! given when it gave them; how many there are depends on the outcomes laid before the guest alone;
+//! given when it gave them; how many there are depends on the outcomes enqueued for the guest alone;
 //! and the guest ends as the run did.
 
 use std::collections::HashMap;
@@ -108,7 +108,7 @@ impl<'a> Guide<'a> {
         };
         let mut replay = Replay::new(self.history.run, first.at_ms, options);
         for (row, event) in self.history.rows.iter().zip(&self.events).take(rows) {
-            replay.lay(row.seq, row.at_ms, event.clone());
+            replay.enqueue(row.seq, row.at_ms, event.clone());
         }
         let (name, workflow) = (self.history.name.as_str(), self.history.workflow.as_str());
         let info = RunInfo::new(self.history.run, Arc::from(name), Arc::from(workflow), options);
@@ -153,15 +153,15 @@ impl<'a> Guide<'a> {
             given += std::mem::take(&mut did.issued).len();
             let batch = upto..upto + size;
             upto = batch.end;
-            let mut laid = false;
+            let mut enqueued = false;
             for (row, event) in self.history.rows[batch.clone()].iter().zip(&self.events[batch]) {
                 // A command's row is the guest's own doing: it is never told of it.
                 if is_outcome(row) {
-                    guest.replay().lay(row.seq, row.at_ms, event.clone());
-                    laid = true;
+                    guest.replay().enqueue(row.seq, row.at_ms, event.clone());
+                    enqueued = true;
                 }
             }
-            if laid {
+            if enqueued {
                 let within = |problem| format!("rows below {upto}: {problem}");
                 did = activate(&mut guest).map_err(within)?;
                 self.compare(given, &did).map_err(within)?;

@@ -92,7 +92,7 @@ pub(crate) async fn run<P: Port>(
     let TaskView { run_id: run, op, .. } = &*attempt.context.task;
     tokio::select! {
         () = told => {}
-        () = attempt.beats(taken) => tracing::warn!(%run, %op, "the lease is lost; the attempt is dropped"),
+        () = attempt.heartbeats(taken) => tracing::warn!(%run, %op, "the lease is lost; the attempt is dropped"),
         () = stopping.cancelled() => {
             attempt.pass_on().await;
             release(&attempt.port, &attempt.context.task).await;
@@ -108,7 +108,7 @@ pub(crate) async fn release(port: &impl Port, task: &TaskView) {
 }
 
 impl<P: Port> Attempt<P> {
-    async fn beat(&self, details: Option<Json>) -> Result<HeartbeatView, ClientError> {
+    async fn heartbeat(&self, details: Option<Json>) -> Result<HeartbeatView, ClientError> {
         self.port.heartbeat(HeartbeatTask { token: self.context.task.token.clone(), details }).await
     }
 
@@ -116,7 +116,7 @@ impl<P: Port> Attempt<P> {
     async fn pass_on(&self) {
         let details = self.context.details.borrow().clone();
         if details.is_some()
-            && let Err(error) = self.beat(details).await
+            && let Err(error) = self.heartbeat(details).await
         {
             let TaskView { run_id: run, op, .. } = &*self.context.task;
             tracing::warn!(%run, %op, %error, "what an attempt said last is not known");
@@ -124,7 +124,7 @@ impl<P: Port> Attempt<P> {
     }
 
     /// Extends the lease until it is lost.
-    async fn beats(&self, taken: Instant) {
+    async fn heartbeats(&self, taken: Instant) {
         let mut lease = Duration::from_millis(self.context.task.lease_ms);
         let mut lives_until = taken + lease;
         let mut heard = None;
@@ -138,13 +138,13 @@ impl<P: Port> Attempt<P> {
             let details = self.context.details.borrow().clone();
             let news = details.clone().filter(|_| details != heard);
             // A host that hangs is to leave time for another question, maybe to another host.
-            let patience = lives_until.min(asked + lease / 3);
-            let Ok(beaten) = tokio::time::timeout_at(patience, self.beat(news)).await else {
+            let deadline = lives_until.min(asked + lease / 3);
+            let Ok(answered) = tokio::time::timeout_at(deadline, self.heartbeat(news)).await else {
                 tracing::warn!("a heartbeat is not answered; asking again");
                 wait = Duration::ZERO;
                 continue;
             };
-            match beaten {
+            match answered {
                 Ok(HeartbeatView { cancel, lease_ms }) => {
                     if cancel {
                         self.context.cancelled.cancel();

@@ -91,10 +91,10 @@ impl Port for Hosts {
         .await
     }
 
-    async fn heartbeat(&self, beat: HeartbeatTask) -> Result<HeartbeatView, ClientError> {
+    async fn heartbeat(&self, heartbeat: HeartbeatTask) -> Result<HeartbeatView, ClientError> {
         self.ask(|client| {
-            let beat = beat.clone();
-            async move { Port::heartbeat(&client, beat).await }
+            let heartbeat = heartbeat.clone();
+            async move { Port::heartbeat(&client, heartbeat).await }
         })
         .await
     }

@@ -13,7 +13,7 @@ pub trait Port: Clone + Send + Sync + 'static {
     fn poll(&self, poll: PollTasks) -> impl Future<Output = Told<Vec<TaskView>>> + Send;
 
     /// Keeps a task.
-    fn heartbeat(&self, beat: HeartbeatTask) -> impl Future<Output = Told<HeartbeatView>> + Send;
+    fn heartbeat(&self, heartbeat: HeartbeatTask) -> impl Future<Output = Told<HeartbeatView>> + Send;
 
     /// Says how tasks ended.
     fn settle(&self, answers: Vec<AnswerTask>) -> impl Future<Output = Told<Vec<SettledTask>>> + Send;
@@ -30,8 +30,8 @@ impl Port for Client {
         self.poll_tasks(&poll).await
     }
 
-    async fn heartbeat(&self, beat: HeartbeatTask) -> Told<HeartbeatView> {
-        self.heartbeat_task(&beat).await
+    async fn heartbeat(&self, heartbeat: HeartbeatTask) -> Told<HeartbeatView> {
+        self.heartbeat_task(&heartbeat).await
     }
 
     async fn settle(&self, answers: Vec<AnswerTask>) -> Told<Vec<SettledTask>> {

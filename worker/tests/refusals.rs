@@ -23,7 +23,7 @@ struct Inner {
     hand_out: Notify,
     polled: Notify,
     /// How many tasks each poll asked for.
-    wishes: Mutex<Vec<u32>>,
+    requested: Mutex<Vec<u32>>,
     /// No answer is taken before there have been so many polls.
     polls_min: usize,
     refuses: Refuses,
@@ -55,7 +55,7 @@ impl Host {
             tasks: Mutex::new(names.iter().map(task).collect()),
             hand_out: Notify::new(),
             polled: Notify::new(),
-            wishes: Mutex::default(),
+            requested: Mutex::default(),
             polls_min: 0,
             refuses,
             requests: Mutex::default(),
@@ -102,7 +102,7 @@ fn problem(status: u16) -> ClientError {
 
 impl Port for Host {
     async fn poll(&self, poll: PollTasks) -> Result<Vec<TaskView>, ClientError> {
-        self.0.wishes.lock().unwrap().push(poll.max);
+        self.0.requested.lock().unwrap().push(poll.max);
         self.0.polled.notify_one();
         self.0.hand_out.notified().await;
         Ok(std::mem::take(&mut *self.0.tasks.lock().unwrap()))
@@ -113,7 +113,7 @@ impl Port for Host {
     }
 
     async fn settle(&self, answers: Vec<AnswerTask>) -> Result<Vec<SettledTask>, ClientError> {
-        while self.0.wishes.lock().unwrap().len() < self.0.polls_min {
+        while self.0.requested.lock().unwrap().len() < self.0.polls_min {
             self.0.polled.notified().await;
         }
         let refused = (self.0.refuses)(&answers);
@@ -210,7 +210,7 @@ async fn an_attempt_that_has_ended_keeps_no_place_while_its_answer_is_on_its_way
     let worker =
         Worker::new(host.clone()).concurrency(1).any_activity(async |context| done(&context.task.name));
     in_time(worker.run(all_told)).await.unwrap();
-    assert_eq!(*host.0.wishes.lock().unwrap(), [1, 1]);
+    assert_eq!(*host.0.requested.lock().unwrap(), [1, 1]);
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ impl Kind {
 }
 
 impl Event {
-    /// Whether it is an operator's word about how the run is led, which says nothing of the run itself: its
+    /// Whether it is an operator's word about how the run is driven, which says nothing of the run itself: its
     /// guest never hears of it, and a fork does not begin with it.
     pub fn is_operators(&self) -> bool {
         matches!(self, Self::RunPaused { .. } | Self::RunResumed { .. } | Self::RunRetried)

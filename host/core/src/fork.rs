@@ -1,4 +1,4 @@
-//! A new run from the first rows of another: the ledger up to a row, sealed anew under another identity.
+//! A new run from the first rows of another: the ledger up to a row, chained anew under another identity.
 //!
 //! The new run's guest repeats those rows and goes on from there: it draws the random numbers of the
 //! original as far as those rows go and its own afterwards, reads the same clock, and gets the outcomes that are recorded. What was open at the cut is
@@ -18,7 +18,7 @@ use crate::row::Row;
 use crate::run::{Corrupt, Run};
 use crate::start::{Forked, StartOptions};
 
-/// A run to be planted, and what it knows.
+/// A run to be inserted, and what it knows.
 #[derive(Clone, Debug)]
 pub struct Fork {
     /// The fold over its rows.
@@ -85,9 +85,9 @@ pub fn fork(
             other => other,
         };
         forked.projection.apply(&event);
-        let sealed = forked.run.append(row.at_ms, &event);
+        let chained = forked.run.append(row.at_ms, &event);
         let illegal = |illegal| Corrupt::Illegal { seq: row.seq, illegal };
-        forked.rows.push(sealed.map_err(illegal)?);
+        forked.rows.push(chained.map_err(illegal)?);
     }
     if forked.run.is_open() { Ok(forked) } else { Err(Unforkable::Closing { at }) }
 }

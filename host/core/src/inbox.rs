@@ -168,8 +168,8 @@ pub const PASSED_ON: [i16; 5] = [SIGNAL, CANCEL, TERMINATE, PAUSE, RESUME];
 /// Kinds of the messages that a parked run hears. It hears the others, in their order, when it goes on.
 pub const HEARD_WHEN_PARKED: [i16; 4] = [TERMINATE, RETRY, REPAIR, TERMINATE_THIS];
 
-/// Kinds of the messages that a run which is held does not hear before it goes on.
-pub const UNHEARD_WHEN_HELD: [i16; 2] = [CANCEL, ATTEMPT_WANTED];
+/// Kinds of the messages that a run which is paused or delayed does not hear before it goes on.
+pub const UNHEARD_WHEN_PAUSED_OR_DELAYED: [i16; 2] = [CANCEL, ATTEMPT_WANTED];
 
 /// The kind of signals: what a run takes as long as it has room for them.
 pub const SIGNALS: i16 = SIGNAL;

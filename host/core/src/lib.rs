@@ -1,12 +1,12 @@
-//! The pure heart of Backstitch: what a run is, which ledger rows it may grow by, and how a guest is
-//! led back over them.
+//! The pure heart of Backstitch: what a run is, which ledger rows it may grow by, and how a guest
+//! replays them.
 //!
 //! Nothing here reads a clock, draws a random number, touches a file, a socket or a database, or
 //! knows of wasm. Time and identities come in as parameters, so the same calls give the same answers
 //! in production, in a test and in a replay of last year's ledger.
 //!
 //! * [`event`], [`row`]: the ledger's vocabulary and its persisted form.
-//! * [`run`]: a fold over the ledger. It says what may come next, and seals it with the chain checksum.
+//! * [`run`]: a fold over the ledger. It says what may come next, and chains it to the rows before by a checksum.
 //! * [`replay`]: the guest's side of the same ledger. It checks every command against what is
 //!   recorded, hands out outcomes in order, and names the first [`replay::Divergence`].
 //! * [`fork`]: a new run from the first rows of another.
@@ -68,7 +68,7 @@ pub use inbox::Message;
 pub use json::Json;
 pub use projection::Projection;
 pub use random::{Seed, Source};
-pub use replay::{Delivery, Divergence, HistorySize, Memory, Replay, UnusedSignal};
+pub use replay::{Delivery, Divergence, HistorySize, ProjectionChanges, Replay, UnusedSignal};
 pub use retry::RetryPolicy;
 pub use row::Row;
 pub use rules::Rules;

@@ -84,10 +84,10 @@ pub const HEARD_IDS_MAX: usize = 1_000;
 /// Messages that wait for one run. Whoever sends faster than the run reads is told to wait, before the database is full
 /// of it.
 pub const INBOX_ITEMS_MAX: u32 = 10_000;
-/// Messages that a host cannot read and leaves out of its looks: beyond so many it finds them once more.
+/// Messages that a host cannot read and leaves out of its checks: beyond so many it finds them once more.
 pub const UNREADABLE_ITEMS_MAX: usize = 1_000;
-/// Bytes of messages that one look into the inbox brings: what one statement writes.
-pub const LOOK_BYTES_MAX: usize = BATCH_BYTES_MAX;
+/// Bytes of messages that one check of the inbox brings: what one statement writes.
+pub const INBOX_CHECK_BYTES_MAX: usize = BATCH_BYTES_MAX;
 /// Room beyond [`INBOX_ITEMS_MAX`] for what ends such a state: cancel, terminate, pause, resume, retry.
 pub const INBOX_REQUESTS_MAX: u32 = 100;
 
@@ -348,7 +348,7 @@ pub const LINGER_US_MAX: u64 = 300;
 /// its last commits is noticed within it, also by a host that has nothing to write.
 pub const WRITER_IDLE_MS: u64 = 1_000;
 /// Runs whose lost appends the writer remembers: more than can be on their way to it, twice over.
-pub const BROKEN_RUNS_MAX: usize = 10_000;
+pub const GAP_RUNS_MAX: usize = 10_000;
 /// Appends that wait for locks which others hold, and those behind them: so many again as may wait for the writer, and
 /// then it takes no more.
 pub const APPENDS_ASIDE_MAX: usize = 4_096;
@@ -372,7 +372,7 @@ pub const ROW_BYTES: usize = 256;
 /// Readers of ledgers at once in a takeover: each has a connection of the pool while it asks.
 pub const LOADS_RUNNING_MAX: usize = 4;
 /// Bytes of whole ledgers in one host, twice: of runs that are being loaded, from the first row read until their guests
-/// have been led along them; and of those that clients wait for (exports, queries, forks, what a run waits for), until
+/// have replayed them; and of those that clients wait for (exports, queries, forks, what a run waits for), until
 /// the last of it is written to them. The largest ledger fits, with all its rows, and a second one while the first is
 /// replayed. A host with little memory has less.
 pub const LEDGERS_BYTES_MAX: usize = 640 << 20;
@@ -442,10 +442,10 @@ pub const SCHEDULE_RULES_MAX: usize = 100;
 /// row. What comes more often is a workflow with a timer.
 pub const SCHEDULE_EVERY_MS_MIN: u64 = 100;
 
-/// Times that one look at a schedule deals with. A host that was down for long catches up in several.
+/// Times that one check of a schedule deals with. A host that was down for long catches up in several.
 pub const SCHEDULE_TIMES_MAX: usize = 1_000;
 
-/// Runs that one look at a schedule starts: all of them are started again if the host dies before it
+/// Runs that one check of a schedule starts: all of them are started again if the host dies before it
 /// has noted them.
 pub const SCHEDULE_STARTS_MAX: usize = 100;
 
@@ -467,4 +467,4 @@ pub const SCHEDULE_BACKFILLS_MAX: usize = 10;
 pub const SCHEDULE_CATCH_UP_MS: u64 = 365 * 24 * 3600 * 1000;
 
 /// Longest wait, in milliseconds, until a host looks whether the run that others wait for has closed.
-pub const SCHEDULE_LOOK_MS: u64 = 500;
+pub const SCHEDULE_CHECK_MS: u64 = 500;

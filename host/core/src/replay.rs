@@ -1,4 +1,4 @@
-//! The guest's side of a run: leads a guest along its ledger, and past its end.
+//! The guest's side of a run: replays its ledger to a guest, and goes on past its end.
 //!
 //! The same object serves a first activation, a warm one and a replay from row 0; the guest cannot
 //! tell which. Commands are checked, in order, against the recorded ones until those are used up, and
@@ -104,9 +104,9 @@ enum Phase {
     ReadOnly,
 }
 
-/// A row that the guest has not been led past yet.
+/// A row that has not been replayed yet.
 #[derive(Clone, Debug)]
-struct Ahead<T> {
+struct Pending<T> {
     seq: Seq,
     at_ms: u64,
     what: T,
@@ -153,7 +153,7 @@ pub struct HistorySize {
 
 /// What new commands of a guest have changed of what is known about its run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Memory {
+pub struct ProjectionChanges {
     /// All of the entity, if it has changed.
     pub entity: Option<Json>,
     /// Attributes that have changed.
@@ -165,8 +165,8 @@ pub struct Memory {
 pub struct Replay {
     phase: Phase,
     has_begun: bool,
-    recorded: VecDeque<Ahead<(Op, Command)>>,
-    ahead: VecDeque<Ahead<Event>>,
+    recorded: VecDeque<Pending<(Op, Command)>>,
+    pending_events: VecDeque<Pending<Event>>,
     ready: VecDeque<Ready>,
     /// Ops whose outcome the guest has not had; with the signal's name if it is a wait.
     open: BTreeMap<Op, Option<Arc<str>>>,
@@ -182,10 +182,10 @@ pub struct Replay {
     entity: Entity,
     attributes: Attributes,
     /// What is not recorded yet.
-    memory: Memory,
+    projection_changes: ProjectionChanges,
     since_begin: Issued,
     since_event: Issued,
-    ended: Option<Ahead<Event>>,
+    ended: Option<Pending<Event>>,
     now_ms: u64,
     random: Random,
     rules: Rules,
@@ -200,7 +200,7 @@ impl Replay {
             phase: Phase::ReadOnly,
             has_begun: false,
             recorded: VecDeque::new(),
-            ahead: VecDeque::new(),
+            pending_events: VecDeque::new(),
             ready: VecDeque::new(),
             open: BTreeMap::new(),
             waits: Waits::default(),
@@ -213,7 +213,7 @@ impl Replay {
             history: HistorySize { rows: 1, bytes: 0 },
             entity: entity.unwrap_or_default(),
             attributes: options.attributes.clone(),
-            memory: Memory::default(),
+            projection_changes: ProjectionChanges::default(),
             since_begin: Issued::default(),
             since_event: Issued::default(),
             ended: None,
@@ -223,13 +223,13 @@ impl Replay {
         }
     }
 
-    /// Lays one more committed row before the guest. Commands are expected back; outcomes will be
+    /// Enqueues one more committed row for the guest. Commands are expected back; outcomes will be
     /// delivered; anything else does not concern it. Rows must come in ledger order, and the
-    /// commands that the guest has just issued are not laid before it again.
+    /// commands that the guest has just issued are not enqueued again.
     ///
     /// A failure reaches the guest in the form that the ledger keeps ([`Failure::clipped`]), whether
     /// it comes from there or from the attempt that has just ended.
-    pub fn lay(&mut self, seq: Seq, at_ms: u64, event: Event) {
+    pub fn enqueue(&mut self, seq: Seq, at_ms: u64, event: Event) {
         let event = match event {
             Event::ActivityClosed { op, attempt, outcome } => Event::ActivityClosed {
                 op,
@@ -246,20 +246,22 @@ impl Replay {
         };
         match event {
             Event::Commanded { op, command } => {
-                self.recorded.push_back(Ahead { seq, at_ms, what: (op, command) });
+                self.recorded.push_back(Pending { seq, at_ms, what: (op, command) });
             }
             Event::ActivityClosed { .. }
             | Event::TimerFired { .. }
             | Event::SignalReceived { .. }
             | Event::ChildClosed { .. }
             | Event::MessageClosed { .. }
-            | Event::CancelRequested { .. } => self.ahead.push_back(Ahead { seq, at_ms, what: event }),
+            | Event::CancelRequested { .. } => {
+                self.pending_events.push_back(Pending { seq, at_ms, what: event });
+            }
             Event::RunCompleted { .. }
             | Event::RunFailed { .. }
             | Event::RunCancelled { .. }
             | Event::RunTerminated { .. }
             | Event::RunContinued { .. }
-            | Event::RunTimedOut { .. } => self.ended = Some(Ahead { seq, at_ms, what: event }),
+            | Event::RunTimedOut { .. } => self.ended = Some(Pending { seq, at_ms, what: event }),
             Event::RunStarted { .. }
             | Event::AttemptFailed { .. }
             | Event::RunPaused { .. }
@@ -316,7 +318,7 @@ impl Replay {
         let answer = match self.recorded.front() {
             // Past the last recorded command; a run that has ended went past it on the old side.
             None => self.own_end().is_none(),
-            Some(Ahead { what: (_, recorded), .. }) => *recorded == mark,
+            Some(Pending { what: (_, recorded), .. }) => *recorded == mark,
         };
         if answer {
             self.command(mark)?;
@@ -359,7 +361,7 @@ impl Replay {
             }
         };
         if self.is_new(command)? {
-            self.memory.entity = Some(edited.to_json());
+            self.projection_changes.entity = Some(edited.to_json());
         }
         self.entity = edited;
         Ok(Ok(()))
@@ -370,7 +372,7 @@ impl Replay {
         let mut attributes = self.attributes.clone();
         attribute::apply(&mut attributes, &changes).map_err(Refusal::Limit)?;
         if self.is_new(Command::SetAttributes { changes: changes.clone() })? {
-            self.memory.attributes.extend(changes);
+            self.projection_changes.attributes.extend(changes);
         }
         self.attributes = attributes;
         Ok(())
@@ -394,8 +396,8 @@ impl Replay {
     }
 
     /// What new commands have changed since this was last taken.
-    pub fn take_memory(&mut self) -> Memory {
-        std::mem::take(&mut self.memory)
+    pub fn take_projection_changes(&mut self) -> ProjectionChanges {
+        std::mem::take(&mut self.projection_changes)
     }
 
     /// What the ledger holds up to the event being handled.
@@ -427,9 +429,9 @@ impl Replay {
                     return Ok(Some(delivery));
                 }
             }
-            let Some(row) = self.ahead.pop_front() else { return Ok(None) };
+            let Some(row) = self.pending_events.pop_front() else { return Ok(None) };
             // Every command above the row was given before the row was there to be delivered.
-            if let Some(Ahead { seq, what: (op, command), .. }) = self.recorded.front()
+            if let Some(Pending { seq, what: (op, command), .. }) = self.recorded.front()
                 && *seq < row.seq
             {
                 return Err(diverged(*op, Some(*seq), command, &"no command: it took the next event"));
@@ -447,10 +449,10 @@ impl Replay {
         if *status == Status::Blocked && !had_drained {
             return Err(Refusal::Protocol("returned `blocked` before next-event returned none".into()));
         }
-        if let Some(Ahead { seq, what: (op, command), .. }) = self.recorded.front() {
+        if let Some(Pending { seq, what: (op, command), .. }) = self.recorded.front() {
             return Err(diverged(*op, Some(*seq), command, &shown(status)));
         }
-        if let Some(Ahead { seq, what: end, .. }) = self.own_end() {
+        if let Some(Pending { seq, what: end, .. }) = self.own_end() {
             let then = end_status(end);
             // Both sides clipped: the form that the ledger keeps.
             if then.as_ref() != Some(&clipped(status)) {
@@ -475,7 +477,7 @@ impl Replay {
     pub fn unused_signals(&self) -> Vec<UnusedSignal> {
         let mut unused: Vec<UnusedSignal> = self.kept_signals.values().flatten().cloned().collect();
         unused.sort_by_key(|signal| signal.seq);
-        unused.extend(self.ahead.iter().filter_map(|row| UnusedSignal::of(row.seq, &row.what)));
+        unused.extend(self.pending_events.iter().filter_map(|row| UnusedSignal::of(row.seq, &row.what)));
         unused
     }
 
@@ -484,7 +486,7 @@ impl Replay {
         self.kept_bytes
     }
 
-    /// Whether the guest is being led over old ground: recorded commands are still expected, or the
+    /// Whether the guest is being replayed: recorded commands are still expected, or the
     /// recorded end of the run is.
     pub fn is_replaying(&self) -> bool {
         !self.recorded.is_empty() || self.ended.is_some()
@@ -531,7 +533,7 @@ impl Replay {
 
     /// The recorded end, if it is the guest's own doing. What the guest would have done next when an
     /// operator or a bound stopped the run is not recorded.
-    fn own_end(&self) -> Option<&Ahead<Event>> {
+    fn own_end(&self) -> Option<&Pending<Event>> {
         let from_outside =
             |end: &Event| matches!(end, Event::RunTerminated { .. } | Event::RunTimedOut { .. });
         self.ended.as_ref().filter(|end| !from_outside(&end.what))
@@ -539,7 +541,7 @@ impl Replay {
 
     /// Checks `command` against the ledger, or notes it as new.
     fn record(&mut self, op: Op, command: &Command) -> Result<(), Refusal> {
-        if let Some(Ahead { seq, what: (recorded_op, recorded), .. }) = self.recorded.front() {
+        if let Some(Pending { seq, what: (recorded_op, recorded), .. }) = self.recorded.front() {
             if *recorded_op != op || !command.repeats(recorded) {
                 return Err(diverged(op, Some(*seq), recorded, command));
             }
@@ -547,7 +549,7 @@ impl Replay {
             self.recorded.pop_front();
             return Ok(());
         }
-        if let Some(Ahead { seq, what: end, .. }) = self.own_end() {
+        if let Some(Pending { seq, what: end, .. }) = self.own_end() {
             let end = end_status(end).as_ref().map_or_else(String::new, shown);
             return Err(diverged(op, Some(*seq), &end, command));
         }
@@ -627,8 +629,8 @@ impl Replay {
     }
 
     /// Leads the guest past one row. None: the row is not for it, or not any more.
-    fn deliver(&mut self, row: Ahead<Event>) -> Result<Option<Delivery>, Refusal> {
-        let Ahead { seq, at_ms, what } = row;
+    fn deliver(&mut self, row: Pending<Event>) -> Result<Option<Delivery>, Refusal> {
+        let Pending { seq, at_ms, what } = row;
         self.random.reach(seq);
         let kind = what.kind().as_str();
         self.history.rows = self.history.rows.max(seq.0 + 1);
@@ -655,7 +657,7 @@ impl Replay {
                 self.ready.extend(ended.map(|op| Ready::Cancelled(*op)));
                 return Ok(None);
             }
-            // `lay` keeps nothing else.
+            // `enqueue` keeps nothing else.
             _ => return Ok(None),
         };
         if op >= self.next_op {

@@ -106,8 +106,8 @@ struct Columns {
 }
 
 impl Event {
-    /// The row at `seq` of `run`, sealed onto `previous`.
-    pub(crate) fn seal(&self, run: RunId, seq: Seq, at_ms: u64, previous: Chain) -> Row {
+    /// The row at `seq` of `run`, chained to `previous`.
+    pub(crate) fn chained(&self, run: RunId, seq: Seq, at_ms: u64, previous: Chain) -> Row {
         let Columns { op, name, payload, detail, attempt } = self.columns();
         let kind = self.kind().tag();
         let mut row = Row { seq, kind, op, name, payload, detail, attempt, at_ms, chain: Chain(0) };
@@ -544,7 +544,7 @@ mod tests {
     fn every_event_survives_its_row() {
         let events = one_of_each();
         for event in &events {
-            let row = event.seal(RUN, Seq(4), 1_000, Chain(9));
+            let row = event.chained(RUN, Seq(4), 1_000, Chain(9));
             assert_eq!(row.event().as_ref(), Ok(event));
         }
         for kind in Kind::ALL {
@@ -555,7 +555,7 @@ mod tests {
 
     #[test]
     fn a_change_of_any_column_breaks_the_chain() {
-        let sealed = one_of_each()[0].seal(RUN, Seq(4), 1_000, Chain(9));
+        let chained = one_of_each()[0].chained(RUN, Seq(4), 1_000, Chain(9));
         let edits: [fn(&mut Row); 8] = [
             |row| row.seq.0 += 1,
             |row| row.kind += 1,
@@ -567,17 +567,17 @@ mod tests {
             |row| row.at_ms += 1,
         ];
         for (index, edit) in edits.iter().enumerate() {
-            let mut row = sealed.clone();
+            let mut row = chained.clone();
             edit(&mut row);
-            assert_ne!(row.link(RUN, Chain(9)), sealed.chain, "edit {index}");
+            assert_ne!(row.link(RUN, Chain(9)), chained.chain, "edit {index}");
         }
-        assert_ne!(sealed.link(RUN, Chain(8)), sealed.chain, "another predecessor");
-        assert_ne!(sealed.link(RunId(Uuid::from_u128(2)), Chain(9)), sealed.chain, "another run");
+        assert_ne!(chained.link(RUN, Chain(8)), chained.chain, "another predecessor");
+        assert_ne!(chained.link(RunId(Uuid::from_u128(2)), Chain(9)), chained.chain, "another run");
     }
 
     #[test]
     fn text_cannot_move_between_columns_unnoticed() {
-        let mut one = one_of_each()[0].seal(RUN, Seq(0), 0, Chain(0));
+        let mut one = one_of_each()[0].chained(RUN, Seq(0), 0, Chain(0));
         (one.name, one.payload) = (Some("ab".into()), Some("c".into()));
         let first = one.link(RUN, Chain(0));
         (one.name, one.payload) = (Some("a".into()), Some("bc".into()));
@@ -586,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_row_that_no_version_wrote_is_unreadable() {
-        let mut row = one_of_each()[1].seal(RUN, Seq(2), 0, Chain(0));
+        let mut row = one_of_each()[1].chained(RUN, Seq(2), 0, Chain(0));
         row.detail = Some("{}".into());
         assert!(row.event().unwrap_err().to_string().starts_with("row 2 cannot be read: detail: missing"));
         row.kind = 19;

@@ -311,7 +311,7 @@ impl Run {
     /// Makes the next row. `now_ms` is the host's clock; the row's time never runs backwards.
     pub fn append(&mut self, now_ms: u64, event: &Event) -> Result<Row, Illegal> {
         self.check(event)?;
-        let row = event.seal(self.id, self.next_seq, now_ms.max(self.at_ms), self.chain);
+        let row = event.chained(self.id, self.next_seq, now_ms.max(self.at_ms), self.chain);
         self.apply(&row, event);
         Ok(row)
     }

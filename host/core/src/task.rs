@@ -87,7 +87,7 @@ pub struct LeaseGrant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lapse {
     /// The worker was silent.
-    Silence,
+    HeartbeatTimeout,
     /// The attempt took too long.
     StartToClose,
     /// The call took too long.
@@ -97,7 +97,7 @@ pub enum Lapse {
 /// What becomes of an attempt whose worker did not answer in time; without a name it is whoever had the token.
 pub fn lapsed(lapse: Lapse, name: &str, worker: &str) -> Failure {
     let (code, what) = match lapse {
-        Lapse::Silence => ("heartbeat", "neither extended its lease nor answered; it may have died"),
+        Lapse::HeartbeatTimeout => ("heartbeat", "neither extended its lease nor answered; it may have died"),
         Lapse::StartToClose => ("start-to-close", "took longer than an attempt may"),
         Lapse::ScheduleToClose => ("schedule-to-close", "did not answer within the bound of the whole call"),
     };

@@ -57,7 +57,7 @@ fn ledger() -> Vec<Row> {
 }
 
 #[test]
-fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
+fn a_fork_is_chained_anew_and_goes_on_where_it_was_cut() {
     let rows = ledger();
     let fork = fork(FROM, &rows, None, Seq(4), INTO, SEED).unwrap();
     let kinds: Vec<Kind> = fork.rows.iter().map(|row| row.event().unwrap().kind()).collect();
@@ -83,14 +83,14 @@ fn a_fork_is_sealed_anew_and_goes_on_where_it_was_cut() {
     let mut replay = Replay::new(INTO, 100, start);
     let mut original = Replay::new(FROM, 100, &StartOptions::default());
     for (row, event) in fork.rows.iter().zip(events) {
-        replay.lay(row.seq, row.at_ms, event);
+        replay.enqueue(row.seq, row.at_ms, event);
     }
     replay.begin();
     original.begin();
     assert_eq!(replay.random_u64(), original.random_u64());
     assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
     assert_eq!(*replay.entity(), fork.projection.entity);
-    assert_eq!(replay.take_memory(), Default::default(), "nothing of it is new");
+    assert_eq!(replay.take_projection_changes(), Default::default(), "nothing of it is new");
 }
 
 #[test]

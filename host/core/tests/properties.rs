@@ -306,7 +306,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// Commits one outcome, picked by `choice`, and lays it before the guest.
+    /// Commits one outcome, picked by `choice`, and enqueues it for the guest.
     fn arrive(&mut self, choice: u8, is_quiescent: bool) {
         let open: Vec<_> = self.run.open_ops().map(|(op, open)| (op, open.clone())).collect();
         let outcome = || match choice % 3 {
@@ -340,7 +340,7 @@ impl<'a> Host<'a> {
         };
         let row = self.append(&event);
         // As it was made, not as it was stored: a warm guest gets the former.
-        self.replay.lay(row.seq, row.at_ms, event);
+        self.replay.enqueue(row.seq, row.at_ms, event);
     }
 }
 
@@ -348,7 +348,7 @@ fn cold(rows: &[Row]) -> Result<(Run, Replay), Corrupt> {
     let (run, events) = Run::load_all(RUN, rows)?;
     let mut replay = Replay::new(RUN, rows[0].at_ms, &StartOptions::default());
     for (row, event) in rows.iter().zip(events) {
-        replay.lay(row.seq, row.at_ms, event);
+        replay.enqueue(row.seq, row.at_ms, event);
     }
     Ok((run, replay))
 }
@@ -457,7 +457,7 @@ fn survive(program: &Program, rows: &[Row]) -> Result<(), TestCaseError> {
     let Err(Refusal::Divergence(divergence)) = Guest::new(program).activate(&mut replay) else {
         return Ok(());
     };
-    let seq = divergence.seq.expect("what was laid has a row").0 as usize;
+    let seq = divergence.seq.expect("what was enqueued has a row").0 as usize;
     let commands_before = commands(&rows[..seq]).len();
     prop_assert_eq!(divergence.op.0 as usize, commands_before, "{}", divergence);
     match rows[seq].event().unwrap() {
@@ -485,20 +485,20 @@ proptest! {
         let mut guest = Guest::new(&program);
         let mut given = Vec::new();
         let mut status = guest.activate(&mut replay).unwrap();
-        let mut laid = 0;
+        let mut enqueued = 0;
         for (row, cut) in outcomes.zip(cuts.iter().cycle()) {
             let event = row.event().unwrap();
             if status != Status::Blocked || is_end(&event) {
                 break;
             }
-            replay.lay(row.seq, row.at_ms, event);
-            laid += 1;
+            replay.enqueue(row.seq, row.at_ms, event);
+            enqueued += 1;
             if *cut {
                 status = guest.activate(&mut replay).unwrap();
-                laid = 0;
+                enqueued = 0;
             }
         }
-        if status == Status::Blocked && laid > 0 {
+        if status == Status::Blocked && enqueued > 0 {
             status = guest.activate(&mut replay).unwrap();
         }
         given.extend(replay.take_issued().into_iter().map(|(op, command)| Event::Commanded { op, command }));
@@ -557,7 +557,7 @@ proptest! {
             _ => rows[at].chain.0 ^= 1,
         }
         prop_assert!(Run::load_all(RUN, &rows).is_err());
-        // And if whoever did it knows how to seal a row: no panic, and no outcome of another run.
+        // And if whoever did it knows how to chain a row: no panic, and no outcome of another run.
         let mut run_chain = Chain(0);
         for (row, seq) in rows.iter_mut().zip(0..) {
             row.seq = Seq(seq);

@@ -18,8 +18,8 @@ const RUN: RunId = RunId(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_00
 /// One step of a scenario. The time of row n is n × 10.
 #[derive(Clone)]
 enum Do {
-    /// A committed row is laid before the guest. Answers nothing.
-    Lay(Event),
+    /// A committed row is enqueued for the guest. Answers nothing.
+    Enqueue(Event),
     /// Opens an activation. Answers nothing.
     Begin,
     /// The guest gives a command: `op n`.
@@ -37,7 +37,7 @@ enum Do {
     /// A cold start: another guest, the same ledger. Answers nothing.
     Restart,
 }
-use Do::{Begin, Commit, Give, Lay, Next, Now, Patched, Restart, Return};
+use Do::{Begin, Commit, Enqueue, Give, Next, Now, Patched, Restart, Return};
 
 /// Walks through the steps and compares every answer. The `Run` beside the `Replay` makes sure that
 /// the ledger of the scenario is one that a host can have written.
@@ -49,9 +49,9 @@ fn check(steps: &[(Do, &str)]) {
     let mut transcript = String::new();
     for (index, (step, expected)) in steps.iter().enumerate() {
         let answer = match step.clone() {
-            Lay(event) => {
+            Enqueue(event) => {
                 let row = run.append(u64::from(run.next_seq().0) * 10, &event).unwrap();
-                replay.lay(row.seq, row.at_ms, event);
+                replay.enqueue(row.seq, row.at_ms, event);
                 rows.push(row);
                 Ok(String::new())
             }
@@ -83,7 +83,7 @@ fn check(steps: &[(Do, &str)]) {
                 replay = Replay::new(RUN, 0, &StartOptions::default());
                 let (_, events) = Run::load_all(RUN, &rows).unwrap();
                 for (row, event) in rows.iter().zip(events) {
-                    replay.lay(row.seq, row.at_ms, event);
+                    replay.enqueue(row.seq, row.at_ms, event);
                 }
                 Ok(String::new())
             }
@@ -123,23 +123,23 @@ fn cancel(target: u32) -> Command {
 }
 
 fn recorded(op: u32, command: Command) -> Do {
-    Lay(Event::Commanded { op: Op(op), command })
+    Enqueue(Event::Commanded { op: Op(op), command })
 }
 
 fn done(op: u32, output: &str) -> Do {
-    Lay(Event::ActivityClosed { op: Op(op), attempt: 1, outcome: Ok(json(output)) })
+    Enqueue(Event::ActivityClosed { op: Op(op), attempt: 1, outcome: Ok(json(output)) })
 }
 
 fn fired(op: u32) -> Do {
-    Lay(Event::TimerFired { op: Op(op) })
+    Enqueue(Event::TimerFired { op: Op(op) })
 }
 
 fn signal(name: &str, payload: &str) -> Do {
-    Lay(Event::SignalReceived { name: name.into(), payload: json(payload), id: None })
+    Enqueue(Event::SignalReceived { name: name.into(), payload: json(payload), id: None })
 }
 
 fn cancel_requested() -> Do {
-    Lay(Event::CancelRequested { reason: "enough".into(), id: None })
+    Enqueue(Event::CancelRequested { reason: "enough".into(), id: None })
 }
 
 fn completed(output: &str) -> Status {
@@ -346,14 +346,14 @@ fn a_closed_run_must_end_as_it_did() {
         ),
     ];
     for (event, status, answer) in ends {
-        check(&[(Lay(event), ""), (Begin, ""), (Next, "none"), (Return(status), answer)]);
+        check(&[(Enqueue(event), ""), (Begin, ""), (Next, "none"), (Return(status), answer)]);
     }
 }
 
 #[test]
 fn a_command_beyond_the_end_diverges() {
     check(&[
-        (Lay(Event::RunCompleted { output: json("7") }), ""),
+        (Enqueue(Event::RunCompleted { output: json("7") }), ""),
         (Begin, ""),
         (
             Give(sleep(1)),
@@ -372,7 +372,7 @@ fn a_run_that_is_stopped_ends_wherever_its_guest_was() {
     for (end, status) in cases {
         check(&[
             (recorded(0, sleep(1)), ""),
-            (Lay(end.clone()), ""),
+            (Enqueue(end.clone()), ""),
             (Begin, ""),
             (Give(sleep(1)), "op 0"),
             (Give(sleep(2)), "op 1"),
@@ -389,7 +389,7 @@ fn a_guest_may_end_with_events_left() {
         (recorded(1, sleep(2)), ""),
         (fired(0), ""),
         (fired(1), ""),
-        (Lay(Event::RunCompleted { output: json("7") }), ""),
+        (Enqueue(Event::RunCompleted { output: json("7") }), ""),
         (Begin, ""),
         (Give(sleep(1)), "op 0"),
         (Give(sleep(2)), "op 1"),
@@ -599,7 +599,7 @@ fn what_is_shielded_ends_as_if_nobody_had_asked_to_cancel() {
 fn messages_to_other_runs_are_commands_with_an_outcome() {
     let to_child = Command::SignalRun { target: Target::Child(Op(0)), name: "go".into(), payload: json("1") };
     let to_other = Command::CancelRun { target: Target::Workflow("other".into()) };
-    let closed = |op, outcome| Lay(Event::MessageClosed { op: Op(op), outcome });
+    let closed = |op, outcome| Enqueue(Event::MessageClosed { op: Op(op), outcome });
     check(&[
         (Begin, ""),
         (Give(to_child.clone()), "protocol signal \"go\" to the child of op 0: 1: op 0 does not exist yet"),
@@ -624,8 +624,8 @@ fn a_deprecated_change_takes_old_marks_and_leaves_no_new_ones() {
     for (rows, op) in [(&with_mark[..], 1), (&without[..], 0)] {
         let mut replay = Replay::new(RUN, 0, &StartOptions::default());
         for (seq, row) in (1..).zip(rows) {
-            let Lay(event) = row.clone() else { unreachable!() };
-            replay.lay(Seq(seq), 10, event);
+            let Enqueue(event) = row.clone() else { unreachable!() };
+            replay.enqueue(Seq(seq), 10, event);
         }
         replay.begin();
         replay.deprecate_patch("c".into()).unwrap();
@@ -651,8 +651,8 @@ fn the_size_of_a_history_counts_rows_up_to_the_event_and_what_was_given_since() 
     replay.finish(&Status::Blocked).unwrap();
     replay.take_issued();
     // Two attempts failed in rows 3 and 4.
-    let Lay(event) = done(0, "12345") else { unreachable!() };
-    replay.lay(Seq(5), 10, event);
+    let Enqueue(event) = done(0, "12345") else { unreachable!() };
+    replay.enqueue(Seq(5), 10, event);
     replay.begin();
     replay.next_event().unwrap().unwrap();
     assert_eq!(size(&replay), (6, 11));
@@ -664,14 +664,14 @@ fn unused_signals_come_in_ledger_order_whatever_their_names() {
     // Interleaved, so that no order of names gives the order of rows.
     let names = ["b", "a", "c", "b"];
     for (seq, name) in (1..).zip(names) {
-        let Lay(event) = signal(name, "1") else { unreachable!() };
-        replay.lay(Seq(seq), 10, event);
+        let Enqueue(event) = signal(name, "1") else { unreachable!() };
+        replay.enqueue(Seq(seq), 10, event);
     }
     replay.begin();
     replay.command(wait("a")).unwrap();
     assert_eq!(replay.next_event().unwrap().unwrap().op, Op(0));
-    let Lay(late) = signal("a", "2") else { unreachable!() };
-    replay.lay(Seq(5), 10, late);
+    let Enqueue(late) = signal("a", "2") else { unreachable!() };
+    replay.enqueue(Seq(5), 10, late);
     let unused: Vec<_> =
         replay.unused_signals().into_iter().map(|unused| (unused.seq.0, unused.name.to_string())).collect();
     assert_eq!(unused, [(1, "b".into()), (3, "c".into()), (4, "b".into()), (5, "a".into())]);
@@ -733,7 +733,7 @@ fn an_old_run_that_went_past_stays_on_the_old_side_for_good() {
 #[test]
 fn a_run_that_ended_went_past_every_change() {
     check(&[
-        (Lay(Event::RunCompleted { output: json("7") }), ""),
+        (Enqueue(Event::RunCompleted { output: json("7") }), ""),
         (Begin, ""),
         (Patched("fees"), "false"),
         (Return(completed("7")), "ok"),
@@ -836,7 +836,7 @@ fn the_random_stream_moves_only_while_an_event_is_handled() {
     aside.push(replay.random_u64());
     replay.finish(&Status::Blocked).unwrap();
     aside.push(replay.random_u64());
-    replay.lay(Seq(2), 20, Event::TimerFired { op: Op(0) });
+    replay.enqueue(Seq(2), 20, Event::TimerFired { op: Op(0) });
     replay.begin();
     aside.push(replay.random_u64());
     assert!(replay.next_event().unwrap().is_some());
@@ -856,7 +856,7 @@ fn a_run_draws_from_the_bytes_of_its_first_row_and_a_fork_from_its_own_behind_th
         let mut numbers = vec![replay.random_u64()];
         for op in 0..3 {
             replay.command(sleep(1)).unwrap();
-            replay.lay(Seq(2 * op + 2), 20, Event::TimerFired { op: Op(op) });
+            replay.enqueue(Seq(2 * op + 2), 20, Event::TimerFired { op: Op(op) });
             replay.next_event().unwrap().unwrap();
             numbers.push(replay.random_u64());
         }
@@ -891,11 +891,11 @@ fn what_is_drawn_before_an_event_does_not_depend_on_how_the_guest_came_there() {
     let mut at_once = begun();
     for n in 0..2 {
         let (seq, at_ms, event) = fired(n);
-        at_once.lay(seq, at_ms, event.clone());
+        at_once.enqueue(seq, at_ms, event.clone());
         assert_eq!(one_by_one.next_event(), Ok(None));
         one_by_one.random_u64();
         one_by_one.finish(&Status::Blocked).unwrap();
-        one_by_one.lay(seq, at_ms, event);
+        one_by_one.enqueue(seq, at_ms, event);
         one_by_one.begin();
         one_by_one.random_u64();
         one_by_one.next_event().unwrap().unwrap();
@@ -906,7 +906,7 @@ fn what_is_drawn_before_an_event_does_not_depend_on_how_the_guest_came_there() {
     one_by_one.finish(&Status::Blocked).unwrap();
     for replay in [&mut one_by_one, &mut at_once] {
         let (seq, at_ms, event) = fired(2);
-        replay.lay(seq, at_ms, event);
+        replay.enqueue(seq, at_ms, event);
         replay.begin();
     }
     assert_eq!(one_by_one.random_u64(), at_once.random_u64());
@@ -934,7 +934,7 @@ fn options_are_bounded_on_a_replay_as_they_are_live() {
     let led = |recorded: bool, codes: usize| {
         let mut replay = Replay::new(RUN, 0, &StartOptions::default());
         if recorded {
-            replay.lay(Seq(1), 10, Event::Commanded { op: Op(0), command: call(1) });
+            replay.enqueue(Seq(1), 10, Event::Commanded { op: Op(0), command: call(1) });
         }
         replay.begin();
         replay.command(call(codes))
@@ -972,7 +972,7 @@ fn a_failure_is_the_same_to_a_warm_and_to_a_cold_guest() {
         let stored = run.append(0, &event).unwrap().event().unwrap();
         let [warm, cold] = [event, stored].map(|event| {
             let mut replay = Replay::new(RUN, 0, &StartOptions::default());
-            replay.lay(Seq(2), 0, event);
+            replay.enqueue(Seq(2), 0, event);
             replay.begin();
             replay.command(activity("pay")).unwrap();
             replay.next_event().unwrap().unwrap()
@@ -989,7 +989,7 @@ fn a_failure_with_odd_details_still_ends_the_run_as_it_did() {
         .unwrap();
     let row = run.append(0, &Event::RunFailed { failure: now.clone() }).unwrap();
     let mut replay = Replay::new(RUN, 0, &StartOptions::default());
-    replay.lay(row.seq, row.at_ms, row.event().unwrap());
+    replay.enqueue(row.seq, row.at_ms, row.event().unwrap());
     replay.begin();
     assert_eq!(replay.finish(&Status::Failed(now)), Ok(()));
 }
@@ -998,12 +998,12 @@ fn a_failure_with_odd_details_still_ends_the_run_as_it_did() {
 fn a_guest_is_repeating_itself_until_commands_and_end_are_reached() {
     let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     assert!(!replay.is_replaying());
-    replay.lay(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
+    replay.enqueue(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
     replay.begin();
     assert!(replay.is_replaying());
     replay.command(sleep(1)).unwrap();
     assert!(!replay.is_replaying());
-    replay.lay(Seq(2), 0, Event::RunCompleted { output: Json::null() });
+    replay.enqueue(Seq(2), 0, Event::RunCompleted { output: Json::null() });
     assert!(replay.is_replaying());
 }
 
@@ -1035,7 +1035,7 @@ fn unbounded_or_unstorable_commands_are_refused() {
     let mut replay = Replay::new(RUN, 0, &StartOptions::default());
     replay.begin();
     // On old ground, where the answer is no and makes no row, it is remembered all the same.
-    replay.lay(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
+    replay.enqueue(Seq(1), 0, Event::Commanded { op: Op(0), command: sleep(1) });
     assert!(matches!(replay.patched("x".repeat(257).into()), Err(Refusal::Limit(_))));
     let asked = (0..=limits::RUN_CHANGES_MAX).map(|n| replay.patched(n.to_string().into()));
     assert_eq!(asked.filter(Result::is_err).count(), 1);
@@ -1054,7 +1054,7 @@ fn answer_timers(events: u32, each: usize, is_one_batch: bool) -> Result<usize, 
     let batch = if is_one_batch { events } else { 1 };
     for first in (0..events).step_by(batch as usize) {
         for op in first..first + batch {
-            replay.lay(Seq(events + op), 0, Event::TimerFired { op: Op(op) });
+            replay.enqueue(Seq(events + op), 0, Event::TimerFired { op: Op(op) });
         }
         replay.begin();
         while replay.next_event()?.is_some() {
@@ -1118,7 +1118,7 @@ fn signals_find_their_wait_among_ten_thousand_open_ops() {
     for _ in 0..N {
         let event = Event::SignalReceived { name: "a".into(), payload: Json::null(), id: None };
         let row = run.append(0, &event).unwrap();
-        replay.lay(row.seq, 0, event);
+        replay.enqueue(row.seq, 0, event);
     }
     assert_eq!(run.signals_kept(), N - 1);
     replay.begin();
@@ -1146,15 +1146,19 @@ fn an_entity_is_a_fold_over_the_edits() {
     assert_eq!(live.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
     let issued = live.take_issued();
     assert_eq!(issued.len(), 3, "what cannot be done is no row: {issued:?}");
-    let memory = live.take_memory();
-    assert_eq!(memory.entity.unwrap().as_str(), r#"{"log":[1],"n":2}"#, "the last word of an activation");
-    assert_eq!(memory.attributes.len(), 1);
+    let projection_changes = live.take_projection_changes();
+    assert_eq!(
+        projection_changes.entity.unwrap().as_str(),
+        r#"{"log":[1],"n":2}"#,
+        "the last word of an activation"
+    );
+    assert_eq!(projection_changes.attributes.len(), 1);
 
     // Over the same rows, the same answers, and nothing that is new; another edit diverges.
     let again = || {
         let mut replay = Replay::new(RUN, 0, &options);
         for ((op, command), seq) in issued.clone().into_iter().zip(1..) {
-            replay.lay(Seq(seq), 0, Event::Commanded { op, command });
+            replay.enqueue(Seq(seq), 0, Event::Commanded { op, command });
         }
         replay.begin();
         replay
@@ -1164,7 +1168,7 @@ fn an_entity_is_a_fold_over_the_edits() {
     assert_eq!(replay.edit_entity("n".into(), append("1")).unwrap().unwrap_err(), refused);
     replay.set_attributes([("a".into(), Some(Attribute::Flag(true)))].into()).unwrap();
     assert_eq!(replay.edit_entity("n".into(), Edit::Increment(1.0)).unwrap(), Ok(()));
-    assert_eq!(replay.take_memory(), Default::default());
+    assert_eq!(replay.take_projection_changes(), Default::default());
     assert_eq!(replay.entity(), live.entity());
     let Err(Refusal::Divergence(divergence)) = again().edit_entity("log".into(), append("2")) else {
         panic!("it should have diverged");

@@ -394,25 +394,25 @@ fn a_damaged_ledger_is_named_as_such() {
             |rows| rows[1].chain.0 ^= 1,
             "row 1 does not match its checksum: it, or the row before it, was changed",
         ),
-        // From here on whoever did it sealed the row again.
+        // From here on whoever did it chained the row again.
         (
             "time turned back",
-            |rows| reseal(rows, 2, |row| row.at_ms = 5),
+            |rows| rechain(rows, 2, |row| row.at_ms = 5),
             "row 2 is older than the row before it",
         ),
         (
             "kind unknown",
-            |rows| reseal(rows, 2, |row| row.kind = 99),
+            |rows| rechain(rows, 2, |row| row.kind = 99),
             "row 2 cannot be read: unknown kind 99",
         ),
         (
             "not JSON",
-            |rows| reseal(rows, 1, |row| row.payload = Some("{".into())),
+            |rows| rechain(rows, 1, |row| row.payload = Some("{".into())),
             "row 1 cannot be read: payload: not JSON: EOF while parsing an object at line 1 column 1",
         ),
         (
             "kind changed",
-            |rows| reseal(rows, 2, |row| row.kind = Kind::TimerFired.tag()),
+            |rows| rechain(rows, 2, |row| row.kind = Kind::TimerFired.tag()),
             "row 2: timer-fired is not allowed here: op 1 is no open timer",
         ),
     ];
@@ -424,7 +424,7 @@ fn a_damaged_ledger_is_named_as_such() {
     }
 }
 
-fn reseal(rows: &mut [Row], at: usize, edit: impl Fn(&mut Row)) {
+fn rechain(rows: &mut [Row], at: usize, edit: impl Fn(&mut Row)) {
     edit(&mut rows[at]);
     let previous = rows[at - 1].chain;
     rows[at].chain = rows[at].link(RUN, previous);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backstitch_client::tasks::TaskView;
 use backstitch_core::date::rfc3339;
 use backstitch_core::{TaskToken, limits};
-use backstitch_sandbox::{ActivityCall, ActivityContext, Pulse};
+use backstitch_sandbox::{ActivityCall, ActivityContext, Heartbeat};
 use backstitch_scheduler::{NewAttempt, RemoteAttempt};
 
 /// An attempt on this host, as the sandbox wants it.
@@ -23,11 +23,14 @@ pub fn call(new: &NewAttempt) -> ActivityCall {
             deadline_ms: Some(bounds.deadline_ms),
         },
         timeout: Duration::from_millis(bounds.deadline_ms.saturating_sub(bounds.now_ms)),
-        pulse: Arc::new(Pulse::new(bounds.heartbeat_ms.map(Duration::from_millis), heartbeat.clone())),
+        heartbeat: Arc::new(Heartbeat::new(
+            bounds.heartbeat_ms.map(Duration::from_millis),
+            heartbeat.clone(),
+        )),
         // Known to whoever makes the attempt.
         defer: None,
         // Known to whoever looks the component up.
-        reach: None,
+        manifest: None,
     }
 }
 
@@ -47,7 +50,7 @@ pub fn remote(attempt: RemoteAttempt) -> TaskView {
         task_queue: task.task_queue.to_string(),
         input,
         idempotency_key: idempotency_key(token),
-        lease_ms: task.silence_ms.map_or(lease_ms, |ms| ms.min(lease_ms)),
+        lease_ms: task.heartbeat_timeout_ms.map_or(lease_ms, |ms| ms.min(lease_ms)),
         deadline: until.into_iter().chain(task.close_by_ms).min().map(rfc3339),
         heartbeat_details: heartbeat,
         traceparent: traceparent(token),

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use backstitch_core::{Failure, Json, Message, Op, RunId, Scope, TaskToken};
 use backstitch_ledger::{Ledger, Settled};
-use backstitch_sandbox::{Defer, Pulse};
+use backstitch_sandbox::{Defer, Heartbeat};
 use backstitch_scheduler::AttemptEnd;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::clock::Clock;
-use crate::crier::Crier;
 use crate::driver::{Deferring, Input, Inputs};
+use crate::notifier::HostNotifier;
 use crate::retry::until_answered;
 
 /// What one attempt on this host may do about who answers its call.
@@ -33,7 +33,7 @@ pub struct Deferral {
     /// When the attempt is over by the word of the call itself, in milliseconds since the epoch.
     pub until_ms: Option<u64>,
     /// What the attempt says of itself.
-    pub pulse: Arc<Pulse>,
+    pub heartbeat: Arc<Heartbeat>,
     /// To the scheduler.
     pub inputs: Inputs,
     /// What time it is.
@@ -62,7 +62,7 @@ impl Defer for Deferral {
 impl Deferral {
     async fn ask(&self) -> Option<Handed> {
         let Self { run, op, attempt, until_ms, .. } = *self;
-        let said = self.pulse.details();
+        let said = self.heartbeat.details();
         let (reply, held) = oneshot::channel();
         let deferring = Deferring { run, op, attempt, until_ms, heartbeat: said.clone(), reply };
         self.inputs.send(Input::Defer(deferring)).await.ok()?;
@@ -80,7 +80,7 @@ impl Deferral {
         outcome: Result<Json, Failure>,
         scope: Scope,
         ledger: &Ledger,
-        crier: &Crier,
+        notifier: &HostNotifier,
     ) -> AttemptEnd {
         let Some(Handed { token, said }) = self.handed.get().cloned().flatten() else {
             return AttemptEnd::Outcome(outcome);
@@ -89,9 +89,9 @@ impl Deferral {
         if let Err(failure) = &outcome {
             tracing::info!(%run, %op, attempt, code = failure.code, "an attempt failed that had deferred its call");
         }
-        let details = self.pulse.details();
+        let details = self.heartbeat.details();
         if let Some(details) = details.filter(|details| Some(details) != said.as_ref()) {
-            let keep = || ledger.beat_task(scope, token, Some(&details));
+            let keep = || ledger.heartbeat_task(scope, token, Some(&details));
             until_answered("keeping what an attempt has said", keep).await;
         }
         if let Err(failure) = outcome {
@@ -99,7 +99,7 @@ impl Deferral {
             let item = self.clock.new_inbox_item(run, &message);
             let leave = || ledger.settle_task(scope, token, &item);
             if let Settled::Left { owner: Some(owner) } = until_answered("failing a held call", leave).await {
-                crier.messages(owner);
+                notifier.messages(owner);
             }
         }
         AttemptEnd::Deferred(token.lease)

@@ -9,142 +9,27 @@ mod actions;
 mod inputs;
 mod live;
 mod places;
+mod state;
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use backstitch_core::matcher::Moment;
-use backstitch_core::{Op, RunId};
-use backstitch_ledger::{Acks, Item, Lease, Ledger, Outcome};
-use backstitch_sandbox::{Pulse, Stop};
-use backstitch_scheduler::{Action, ActivationId, Config, Figures, Now, Scheduler};
-use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use backstitch_ledger::Outcome;
+use backstitch_scheduler::{Action, Now};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::clock::Clock;
-use crate::closings::Closings;
-use crate::counters::Counters;
-use crate::crier::Crier;
-use crate::guests::Work;
-use crate::loads::Loads;
-use crate::matcher::TaskMatcher;
-use crate::programs::Programs;
-use crate::timer_hint::TimerHint;
 use inputs::Message;
-pub use inputs::{Gone, InHandNow, Inputs, channel};
+pub use inputs::{Batch, Deferring, Gone, InHandNow, Input, Inputs, Settle, Start, channel};
 pub use live::Live;
-use places::Places;
-
-/// What the scheduler of a host is told.
-pub type Input = backstitch_scheduler::Input<Live>;
-/// A run to be started.
-pub type Start = backstitch_scheduler::Start<Live>;
-/// A task that was carried out.
-pub type Settle = backstitch_scheduler::Settle<Live>;
-/// A call that is to be completed by others.
-pub type Deferring = backstitch_scheduler::Deferring<Live>;
-/// Who works on a part of a batch.
-pub type Batch = mpsc::Sender<()>;
+pub use state::{Deps, Driver};
 
 /// Inputs taken in one go, before acknowledgements are looked at again.
 const INPUTS_PER_TURN: usize = 256;
 
-/// What a driver works with.
-pub struct Deps {
-    /// Whose runs these are.
-    pub lease: Lease,
-    /// What time it is.
-    pub clock: Clock,
-    /// For attempts, messages and trials.
-    pub ledger: Ledger,
-    /// Reads runs.
-    pub loads: Loads,
-    /// Loads and finds components.
-    pub programs: Programs,
-    /// To the guest threads.
-    pub jobs: crossbeam_channel::Sender<Work>,
-    /// To the writer.
-    pub items: mpsc::Sender<Item>,
-    /// From the writer.
-    pub acks: mpsc::Receiver<Acks>,
-    /// How many connections the writer has made.
-    pub connections: watch::Receiver<u64>,
-    /// Changes when the host has its lease again.
-    pub restored: watch::Receiver<u64>,
-    /// Wakes the poller of the inbox.
-    pub inbox_hint: Arc<Notify>,
-    /// Wakes the poller of timers.
-    pub timer_hint: TimerHint,
-    /// Where workers poll for tasks.
-    pub matcher: TaskMatcher,
-    /// Tells other hosts.
-    pub crier: Crier,
-    /// Tells who waits for a result that a run closed or was parked.
-    pub closings: Closings,
-    /// What the API shows.
-    pub counters: Arc<Counters>,
-    /// Guests kept in memory.
-    pub warm_runs_max: usize,
-    /// Attempts of activities at a time.
-    pub attempts_max: usize,
-    /// Whether every activation is gone over again (debug builds).
-    pub check_activations: bool,
-}
-
-/// See the module.
-pub struct Driver {
-    scheduler: Scheduler<Live>,
-    deps: Deps,
-    messages: mpsc::Receiver<Message>,
-    /// For tasks that report back.
-    inputs: Inputs,
-    origin: Instant,
-    /// Appends that the writer has no room for yet.
-    outbox: VecDeque<Item>,
-    attempts: HashMap<(RunId, Op), Running>,
-    places: Arc<Places>,
-    guests: HashMap<RunId, (ActivationId, Stop)>,
-    /// What the scheduler waits for. They end with the term: who has the run next begins anew.
-    tasks: JoinSet<()>,
-    published: Figures,
-}
-
-/// An attempt on this host.
-struct Running {
-    attempt: u32,
-    task: AbortHandle,
-    pulse: Arc<Pulse>,
-}
-
 impl Driver {
-    /// A driver of a scheduler that owns no runs yet.
-    pub fn new(deps: Deps, env: Live, inputs: Inputs, messages: mpsc::Receiver<Message>) -> Self {
-        let config = Config {
-            host: deps.lease.host,
-            began: Moment::default(),
-            activations: deps.counters.activations.load(Ordering::Relaxed),
-            warm_runs_max: deps.warm_runs_max,
-            attempts_max: deps.attempts_max,
-            check_activations: deps.check_activations,
-        };
-        Self {
-            scheduler: Scheduler::new(config, env),
-            deps,
-            messages,
-            inputs,
-            origin: Instant::now(),
-            outbox: VecDeque::new(),
-            attempts: HashMap::new(),
-            places: Arc::default(),
-            guests: HashMap::new(),
-            tasks: JoinSet::new(),
-            published: Figures::default(),
-        }
-    }
-
     /// Works until the writer is fenced or gone, or a drain is complete.
     pub async fn run(mut self) {
         let mut messages = Vec::with_capacity(INPUTS_PER_TURN);
@@ -263,13 +148,6 @@ impl Driver {
         add(&counters.runs_taken_over, now.runs_taken_over, before.runs_taken_over);
         add(&counters.runs_rewound, now.runs_rewound, before.runs_rewound);
         self.published = now;
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.attempts.values().for_each(|running| running.task.abort());
-        self.guests.values().for_each(|(_, stop)| stop.now());
     }
 }
 

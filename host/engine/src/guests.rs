@@ -15,22 +15,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use backstitch_core::{Command, Entity, Failure, Fault, FaultKind, Json, Memory, Op, Replay, Status};
+use backstitch_core::{
+    Command, Entity, Failure, Fault, FaultKind, Json, Op, ProjectionChanges, Replay, Status,
+};
 use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
 use backstitch_scheduler::{AttemptBounds, NewAttempt, Next, PendingEvent, RunIdentity};
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::clock::Clock;
 use crate::driver::Live;
-use crate::programs::Programs;
+use crate::registry::ComponentRegistry;
 use crate::tenure::Tenure;
-use crate::{attempt, crash};
+use crate::{attempt, failpoint};
 
 /// Carries out calls on the thread of the guest that makes them.
 #[derive(Clone)]
-pub struct AtOnce {
+pub struct Inline {
     /// Who serves them.
-    pub programs: Programs,
+    pub programs: ComponentRegistry,
     /// What time it is.
     pub clock: Clock,
     /// Whether this host may begin anything.
@@ -60,18 +62,18 @@ type Origin = backstitch_scheduler::Origin<WorkflowProgram>;
 pub fn spawn(
     count: usize,
     jobs: &Receiver<Work>,
-    at_once: &AtOnce,
+    inline: &Inline,
     deliver: impl Fn(Activated) + Clone + Send + 'static,
 ) -> std::io::Result<Vec<std::thread::JoinHandle<()>>> {
     // Unbounded in name only: one for each run in memory.
     let (line, next_in_line) = crossbeam_channel::unbounded();
     (0..count)
         .map(|index| {
-            let (jobs, at_once, deliver) = (jobs.clone(), at_once.clone(), deliver.clone());
+            let (jobs, inline, deliver) = (jobs.clone(), inline.clone(), deliver.clone());
             let (line, next_in_line) = (line.clone(), next_in_line.clone());
             std::thread::Builder::new()
                 .name(format!("guests-{index}"))
-                .spawn(move || serve(&jobs, &at_once, (&line, &next_in_line), deliver))
+                .spawn(move || serve(&jobs, &inline, (&line, &next_in_line), deliver))
         })
         .collect()
 }
@@ -82,7 +84,7 @@ type Going = Pin<Box<dyn Future<Output = Activated> + Send>>;
 /// Takes turns with guests until there are no more jobs; those in line then are dropped with it.
 fn serve(
     jobs: &Receiver<Work>,
-    at_once: &AtOnce,
+    inline: &Inline,
     (line, next_in_line): (&Sender<Going>, &Receiver<Going>),
     deliver: impl Fn(Activated),
 ) {
@@ -90,7 +92,7 @@ fn serve(
         // If there is something in both, chance decides: neither waits for ever.
         let mut going: Going = crossbeam_channel::select! {
             recv(jobs) -> job => match job {
-                Ok(job) => Box::pin(run(job, at_once.clone())),
+                Ok(job) => Box::pin(run(job, inline.clone())),
                 Err(_) => return,
             },
             recv(next_in_line) -> going => going.expect("this thread holds the other end"),
@@ -102,20 +104,20 @@ fn serve(
     }
 }
 
-async fn run(Work { job, stop }: Work, at_once: AtOnce) -> Activated {
+async fn run(Work { job, stop }: Work, inline: Inline) -> Activated {
     let (run, activation) = job.key();
     let result =
-        if stop.is_asked() { Err(ActivationError::Abandoned) } else { carry_out(job, stop, &at_once).await };
+        if stop.is_asked() { Err(ActivationError::Abandoned) } else { carry_out(job, stop, &inline).await };
     Activated { run, activation, result }
 }
 
-async fn carry_out(job: Job, stop: Stop, at_once: &AtOnce) -> Result<ActivationResult, ActivationError> {
+async fn carry_out(job: Job, stop: Stop, inline: &Inline) -> Result<ActivationResult, ActivationError> {
     match job {
         Job::Begin { activation, origin, events, check, room } => match begin(&origin, &events, stop).await {
             Ok(guest) => {
                 let identity = Arc::clone(&origin.identity);
                 let check = check.then_some(Check { origin, events });
-                go_on(guest, check, &identity, at_once)
+                go_on(guest, check, &identity, inline)
                     .await
                     .map(|result| ActivationResult { replayed: true, ..result })
             }
@@ -128,9 +130,9 @@ async fn carry_out(job: Job, stop: Stop, at_once: &AtOnce) -> Result<ActivationR
         Job::Resume { identity, mut guest, events, check, .. } => {
             guest.heed(stop);
             for PendingEvent { seq, at_ms, event } in events {
-                guest.replay().lay(seq, at_ms, event);
+                guest.replay().enqueue(seq, at_ms, event);
             }
-            go_on(guest, check, &identity, at_once).await
+            go_on(guest, check, &identity, inline).await
         }
     }
 }
@@ -139,16 +141,16 @@ async fn go_on(
     mut guest: Box<WorkflowInstance>,
     check: Option<Check>,
     identity: &Arc<RunIdentity>,
-    at_once: &AtOnce,
+    inline: &Inline,
 ) -> Result<ActivationResult, ActivationError> {
-    crash::over("guest-of", &identity.workflow_id);
+    failpoint::over("guest-of", &identity.workflow_id);
     let did = activate(&mut guest).await?;
     if let Some(check) = check {
         repeats(&check, &did).await?;
     }
-    let Did { commands, status, memory: projection, .. } = did;
+    let Activation { commands, status, memory: projection, .. } = did;
     let inline = match status {
-        Status::Blocked => at_once.carry_out(&commands, identity),
+        Status::Blocked => inline.carry_out(&commands, identity),
         _ => Vec::new(),
     };
     let next = matches!(status, Status::ContinueAsNew(_)).then(|| next(guest.replay()));
@@ -164,7 +166,7 @@ fn next(replay: &mut Replay) -> Next {
     }
 }
 
-impl AtOnce {
+impl Inline {
     /// Carries out the calls among `commands` that leave no trace if this host dies before their rows
     /// are written.
     fn carry_out(
@@ -194,10 +196,10 @@ impl AtOnce {
                 bounds: AttemptBounds::new(options, now_ms, now_ms),
                 until_ms: None,
             });
-            crash::point("activity-during");
-            if let Some(outcome) = program.try_at_once(&call) {
+            failpoint::point("activity-during");
+            if let Some(outcome) = program.try_inline(&call) {
                 attempt::log(&call);
-                crash::point("activity-done");
+                failpoint::point("activity-done");
                 outcomes.push((*op, self.programs.kept(scope, outcome)));
             }
         }
@@ -206,10 +208,10 @@ impl AtOnce {
 }
 
 /// What a guest did in one activation.
-struct Did {
+struct Activation {
     commands: Vec<(Op, Command, bool)>,
     status: Status,
-    memory: Memory,
+    memory: ProjectionChanges,
     fuel: u64,
 }
 
@@ -226,14 +228,14 @@ async fn begin(
     }
     let mut replay = Replay::new(*run, origin.started_at_ms, &origin.options);
     for PendingEvent { seq, at_ms, event } in events {
-        replay.lay(*seq, *at_ms, event.clone());
+        replay.enqueue(*seq, *at_ms, event.clone());
     }
     let info = RunInfo::new(*run, Arc::clone(workflow_id), Arc::clone(workflow), &origin.options);
     let input = origin.input.clone();
     WorkflowInstance::new_in_turns(&origin.program, replay, info, input, stop).await.map(Box::new)
 }
 
-async fn activate(guest: &mut WorkflowInstance) -> Result<Did, ActivationError> {
+async fn activate(guest: &mut WorkflowInstance) -> Result<Activation, ActivationError> {
     let activation = guest.activate_in_turns().await.map_err(|stopped| match stopped {
         Stopped::Unwanted => ActivationError::Abandoned,
         Stopped::Fault(fault) => ActivationError::Fault(fault),
@@ -243,21 +245,21 @@ async fn activate(guest: &mut WorkflowInstance) -> Result<Did, ActivationError> 
             ActivationError::Fault(fault.with_backtrace(backtrace))
         }
     })?;
-    crash::point("activation-middle");
+    failpoint::point("activation-middle");
     let replay = guest.replay();
-    let memory = replay.take_memory();
+    let memory = replay.take_projection_changes();
     let issued = replay.take_issued();
     let commands = issued.into_iter().map(|(op, command)| {
         let open = replay.is_open(op);
         (op, command, open)
     });
-    Ok(Did { commands: commands.collect(), status: activation.status, memory, fuel: activation.fuel })
+    Ok(Activation { commands: commands.collect(), status: activation.status, memory, fuel: activation.fuel })
 }
 
 /// Goes over the whole ledger twice in fresh stores: commands and fuel must be the same both times,
 /// and the commands those of the warm guest. Only test builds ask for it.
-async fn repeats(check: &Check, warm: &Did) -> Result<(), ActivationError> {
-    let cold = async || -> Result<Did, ActivationError> {
+async fn repeats(check: &Check, warm: &Activation) -> Result<(), ActivationError> {
+    let cold = async || -> Result<Activation, ActivationError> {
         let guest = begin(&check.origin, &check.events, Stop::default()).await;
         let mut guest = guest.map_err(|unstarted| match unstarted {
             Unstarted::Fault(fault) => ActivationError::Fault(fault),

@@ -13,8 +13,8 @@ use backstitch_scheduler::{START_OP, own_timers};
 use tokio::time::Instant;
 
 use crate::driver::Input;
+use crate::pollers::Pollers;
 use crate::retry::until_answered;
-use crate::watch::Watcher;
 
 /// Runs in one look: a part of their ledgers is read.
 const ROWS: i64 = 200;
@@ -27,7 +27,7 @@ const REST: u32 = 20;
 /// How long to wait when all runs were looked at, in leases: a minute by default.
 const LEASES: u64 = 20;
 
-impl Watcher {
+impl Pollers {
     /// See the module. Ends with the term.
     pub async fn lacking(self) {
         let mut after = None;
@@ -74,7 +74,7 @@ impl Watcher {
                 tracing::warn!(%run, "a timer of this run was not there; it is set again");
             }
             let soonest = missing.iter().map(|timer| timer.due_ms).min().unwrap_or(u64::MAX);
-            self.timer_hint.sooner(soonest);
+            self.timer_wakeup.sooner(soonest);
         }
     }
 }

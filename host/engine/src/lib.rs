@@ -6,7 +6,7 @@
 //!
 //! * [`driver`]: carries out what the scheduler decides. [`guests`]: the threads that run guests.
 //! * [`matcher`]: polls of workers, and the calls that wait for them.
-//! * [`watch`]: what the database is asked again and again. [`loads`], [`programs`]: runs and components, read.
+//! * [`pollers`]: what the database is asked again and again. [`loads`], [`registry`]: runs and components, read.
 //! * [`term`], [`tenure`], [`clock`]: which registration of the host this is, whether it holds, what time it is.
 //! * [`ambient`]: the only place that reads clock, randomness and environment.
 
@@ -16,22 +16,22 @@ pub mod caution;
 pub mod clock;
 pub mod closings;
 pub mod counters;
-pub mod crash;
-pub mod crier;
 pub mod deferral;
 pub mod derived;
 pub mod driver;
+pub mod failpoint;
 pub mod guests;
 pub mod lacking;
 pub mod loads;
 pub mod matcher;
 pub mod memory;
-pub mod programs;
+pub mod notifier;
+pub mod pollers;
 pub mod quota;
-pub mod retrace;
+pub mod registry;
+pub mod replay_check;
 pub mod retry;
 pub mod room;
 pub mod tenure;
 pub mod term;
-pub mod timer_hint;
-pub mod watch;
+pub mod timer_wakeup;

@@ -21,12 +21,12 @@ use backstitch_ledger::{ClaimedRun, Ledger};
 use backstitch_sandbox::WorkflowProgram;
 use backstitch_scheduler::{Derived, Ledgered, Loaded, LoadedRun, Wanted, fold};
 
-use crate::crash;
 use crate::derived;
 use crate::driver::{Batch, Input, Inputs, Live};
-use crate::programs::Programs;
+use crate::failpoint;
+use crate::registry::ComponentRegistry;
 use crate::retry::until_answered;
-use crate::room::{Held, Room};
+use crate::room::{Permit, Room};
 
 /// How long a batch of runs waits for a component: longer than it takes to map compiled code, so that hosts that share a
 /// takeover stay in step; far shorter than a compilation.
@@ -38,7 +38,7 @@ const WITHOUT_COMPONENT_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Loads {
     /// Loads components.
-    pub programs: Programs,
+    pub programs: ComponentRegistry,
     /// Has the runs.
     pub ledger: Ledger,
     /// Whose they are.
@@ -114,13 +114,13 @@ impl Loads {
 
     /// A workflow component, or the fault that says why there will be none.
     async fn program(&self, scope: Scope, digest: Digest, rules: Rules) -> Result<WorkflowProgram, Fault> {
-        let patience = Duration::from_millis(limits::COMPONENT_LOAD_MS_MAX);
-        self.programs.load_for_runs(scope, digest, rules, patience).await
+        let timeout = Duration::from_millis(limits::COMPONENT_LOAD_MS_MAX);
+        self.programs.load_for_runs(scope, digest, rules, timeout).await
     }
 
     /// Reads those of these runs whose ledgers are small, in one go; the others find their own way.
     async fn read_small(&self, runs: &[Wanted], program: &Result<WorkflowProgram, Fault>) {
-        let held = Arc::new(self.room.turn().await);
+        let permit = Arc::new(self.room.turn().await);
         let ids: Vec<RunId> = runs.iter().map(|wanted| wanted.run.run).collect();
         let found = until_answered("reading ledgers", || self.ledger.small_ledgers(&ids)).await;
         let mut small: Vec<(&Wanted, Ledgered)> = Vec::with_capacity(runs.len());
@@ -138,14 +138,15 @@ impl Loads {
         let mut derived = derived::read(&self.ledger, &sound).await;
         for (wanted, ledger) in small {
             let derived = derived.remove(&wanted.run.run).unwrap_or_default();
-            self.complete(wanted.clone(), program.clone(), ledger, derived, Arc::clone(&held)).await;
+            self.complete(wanted.clone(), program.clone(), ledger, derived, Arc::clone(&permit)).await;
         }
     }
 
     /// Reads the ledger of one run, whatever its size.
     async fn read_one(&self, wanted: Wanted, program: Result<WorkflowProgram, Fault>) {
         let run = wanted.run.run;
-        let (rows, held) = until_answered("reading a ledger", || self.room.read(&self.ledger, run, 1)).await;
+        let (rows, permit) =
+            until_answered("reading a ledger", || self.room.read(&self.ledger, run, 1)).await;
         // Megabytes of checksums and JSON are not for the threads that serve everybody.
         let folded = tokio::task::spawn_blocking(move || fold(run, &rows)).await;
         let ledger = match folded {
@@ -156,7 +157,7 @@ impl Loads {
             Ok((folded, _)) => derived::read(&self.ledger, &[folded]).await.remove(&run).unwrap_or_default(),
             Err(_) => Derived::default(),
         };
-        self.complete(wanted, program, ledger, derived, Arc::new(held)).await;
+        self.complete(wanted, program, ledger, derived, Arc::new(permit)).await;
     }
 
     /// Tells the scheduler of a run that was read. `program` is for runs that start now: one that began under other
@@ -167,16 +168,16 @@ impl Loads {
         program: Result<WorkflowProgram, Fault>,
         ledger: Ledgered,
         derived: Derived,
-        held: Arc<Held>,
+        permit: Arc<Permit>,
     ) {
         let began_under = ledger.as_ref().ok().map(|(run, _)| run.start().rules);
         let other =
             began_under.filter(|rules| program.as_ref().is_ok_and(|program| program.rules() != *rules));
-        let Some(rules) = other else { return self.finish(wanted, program, ledger, derived, held).await };
+        let Some(rules) = other else { return self.finish(wanted, program, ledger, derived, permit).await };
         let loads = self.clone();
         tokio::spawn(async move {
             let program = loads.program(wanted.run.scope, wanted.run.digest, rules).await;
-            loads.finish(wanted, program, ledger, derived, held).await;
+            loads.finish(wanted, program, ledger, derived, permit).await;
         });
     }
 
@@ -186,15 +187,15 @@ impl Loads {
         program: Result<WorkflowProgram, Fault>,
         ledger: Ledgered,
         derived: Derived,
-        held: Arc<Held>,
+        permit: Arc<Permit>,
     ) {
-        let (run, number, is_large) = (wanted.run.run, wanted.number, held.is_large());
-        let result = Some(LoadedRun::new(wanted.run, program, ledger, derived, (held, is_large)));
+        let (run, number, is_large) = (wanted.run.run, wanted.number, permit.is_large());
+        let result = Some(LoadedRun::new(wanted.run, program, ledger, derived, (permit, is_large)));
         self.tell(Loaded { run, number, result }).await;
     }
 
     async fn tell(&self, loaded: Loaded<Live>) {
-        crash::gate("load-after").await;
+        failpoint::gate("load-after").await;
         // The scheduler is gone only when nobody needs the run here any more.
         let _ = self.inputs.send(Input::Loaded(Box::new(loaded))).await;
     }

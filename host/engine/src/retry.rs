@@ -6,17 +6,17 @@ use backstitch_ledger::LedgerError;
 
 /// Waits that grow from 50 ms to 2 s: soon enough after a restart, rare enough during an outage.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Backoff {
     next: Duration,
 }
 
-impl Default for Pace {
+impl Default for Backoff {
     fn default() -> Self {
         Self { next: Duration::from_millis(50) }
     }
 }
 
-impl Pace {
+impl Backoff {
     /// Waits, longer each time.
     pub async fn wait(&mut self) {
         tokio::time::sleep(self.next).await;
@@ -30,7 +30,7 @@ pub async fn until_answered<T, Asking>(what: &str, ask: impl Fn() -> Asking) -> 
 where
     Asking: Future<Output = Result<T, LedgerError>>,
 {
-    let mut pace = Pace::default();
+    let mut backoff = Backoff::default();
     let mut failing = false;
     loop {
         match ask().await {
@@ -47,7 +47,7 @@ where
                     tracing::warn!(what, %error, "the database does not answer; asking until it does");
                 }
                 failing = true;
-                pace.wait().await;
+                backoff.wait().await;
             }
         }
     }

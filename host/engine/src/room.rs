@@ -25,12 +25,12 @@ pub struct Room {
 
 /// A place in a room, given back when it is dropped. It goes wherever the ledger goes.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct Permit {
     _turn: Option<OwnedSemaphorePermit>,
     bytes: Option<OwnedSemaphorePermit>,
 }
 
-impl Held {
+impl Permit {
     /// Whether it is room for bytes.
     pub fn is_large(&self) -> bool {
         self.bytes.is_some()
@@ -50,9 +50,9 @@ impl Room {
     }
 
     /// Waits for a turn: for small ledgers, and for pages.
-    pub async fn turn(&self) -> Held {
+    pub async fn turn(&self) -> Permit {
         let turn = Arc::clone(&self.turns).acquire_owned().await.expect("never closed");
-        Held { _turn: Some(turn), bytes: None }
+        Permit { _turn: Some(turn), bytes: None }
     }
 
     /// A whole ledger, whatever its size, as a takeover reads it: a row at a place that no run has is among them. `copies`:
@@ -62,7 +62,7 @@ impl Room {
         ledger: &Ledger,
         run: RunId,
         copies: usize,
-    ) -> Result<(Vec<Row>, Held), LedgerError> {
+    ) -> Result<(Vec<Row>, Permit), LedgerError> {
         let turn = self.turn().await;
         if let Some(rows) = read_small(ledger.pages(run)).await? {
             return Ok((rows, turn));
@@ -76,24 +76,24 @@ impl Room {
         ledger: &Ledger,
         run: RunId,
         copies: usize,
-    ) -> Result<(Vec<Row>, Held), LedgerError> {
+    ) -> Result<(Vec<Row>, Permit), LedgerError> {
         let _reading = Arc::clone(&self.reading).acquire_owned().await.expect("never closed");
-        let (mut rows, mut held) = (Vec::new(), Held::default());
+        let (mut rows, mut permit) = (Vec::new(), Permit::default());
         let mut pages = ledger.pages(run);
         while let Some((page, bytes)) = pages.next().await? {
-            self.widen(&mut held, copies * bytes).await;
+            self.widen(&mut permit, copies * bytes).await;
             rows.extend(page);
         }
-        Ok((rows, held))
+        Ok((rows, permit))
     }
 
     /// Waits for room for so many bytes more. Whoever has all of the room has enough.
-    async fn widen(&self, held: &mut Held, bytes: usize) {
-        let has = held.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    async fn widen(&self, permit: &mut Permit, bytes: usize) {
+        let has = permit.bytes.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         let wanted = wanted.min(self.units.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX)));
         let more = Arc::clone(&self.bytes).acquire_many_owned(wanted).await.expect("never closed");
-        match &mut held.bytes {
+        match &mut permit.bytes {
             Some(bytes) => bytes.merge(more),
             bytes @ None => *bytes = Some(more),
         }
@@ -127,7 +127,7 @@ mod tests {
     #[tokio::test]
     async fn there_is_room_for_so_many_bytes_until_they_are_given_back() {
         let room = Room::new(1, 10 * UNIT);
-        let (mut first, mut second) = (Held::default(), Held::default());
+        let (mut first, mut second) = (Permit::default(), Permit::default());
         room.widen(&mut first, 4 * UNIT).await;
         room.widen(&mut first, 2 * UNIT + 1).await;
         room.widen(&mut second, 3 * UNIT).await;
@@ -140,10 +140,10 @@ mod tests {
     #[tokio::test]
     async fn who_has_all_the_room_has_enough() {
         let room = Room::new(1, 10 * UNIT);
-        let mut held = Held::default();
-        room.widen(&mut held, 1_000 * UNIT).await;
-        room.widen(&mut held, 1_000 * UNIT).await;
-        assert!(waits(room.widen(&mut Held::default(), 1)).await);
+        let mut permit = Permit::default();
+        room.widen(&mut permit, 1_000 * UNIT).await;
+        room.widen(&mut permit, 1_000 * UNIT).await;
+        assert!(waits(room.widen(&mut Permit::default(), 1)).await);
     }
 
     #[tokio::test]

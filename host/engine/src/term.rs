@@ -18,13 +18,13 @@ pub struct Term {
     /// To its scheduler.
     pub inputs: Inputs,
     /// Wakes its poller of messages.
-    pub inbox_hint: Arc<Notify>,
+    pub inbox_wakeup: Arc<Notify>,
     /// Whether the writer gets through.
     pub health: watch::Receiver<Health>,
     /// Since when it has been at one statement.
     pub busy: watch::Receiver<Option<Instant>>,
     /// Whether the heartbeat does.
-    pub pulse: watch::Receiver<Health>,
+    pub heartbeat_health: watch::Receiver<Health>,
 }
 
 impl Term {
@@ -36,7 +36,7 @@ impl Term {
 
     /// What keeps the database from taking writes, and since when.
     pub fn outage(&self) -> Option<(Instant, Arc<str>)> {
-        [&self.health, &self.pulse].into_iter().find_map(|health| match &*health.borrow() {
+        [&self.health, &self.heartbeat_health].into_iter().find_map(|health| match &*health.borrow() {
             Health::Healthy => None,
             Health::Down { since, reason } => Some((*since, Arc::clone(reason))),
         })

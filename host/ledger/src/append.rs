@@ -22,7 +22,7 @@ mod parts;
 mod statement;
 
 pub use parts::{
-    Acks, Append, Batch, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome,
+    Acks, Append, Batch, Close, Head, Item, NewItem, NewProjection, NewRun, NewTask, NewTimer, Outcome,
     PoisonKind, StatusChange,
 };
 pub(crate) use statement::{Appended, execute, read_back};

@@ -3,14 +3,14 @@
 //! | what happened to the owner | `losses` | `trial` |
 //! |---|---|---|
 //! | it gave its runs back | as before | 0 |
-//! | it died | one more, at most 2 | 1: to be led |
+//! | it died | one more, at most 2 | 1: to be replayed |
 //! | it died with the run on trial, alone | one more | 1 |
 //! | it died with an attempt on trial | as before, or 2 | 1; the attempt has failed |
-//! | it lives, and has led the run along its ledger | as before | 0 |
+//! | it lives, and has replayed the run | as before | 0 |
 //! | it lives, and the run went on from there | 0 | 0 |
 
+use crate::from_row::from_row;
 use backstitch_core::{Digest, HostId, Op, RunId, RunStatus, Scope, TenantId};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
@@ -39,26 +39,27 @@ pub struct ClaimedRun {
     pub parent: Option<(RunId, Op)>,
     /// Hosts that were lost with it since it last went on.
     pub losses: u16,
-    /// The host before died before it had led the run along its ledger.
-    pub unled: bool,
+    /// The host before died before it had replayed the run.
+    pub unreplayed: bool,
     /// The attempt of this call was on trial when the host before died.
     pub lost_attempt: Option<Op>,
 }
 
-#[derive(FromRow)]
-struct ClaimRow {
-    tenant: i32,
-    run_id: Uuid,
-    workflow_id: String,
-    generation: i32,
-    workflow: String,
-    digest: Vec<u8>,
-    status: i16,
-    parent_run: Option<Uuid>,
-    parent_op: Option<i32>,
-    losses: i16,
-    unled: bool,
-    lost_attempt: Option<i32>,
+from_row! {
+    struct ClaimRow {
+        tenant: i32,
+        run_id: Uuid,
+        workflow_id: String,
+        generation: i32,
+        workflow: String,
+        digest: Vec<u8>,
+        status: i16,
+        parent_run: Option<Uuid>,
+        parent_op: Option<i32>,
+        losses: i16,
+        unreplayed: bool,
+        lost_attempt: Option<i32>,
+    }
 }
 
 impl Ledger {
@@ -107,7 +108,7 @@ impl Ledger {
              where runs.shard = free.shard and runs.run_id = free.run_id
              returning runs.tenant, runs.run_id, runs.workflow_id, runs.generation, runs.workflow,
                        runs.digest, runs.status, runs.parent_run, runs.parent_op, runs.losses,
-                       free.is_lost and free.trial > 0 as unled,
+                       free.is_lost and free.trial > 0 as unreplayed,
                        case when free.is_lost and free.trial = 2 then free.trial_op end as lost_attempt",
         )
         .bind(self.shard.0)
@@ -127,7 +128,7 @@ impl Ledger {
     pub async fn owned_run(&self, host: HostId, run: RunId) -> Result<Option<ClaimedRun>, LedgerError> {
         let row: Option<ClaimRow> = sqlx::query_as(
             "select tenant, run_id, workflow_id, generation, workflow, digest, status, parent_run, parent_op,
-                    losses, trial > 0 as unled, null::integer as lost_attempt
+                    losses, trial > 0 as unreplayed, null::integer as lost_attempt
              from runs where shard = $1 and run_id = $2 and owner = $3 and status < 10",
         )
         .bind(self.shard.0)
@@ -149,17 +150,17 @@ impl Ledger {
             status: known(RunStatus::from_tag(row.status), "run status", row.status)?,
             parent: parent(row.parent_run, row.parent_op),
             losses: row.losses.cast_unsigned(),
-            unled: row.unled,
+            unreplayed: row.unreplayed,
             lost_attempt: row.lost_attempt.map(|op| Op(op.cast_unsigned())),
         })
     }
 
-    /// Notes that these runs of the host were led along their ledgers (`led`), or went on from there (`went_on`). Rows that
+    /// Notes that these runs of the host were replayed (`replayed`), or went on from there (`went_on`). Rows that
     /// somebody else is changing are left: what is noted of those that come back is certain. May be repeated.
     pub async fn note_progress(
         &self,
         host: HostId,
-        led: &[RunId],
+        replayed: &[RunId],
         went_on: &[RunId],
     ) -> Result<Vec<RunId>, LedgerError> {
         let noted: Vec<Uuid> = sqlx::query_scalar(
@@ -176,7 +177,7 @@ impl Ledger {
         )
         .bind(self.shard.0)
         .bind(host.0)
-        .bind(led.iter().map(|run| run.0).bind_iter())
+        .bind(replayed.iter().map(|run| run.0).bind_iter())
         .bind(went_on.iter().map(|run| run.0).bind_iter())
         .fetch_all(&self.pool)
         .await?;

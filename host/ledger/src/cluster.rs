@@ -411,14 +411,14 @@ fn is_server(pid: i32, data: &Path) -> bool {
     String::from_utf8_lossy(&command_line).contains(&*data.to_string_lossy())
 }
 
-/// Looks until `done` or `patience` is over; whether it was done.
-fn wait_for(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+/// Looks until `done` or `timeout` is over; whether it was done.
+fn wait_for(timeout: Duration, mut done: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     loop {
         if done() {
             return true;
         }
-        if began.elapsed() > patience {
+        if began.elapsed() > timeout {
             return false;
         }
         sleep(POLL);

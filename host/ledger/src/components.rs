@@ -5,8 +5,8 @@
 //! tenant has a number. Its counter's row lock puts them in commit order, so a host that polls the
 //! number ([`Ledger::deployment_counter`]) and sees it unchanged has missed none.
 
+use crate::from_row::from_row;
 use backstitch_core::{Digest, Scope, TenantId};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 
 use crate::claims::digest;
@@ -83,23 +83,25 @@ pub struct Deployment {
     pub deployed_ms: u64,
 }
 
-#[derive(FromRow)]
-struct InfoRow {
-    digest: Vec<u8>,
-    kind: i16,
-    size: i64,
-    names: String,
-    created_at: Timestamp,
+from_row! {
+    struct InfoRow {
+        digest: Vec<u8>,
+        kind: i16,
+        size: i64,
+        names: String,
+        created_at: Timestamp,
+    }
 }
 
-#[derive(FromRow)]
-struct DeploymentRow {
-    kind: i16,
-    task_queue: String,
-    name: String,
-    digest: Vec<u8>,
-    deployment: i64,
-    deployed_at: Timestamp,
+from_row! {
+    struct DeploymentRow {
+        kind: i16,
+        task_queue: String,
+        name: String,
+        digest: Vec<u8>,
+        deployment: i64,
+        deployed_at: Timestamp,
+    }
 }
 
 impl Ledger {

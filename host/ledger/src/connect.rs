@@ -161,7 +161,7 @@ impl Ledger {
         Ok(Self { pool, clients, wanted, crowded, shard: options.shard, options: Arc::new(options), tie })
     }
 
-    /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own looks
+    /// The same database, over connections that only clients' requests use: whatever they wait for, the host's own checks
     /// do not wait behind it. Their statements are cut off sooner, and when nobody waits for them any more.
     #[must_use]
     pub fn for_clients(&self) -> Self {

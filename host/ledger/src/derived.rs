@@ -1,9 +1,9 @@
 //! What stands beside the ledger and follows from it: timers, and what children leave for their parents. Whoever takes a
 //! run into memory compares it with the ledger, and makes anew what is missing.
 
+use crate::from_row::from_row;
 use backstitch_core::inbox::CHILD_NOTES;
 use backstitch_core::{Op, RunId, RunStatus};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
@@ -41,14 +41,15 @@ pub enum ChildState {
     },
 }
 
-#[derive(FromRow)]
-struct ChildRow {
-    place: i64,
-    tenant: Option<i32>,
-    run_id: Option<Uuid>,
-    status: Option<i16>,
-    output: Option<String>,
-    error: Option<String>,
+from_row! {
+    struct ChildRow {
+        place: i64,
+        tenant: Option<i32>,
+        run_id: Option<Uuid>,
+        status: Option<i16>,
+        output: Option<String>,
+        error: Option<String>,
+    }
 }
 
 impl Ledger {

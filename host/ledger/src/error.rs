@@ -42,9 +42,11 @@ impl LedgerError {
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         match Failure::of(&error) {
-            Failure::Lost | Failure::Contended | Failure::Held | Failure::Exhausted | Failure::ReadOnly => {
-                Self::Unavailable(error)
-            }
+            Failure::Lost
+            | Failure::Contended
+            | Failure::LockTimeout
+            | Failure::Exhausted
+            | Failure::ReadOnly => Self::Unavailable(error),
             Failure::Data => Self::Refused(error),
             Failure::Mismatch => match error {
                 sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
@@ -64,7 +66,7 @@ pub(crate) enum Failure {
     /// It lost a race (serialisation, deadlock): the same statement may be repeated.
     Contended,
     /// It waited too long, for a lock or for itself: the same statement may be repeated, when somebody has let go.
-    Held,
+    LockTimeout,
     /// The server is out of something: space, memory, connections. Repeat when an operator has helped.
     Exhausted,
     /// The server does not take writes now; another one may. Reconnect, then repeat.
@@ -99,7 +101,7 @@ impl Failure {
         match database.code() {
             "25006" => Self::ReadOnly,
             "40001" | "40P01" => Self::Contended,
-            "55P03" | "57014" => Self::Held,
+            "55P03" | "57014" => Self::LockTimeout,
             // It has forgotten a statement that was prepared in it: somebody has reset it, and its settings are gone too.
             "26000" => Self::Lost,
             code if code.starts_with("08") || code.starts_with("57") => Self::Lost,

@@ -18,14 +18,14 @@ macro_rules! owner_of {
 }
 pub(crate) use owner_of;
 
+mod check;
 mod item;
-mod look;
 mod pass_on;
 mod weigh;
 
+pub use check::{Heard, Reader, Unread, Walk};
 pub use item::InboxItem;
 use item::ItemRow;
-pub use look::{Heard, Reader, Unread, Walk};
 pub use pass_on::PassedOn;
 
 use backstitch_core::inbox::{MessageRow, PAUSES, SIGNALS};

@@ -2,10 +2,10 @@
 //!
 //! | call | lease before | lease after |
 //! |---|---|---|
-//! | [`Heart::register`] | none, alive or dead | alive, next epoch; its open runs belong to nobody |
-//! | [`Heart::beat`] | alive, same epoch | alive for `lease_ms` more |
-//! | [`Heart::beat`] | dead, or another epoch | unchanged: the host must drop everything |
-//! | [`Heart::release`] | alive or dead | dead, and given back |
+//! | [`LeaseHeartbeat::register`] | none, alive or dead | alive, next epoch; its open runs belong to nobody |
+//! | [`LeaseHeartbeat::renew`] | alive, same epoch | alive for `lease_ms` more |
+//! | [`LeaseHeartbeat::renew`] | dead, or another epoch | unchanged: the host must drop everything |
+//! | [`LeaseHeartbeat::release`] | alive or dead | dead, and given back |
 //! | [`Ledger::declare_dead`] | alive | dead |
 //! | [`Ledger::declare_overdue_dead`] | alive, silent for `lease_ms` | dead |
 //!
@@ -13,7 +13,7 @@
 //! so whoever sees a dead lease also sees every row that its host has ever written. A heartbeat changes no key, and
 //! waits for nobody: see `migrations/0008_fence.sql`.
 //!
-//! A host keeps its lease by a [`Heart`], which has a connection of its own.
+//! A host keeps its lease by a [`LeaseHeartbeat`], which has a connection of its own.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -47,7 +47,7 @@ pub struct OtherHosts {
 
 /// What a heartbeat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pulse {
+pub enum Renewal {
     /// The lease is good for its whole length again.
     Alive,
     /// The lease is gone for good: others may have the runs.
@@ -67,17 +67,17 @@ pub struct Reading {
 
 /// What keeps a host's lease, over a connection of its own: nothing else that the host asks for can be before it.
 #[derive(Debug)]
-pub struct Heart {
+pub struct LeaseHeartbeat {
     ledger: Ledger,
     opening: Opening,
-    /// Longest wait for an answer, in milliseconds: the next beat must have its turn before the lease is over.
+    /// Longest wait for an answer, in milliseconds: the next heartbeat must have its turn before the lease is over.
     reply_ms_max: u64,
     /// The number of the next heartbeat: see [`crate::tie`].
     number: AtomicI64,
     connection: Mutex<Option<PgConnection>>,
 }
 
-impl Heart {
+impl LeaseHeartbeat {
     /// Makes the host's lease, or its next epoch; `name` is for people.
     ///
     /// Not idempotent: each call makes an epoch. Open runs of an earlier epoch are given up, for
@@ -121,16 +121,16 @@ impl Heart {
             Ok(Lease { host, epoch: Epoch(epoch) })
         };
         let lease = self.ask(register).await?;
-        self.ledger.tie.beaten(host, number);
+        self.ledger.tie.renewed(host, number);
         Ok(lease)
     }
 
     /// Extends the lease from now on, the database's now, and reads its clock. May be repeated. A lease that is overdue
     /// but was not declared dead lives on: nobody has taken anything yet.
-    pub async fn beat(&self, lease: Lease) -> Result<(Pulse, Reading), LedgerError> {
+    pub async fn renew(&self, lease: Lease) -> Result<(Renewal, Reading), LedgerError> {
         let (shard, number) = (self.ledger.shard, self.number.fetch_add(1, Ordering::Relaxed));
         let sent = Instant::now();
-        let beat = async |connection: &mut PgConnection| {
+        let renew = async |connection: &mut PgConnection| {
             sqlx::query_as(
                 "with beaten as (
                      update leases set heartbeat_at = now(), beats = greatest(beats, $4)
@@ -147,12 +147,12 @@ impl Heart {
             .fetch_one(connection)
             .await
         };
-        let (alive, at_us): (bool, i64) = self.ask(beat).await?;
+        let (alive, at_us): (bool, i64) = self.ask(renew).await?;
         if alive {
-            self.ledger.tie.beaten(lease.host, number);
+            self.ledger.tie.renewed(lease.host, number);
         }
-        let pulse = if alive { Pulse::Alive } else { Pulse::Dead };
-        Ok((pulse, Reading { at_us: at_us.try_into().unwrap_or(0), sent, received: Instant::now() }))
+        let renewal = if alive { Renewal::Alive } else { Renewal::Dead };
+        Ok((renewal, Reading { at_us: at_us.try_into().unwrap_or(0), sent, received: Instant::now() }))
     }
 
     /// Reads the database's clock. May be repeated.
@@ -218,9 +218,9 @@ async fn clock_us(executor: impl PgExecutor<'_>) -> Result<u64, sqlx::Error> {
 }
 
 impl Ledger {
-    /// What will keep the lease of a host. It connects when it is first asked, or is [held ready](Heart::read_clock).
-    pub fn heart(&self) -> Result<Heart, LedgerError> {
-        Ok(Heart {
+    /// What will keep the lease of a host. It connects when it is first asked, or is [held ready](LeaseHeartbeat::read_clock).
+    pub fn heartbeat(&self) -> Result<LeaseHeartbeat, LedgerError> {
+        Ok(LeaseHeartbeat {
             opening: Opening::new(&self.options, "lease")?,
             reply_ms_max: (self.options.lease_ms / 3).max(50),
             ledger: self.clone(),
@@ -229,7 +229,7 @@ impl Ledger {
         })
     }
 
-    /// As [`Heart::release`], where new sessions of the pool are: not where the heart is, if they are split.
+    /// As [`LeaseHeartbeat::release`], where new sessions of the pool are: not where the heartbeat is, if they are split.
     pub async fn release(&self, lease: Lease) -> Result<(), LedgerError> {
         let mut connection = self.open_first(&Opening::new(&self.options, "pool")?).await?;
         Ok(release(&mut connection, self.shard, lease).await?)

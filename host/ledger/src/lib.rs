@@ -2,10 +2,10 @@
 //!
 //! * [`Writer`] is the one hot path: it commits what thousands of activations produced in one statement,
 //!   fenced by the host's lease, and tells each what became of it. Its terms are in [`append`].
-//! * [`Heart`] keeps the host's lease, over a connection of its own.
+//! * [`LeaseHeartbeat`] keeps the host's lease, over a connection of its own.
 //! * [`Ledger`] is everything else, over two small pools: claims, timers, schedules, the inbox, tasks,
 //!   reading runs and their rows, components and deployments, migrations and partitions.
-//! * [`Wakeups`] and [`Notifier`] carry hints between hosts. Polling is the truth; they only make it soon.
+//! * [`Wakeups`] and [`Notifier`] carry wake-ups between hosts. Polling is the truth; they only make it soon.
 //! * [`Cluster`] is a private Postgres for those who have no `DATABASE_URL`.
 //!
 //! What this crate refuses: it decides nothing about runs (that is `backstitch-core`), knows nothing of
@@ -25,6 +25,8 @@ mod confirm;
 mod connect;
 mod derived;
 mod error;
+mod fork;
+mod from_row;
 mod inbox;
 mod lacking;
 mod leases;
@@ -33,7 +35,6 @@ mod opening;
 mod options;
 mod pages;
 mod payloads;
-mod plant;
 mod pool;
 mod repairs;
 mod runs;
@@ -48,7 +49,7 @@ mod wake;
 mod writer;
 
 pub use append::{
-    Acks, Append, Batch, Close, Head, Item, NewItem, NewMemory, NewRun, NewTask, NewTimer, Outcome,
+    Acks, Append, Batch, Close, Head, Item, NewItem, NewProjection, NewRun, NewTask, NewTimer, Outcome,
     PoisonKind, StatusChange,
 };
 pub use claims::ClaimedRun;
@@ -57,20 +58,20 @@ pub use components::{ComponentInfo, ComponentKind, Deployment, NewComponent};
 pub use connect::{ConnectError, Ledger};
 pub use derived::{Awaited, ChildState};
 pub use error::LedgerError;
+pub use fork::ForkedRun;
 pub use inbox::{Heard, InboxItem, PassedOn, Posted, Reader, Unread, Walk};
 pub use lacking::{Began, Lacking};
-pub use leases::{Heart, Lease, OtherHosts, Pulse, Reading};
+pub use leases::{Lease, LeaseHeartbeat, OtherHosts, Reading, Renewal};
 pub use losses::Loss;
 pub use options::ConnectOptions;
 pub use pages::{Pages, ShownRows};
 pub use payloads::store::{KeyError, PayloadReader, Quota};
 pub use payloads::{PayloadCodec, Payloads, Reference, Stored};
-pub use plant::Plant;
 pub use repairs::Repairable;
 pub use runs::{Page, RunFilter, RunInfo, RunRef, RunSummary};
 pub use schedules::{Schedule, ScheduleChange};
 pub use schema::{MigrateError, Partitions};
-pub use tasks::{Beat, OpenTask, Settled, Sweep, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
-pub use timers::{DueTimer, TimerLook};
+pub use tasks::{OpenTask, Settled, Sweep, Taken, TakenTask, TaskCheck, TaskHeartbeat, TaskPage, TaskState};
+pub use timers::{DueTimer, TimerCheck};
 pub use wake::{Notifier, Wake, Wakeups};
 pub use writer::{Health, Hook, HookFn, Stopped, Writer, WriterConfig};

@@ -13,7 +13,7 @@ pub struct ConnectOptions {
     pub shard: Shard,
     /// Where the tables are, whatever `search_path` the role or the database has. None: in `public`.
     pub schema: Option<String>,
-    /// Connections for the host's own looks into the database. Lease, writer and listener have one each beside these.
+    /// Connections for the host's own checks of the database. Lease, writer and listener have one each beside these.
     pub pool_max: u32,
     /// Connections for what clients ask: see [`Ledger::for_clients`].
     pub clients_max: u32,

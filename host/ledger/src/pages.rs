@@ -9,7 +9,7 @@ use crate::error::LedgerError;
 use crate::payloads::{Reference, reference};
 use crate::runs::{ClosedRow, columns, ledger_row};
 
-/// Rows of the first statement of a look; those that follow ask for more while rows are small.
+/// Rows of the first statement of a check; those that follow ask for more while rows are small.
 const ROWS_FIRST: u32 = 64;
 /// Rows of one statement, if they are small.
 const ROWS_MAX: u32 = 4_096;
@@ -20,7 +20,7 @@ pub struct Pages {
     ledger: Ledger,
     run: RunId,
     after: Option<Seq>,
-    pace: Pace,
+    page_size: PageSize,
     is_over: bool,
 }
 
@@ -36,7 +36,7 @@ pub struct ShownRows {
 impl Ledger {
     /// All rows of a run, those at places that no run has included.
     pub fn pages(&self, run: RunId) -> Pages {
-        Pages { ledger: self.clone(), run, after: None, pace: Pace::default(), is_over: false }
+        Pages { ledger: self.clone(), run, after: None, page_size: PageSize::default(), is_over: false }
     }
 
     /// The rows of a run from `from` on.
@@ -54,17 +54,17 @@ impl Ledger {
         bytes_max: usize,
     ) -> Result<ShownRows, LedgerError> {
         let mut after = from.0.checked_sub(1).map(Seq);
-        let (mut closed, mut bytes, mut pace) = (Vec::new(), 0, Pace::default());
+        let (mut closed, mut bytes, mut page_size) = (Vec::new(), 0, PageSize::default());
         let mut is_over = false;
         while !is_over && closed.len() < limit as usize {
-            let asked = pace.rows.min(limit - closed.len() as u32);
+            let asked = page_size.rows.min(limit - closed.len() as u32);
             let rows = self.rows_after(run, after, asked).await?;
             is_over = rows.len() < asked as usize;
             let fitting = fitting(&rows, bytes_max.saturating_sub(bytes), shown_bytes);
             let keep = fitting.rows.max(usize::from(closed.is_empty()));
             let is_cut = keep < rows.len();
             bytes += fitting.bytes;
-            pace.adapt(&fitting, is_cut);
+            page_size.adapt(&fitting, is_cut);
             closed.extend(rows.into_iter().take(keep));
             after = closed.last().map(|row| row.row.seq).or(after);
             if is_cut {
@@ -167,7 +167,7 @@ impl Pages {
         if std::mem::take(&mut self.is_over) {
             return Ok(None);
         }
-        let asked = self.pace.rows;
+        let asked = self.page_size.rows;
         let mut closed = self.ledger.rows_after(self.run, self.after, asked).await?;
         let fitting = fitting(&closed, limits::LEDGER_PAGE_BYTES, opened_bytes);
         let keep = fitting.rows.max(1).min(closed.len());
@@ -176,7 +176,7 @@ impl Pages {
         closed.truncate(keep);
         self.ledger.open_or_leave(&mut columns(&mut closed)).await?;
         let bytes = closed.iter().map(|row| row_bytes(&row.row)).sum();
-        self.pace.adapt(&fitting, is_cut);
+        self.page_size.adapt(&fitting, is_cut);
         let Some(last) = closed.last() else { return Ok(None) };
         (self.after, self.is_over) = (Some(last.row.seq), is_over);
         Ok(Some((closed.into_iter().map(|row| row.row).collect(), bytes)))
@@ -185,17 +185,17 @@ impl Pages {
 
 /// How many rows the next statement asks for.
 #[derive(Debug)]
-struct Pace {
+struct PageSize {
     rows: u32,
 }
 
-impl Default for Pace {
+impl Default for PageSize {
     fn default() -> Self {
         Self { rows: ROWS_FIRST }
     }
 }
 
-impl Pace {
+impl PageSize {
     fn adapt(&mut self, fitting: &Fitting, is_cut: bool) {
         if is_cut {
             // Rows beyond the cut were read for nothing.

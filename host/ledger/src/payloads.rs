@@ -375,9 +375,9 @@ impl Payloads {
         for item in &mut append.inbox {
             self.seal_message(tenant, item.run, item.item_id, &mut item.message, &mut stored);
         }
-        for memory in &mut append.memories {
-            let place = Place::Run { tenant, run: memory.run, op: None, spot: Spot::Entity };
-            replace(&mut memory.entity, |text| self.seal_inline(&place, text));
+        for projection in &mut append.projections {
+            let place = Place::Run { tenant, run: projection.run, op: None, spot: Spot::Entity };
+            replace(&mut projection.entity, |text| self.seal_inline(&place, text));
         }
         for task in &mut append.tasks {
             let place = Place::Run { tenant, run, op: Some(task.op), spot: Spot::Heartbeat(task.attempt) };

@@ -14,7 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{SinkExt, StreamExt, TryStreamExt};
 use sqlx::postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo, Postgres};
-use sqlx::{Describe, Either, Execute, Executor, PgConnection, SqlStr};
+use sqlx::{Either, Execute, Executor, PgConnection, SqlStr};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -203,13 +203,13 @@ async fn is_fit(connection: &mut PgConnection, tie: &Tie) -> Result<bool, sqlx::
     let query = match tie.mark() {
         // There may be no table of leases yet.
         None => sqlx::query_as(asking!("true")).bind(opening::MARK),
-        Some((host, beats)) => sqlx::query_as(asking!(
+        Some((host, mark)) => sqlx::query_as(asking!(
             "coalesce((select beats >= $4 from leases where shard = $2 and host_id = $3), false)"
         ))
         .bind(opening::MARK)
         .bind(tie.shard().0)
         .bind(host.0)
-        .bind(beats),
+        .bind(mark),
     };
     let (is_marked, is_writable, is_here): (bool, bool, bool) = query.fetch_one(connection).await?;
     if !is_marked {
@@ -343,14 +343,6 @@ impl<'t> Executor<'t> for &'t mut Transaction {
         let bound = self.0.reply_ms_max;
         Box::pin(within(bound, self.0.connection().prepare_with(sql, parameters)))
     }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        't: 'e,
-    {
-        let bound = self.0.reply_ms_max;
-        Box::pin(within(bound, self.0.connection().describe(sql)))
-    }
 }
 
 impl<'p> Executor<'p> for &'p Pool {
@@ -415,19 +407,6 @@ impl<'p> Executor<'p> for &'p Pool {
             let prepared = within(bound, lent.connection().prepare_with(sql, parameters)).await;
             lent.done_with(&prepared);
             prepared
-        })
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        Box::pin(async move {
-            let mut lent = self.acquire().await?;
-            let bound = lent.reply_ms_max;
-            let described = within(bound, lent.connection().describe(sql)).await;
-            lent.done_with(&described);
-            described
         })
     }
 }

@@ -8,7 +8,7 @@ use backstitch_core::{Chain, RunId, RunStatus, Scope, Seq};
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
 
-use crate::append::NewMemory;
+use crate::append::NewProjection;
 use crate::attribute;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
@@ -96,17 +96,17 @@ impl Ledger {
 
     /// Makes the entity and the attributes of a closed run what they have to be; whether anything of them was missing or
     /// wrong. An attribute that the run has taken away needs no row.
-    pub async fn amend_closed(&self, scope: Scope, memory: &NewMemory) -> Result<bool, LedgerError> {
-        let place = Place::Run { tenant: scope.tenant, run: memory.run, op: None, spot: Spot::Entity };
-        let entity = memory.entity.as_deref();
+    pub async fn amend_closed(&self, scope: Scope, projection: &NewProjection) -> Result<bool, LedgerError> {
+        let place = Place::Run { tenant: scope.tenant, run: projection.run, op: None, spot: Spot::Entity };
+        let entity = projection.entity.as_deref();
         let sealed = entity.and_then(|text| self.payloads().seal_inline(&place, text));
-        let values = || memory.attributes.values();
+        let values = || projection.attributes.values();
         Ok(sqlx::query_scalar(AMEND)
             .bind(scope.shard.0)
             .bind(scope.tenant.0)
-            .bind(memory.run.0)
+            .bind(projection.run.0)
             .bind(sealed.as_deref().or(entity))
-            .bind(memory.attributes.keys().map(|name| &**name).bind_iter())
+            .bind(projection.attributes.keys().map(|name| &**name).bind_iter())
             .bind(values().map(attribute::text).bind_iter())
             .bind(values().map(attribute::number).bind_iter())
             .bind(values().map(attribute::flag).bind_iter())

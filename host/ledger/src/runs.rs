@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::claims::{digest, parent};
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::from_row::from_row;
 use crate::payloads::store::{Closed, of_run};
 use crate::payloads::{Column, Place, Spot, has_private_detail};
 use crate::time::Timestamp;
@@ -92,25 +93,24 @@ pub struct Page {
     pub limit: u32,
 }
 
-#[derive(FromRow)]
-pub(crate) struct SummaryRow {
-    run_id: Uuid,
-    workflow_id: String,
-    generation: i32,
-    workflow: String,
-    digest: Vec<u8>,
-    status: i16,
-    owner: Option<Uuid>,
-    parent_run: Option<Uuid>,
-    parent_op: Option<i32>,
-    started_at: Timestamp,
-    closed_at: Option<Timestamp>,
-    attributes: Option<String>,
+from_row! {
+    pub(crate) struct SummaryRow {
+        run_id: Uuid,
+        workflow_id: String,
+        generation: i32,
+        workflow: String,
+        digest: Vec<u8>,
+        status: i16,
+        owner: Option<Uuid>,
+        parent_run: Option<Uuid>,
+        parent_op: Option<i32>,
+        started_at: Timestamp,
+        closed_at: Option<Timestamp>,
+        attributes: Option<String>,
+    }
 }
 
-#[derive(FromRow)]
 struct InfoRow {
-    #[sqlx(flatten)]
     summary: SummaryRow,
     input: Option<String>,
     output: Option<String>,
@@ -120,6 +120,23 @@ struct InfoRow {
     start: Option<String>,
     rows: Option<i32>,
     chain: Option<i64>,
+}
+
+impl<'r> FromRow<'r, PgRow> for InfoRow {
+    fn from_row(row: &'r PgRow) -> Result<Self, sqlx::Error> {
+        let summary = SummaryRow::from_row(row)?;
+        Ok(Self {
+            summary,
+            input: row.try_get("input")?,
+            output: row.try_get("output")?,
+            error: row.try_get("error")?,
+            fault: row.try_get("fault")?,
+            entity: row.try_get("entity")?,
+            start: row.try_get("start")?,
+            rows: row.try_get("rows")?,
+            chain: row.try_get("chain")?,
+        })
+    }
 }
 
 impl RunFilter {

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
+use crate::from_row::from_row;
 use backstitch_core::{RunStatus, Scope, TenantId, limits};
-use sqlx::FromRow;
 use sqlx::postgres::PgBindIterExt;
 
 use crate::connect::Ledger;
@@ -43,15 +43,16 @@ pub struct ScheduleChange<'a> {
     pub due_ms: Option<u64>,
 }
 
-#[derive(FromRow)]
-struct ScheduleRow {
-    tenant: i32,
-    name: String,
-    spec: String,
-    state: String,
-    revision: i64,
-    due_at: Option<Timestamp>,
-    created_at: Timestamp,
+from_row! {
+    struct ScheduleRow {
+        tenant: i32,
+        name: String,
+        spec: String,
+        state: String,
+        revision: i64,
+        due_at: Option<Timestamp>,
+        created_at: Timestamp,
+    }
 }
 
 impl Ledger {
@@ -157,7 +158,7 @@ impl Ledger {
     /// Schedules of all tenants that are due at `now_ms` or before, the oldest first, at most `limit`.
     /// Reads only: a schedule comes back until it is changed.
     ///
-    /// `from_ms`: none is due before, as the caller knows. It spares a look what is left of schedules that were changed: as
+    /// `from_ms`: none is due before, as the caller knows. It spares a check what is left of schedules that were changed: as
     /// long as somebody looks at an old state of the database, they stay in the index.
     pub async fn due_schedules(
         &self,

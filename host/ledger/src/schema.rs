@@ -4,18 +4,28 @@
 //! CREATE: it looks whether all is there, and makes what is missing only if its role may.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use backstitch_core::date::civil;
 use backstitch_core::ids::RunId;
 use backstitch_core::limits;
-use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgExecutor};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, Connection, PgExecutor, SqlSafeStr as _};
 
 use crate::connect::Ledger;
 use crate::error::{LedgerError, is_denied};
+use crate::from_row::from_row;
 use crate::opening::Opening;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+/// The files of `migrations/`, in their order: their numbers, what they do, their texts.
+const FILES: &[(i64, &str, &str)] = &include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    let migration = |(version, what, sql): &(i64, &'static str, &'static str)| {
+        Migration::new(*version, (*what).into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(FILES.iter().map(migration).collect())
+});
 
 /// Weeks of the ledger that have a partition before and after the current one. Ahead: a host that
 /// fails to make new ones for a month still writes to the right place.
@@ -303,8 +313,8 @@ impl Ledger {
             return Ok(false);
         }
         let mut transaction = self.pool.begin().await?;
-        let patience = format!("set local lock_timeout = {}", limits::PARTITION_LOCK_MS);
-        sqlx::query(AssertSqlSafe(patience)).execute(&mut transaction).await?;
+        let timeout = format!("set local lock_timeout = {}", limits::PARTITION_LOCK_MS);
+        sqlx::query(AssertSqlSafe(timeout)).execute(&mut transaction).await?;
         sqlx::query("select pg_advisory_xact_lock($1)")
             .bind(PARTITIONS_LOCK)
             .execute(&mut transaction)
@@ -391,17 +401,18 @@ fn week(monday_ms: u64) -> String {
     format!("ledger_{year:04}{month:02}{day:02}")
 }
 
-/// What a role finds where it looks for the schema.
-#[derive(FromRow)]
-struct Standing {
-    role: String,
-    here: Option<String>,
-    is_begun: bool,
-    is_here: bool,
-    may_create: bool,
-    owner: Option<String>,
-    found: Option<String>,
-    may_look: bool,
+from_row! {
+    /// What a role finds where it looks for the schema.
+    struct Standing {
+        role: String,
+        here: Option<String>,
+        is_begun: bool,
+        is_here: bool,
+        may_create: bool,
+        owner: Option<String>,
+        found: Option<String>,
+        may_look: bool,
+    }
 }
 
 /// What the migrations create of a kind, by name.

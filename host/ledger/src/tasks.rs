@@ -1,5 +1,4 @@
-//! Tasks: how calls are handed out to workers, and how they come back. The states are in
-//! [`backstitch_core::task`].
+//! Tasks: how calls are handed out to workers, and how they come back. The states are in [`backstitch_core::task`].
 //!
 //! A task is made, and removed with its outcome's row, by appends of the run's owner only. Whatever else
 //! removes one puts a message into the run's inbox in the same statement ([`endings`]): so it may be done by any
@@ -17,13 +16,14 @@ use backstitch_core::task::LeaseGrant;
 use backstitch_core::{
     HostId, Json, Kind, Op, RunId, RunStatus, Scope, Seq, TaskLease, TaskToken, TenantId, limits,
 };
+use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
 use crate::connect::Ledger;
 use crate::error::LedgerError;
+use crate::from_row::from_row;
 use crate::payloads::store::{Closed, of_run};
 use crate::payloads::{Column, Place, Spot};
 use crate::time::Timestamp;
@@ -71,7 +71,7 @@ pub struct Taken {
 
 /// What a heartbeat found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Beat {
+pub struct TaskHeartbeat {
     /// Nobody waits for the task any more.
     pub given_up: bool,
     /// How long the worker may be silent from now on, in milliseconds; none: as long as it likes.
@@ -92,7 +92,7 @@ pub enum Settled {
     Stale,
 }
 
-/// What a look at all tasks has changed.
+/// What a check of all tasks has changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Tasks that were removed.
@@ -156,20 +156,21 @@ pub struct TaskPage<'a> {
     pub limit: u32,
 }
 
-#[derive(FromRow)]
-struct TakenRow {
-    run_id: Uuid,
-    op: i32,
-    seq: i32,
-    attempt: i32,
-    workflow_id: String,
-    owner: Option<Uuid>,
-    name: String,
-    input: Option<String>,
-    lease_ms: i64,
-    deadline: Option<Timestamp>,
-    heartbeat: Option<String>,
-    there_are_more: bool,
+from_row! {
+    struct TakenRow {
+        run_id: Uuid,
+        op: i32,
+        seq: i32,
+        attempt: i32,
+        workflow_id: String,
+        owner: Option<Uuid>,
+        name: String,
+        input: Option<String>,
+        lease_ms: i64,
+        deadline: Option<Timestamp>,
+        heartbeat: Option<String>,
+        there_are_more: bool,
+    }
 }
 
 impl TakenRow {
@@ -193,22 +194,23 @@ impl TakenRow {
     }
 }
 
-#[derive(FromRow)]
-struct OpenRow {
-    run_id: Uuid,
-    op: i32,
-    workflow_id: String,
-    attempt: i32,
-    task_queue: String,
-    name: String,
-    is_leased: bool,
-    is_held: bool,
-    given_up: bool,
-    worker: Option<String>,
-    offered_at: Timestamp,
-    leased_until: Option<Timestamp>,
-    deadline: Option<Timestamp>,
-    heartbeat: Option<String>,
+from_row! {
+    struct OpenRow {
+        run_id: Uuid,
+        op: i32,
+        workflow_id: String,
+        attempt: i32,
+        task_queue: String,
+        name: String,
+        is_leased: bool,
+        is_held: bool,
+        given_up: bool,
+        worker: Option<String>,
+        offered_at: Timestamp,
+        leased_until: Option<Timestamp>,
+        deadline: Option<Timestamp>,
+        heartbeat: Option<String>,
+    }
 }
 
 /// Tasks `t` that a poll may take, with their runs `r`. The parameters are those of [`Ledger::take_tasks`].
@@ -311,13 +313,13 @@ impl Ledger {
     /// Extends a lease, and keeps what the worker says with it. None: the lease is gone. May be repeated.
     ///
     /// A lease that has run out but was not taken away lives on: nobody else has the task yet.
-    pub async fn beat_task(
+    pub async fn heartbeat_task(
         &self,
         scope: Scope,
         token: TaskToken,
         details: Option<&Json>,
-    ) -> Result<Option<Beat>, LedgerError> {
-        let beaten = sqlx::query_as(
+    ) -> Result<Option<TaskHeartbeat>, LedgerError> {
+        let extended = sqlx::query_as(
             "update tasks
              set leased_until = case when lease_ms is null then leased_until else
                      least(now() + least(lease_ms, silence_ms) * interval '1 millisecond', deadline) end,
@@ -329,13 +331,13 @@ impl Ledger {
         let place = Place::Run { tenant: scope.tenant, run, op, spot: Spot::Heartbeat(token.attempt) };
         let sealed = details.and_then(|details| self.payloads().seal_inline(&place, details.as_str()));
         let details = sealed.as_deref().or(details.map(Json::as_str));
-        let beaten = by_token(beaten, scope, token).bind(details);
-        let row: Option<(bool, Option<i64>)> = beaten.fetch_optional(&self.pool).await?;
-        let beat = |(given_up, lease_ms): (bool, Option<i64>)| Beat {
+        let extended = by_token(extended, scope, token).bind(details);
+        let row: Option<(bool, Option<i64>)> = extended.fetch_optional(&self.pool).await?;
+        let heartbeat = |(given_up, lease_ms): (bool, Option<i64>)| TaskHeartbeat {
             given_up,
             lease_ms: lease_ms.map(i64::cast_unsigned),
         };
-        Ok(row.map(beat))
+        Ok(row.map(heartbeat))
     }
 
     /// The worker will answer later: only the bounds of the call hold from now on. False: the lease is

@@ -27,7 +27,7 @@ use tokio::sync::{Notify, watch};
 use crate::opening::{lost, within};
 
 /// How long a session waits for the next heartbeat, in milliseconds.
-const BEAT_MS_MAX: u64 = 2_000;
+const RENEWAL_MS_MAX: u64 = 2_000;
 /// How long a question after a number may take, in milliseconds.
 const ANSWER_MS_MAX: u64 = 5_000;
 
@@ -40,7 +40,7 @@ struct Inner {
     shard: Shard,
     state: Mutex<State>,
     /// The last heartbeat that the database has taken.
-    beaten: watch::Sender<(HostId, i64)>,
+    renewed: watch::Sender<(HostId, i64)>,
     /// A heartbeat is wanted now.
     wanted: Notify,
     split: watch::Sender<bool>,
@@ -62,22 +62,22 @@ impl Tie {
         Self(Arc::new(Inner {
             shard,
             state: Mutex::new(State::Free),
-            beaten: watch::Sender::new((nobody, 0)),
+            renewed: watch::Sender::new((nobody, 0)),
             wanted: Notify::new(),
             split: watch::Sender::new(false),
         }))
     }
 
     /// The database has taken this heartbeat.
-    pub(crate) fn beaten(&self, host: HostId, number: i64) {
-        self.0.beaten.send_replace((host, number));
+    pub(crate) fn renewed(&self, host: HostId, number: i64) {
+        self.0.renewed.send_replace((host, number));
     }
 
     /// What every session has to read: this number or a later one of this host. None: anything will do.
     pub(crate) fn mark(&self) -> Option<(HostId, i64)> {
         let State::Tied(host) = self.state() else { return None };
-        let (beaten, number) = *self.0.beaten.borrow();
-        (beaten == host).then_some((host, number))
+        let (renewed, number) = *self.0.renewed.borrow();
+        (renewed == host).then_some((host, number))
     }
 
     /// The number that the lease of this host has to have.
@@ -121,9 +121,9 @@ impl Tie {
         if self.is_same(connection).await? {
             return Ok(());
         }
-        let mut beaten = self.0.beaten.subscribe();
+        let mut renewed = self.0.renewed.subscribe();
         self.0.wanted.notify_one();
-        let next = tokio::time::timeout(Duration::from_millis(BEAT_MS_MAX), beaten.changed());
+        let next = tokio::time::timeout(Duration::from_millis(RENEWAL_MS_MAX), renewed.changed());
         if next.await.is_err() {
             return Err(lost("the lease has not followed to the server of this session yet"));
         }

@@ -21,12 +21,12 @@ pub struct DueTimer {
     pub due_ms: u64,
 }
 
-/// Which timers a look is for.
+/// Which timers a check is for.
 #[derive(Clone, Copy, Debug)]
-pub struct TimerLook<'a> {
+pub struct TimerCheck<'a> {
     /// Whose they are.
     pub host: HostId,
-    /// Those before were found not to be there, and none was set since. It spares a look what is left of those that fired:
+    /// Those before were found not to be there, and none was set since. It spares a check what is left of those that fired:
     /// as long as somebody looks at an old state of the database, they stay in the index.
     pub from_ms: u64,
     /// Due at this time or before: those of [`Ledger::due_timers`]. Later than this: those of [`Ledger::next_due`].
@@ -55,7 +55,7 @@ impl Ledger {
     /// `always` of parked and paused ones too.
     ///
     /// Reads only. A timer comes back until an append removes it, or the run is parked, paused or closed.
-    pub async fn due_timers(&self, look: TimerLook<'_>, limit: i64) -> Result<Vec<DueTimer>, LedgerError> {
+    pub async fn due_timers(&self, check: TimerCheck<'_>, limit: i64) -> Result<Vec<DueTimer>, LedgerError> {
         let rows: Vec<(Uuid, i32, i16, Timestamp)> = sqlx::query_as(concat!(
             "select t.run_id, t.op, t.purpose, t.due_at ",
             from_own_timers!(),
@@ -63,12 +63,12 @@ impl Ledger {
              order by t.due_at limit $8"
         ))
         .bind(self.shard.0)
-        .bind(look.host.0)
-        .bind(Timestamp(look.from_ms))
-        .bind(Timestamp(look.now_ms))
+        .bind(check.host.0)
+        .bind(Timestamp(check.from_ms))
+        .bind(Timestamp(check.now_ms))
         .bind(RunStatus::Running.tag())
-        .bind(look.always)
-        .bind(look.except.iter().map(|run| run.0).bind_iter())
+        .bind(check.always)
+        .bind(check.except.iter().map(|run| run.0).bind_iter())
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
@@ -83,7 +83,7 @@ impl Ledger {
 
     /// When the next timer after `now_ms` is due, among those that [`Self::due_timers`] gives.
     /// Reads only.
-    pub async fn next_due(&self, look: TimerLook<'_>) -> Result<Option<u64>, LedgerError> {
+    pub async fn next_due(&self, check: TimerCheck<'_>) -> Result<Option<u64>, LedgerError> {
         let due: Option<Timestamp> = sqlx::query_scalar(concat!(
             "select t.due_at ",
             from_own_timers!(),
@@ -91,11 +91,11 @@ impl Ledger {
              order by t.due_at limit 1"
         ))
         .bind(self.shard.0)
-        .bind(look.host.0)
-        .bind(Timestamp(look.from_ms.max(look.now_ms)))
-        .bind(Timestamp(look.now_ms))
+        .bind(check.host.0)
+        .bind(Timestamp(check.from_ms.max(check.now_ms)))
+        .bind(Timestamp(check.now_ms))
         .bind(RunStatus::Running.tag())
-        .bind(look.always)
+        .bind(check.always)
         .fetch_optional(&self.pool)
         .await?;
         Ok(due.map(|due| due.0))

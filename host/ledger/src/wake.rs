@@ -1,6 +1,6 @@
-//! Hints from host to host over LISTEN and NOTIFY: "look into the database now".
+//! Wake-ups from host to host over LISTEN and NOTIFY: "check the database now".
 //!
-//! A hint may be lost, late or doubled; nothing but speed may depend on it. They are sent after the
+//! A wake-up may be lost, late or doubled; nothing but speed may depend on it. They are sent after the
 //! commit and in a transaction of their own, for a NOTIFY takes a lock that all commits share.
 
 use std::collections::HashSet;
@@ -20,14 +20,14 @@ const QUIET_MS: u64 = 10_000;
 /// Bound on a new listener, and on the answer to that question, in milliseconds.
 const ANSWER_MS_MAX: u64 = 5_000;
 
-/// Why to look.
+/// What to check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
-    /// Someone says that there is something for this host.
-    Hint,
+    /// Someone says that there are messages for this host.
+    Messages,
     /// Someone says that tasks wait on this queue.
     Tasks(TenantId, String),
-    /// Hints may have been lost: look everywhere.
+    /// Wake-ups may have been lost: check everything.
     Lost,
 }
 
@@ -40,57 +40,57 @@ fn task_channel(shard: Shard) -> String {
     format!("backstitch_{}_tasks", shard.0)
 }
 
-/// A hint on its way: the channel and what is said there.
-type Cry = (String, String);
+/// A wake-up on its way: the channel and what is said there.
+type Notification = (String, String);
 
-/// Sends hints, many at a time. Cheap to clone; the task ends when all clones are gone.
+/// Sends wake-ups, many at a time. Cheap to clone; the task ends when all clones are gone.
 #[derive(Clone, Debug)]
 pub struct Notifier {
     shard: Shard,
-    cries: mpsc::Sender<Cry>,
+    notifications: mpsc::Sender<Notification>,
 }
 
 impl Notifier {
     /// Starts the task that sends.
     pub fn spawn(ledger: Ledger) -> Self {
-        let (cries, mut queue) = mpsc::channel(limits::WRITER_QUEUE_MAX);
+        let (notifications, mut queue) = mpsc::channel(limits::WRITER_QUEUE_MAX);
         let shard = ledger.shard;
         tokio::spawn(async move {
             let mut batch = Vec::new();
             while queue.recv_many(&mut batch, limits::WRITER_QUEUE_MAX).await > 0 {
-                let cries: HashSet<Cry> = batch.drain(..).collect();
-                if let Err(error) = notify(&ledger, &cries).await {
-                    tracing::debug!(%error, "hints were lost; the hosts will find out by polling");
+                let notifications: HashSet<Notification> = batch.drain(..).collect();
+                if let Err(error) = notify(&ledger, &notifications).await {
+                    tracing::debug!(%error, "wake-ups were lost; the hosts will find out by polling");
                 }
             }
         });
-        Self { shard, cries }
+        Self { shard, notifications }
     }
 
-    /// Hints to `host` that there is something for it. Never waits; a hint too many is dropped.
-    pub fn hint(&self, host: HostId) {
-        self.cries.try_send((channel(self.shard, host), String::new())).ok();
+    /// Tells `host` that there are messages for it. Never waits; one too many is dropped.
+    pub fn messages(&self, host: HostId) {
+        self.notifications.try_send((channel(self.shard, host), String::new())).ok();
     }
 
-    /// Tells all hosts of tasks. Never waits; a hint too many is dropped.
+    /// Tells all hosts of tasks. Never waits; one too many is dropped.
     pub fn tasks(&self, tenant: TenantId, task_queue: &str) {
-        self.cries.try_send((task_channel(self.shard), format!("{tenant}:{task_queue}"))).ok();
+        self.notifications.try_send((task_channel(self.shard), format!("{tenant}:{task_queue}"))).ok();
     }
 }
 
 /// One transaction for all. May be repeated.
-async fn notify(ledger: &Ledger, cries: &HashSet<Cry>) -> Result<(), sqlx::Error> {
+async fn notify(ledger: &Ledger, notifications: &HashSet<Notification>) -> Result<(), sqlx::Error> {
     sqlx::query(
         "select pg_notify(c.channel, c.said) from unnest($1::text[], $2::text[]) as c (channel, said)",
     )
-    .bind(cries.iter().map(|(channel, _)| channel.as_str()).bind_iter())
-    .bind(cries.iter().map(|(_, said)| said.as_str()).bind_iter())
+    .bind(notifications.iter().map(|(channel, _)| channel.as_str()).bind_iter())
+    .bind(notifications.iter().map(|(_, said)| said.as_str()).bind_iter())
     .execute(&ledger.pool)
     .await?;
     Ok(())
 }
 
-/// Receives the hints for one host, over its own connection.
+/// Receives the wake-ups for one host, over its own connection.
 #[derive(Debug)]
 pub struct Wakeups {
     ledger: Ledger,
@@ -101,7 +101,7 @@ pub struct Wakeups {
 }
 
 impl Ledger {
-    /// Hints for `host`, and for all. The first call of [`Wakeups::next`] connects.
+    /// Wake-ups for `host`, and for all. The first call of [`Wakeups::next`] connects.
     pub fn wakeups(&self, host: HostId) -> Wakeups {
         Wakeups {
             ledger: self.clone(),
@@ -114,7 +114,7 @@ impl Ledger {
 }
 
 impl Wakeups {
-    /// Waits for a hint. Survives every loss of the connection: each costs one [`Wake::Lost`], also the
+    /// Waits for a wake-up. Survives every loss of the connection: each costs one [`Wake::Lost`], also the
     /// first connection. Not to be dropped half-way while it is
     /// connecting, or it begins anew.
     pub async fn next(&mut self) -> Wake {
@@ -133,8 +133,8 @@ impl Wakeups {
             biased;
             heard = hear(listener) => heard,
             () = self.ledger.crowded.notified() => {
-                // Hints are a convenience: where the server has no room, others need the place.
-                tracing::debug!("the server has no room: polling goes on without hints");
+                // Wake-ups are a convenience: where the server has no room, others need the place.
+                tracing::debug!("the server has no room: polling goes on without wake-ups");
                 self.listener = None;
                 tokio::time::sleep(Duration::from_millis(RETRY_MS.1)).await;
                 return Wake::Lost;
@@ -148,7 +148,7 @@ impl Wakeups {
                     Some(Wake::Tasks(TenantId(tenant.parse().ok()?), queue.to_owned()))
                 })
                 .unwrap_or(Wake::Lost),
-            Ok(Some(_)) => Wake::Hint,
+            Ok(Some(_)) => Wake::Messages,
             Ok(None) => Wake::Lost,
             Err(error) => {
                 tracing::debug!(%error, "the listener has failed; polling goes on");

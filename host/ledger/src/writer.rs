@@ -33,8 +33,8 @@
 //! slows the host down. Whoever wants it to end aborts the task.
 
 mod aside;
-mod broken;
 mod fate;
+mod gap_tracker;
 mod session;
 
 use std::fmt;
@@ -48,8 +48,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::aside::{Aside, Line};
-use self::broken::Broken;
 use self::fate::Settled;
+use self::gap_tracker::GapTracker;
 use self::session::{ELSEWHERE, Session};
 use crate::append::{self, Acks, Batch, Item, Outcome, PoisonKind};
 use crate::confirm::confirm;
@@ -178,9 +178,9 @@ impl Writer {
             health: health_sender,
             busy: busy_sender,
             pending: Vec::new(),
-            weeded: 0,
+            checked: 0,
             batch: Batch::default(),
-            broken: Broken::default(),
+            gap_tracker: GapTracker::default(),
             aside: Aside::default(),
             last: Last::default(),
         };
@@ -202,9 +202,9 @@ struct State {
     /// Received, not yet acknowledged. A batch is its beginning.
     pending: Vec<Item>,
     /// How many of them, from the first on, leave no gap and belong behind nothing that is set aside.
-    weeded: usize,
+    checked: usize,
     batch: Batch,
-    broken: Broken,
+    gap_tracker: GapTracker,
     aside: Aside,
     last: Last,
 }
@@ -225,7 +225,7 @@ struct Part {
 
 impl State {
     async fn run(mut self) -> Stopped {
-        self.look_after_connection().await;
+        self.check_connection().await;
         let stopped = loop {
             if let Some(line) = self.aside.take()
                 && let Err(stopped) = self.try_again(line).await
@@ -239,7 +239,7 @@ impl State {
                     received = self.items.recv_many(&mut self.pending, self.config.batch_max),
                         if !self.aside.is_full() => received,
                     () = tokio::time::sleep(IDLE) => {
-                        self.look_after_connection().await;
+                        self.check_connection().await;
                         continue;
                     }
                 };
@@ -263,7 +263,7 @@ impl State {
 
     /// Commits what fits into one statement of what is pending.
     async fn step(&mut self, repeated: bool) -> Result<(), Stopped> {
-        self.weed().await?;
+        self.drop_gapped().await?;
         let count = self.cut();
         if count == 0 {
             return Ok(());
@@ -276,12 +276,12 @@ impl State {
             Settled::Fenced => Err(Stopped::Fenced),
             Settled::Behind { runs } => self.leave_behind(count, &runs).await,
             Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
-            Settled::Held { repeated } if self.is_of_one_run(count) => {
+            Settled::LockTimeout { repeated } if self.is_of_one_run(count) => {
                 self.aside.put(self.pending.drain(..count).collect(), repeated);
-                self.weeded = 0;
+                self.checked = 0;
                 Ok(())
             }
-            Settled::Held { repeated } => self.isolate(count, repeated).await,
+            Settled::LockTimeout { repeated } => self.isolate(count, repeated).await,
             Settled::Guilty { .. } => self.isolate(count, false).await,
         };
         self.busy.send_replace(None);
@@ -298,19 +298,19 @@ impl State {
     /// Tries a run that was set aside.
     async fn try_again(&mut self, line: Line) -> Result<(), Stopped> {
         let later = std::mem::replace(&mut self.pending, line.items);
-        self.weeded = 0;
+        self.checked = 0;
         self.session.wait_for_locks(Some(LOCK_MOMENT_MS)).await;
         let mut repeated = line.repeated;
         let mut tried = Ok(());
         while tried.is_ok() && !self.pending.is_empty() {
             tried = self.step(std::mem::take(&mut repeated)).await;
             self.aside.keep_back(&mut self.pending, 0);
-            self.weeded = 0;
+            self.checked = 0;
         }
         self.session.wait_for_locks(None).await;
         self.pending.extend(later);
-        let held = self.aside.holds(line.run);
-        self.aside.tried(held);
+        let waits = self.aside.holds(line.run);
+        self.aside.tried(waits);
         tried
     }
 
@@ -350,7 +350,7 @@ impl State {
     }
 
     /// Keeps the connection alive, and notices when it is gone. What it cannot mend now is tried again.
-    async fn look_after_connection(&mut self) {
+    async fn check_connection(&mut self) {
         match Box::pin(within(PING_MS_MAX, self.session.ping())).await {
             Ok(()) => self.report_healthy(),
             Err(error) => {
@@ -362,13 +362,13 @@ impl State {
 
     /// Refuses pending items that would leave a gap, and sets those aside whose run is. Looks at those that are new, or
     /// at all after something has become of a run.
-    async fn weed(&mut self) -> Result<(), Stopped> {
-        let from = std::mem::take(&mut self.weeded);
+    async fn drop_gapped(&mut self) -> Result<(), Stopped> {
+        let from = std::mem::take(&mut self.checked);
         self.aside.keep_back(&mut self.pending, from);
-        let broken = &mut self.broken;
-        let leaves_gap = |item: &mut Item| broken.continues(item) || !item.append.is_linked();
+        let tracker = &mut self.gap_tracker;
+        let leaves_gap = |item: &mut Item| tracker.continues(item) || !item.append.is_linked();
         let gaps: Vec<u64> = self.pending.extract_if(from.., leaves_gap).map(|item| item.ticket).collect();
-        self.weeded = self.pending.len();
+        self.checked = self.pending.len();
         if gaps.is_empty() { Ok(()) } else { self.tell(gaps, gap()).await }
     }
 
@@ -387,19 +387,19 @@ impl State {
                 parts.push(Part { items, failed: false });
             }
             self.pending = part.items;
-            self.weeded = 0;
+            self.checked = 0;
             isolated = self.settle_part(&mut parts, repeated).await;
         }
         self.session.wait_for_locks(None).await;
         parts.into_iter().rev().for_each(|part| self.pending.extend(part.items));
         self.pending.extend(later);
-        self.weeded = 0;
+        self.checked = 0;
         isolated
     }
 
     /// Commits what is pending, or puts it back among the parts to be halved.
     async fn settle_part(&mut self, parts: &mut Vec<Part>, repeated: bool) -> Result<(), Stopped> {
-        self.weed().await?;
+        self.drop_gapped().await?;
         let count = self.pending.len();
         if count == 0 {
             return Ok(());
@@ -408,7 +408,7 @@ impl State {
             Settled::Committed { refused } => self.committed(count, refused).await,
             Settled::Fenced => Err(Stopped::Fenced),
             Settled::Guilty { kind, message } if count == 1 => self.poison(0, kind, message).await,
-            Settled::Held { repeated } if self.is_of_one_run(count) => {
+            Settled::LockTimeout { repeated } if self.is_of_one_run(count) => {
                 self.aside.put(std::mem::take(&mut self.pending), repeated);
                 Ok(())
             }
@@ -417,7 +417,7 @@ impl State {
                 parts.push(Part { items: std::mem::take(&mut self.pending), failed: false });
                 Ok(())
             }
-            Settled::Held { .. } | Settled::Guilty { .. } => {
+            Settled::LockTimeout { .. } | Settled::Guilty { .. } => {
                 parts.push(Part { items: std::mem::take(&mut self.pending), failed: true });
                 Ok(())
             }
@@ -440,10 +440,10 @@ impl State {
     /// The first `count` items are.
     async fn committed(&mut self, count: usize, refused: Vec<RunId>) -> Result<(), Stopped> {
         let items: Vec<Item> = self.pending.drain(..count).collect();
-        self.weeded = self.weeded.saturating_sub(count);
+        self.checked = self.checked.saturating_sub(count);
         if !refused.is_empty() {
-            self.broken.refused(&items, &refused);
-            self.weeded = 0;
+            self.gap_tracker.refused(&items, &refused);
+            self.checked = 0;
         }
         let tickets = items.iter().map(|item| item.ticket).collect();
         self.tell(tickets, Outcome::Committed { refused }).await
@@ -453,8 +453,8 @@ impl State {
     async fn poison(&mut self, index: usize, kind: PoisonKind, message: String) -> Result<(), Stopped> {
         let item = self.pending.remove(index);
         tracing::error!(run = %item.append.run, ?kind, message, "an append can never be committed");
-        self.broken.poisoned(&item);
-        self.weeded = 0;
+        self.gap_tracker.poisoned(&item);
+        self.checked = 0;
         self.tell(vec![item.ticket], Outcome::Poisoned { kind, message }).await
     }
 
@@ -480,7 +480,7 @@ impl State {
         self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point))
     }
 
-    /// Repeats one statement until its fate is known. `repeated`: as in [`Settled::Held`].
+    /// Repeats one statement until its fate is known. `repeated`: as in [`Settled::LockTimeout`].
     async fn settle(&mut self, range: std::ops::Range<usize>, mut repeated: bool) -> Settled {
         let mut unknown = false;
         let mut tries = 0;
@@ -491,9 +491,9 @@ impl State {
                     self.hook("append-after");
                     return settled;
                 }
-                Err((Failure::Held, _)) => {
+                Err((Failure::LockTimeout, _)) => {
                     self.report_healthy();
-                    return Settled::Held { repeated };
+                    return Settled::LockTimeout { repeated };
                 }
                 Err((failure, error)) => {
                     if matches!(failure, Failure::Lost | Failure::ReadOnly) {
@@ -519,17 +519,17 @@ impl State {
         let classed = |error: sqlx::Error| (Failure::of(&error), error);
         let items = &self.pending[range];
         self.session.connection().await.map_err(classed)?;
-        let (patience, beats) = (self.session.patience(), self.session.mark(self.lease.host));
+        let (deadline, mark) = (self.session.reply_deadline(), self.session.mark(self.lease.host));
         let connection = self.session.connection().await.map_err(classed)?;
         if *unknown {
             let found = async {
-                let settled = fate::witness(connection, self.scope, items).await?;
+                let settled = fate::probe_commit(connection, self.scope, items).await?;
                 if settled.is_some() {
                     confirm(&mut *connection).await?;
                 }
                 Ok(settled)
             };
-            if let Some(settled) = patience.reply(found).await.map_err(classed)? {
+            if let Some(settled) = deadline.reply(found).await.map_err(classed)? {
                 return Ok(settled);
             }
             (*unknown, *repeated) = (false, true);
@@ -537,7 +537,7 @@ impl State {
         let hook = |point| self.config.hook.as_ref().map_or(Hook::Go, |hook| hook(point));
         hook("append-before");
         let lease = (self.lease.host, self.lease.epoch);
-        let mut result = patience.reply(append::execute(connection, lease, beats, self.scope, items)).await;
+        let mut result = deadline.reply(append::execute(connection, lease, mark, self.scope, items)).await;
         if hook("append-sent") == Hook::DropReply {
             result = Err(lost("the test dropped the reply"));
         }
@@ -552,15 +552,16 @@ impl State {
                 if *repeated && !refused.is_empty() {
                     // It is committed; only the question is open. Without an answer, ask as after a lost reply.
                     *unknown = true;
-                    let ours = patience.reply(fate::starts_of_ours(connection, self.scope, items)).await;
+                    let ours = deadline.reply(fate::starts_of_ours(connection, self.scope, items)).await;
                     let ours = ours.map_err(classed)?;
                     refused.retain(|run| !ours.contains(run));
                 }
                 Ok(Settled::Committed { refused })
             }
-            Err(error) if Failure::of(&error) == Failure::Data => {
-                patience.reply(fate::judge(connection, self.scope, items, &error)).await.map_err(classed)
-            }
+            Err(error) if Failure::of(&error) == Failure::Data => deadline
+                .reply(fate::classify_data_error(connection, self.scope, items, &error))
+                .await
+                .map_err(classed),
             Err(error) => {
                 let failure = Failure::of(&error);
                 *unknown |= failure == Failure::Lost;

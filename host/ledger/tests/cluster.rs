@@ -27,10 +27,10 @@ fn open_tempdir() -> tempfile::TempDir {
     dir
 }
 
-fn within(patience: Duration, what: &str, mut check: impl FnMut() -> bool) {
+fn within(timeout: Duration, what: &str, mut check: impl FnMut() -> bool) {
     let began = Instant::now();
     while !check() {
-        assert!(began.elapsed() < patience, "waited in vain until {what}");
+        assert!(began.elapsed() < timeout, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

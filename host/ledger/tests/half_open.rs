@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backstitch_core::{Op, RunId};
-use backstitch_ledger::{ConnectOptions, Ledger, NewMemory, NewTimer, Notifier, Plant, Pulse, RunRef, Wake};
+use backstitch_ledger::{
+    ConnectOptions, ForkedRun, Ledger, NewProjection, NewTimer, Notifier, Renewal, RunRef, Wake,
+};
 use common::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
@@ -187,15 +189,15 @@ async fn a_connection_that_waits_for_nothing_is_looked_after() {
     let mut host = Host::new(&ledger).await;
     host.commit(Grown::named("a").start()).await;
     let mut wakeups = ledger.wakeups(host.id);
-    assert_eq!(wakeups.next().await, Wake::Lost, "hints may have been lost before it listens");
+    assert_eq!(wakeups.next().await, Wake::Lost, "wake-ups may have been lost before it listens");
     network.set("writer", Line::Dead);
     network.set("listener", Line::Dead);
     let writer = async { host.connections.wait_for(|made| *made == 2).await.unwrap().to_owned() };
     let listener = async {
         assert_eq!(wakeups.next().await, Wake::Lost, "it may have missed some");
         assert_eq!(wakeups.next().await, Wake::Lost, "it listens again");
-        Notifier::spawn(ledger.clone()).hint(host.lease.host);
-        assert_eq!(wakeups.next().await, Wake::Hint);
+        Notifier::spawn(ledger.clone()).messages(host.lease.host);
+        assert_eq!(wakeups.next().await, Wake::Messages);
     };
     let both = tokio::time::timeout(REPLY, async { tokio::join!(writer, listener) });
     both.await.expect("both are noticed in time");
@@ -208,28 +210,28 @@ async fn looks_and_heartbeats_go_on_over_other_connections() {
     let mut host = Host::new(&ledger).await;
     let run = Grown::named("a");
     host.commit(run.start()).await;
-    let heart = ledger.heart().unwrap();
-    assert_eq!(heart.beat(host.lease).await.unwrap().0, Pulse::Alive);
+    let heartbeat = ledger.heartbeat().unwrap();
+    assert_eq!(heartbeat.renew(host.lease).await.unwrap().0, Renewal::Alive);
     assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some());
     network.set("pool", Line::Dead);
     network.set("lease", Line::Dead);
-    let beats = async {
-        heart.beat(host.lease).await.unwrap_err();
-        assert_eq!(heart.beat(host.lease).await.unwrap().0, Pulse::Alive);
+    let renewals = async {
+        heartbeat.renew(host.lease).await.unwrap_err();
+        assert_eq!(heartbeat.renew(host.lease).await.unwrap().0, Renewal::Alive);
     };
     // Before it is used: what is asked does not fail.
-    let looks = async { assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some()) };
-    let both = tokio::time::timeout(REPLY, async { tokio::join!(beats, looks) });
+    let checks = async { assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().is_some()) };
+    let both = tokio::time::timeout(REPLY, async { tokio::join!(renewals, checks) });
     both.await.expect("both are noticed in time");
 }
 
-fn plant(run: &Grown) -> Plant {
-    Plant {
+fn forked(run: &Grown) -> ForkedRun {
+    ForkedRun {
         scope: SCOPE,
         run: run.new.clone(),
         rows: Vec::new(),
         timers: vec![NewTimer { run: run.id, op: Op(1), due_ms: 1, purpose: 1 }],
-        memory: NewMemory { run: run.id, entity: None, attributes: Default::default() },
+        projection: NewProjection { run: run.id, entity: None, attributes: Default::default() },
         children: Vec::new(),
         inbox: Vec::new(),
     }
@@ -253,9 +255,9 @@ async fn who_stands_still_in_a_transaction_is_ended_and_keeps_nobody_waiting() {
     host.commit(Grown::named("before").start()).await;
     // It has put the run there, and the rest of what it says does not arrive.
     network.die_at("pool", b"insert into timers");
-    let planting = {
+    let inserting = {
         let ledger = ledger.clone();
-        tokio::spawn(async move { ledger.plant(&plant(&Grown::named("wanted"))).await })
+        tokio::spawn(async move { ledger.insert_fork(&forked(&Grown::named("wanted"))).await })
     };
     eventually("it stands still", || async {
         (network.has_died() && standing_still(&url).await == 1).then_some(())
@@ -267,8 +269,8 @@ async fn who_stands_still_in_a_transaction_is_ended_and_keeps_nobody_waiting() {
     let outcomes = host.outcomes(2).await;
     assert!(outcomes.iter().all(|(_, outcome)| *outcome == committed()), "{outcomes:?}");
     assert_eq!(standing_still(&url).await, 0, "what it held is free because it was ended");
-    let planted = tokio::time::timeout(PATIENCE, planting).await.expect("it is given up here too").unwrap();
-    planted.unwrap_err();
+    let inserted = tokio::time::timeout(TIMEOUT, inserting).await.expect("it is given up here too").unwrap();
+    inserted.unwrap_err();
     let runs: Vec<RunId> = sqlx::query_scalar("select run_id from runs where workflow_id = 'wanted'")
         .fetch_all(&mut session(&url).await)
         .await

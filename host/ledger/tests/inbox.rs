@@ -1,4 +1,4 @@
-//! Looks into the inbox: nobody waits for somebody else's messages, and what a run cannot hear is not read.
+//! Database checks of the inbox: nobody waits for somebody else's messages, and what a run cannot hear is not read.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -14,8 +14,8 @@ use backstitch_core::inbox::MessageRow;
 use backstitch_core::task::LeaseGrant;
 use backstitch_core::{Message, Op, RunId, RunStatus, TaskLease, TaskToken, limits};
 use backstitch_ledger::{
-    Append, Ledger, NewItem, NewMemory, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange, TaskCheck,
-    Unread,
+    Append, Ledger, NewItem, NewProjection, NewTimer, Outcome, PassedOn, Posted, Reader, StatusChange,
+    TaskCheck, Unread,
 };
 use common::*;
 use uuid::Uuid;
@@ -69,7 +69,7 @@ fn reader(run: RunId) -> Reader {
 }
 
 #[tokio::test]
-async fn every_run_that_has_messages_gets_its_share_of_a_look() {
+async fn every_run_that_has_messages_gets_its_share_of_a_check() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 3, "a").await;
     flood(&ledger, runs[0].id, 5_000).await;
@@ -296,11 +296,12 @@ async fn nothing_is_left_of_a_child_that_is_refused() {
         at_ms: 1,
         message: Message::Cancel { reason: reason(), id: None }.to_row(),
     };
-    let memory = NewMemory { run: child.id, entity: Some("{}".into()), attributes: Default::default() };
+    let projection =
+        NewProjection { run: child.id, entity: Some("{}".into()), attributes: Default::default() };
     let append = Append {
         new_runs: vec![child.new.clone()],
         timers: vec![NewTimer { run: child.id, op: Op(1), due_ms: 1, purpose: 1 }],
-        memories: vec![memory],
+        projections: vec![projection],
         inbox: vec![note(child.id), note(parent.id)],
         ..parent.step(1)
     };

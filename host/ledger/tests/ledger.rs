@@ -1,4 +1,4 @@
-//! Everything but the append: leases and claims, timers, reading, deployments, schema, hints.
+//! Everything but the append: leases and claims, timers, reading, deployments, schema, wake-ups.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -16,7 +16,7 @@ use backstitch_core::inbox::Message;
 use backstitch_core::{Digest, Event, HostId, Kind, Op, RunId, RunStatus, Seq, TenantId};
 use backstitch_ledger::{
     Append, ClaimedRun, ComponentKind, ConnectError, ConnectOptions, Head, Ledger, LedgerError, NewComponent,
-    NewTimer, Notifier, Page, Posted, Pulse, RunFilter, StatusChange, Wake,
+    NewTimer, Notifier, Page, Posted, Renewal, RunFilter, StatusChange, Wake,
 };
 use common::*;
 
@@ -66,7 +66,7 @@ async fn a_dead_hosts_runs_are_claimed_once_and_by_the_living_only() {
     assert_eq!((parked.status, parked.digest), (RunStatus::Parked, DIGEST));
     let claimed = ledger.owned_run(one.id, first[0].run).await.unwrap();
     // Read again, it counts as one that its owner has not led yet.
-    assert_eq!(claimed, Some(ClaimedRun { unled: true, ..first[0].clone() }));
+    assert_eq!(claimed, Some(ClaimedRun { unreplayed: true, ..first[0].clone() }));
     assert_eq!(ledger.owned_run(two.id, first[0].run).await.unwrap(), None);
 }
 
@@ -97,26 +97,26 @@ async fn the_taker_goes_on_where_the_dead_host_ended() {
 #[tokio::test]
 async fn the_databases_clock_decides_who_is_overdue() {
     let ledger = ledger().await;
-    let patient = ledger.heart().unwrap().register(HostId(new_id()), 60_000, "patient").await.unwrap();
-    let hasty = ledger.heart().unwrap().register(HostId(new_id()), 1, "hasty").await.unwrap();
+    let patient = ledger.heartbeat().unwrap().register(HostId(new_id()), 60_000, "patient").await.unwrap();
+    let hasty = ledger.heartbeat().unwrap().register(HostId(new_id()), 1, "hasty").await.unwrap();
     let dead = eventually("the silent host is overdue", || async {
         let dead = ledger.declare_overdue_dead().await.unwrap();
         (!dead.is_empty()).then_some(dead)
     })
     .await;
     assert_eq!(dead, [hasty.host]);
-    assert_eq!(ledger.heart().unwrap().beat(hasty).await.unwrap().0, Pulse::Dead);
-    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Alive);
-    ledger.heart().unwrap().release(patient).await.unwrap();
-    assert_eq!(ledger.heart().unwrap().beat(patient).await.unwrap().0, Pulse::Dead);
+    assert_eq!(ledger.heartbeat().unwrap().renew(hasty).await.unwrap().0, Renewal::Dead);
+    assert_eq!(ledger.heartbeat().unwrap().renew(patient).await.unwrap().0, Renewal::Alive);
+    ledger.heartbeat().unwrap().release(patient).await.unwrap();
+    assert_eq!(ledger.heartbeat().unwrap().renew(patient).await.unwrap().0, Renewal::Dead);
 }
 
 #[tokio::test]
 async fn a_host_that_registers_again_gives_its_runs_up() {
     let ledger = ledger().await;
     let (host, runs) = host_with_runs(&ledger, 3, "r").await;
-    let again = ledger.heart().unwrap().register(host.id, 60_000, "again").await.unwrap();
-    assert_eq!(ledger.heart().unwrap().beat(host.lease).await.unwrap().0, Pulse::Dead);
+    let again = ledger.heartbeat().unwrap().register(host.id, 60_000, "again").await.unwrap();
+    assert_eq!(ledger.heartbeat().unwrap().renew(host.lease).await.unwrap().0, Renewal::Dead);
     assert_eq!(ledger.claim_runs(again, 500).await.unwrap().len(), runs.len());
 }
 
@@ -136,13 +136,13 @@ async fn timers_of_others_and_of_parked_runs_are_not_due_here() {
     let park = StatusChange::Park { fault: "{}".into() };
     host.commit(Append { status: Some(park), ..Append::new(SCOPE, runs[1].id) }).await;
 
-    let due = ledger.due_timers(look(host.id, 300), 10).await.unwrap();
+    let due = ledger.due_timers(check(host.id, 300), 10).await.unwrap();
     let due: Vec<_> = due.iter().map(|timer| (timer.run, timer.op, timer.purpose, timer.due_ms)).collect();
     assert_eq!(due, [(runs[0].id, Op(2), 2, 100), (runs[0].id, Op(1), 1, 300)]);
-    assert_eq!(ledger.due_timers(look(host.id, 299), 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.due_timers(look(host.id, 300), 1).await.unwrap()[0].op, Op(2));
-    assert_eq!(ledger.next_due(look(host.id, 0)).await.unwrap(), Some(100));
-    assert_eq!(ledger.next_due(look(host.id, 300)).await.unwrap(), None);
+    assert_eq!(ledger.due_timers(check(host.id, 299), 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(check(host.id, 300), 1).await.unwrap()[0].op, Op(2));
+    assert_eq!(ledger.next_due(check(host.id, 0)).await.unwrap(), Some(100));
+    assert_eq!(ledger.next_due(check(host.id, 300)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -364,16 +364,16 @@ async fn the_history_view_tells_what_a_run_waits_for() {
 }
 
 #[tokio::test]
-async fn a_hint_wakes_the_host_and_a_lost_connection_is_told() {
+async fn a_wake_up_reaches_the_host_and_a_lost_connection_is_told() {
     let ledger = ledger().await;
     let (host, stranger) = (HostId(new_id()), HostId(new_id()));
     let notifier = Notifier::spawn(ledger.clone());
     let mut wakeups = ledger.wakeups(host);
-    let mut next = async || tokio::time::timeout(PATIENCE, wakeups.next()).await.unwrap();
+    let mut next = async || tokio::time::timeout(TIMEOUT, wakeups.next()).await.unwrap();
     assert_eq!(next().await, Wake::Lost, "nobody knows what was before");
-    notifier.hint(stranger);
-    notifier.hint(host);
-    assert_eq!(next().await, Wake::Hint);
+    notifier.messages(stranger);
+    notifier.messages(host);
+    assert_eq!(next().await, Wake::Messages);
     sqlx::query(
         "select pg_terminate_backend(pid) from pg_stat_activity
          where application_name = 'backstitch listener' and datname = current_database()",
@@ -382,11 +382,11 @@ async fn a_hint_wakes_the_host_and_a_lost_connection_is_told() {
     .await
     .unwrap();
     assert_eq!(next().await, Wake::Lost);
-    // Hints are heard again, sooner or later; polling covers what is between.
-    let heard = async { while next().await != Wake::Hint {} };
+    // Wake-ups are heard again, sooner or later; polling covers what is between.
+    let heard = async { while next().await != Wake::Messages {} };
     let hinting = async {
         loop {
-            notifier.hint(host);
+            notifier.messages(host);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -76,6 +76,26 @@ async fn a_run_whose_last_row_is_another_than_its_host_knows_takes_nothing() {
 }
 
 #[tokio::test]
+async fn a_run_whose_claim_the_database_has_lost_is_not_written() {
+    let ledger = ledger().await;
+    let url = ledger.options().url.clone();
+    let mut host = Host::new(&ledger).await;
+    let mut run = Grown::named("a");
+    host.commit(run.start()).await;
+    host.commit(run.step(1)).await;
+    for owner in ["null".to_owned(), format!("'{}'", new_id())] {
+        execute(&url, format!("update runs set owner = {owner} where run_id = '{}'", run.id)).await;
+        let mut as_it_was = run.clone();
+        assert!(is_behind(&host.append(as_it_was.complete("1")).await), "its end, as {owner}'s");
+        assert!(is_behind(
+            &host.append(Append { after: Some(run.head()), ..Append::new(SCOPE, run.id) }).await
+        ));
+    }
+    assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
+    assert!(ledger.run(SCOPE, RunRef::Id(run.id)).await.unwrap().unwrap().summary.status.is_open());
+}
+
+#[tokio::test]
 async fn rows_that_do_not_say_what_they_follow_are_refused() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
@@ -98,7 +118,7 @@ async fn an_idle_writer_notices_that_its_connection_is_gone() {
     host.connections.wait_for(|made| *made == 1).await.unwrap();
     let mut session = session(&ledger.options().url).await;
     assert_eq!(terminate_writers(&mut session).await, 1);
-    tokio::time::timeout(PATIENCE, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, host.connections.wait_for(|made| *made == 2)).await.unwrap().unwrap();
 }
 
 /// Which standbys commits wait for.

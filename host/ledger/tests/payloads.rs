@@ -15,7 +15,7 @@ use backstitch_core::{
     limits,
 };
 use backstitch_ledger::{
-    Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewMemory, Outcome, PassedOn,
+    Append, ConnectOptions, KeyError, Ledger, LedgerError, NewItem, NewProjection, Outcome, PassedOn,
     PayloadCodec, Payloads, Posted, RunRef, Settled, StatusChange,
 };
 use common::{
@@ -220,8 +220,8 @@ async fn what_is_sealed_is_nowhere_in_the_clear_and_comes_back() {
     assert_eq!(rows[1].payload.as_deref(), Some(&*secret("signal")));
     assert_eq!(rows[2].payload.as_deref(), Some(&*long));
     let entity = Some(secret("entity").into());
-    let memory = NewMemory { run: grown.id, entity, attributes: AttributeChanges::default() };
-    host.commit(Append { memories: vec![memory], ..Append::new(SCOPE, grown.id) }).await;
+    let projection = NewProjection { run: grown.id, entity, attributes: AttributeChanges::default() };
+    host.commit(Append { projections: vec![projection], ..Append::new(SCOPE, grown.id) }).await;
     let info = ledger.run(SCOPE, RunRef::Id(grown.id)).await.unwrap().unwrap();
     assert_eq!(info.entity, Some(secret("entity")));
     let fault = Some(StatusChange::Park { fault: secret("fault").into() });
@@ -384,12 +384,12 @@ async fn what_is_sealed_opens_in_its_own_column_row_and_message_alone() {
     sqlx::query(copy).bind(first).bind(second).execute(&mut session(&url).await).await.unwrap();
     let items = inbox(&ledger, host.id, &[]).await;
     assert_eq!(items.iter().map(|item| item.item_id).collect::<Vec<_>>(), [second]);
-    let memory = NewMemory {
+    let projection = NewProjection {
         run: grown.id,
         entity: Some("{\"a\":1}".into()),
         attributes: AttributeChanges::default(),
     };
-    host.commit(Append { memories: vec![memory], ..Append::new(SCOPE, grown.id) }).await;
+    host.commit(Append { projections: vec![projection], ..Append::new(SCOPE, grown.id) }).await;
     assert!(ledger.run(SCOPE, RunRef::Id(grown.id)).await.is_ok());
     let copy = "update runs set fault = (select document from entities where entities.run_id = $1)
                 where runs.run_id = $1";
@@ -434,7 +434,7 @@ async fn what_a_heartbeat_says_opens_for_its_own_attempt_alone() {
 }
 
 #[tokio::test]
-async fn large_messages_come_look_by_look() {
+async fn large_messages_come_check_by_check() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     let (flooded, other) = (Grown::named("flooded"), Grown::named("other"));
@@ -450,7 +450,7 @@ async fn large_messages_come_look_by_look() {
     }
     let ids = |items: Vec<backstitch_ledger::InboxItem>| items.into_iter().map(|item| item.item_id);
     let first: Vec<_> = ids(inbox(&ledger, host.id, &[]).await).collect();
-    let fitting = limits::LOOK_BYTES_MAX / large.len();
+    let fitting = limits::INBOX_CHECK_BYTES_MAX / large.len();
     assert_eq!(first.len(), fitting + 1);
     assert!(first.contains(&sent[20]) && sent[..fitting].iter().all(|item| first.contains(item)));
     let rest: Vec<_> = ids(inbox(&ledger, host.id, &first).await).collect();
@@ -597,8 +597,8 @@ async fn views_can_be_looked_into_whatever_payloads_hold() {
         host.commit(grown.start()).await;
         let grown_by = grown.grown_by(|grown| vec![grown.signal(text)]);
         let entity =
-            NewMemory { run: grown.id, entity: Some((*text).into()), attributes: Default::default() };
-        host.commit(Append { memories: vec![entity], ..grown_by }).await;
+            NewProjection { run: grown.id, entity: Some((*text).into()), attributes: Default::default() };
+        host.commit(Append { projections: vec![entity], ..grown_by }).await;
         let grown = Grown::named(&format!("unread-{number}"));
         host.commit(grown.start()).await;
         let message = Message::Signal { name: "s".into(), payload: json(text), id: None }.to_row();

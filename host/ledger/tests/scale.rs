@@ -37,7 +37,7 @@ async fn read_by(url: &str, asking: impl AsyncFnOnce(&Ledger)) -> i64 {
         if sessions.is_empty() {
             break;
         }
-        assert!(begun.elapsed() < PATIENCE / 4, "{sessions:?}");
+        assert!(begun.elapsed() < TIMEOUT / 4, "{sessions:?}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let after = eventually("what was read is told", async || {
@@ -60,7 +60,7 @@ async fn read_so_far(connection: &mut PgConnection) -> i64 {
 }
 
 #[tokio::test]
-async fn a_look_at_timers_costs_nothing_for_those_of_other_hosts() {
+async fn a_check_of_timers_costs_nothing_for_those_of_other_hosts() {
     let url = database(cluster()).await;
     let ledger = ledger_at(&url).await;
     let mut host = Host::new(&ledger).await;
@@ -81,17 +81,17 @@ async fn a_look_at_timers_costs_nothing_for_those_of_other_hosts() {
                   select shard, tenant, run_id, n, due_at + (n % 2) * interval '30 seconds', purpose, owner
                   from timers, generate_series(2, $2) n where owner = $1";
     let read = read_beside(&url, timers, foreign.id, async |ledger| {
-        assert_eq!(ledger.due_timers(look(host.id, now), 500).await.unwrap(), []);
-        assert_eq!(ledger.next_due(look(host.id, now)).await.unwrap(), Some(now + 60_000));
+        assert_eq!(ledger.due_timers(check(host.id, now), 500).await.unwrap(), []);
+        assert_eq!(ledger.next_due(check(host.id, now)).await.unwrap(), Some(now + 60_000));
     })
     .await;
     assert!(read < 1_000, "{read} entries were read to find one timer among those of others");
     let again = ledger_at(&url).await;
-    assert_eq!(again.due_timers(look(foreign.id, now), 500).await.unwrap().len(), 500);
+    assert_eq!(again.due_timers(check(foreign.id, now), 500).await.unwrap().len(), 500);
 }
 
 #[tokio::test]
-async fn a_look_passes_by_timers_that_were_looked_at() {
+async fn a_check_passes_by_timers_that_were_looked_at() {
     let url = database(cluster()).await;
     let ledger = ledger_at(&url).await;
     let mut host = Host::new(&ledger).await;
@@ -103,12 +103,12 @@ async fn a_look_passes_by_timers_that_were_looked_at() {
     };
     host.commit(timer(1, 10)).await;
     host.commit(timer(2, 20)).await;
-    let from = |from_ms| backstitch_ledger::TimerLook { from_ms, ..look(host.id, 30) };
+    let from = |from_ms| backstitch_ledger::TimerCheck { from_ms, ..check(host.id, 30) };
     assert_eq!(ledger.due_timers(from(0), 10).await.unwrap().len(), 2);
     assert_eq!(ledger.due_timers(from(20), 10).await.unwrap()[0].op, Op(2));
     assert_eq!(ledger.due_timers(from(21), 10).await.unwrap(), []);
     let except = [mine.id];
-    let without = backstitch_ledger::TimerLook { except: &except, ..look(host.id, 30) };
+    let without = backstitch_ledger::TimerCheck { except: &except, ..check(host.id, 30) };
     assert_eq!(ledger.due_timers(without, 10).await.unwrap(), []);
 }
 
@@ -120,12 +120,12 @@ async fn timers_go_with_their_run_to_its_next_owner() {
     first.commit(run.start()).await;
     let timers = vec![NewTimer { run: run.id, op: Op(1), due_ms: 5, purpose: 1 }];
     first.commit(Append { timers, ..Append::new(SCOPE, run.id) }).await;
-    ledger.heart().unwrap().release(first.lease).await.unwrap();
+    ledger.heartbeat().unwrap().release(first.lease).await.unwrap();
     let second = Host::new(&ledger).await;
-    assert_eq!(ledger.due_timers(look(second.id, 10), 10).await.unwrap(), []);
+    assert_eq!(ledger.due_timers(check(second.id, 10), 10).await.unwrap(), []);
     assert_eq!(ledger.claim_runs(second.lease, 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.due_timers(look(second.id, 10), 10).await.unwrap().len(), 1);
-    assert_eq!(ledger.due_timers(look(first.id, 10), 10).await.unwrap(), []);
+    assert_eq!(ledger.due_timers(check(second.id, 10), 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(check(first.id, 10), 10).await.unwrap(), []);
 }
 
 /// The year 2100: nothing else here has its weeks.
@@ -254,9 +254,9 @@ async fn small_ledgers_are_read_together_and_large_ones_are_not() {
 /// What is known against a run that its next owner has claimed.
 async fn claimed(ledger: &Ledger, host: &Host) -> (u16, bool, Option<Op>) {
     let mut claimed = ledger.claim_runs(host.lease, 10).await.unwrap();
-    let ClaimedRun { losses, unled, lost_attempt, .. } = claimed.pop().unwrap();
+    let ClaimedRun { losses, unreplayed, lost_attempt, .. } = claimed.pop().unwrap();
     assert_eq!(claimed, []);
-    (losses, unled, lost_attempt)
+    (losses, unreplayed, lost_attempt)
 }
 
 /// The next owner, after this one has died.
@@ -306,34 +306,34 @@ async fn a_run_that_went_on_or_was_given_back_has_nothing_against_it() {
     host = heir(&ledger, host.id).await;
     assert_eq!(claimed(&ledger, &host).await, (1, false, None));
     for _ in 0..3 {
-        ledger.heart().unwrap().release(host.lease).await.unwrap();
+        ledger.heartbeat().unwrap().release(host.lease).await.unwrap();
         host = Host::new(&ledger).await;
         assert_eq!(claimed(&ledger, &host).await, (1, false, None), "a host that stops did not die");
     }
     let late = Host::new(&ledger).await;
     assert!(ledger.declare_dead(host.id).await.unwrap());
-    ledger.heart().unwrap().release(host.lease).await.unwrap();
+    ledger.heartbeat().unwrap().release(host.lease).await.unwrap();
     assert_eq!(claimed(&ledger, &late).await, (1, false, None), "nor did one that was only slow");
 }
 
-/// Has `looks` made often enough that their plans are made while tables are empty, and again beside `foreign` rows; what
+/// Has `checks` made often enough that their plans are made while tables are empty, and again beside `foreign` rows; what
 /// that reads.
-async fn read_beside(url: &str, foreign: &'static str, owner: HostId, looks: impl AsyncFn(&Ledger)) -> i64 {
+async fn read_beside(url: &str, foreign: &'static str, owner: HostId, checks: impl AsyncFn(&Ledger)) -> i64 {
     read_by(url, async |ledger| {
         for _ in 0..10 {
-            looks(ledger).await;
+            checks(ledger).await;
         }
         let insert = sqlx::query(foreign).bind(owner.0).bind(FOREIGN);
         insert.execute(&mut session(url).await).await.unwrap();
         for _ in 0..10 {
-            looks(ledger).await;
+            checks(ledger).await;
         }
     })
     .await
 }
 
 #[tokio::test]
-async fn a_look_into_the_inbox_costs_nothing_for_messages_of_other_hosts() {
+async fn a_check_of_the_inbox_costs_nothing_for_messages_of_other_hosts() {
     let url = database(cluster()).await;
     let ledger = ledger_at(&url).await;
     let mut host = Host::new(&ledger).await;
@@ -365,7 +365,7 @@ async fn a_look_into_the_inbox_costs_nothing_for_messages_of_other_hosts() {
 }
 
 #[tokio::test]
-async fn a_look_at_tasks_costs_nothing_for_those_that_others_wait_for() {
+async fn a_check_of_tasks_costs_nothing_for_those_that_others_wait_for() {
     let url = database(cluster()).await;
     let ledger = ledger_at(&url).await;
     let foreign = Host::new(&ledger).await;
@@ -404,7 +404,7 @@ async fn a_look_at_tasks_costs_nothing_for_those_that_others_wait_for() {
 }
 
 #[tokio::test]
-async fn a_look_at_schedules_costs_nothing_for_those_that_are_not_due_and_those_that_were() {
+async fn a_check_of_schedules_costs_nothing_for_those_that_are_not_due_and_those_that_were() {
     let url = database(cluster()).await;
     let ledger = ledger_at(&url).await;
     ledger.close().await;
@@ -412,11 +412,11 @@ async fn a_look_at_schedules_costs_nothing_for_those_that_are_not_due_and_those_
                      select 0, 1, 'schedule-' || n, '{}', '{}', 1, now() + n * interval '1 second', now()
                      from generate_series(100, 99 + $2) n where $1 is not null";
     let from = now_ms();
-    let looks = async |ledger: &Ledger| {
+    let checks = async |ledger: &Ledger| {
         assert_eq!(ledger.due_schedules(from, from + 1_000, 500).await.unwrap(), []);
         ledger.next_schedule_due(from).await.unwrap();
     };
-    let read = read_beside(&url, schedules, HostId(new_id()), looks).await;
+    let read = read_beside(&url, schedules, HostId(new_id()), checks).await;
     assert!(read < 1_000, "{read} entries were read to find no schedule");
     // Each of them was due an hour ago, and somebody still looks at the database as it was then.
     let mut sql = session(&url).await;
@@ -429,7 +429,7 @@ async fn a_look_at_schedules_costs_nothing_for_those_that_are_not_due_and_those_
     sqlx::raw_sql(by_now).execute(&mut sql).await.unwrap();
     let read = read_by(&url, async |ledger| {
         for _ in 0..10 {
-            looks(ledger).await;
+            checks(ledger).await;
         }
     })
     .await;

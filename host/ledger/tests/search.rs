@@ -12,7 +12,7 @@ use std::sync::Arc;
 use backstitch_core::{
     Attribute, AttributeChanges, Event, Filter, Op, Run, RunId, RunStatus, Scope, Seq, TenantId, limits,
 };
-use backstitch_ledger::{Append, Close, Head, Ledger, NewMemory, NewRun, Page, RunFilter, StatusChange};
+use backstitch_ledger::{Append, Close, Head, Ledger, NewProjection, NewRun, Page, RunFilter, StatusChange};
 use common::*;
 
 /// A run under the name of a letter.
@@ -247,14 +247,14 @@ async fn tell(host: &mut Host, told: &Told, before: &[RunId]) -> RunId {
         first,
         further: Vec::new(),
     };
-    let memory = |attributes| NewMemory { run: id, entity: None, attributes };
+    let projection = |attributes| NewProjection { run: id, entity: None, attributes };
     let at_first = told.attributes.iter().map(|(name, said)| ((*name).into(), Some(attribute(said))));
-    let memories = vec![memory(at_first.collect())];
-    host.commit(Append { memories, ..Append::start(SCOPE, new) }).await;
+    let projections = vec![projection(at_first.collect())];
+    host.commit(Append { projections, ..Append::start(SCOPE, new) }).await;
     let gone = told.attributes.iter().filter(|(_, said)| matches!(said, Removed));
     let gone: AttributeChanges = gone.map(|(name, _)| ((*name).into(), None)).collect();
     let after = Some(Head { seq: Seq(0), chain: run.chain() });
-    let mut last = Append { after, memories: vec![memory(gone)], ..Append::new(SCOPE, id) };
+    let mut last = Append { after, projections: vec![projection(gone)], ..Append::new(SCOPE, id) };
     if let Some(closed_ms) = told.closed_ms {
         let row = run.append(closed_ms, &Event::RunCompleted { output: json("null") }).unwrap();
         last.status = Some(StatusChange::Close(Close {

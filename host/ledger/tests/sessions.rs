@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use backstitch_core::RunStatus;
 use backstitch_ledger::{
-    ConnectError, ConnectOptions, Ledger, MigrateError, Outcome, Page, Pulse, RunFilter, RunRef,
+    ConnectError, ConnectOptions, Ledger, MigrateError, Outcome, Page, Renewal, RunFilter, RunRef,
 };
 use common::*;
 use sqlx::{AssertSqlSafe, PgConnection};
@@ -85,10 +85,10 @@ async fn a_heartbeat_does_not_wait_for_an_append_that_waits_for_a_lock() {
     host.send(run.complete("1")).await;
     until_waiting(&ledger, "writer", 1).await;
 
-    let heart = ledger.heart().unwrap();
-    let beat = tokio::time::timeout(SOON, heart.beat(host.lease)).await;
-    let (pulse, reading) = beat.expect("the heartbeat waits for the append").unwrap();
-    assert_eq!(pulse, Pulse::Alive);
+    let heartbeat = ledger.heartbeat().unwrap();
+    let renewed = tokio::time::timeout(SOON, heartbeat.renew(host.lease)).await;
+    let (renewal, reading) = renewed.expect("the heartbeat waits for the append").unwrap();
+    assert_eq!(renewal, Renewal::Alive);
     assert!((reading.at_us / 1_000).abs_diff(now_ms()) < 60_000, "{reading:?}");
 
     // A death still waits for it: what is being written must not come after the heir has read it.
@@ -214,7 +214,7 @@ async fn what_clients_wait_for_keeps_the_host_from_nothing() {
     let own = async {
         for _ in 0..10 {
             ledger.next_sweep_ms().await.unwrap();
-            assert_eq!(ledger.heart().unwrap().beat(host.lease).await.unwrap().0, Pulse::Alive);
+            assert_eq!(ledger.heartbeat().unwrap().renew(host.lease).await.unwrap().0, Renewal::Alive);
         }
     };
     tokio::time::timeout(SOON, own).await.expect("the host waits with its clients");
@@ -251,8 +251,8 @@ async fn with_three_connections_the_lease_and_the_writer_have_theirs() {
     ledger_at(&url).await;
     let url = service_role(&url, "with_three", 3).await;
     let ledger = Ledger::connect(ConnectOptions::new(&url)).await.unwrap();
-    let heart = ledger.heart().unwrap();
-    heart.read_clock().await.unwrap();
+    let heartbeat = ledger.heartbeat().unwrap();
+    heartbeat.read_clock().await.unwrap();
     // Everything else takes what it can get before the writer has come, and as long as it is there.
     let (served, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
     let greedy: Vec<_> = (0..20)
@@ -273,13 +273,13 @@ async fn with_three_connections_the_lease_and_the_writer_have_theirs() {
         async move { (served.load(Ordering::Relaxed) > 0).then_some(()) }
     })
     .await;
-    let lease = heart.register(backstitch_core::HostId(new_id()), 60_000, "three").await.unwrap();
+    let lease = heartbeat.register(backstitch_core::HostId(new_id()), 60_000, "three").await.unwrap();
     let mut host = Host::with_lease(&ledger, lease, None);
     let mut run = Grown::named("a");
     host.commit(run.start()).await;
     for _ in 0..20 {
         host.commit(run.step(1)).await;
-        assert_eq!(heart.beat(lease).await.unwrap().0, Pulse::Alive);
+        assert_eq!(heartbeat.renew(lease).await.unwrap().0, Renewal::Alive);
     }
     is_over.store(true, Ordering::Relaxed);
     for task in greedy {
@@ -338,12 +338,13 @@ async fn a_session_that_has_lost_its_settings_is_given_up() {
         assert_eq!(checked_rows(&ledger, run.id).await.len(), 5, "{reset}");
         eventually("the session is gone", || async { (pids(&url, "pool").await != before).then_some(()) })
             .await;
-        let heart = ledger.heart().unwrap();
-        let beats =
-            || async { heart.beat(host.lease).await.ok().filter(|(pulse, _)| *pulse == Pulse::Alive) };
-        eventually("the heart beats", beats).await;
+        let heartbeat = ledger.heartbeat().unwrap();
+        let renewals = || async {
+            heartbeat.renew(host.lease).await.ok().filter(|(renewal, _)| *renewal == Renewal::Alive)
+        };
+        eventually("the lease is renewed", renewals).await;
         pooler.forget(reset);
-        eventually("the heart beats again", beats).await;
+        eventually("the lease is renewed again", renewals).await;
     }
 }
 

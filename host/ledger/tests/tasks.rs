@@ -156,7 +156,7 @@ async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said()
     let mut host = Host::new(&ledger).await;
     let run = offered(&mut host, &["a"], |_| {}).await;
     let token = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks.remove(0).token;
-    assert!(ledger.beat_task(SCOPE, token, Some(&json("{\"b\":1.0}"))).await.unwrap().is_some());
+    assert!(ledger.heartbeat_task(SCOPE, token, Some(&json("{\"b\":1.0}"))).await.unwrap().is_some());
     assert_eq!(ledger.tasks_of(&[run.id]).await.unwrap(), [(run.id, Op(0))]);
     let items = [completion(token, "1"), completion(token, "2")];
     let (one, two) = tokio::join!(
@@ -171,7 +171,7 @@ async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said()
         panic!("{left:?}")
     };
     assert_eq!(said.as_str(), "{\"b\":1.0}");
-    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_none());
+    assert!(ledger.heartbeat_task(SCOPE, token, None).await.unwrap().is_none());
     // It is offered no more, but its end has not been read: whoever loads the run must not offer it again.
     assert_eq!(ledger.tasks_of(&[run.id]).await.unwrap(), [(run.id, Op(0))]);
 }
@@ -180,8 +180,10 @@ async fn of_two_answers_one_is_left_in_the_inbox_with_what_the_worker_had_said()
 async fn what_ran_out_of_time_is_told_once_however_many_look() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
-    let short = |attempt_ms, silence_ms| {
-        move |task: &mut NewTask| (task.attempt_ms, task.silence_ms) = (attempt_ms, silence_ms)
+    let short = |attempt_ms, heartbeat_timeout_ms| {
+        move |task: &mut NewTask| {
+            (task.attempt_ms, task.heartbeat_timeout_ms) = (attempt_ms, heartbeat_timeout_ms);
+        }
     };
     offered(&mut host, &["silent"], short(None, Some(1))).await;
     offered(&mut host, &["slow"], short(Some(1), None)).await;
@@ -233,9 +235,9 @@ async fn an_older_attempt_makes_room_for_the_next_and_a_newer_one_does_not() {
     };
     // The same once more, as after a commit whose reply was lost: it changes nothing.
     host.commit(again(1)).await;
-    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_some());
+    assert!(ledger.heartbeat_task(SCOPE, token, None).await.unwrap().is_some());
     host.commit(again(2)).await;
-    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().is_none());
+    assert!(ledger.heartbeat_task(SCOPE, token, None).await.unwrap().is_none());
     assert_eq!(open(&ledger).await, [(Op(0), 2, TaskState::Offered)]);
     host.commit(Append { tasks_done: vec![Op(0)], ..Append::new(SCOPE, run.id) }).await;
     assert_eq!(open(&ledger).await, []);
@@ -276,7 +278,7 @@ async fn a_task_that_was_given_up_goes_without_a_word_when_its_worker_does() {
     let token = ledger.take_tasks(SCOPE, check(1), &grant()).await.unwrap().tasks.remove(0).token;
     host.commit(Append { tasks_given_up: vec![Op(0), Op(1)], ..Append::new(SCOPE, run.id) }).await;
     assert!(ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks.is_empty());
-    assert!(ledger.beat_task(SCOPE, token, None).await.unwrap().unwrap().given_up);
+    assert!(ledger.heartbeat_task(SCOPE, token, None).await.unwrap().unwrap().given_up);
     assert_eq!(ledger.sweep_tasks(now_ms(), 100, new_id).await.unwrap().tasks, 1, "the one that nobody has");
     let end = ledger.settle_task(SCOPE, token, &completion(token, "1")).await.unwrap();
     assert_eq!(end, Settled::GivenUp);
@@ -318,8 +320,8 @@ async fn a_task_that_is_held_from_the_first_has_no_lease_but_the_bounds_of_its_c
     let run = offered(&mut host, &["a"], held).await;
     assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Held)]);
     let token = TaskToken { run: run.id, op: Op(0), attempt: 1, lease };
-    let beat = ledger.beat_task(SCOPE, token, None).await.unwrap().unwrap();
-    assert_eq!((beat.given_up, beat.lease_ms), (false, None));
+    let heartbeat = ledger.heartbeat_task(SCOPE, token, None).await.unwrap().unwrap();
+    assert_eq!((heartbeat.given_up, heartbeat.lease_ms), (false, None));
     let served = [("q".to_owned(), "a".to_owned())];
     assert_eq!(ledger.free_tasks(SCOPE, &served, now_ms(), 100, new_id).await.unwrap().tasks, 0);
     assert_eq!(ledger.take_tasks(SCOPE, check(9), &grant()).await.unwrap().tasks.len(), 0);
@@ -360,8 +362,8 @@ async fn who_holds_a_task_takes_the_place_of_the_same_one_on_offer_and_of_no_oth
     assert_eq!(open(&ledger).await, [(Op(0), 1, TaskState::Held)]);
     host.commit(holding(second)).await;
     let token = |lease| TaskToken { run: run.id, op: Op(0), attempt: 1, lease };
-    assert!(ledger.beat_task(SCOPE, token(first), None).await.unwrap().is_some());
-    assert!(ledger.beat_task(SCOPE, token(second), None).await.unwrap().is_none());
+    assert!(ledger.heartbeat_task(SCOPE, token(first), None).await.unwrap().is_some());
+    assert!(ledger.heartbeat_task(SCOPE, token(second), None).await.unwrap().is_none());
 }
 
 #[tokio::test]

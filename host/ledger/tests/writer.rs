@@ -12,8 +12,8 @@ use std::sync::Arc;
 use backstitch_core::inbox::{Message, MessageRow};
 use backstitch_core::{Attribute, Chain, HostId, Op, Row, RunId, RunStatus, Seq};
 use backstitch_ledger::{
-    Append, Cluster, ClusterOptions, Head, Health, NewItem, NewMemory, NewTimer, Outcome, PoisonKind, Posted,
-    RunRef, StatusChange, Stopped, Unread,
+    Append, Cluster, ClusterOptions, Head, Health, NewItem, NewProjection, NewTimer, Outcome, PoisonKind,
+    Posted, RunRef, StatusChange, Stopped, Unread,
 };
 use common::*;
 
@@ -37,7 +37,7 @@ async fn an_older_epoch_of_the_same_host_is_fenced_too() {
     let ledger = ledger().await;
     let mut host = Host::new(&ledger).await;
     host.commit(Grown::named("a").start()).await;
-    let again = ledger.heart().unwrap().register(host.id, 60_000, "test").await.unwrap();
+    let again = ledger.heartbeat().unwrap().register(host.id, 60_000, "test").await.unwrap();
     assert!(again.epoch > host.lease.epoch);
     assert_eq!(host.append(Grown::named("b").start()).await, Outcome::Fenced);
 }
@@ -56,7 +56,7 @@ async fn a_start_that_is_refused_takes_nothing_of_the_run_that_is_there_with_it(
     let committed = |refused: Vec<RunId>| Outcome::Committed { refused };
     assert_eq!(outcomes, [committed(vec![]), committed(vec![run.id])]);
     assert_eq!(checked_rows(&ledger, run.id).await.len(), 2);
-    assert_eq!(ledger.due_timers(look(host.id, 2), 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_timers(check(host.id, 2), 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -282,12 +282,12 @@ fn start_and_more(run: &mut Grown) -> Append {
     let rows = vec![run.signal("1"), run.signal(&long)];
     let timer = NewTimer { run: run.id, op: Op(7), due_ms: 0, purpose: 1 };
     let attributes = [("who".into(), Some(Attribute::Flag(true)))].into();
-    let memory = NewMemory { run: run.id, entity: Some("{}".into()), attributes };
+    let projection = NewProjection { run: run.id, entity: Some("{}".into()), attributes };
     append.join(Append {
         rows,
         timers: vec![timer],
         tasks: vec![task(Op(8), Seq(1), "a")],
-        memories: vec![memory],
+        projections: vec![projection],
         ..Append::new(SCOPE, run.id)
     });
     append
@@ -443,11 +443,11 @@ async fn the_last_word_on_a_timer_counts() {
         assert_eq!(outcome, committed());
     }
     let due = async || {
-        let timers = ledger.due_timers(look(host.id, 1_000), 10).await.unwrap();
+        let timers = ledger.due_timers(check(host.id, 1_000), 10).await.unwrap();
         timers.into_iter().map(|timer| (timer.op.0, timer.due_ms)).collect::<Vec<_>>()
     };
     assert_eq!(due().await, [(1, 10), (3, 31), (4, 41)]);
-    assert_eq!(ledger.next_due(look(host.id, 10)).await.unwrap(), Some(31));
+    assert_eq!(ledger.next_due(check(host.id, 10)).await.unwrap(), Some(31));
     // The close of the run takes the rest, also a timer of the same burst.
     for outcome in host.append_all(vec![set(5, 50), run.complete("1")]).await {
         assert_eq!(outcome, committed());
@@ -552,7 +552,7 @@ async fn a_read_only_database_is_reported_and_loses_nothing() {
     terminate_writers(&mut session(&ledger.options().url).await).await;
     host.send(run.step(1)).await;
     let down = tokio::time::timeout(
-        PATIENCE,
+        TIMEOUT,
         host.health.wait_for(|health| match health {
             Health::Down { reason, .. } => reason.contains("read-only"),
             Health::Healthy => false,
@@ -605,27 +605,27 @@ async fn what_is_known_of_a_run_is_written_with_the_rows_that_say_it() {
     let mut host = Host::new(&ledger).await;
     let mut run = Grown::named("a");
     let id = run.id;
-    let memory = |entity: &str, attributes: Vec<(&str, Option<Attribute>)>| NewMemory {
+    let projection = |entity: &str, attributes: Vec<(&str, Option<Attribute>)>| NewProjection {
         run: id,
         entity: (!entity.is_empty()).then(|| entity.into()),
         attributes: attributes.into_iter().map(|(name, value)| (name.into(), value)).collect(),
     };
-    let with = |append: Append, memory: NewMemory| Append { memories: vec![memory], ..append };
+    let with = |append: Append, projection: NewProjection| Append { projections: vec![projection], ..append };
     let text = |text: &str| Some(Attribute::Text(text.into()));
     let known = async || {
         let info = ledger.run(SCOPE, RunRef::Id(id)).await.unwrap()?;
         Some((info.entity, info.summary.attributes))
     };
-    let first = memory(r#"{"n":1}"#, vec![("who", text("ada")), ("n", Some(Attribute::Number(0.1)))]);
+    let first = projection(r#"{"n":1}"#, vec![("who", text("ada")), ("n", Some(Attribute::Number(0.1)))]);
     host.commit(with(run.start(), first)).await;
     let attributes = Some(r#"{ "n" : 0.1, "who" : "ada" }"#.to_owned());
     assert_eq!(known().await.unwrap(), (Some(r#"{"n":1}"#.to_owned()), attributes));
 
     // In one burst the last word counts, for each name and for the whole entity.
     let burst = vec![
-        with(run.step(1), memory(r#"{"n":2}"#, vec![("who", text("grace")), ("n", None)])),
-        with(run.step(1), memory(r#"{"n":3}"#, vec![("at", Some(Attribute::TimeMs(1_000)))])),
-        with(run.step(1), memory("", vec![("who", None), ("ok", Some(Attribute::Flag(true)))])),
+        with(run.step(1), projection(r#"{"n":2}"#, vec![("who", text("grace")), ("n", None)])),
+        with(run.step(1), projection(r#"{"n":3}"#, vec![("at", Some(Attribute::TimeMs(1_000)))])),
+        with(run.step(1), projection("", vec![("who", None), ("ok", Some(Attribute::Flag(true)))])),
     ];
     let outcomes = host.append_all(burst).await;
     assert!(outcomes.iter().all(|outcome| *outcome == committed()));
@@ -634,7 +634,7 @@ async fn what_is_known_of_a_run_is_written_with_the_rows_that_say_it() {
 
     // A start that is refused leaves nothing behind of what would have been known.
     let rival = Grown::named("a");
-    let theirs = NewMemory { run: rival.id, ..memory(r#"{"n":9}"#, vec![("who", text("eve"))]) };
+    let theirs = NewProjection { run: rival.id, ..projection(r#"{"n":9}"#, vec![("who", text("eve"))]) };
     let refused = host.append_all(vec![with(rival.start(), theirs)]).await;
     assert_eq!(refused, [Outcome::Committed { refused: vec![rival.id] }]);
     let mut connection = session(&ledger.options().url).await;

@@ -7,8 +7,8 @@
 //! for a component that cannot be run at all.
 //!
 //! A component that asks for nothing, not even a heartbeat, cannot be seen from outside while it runs. Its attempt
-//! may be made at once, on the thread of the guest that called, and thrown away if it takes more than
-//! a moment: see [`ActivityProgram::try_at_once`].
+//! may be made inline, on the thread of the guest that called, and thrown away if it takes more than
+//! a moment: see [`ActivityProgram::try_inline`].
 
 #[cfg(test)]
 mod room;
@@ -35,14 +35,14 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtxView, WasiHttpView};
 
 use crate::admit::track;
 use crate::artefact::Component;
-use crate::budget::{Budget, OverBudget, Patient, bounded};
+use crate::budget::{Budget, OverBudget, WaitingBudget, bounded};
 use crate::describe;
 use crate::described::{Described, unasked};
 use crate::egress::{Caller, Egress, Http, Manifest};
 use crate::fault;
 use crate::guest_log::GuestLog;
+use crate::heartbeat::{self, Defer, Heartbeat};
 use crate::last_words::{self, LastWords};
-use crate::pulse::{self, Defer, Pulse};
 use crate::room::Room;
 use crate::stdio::{SharedStdio, Stream};
 use crate::world;
@@ -53,21 +53,21 @@ use crate::world::activity::{Activity, ActivityPre, Context};
 pub struct ActivityProgram {
     pre: ActivityPre<Guest>,
     /// Whether it has heartbeats, or defers.
-    beats: bool,
-    /// If it links against nothing.
-    secluded: Option<Arc<Secluded>>,
+    has_heartbeats: bool,
+    /// If it imports nothing but its last words.
+    import_free: Option<Arc<ImportFree>>,
     egress: Arc<Egress>,
     room: Room,
     described: Arc<Result<Vec<Described>, Fault>>,
 }
 
 /// A component without a way out, but for its last words.
-struct Secluded {
+struct ImportFree {
     pre: InstancePre<Alone>,
     room: Room,
     /// Its export `invoke`.
     invoke: ComponentExportIndex,
-    /// Attempts that are not tried at once, because one before them took too long.
+    /// Attempts that are not tried inline, because one before them took too long.
     to_skip: AtomicU32,
 }
 
@@ -81,16 +81,16 @@ struct Alone {
 type Invocation<'a> = (&'a str, &'a str, &'a Context);
 type InvocationResult = Result<String, world::types::Failure>;
 
-/// After an attempt that took too long, so many others of its component are not tried at once: what a
+/// After an attempt that took too long, so many others of its component are not tried inline: what a
 /// spinning component costs its callers' threads is divided by this.
 const SKIPPED_AFTER_OVERRUN: u32 = 1_000;
 
 /// How often an attempt that has its turn looks whether the pool has room for it. There is, unless more attempts than
 /// expected are being made on their callers' threads, each for a moment.
-const ROOM_LOOK: Duration = Duration::from_millis(10);
+const ROOM_POLL: Duration = Duration::from_millis(10);
 
-/// Ticks of the epoch that an attempt may take at once; the first is under way already.
-const TICKS_AT_ONCE: u64 = 2;
+/// Ticks of the epoch that an attempt may take inline; the first is under way already.
+const TICKS_INLINE: u64 = 2;
 
 /// One attempt.
 #[derive(Clone, Debug)]
@@ -104,11 +104,11 @@ pub struct ActivityCall {
     /// Start-to-close: how long it may take, from its turn on.
     pub timeout: Duration,
     /// What it and whoever waits for it tell each other.
-    pub pulse: Arc<Pulse>,
+    pub heartbeat: Arc<Heartbeat>,
     /// Who takes the call over if it is to be answered later; none: nobody, and asking for it is a trap.
     pub defer: Option<Arc<dyn Defer>>,
     /// What it may reach by HTTP; none: nothing.
-    pub reach: Option<Arc<Manifest>>,
+    pub manifest: Option<Arc<Manifest>>,
 }
 
 /// What an attempt is told about itself.
@@ -149,7 +149,7 @@ impl ActivityCall {
             attempt: *attempt,
             idempotency_key: self.context.idempotency_key(),
             deadline_ms: *deadline_ms,
-            heartbeat_details: self.pulse.details().map(|details| details.to_string()),
+            heartbeat_details: self.heartbeat.details().map(|details| details.to_string()),
         }
     }
 }
@@ -160,33 +160,33 @@ enum OutOfTime {
     #[error("out of time")]
     Deadline,
     #[error("silent for too long")]
-    Silence,
+    HeartbeatTimeout,
 }
 
 /// How long whoever waits for an attempt will do so.
 #[derive(Clone)]
-struct Patience {
-    deadline: Instant,
-    pulse: Arc<Pulse>,
+struct Deadline {
+    at: Instant,
+    heartbeat: Arc<Heartbeat>,
 }
 
-impl Patience {
+impl Deadline {
     /// With an attempt that begins now.
-    fn new(bound: Duration, pulse: Arc<Pulse>) -> Self {
+    fn new(bound: Duration, heartbeat: Arc<Heartbeat>) -> Self {
         const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
-        Self { deadline: Instant::now() + bound.min(NEVER), pulse }
+        Self { at: Instant::now() + bound.min(NEVER), heartbeat }
     }
 
     /// When it ends, unless there is a heartbeat before.
     fn ends(&self) -> (Instant, OutOfTime) {
         /// How often to look whether an attempt still waits for its host.
-        const LOOK: Duration = Duration::from_millis(100);
-        let Some(late) = self.pulse.stood_still() else {
-            return (Instant::now() + LOOK, OutOfTime::Deadline);
+        const POLL: Duration = Duration::from_millis(100);
+        let Some(late) = self.heartbeat.stood_still() else {
+            return (Instant::now() + POLL, OutOfTime::Deadline);
         };
-        let deadline = self.deadline + late;
-        match self.pulse.silent_at() {
-            Some(silent_at) if silent_at < deadline => (silent_at, OutOfTime::Silence),
+        let deadline = self.at + late;
+        match self.heartbeat.times_out_at() {
+            Some(times_out_at) if times_out_at < deadline => (times_out_at, OutOfTime::HeartbeatTimeout),
             _ => (deadline, OutOfTime::Deadline),
         }
     }
@@ -230,11 +230,11 @@ struct Guest {
     wasi: Option<WasiCtx>,
     /// Made at the first call of `wasi:http`.
     http: Option<Http>,
-    reach: Reach,
+    egress_policy: EgressPolicy,
     said: Said,
     table: ResourceTable,
-    memory: Patient,
-    pulse: Arc<Pulse>,
+    memory: WaitingBudget,
+    heartbeat: Arc<Heartbeat>,
     defer: Option<Arc<dyn Defer>>,
 }
 
@@ -254,7 +254,7 @@ impl WasiView for Guest {
 
 /// What an attempt's `wasi:http` is made of.
 #[derive(Clone)]
-struct Reach {
+struct EgressPolicy {
     egress: Arc<Egress>,
     manifest: Option<Arc<Manifest>>,
     /// None: its component is only being described.
@@ -263,7 +263,7 @@ struct Reach {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        let Reach { egress, manifest, caller } = &self.reach;
+        let EgressPolicy { egress, manifest, caller } = &self.egress_policy;
         let http =
             self.http.get_or_insert_with(|| Http::new(egress.clone(), manifest.clone(), caller.clone()));
         WasiHttpCtxView { ctx: &mut http.ctx, table: &mut self.table, hooks: &mut http.hooks }
@@ -294,14 +294,14 @@ impl ActivityProgram {
         let mut linker = Linker::new(component.engine());
         add_to_linker(&mut linker)?;
         last_words::add_to_linker(&mut linker, |guest: &Guest| &guest.said.words)?;
-        pulse::add_to_linker(&mut linker, |guest: &Guest| &guest.pulse, |guest| guest.defer.clone())?;
+        heartbeat::add_to_linker(&mut linker, |guest: &Guest| &guest.heartbeat, |guest| guest.defer.clone())?;
         let pre = ActivityPre::new(linker.instantiate_pre(component)?)?;
-        let beats = component
+        let has_heartbeats = component
             .component_type()
             .imports(component.engine())
-            .any(|(name, _)| track(name) == track(pulse::INTERFACE));
-        let secluded = Secluded::link(component, room.clone()).map(Arc::new);
-        Ok(Self { pre, beats, secluded, egress, room, described: unasked() })
+            .any(|(name, _)| track(name) == track(heartbeat::INTERFACE));
+        let import_free = ImportFree::link(component, room.clone()).map(Arc::new);
+        Ok(Self { pre, has_heartbeats, import_free, egress, room, described: unasked() })
     }
 
     /// The same, with what it says that it holds.
@@ -319,17 +319,17 @@ impl ActivityProgram {
     /// because nothing is offered to the component that it could be seen by.
     ///
     /// [`EPOCH_TICK`]: crate::engine::EPOCH_TICK
-    pub fn try_at_once(&self, call: &ActivityCall) -> Option<Result<Json, Failure>> {
-        let secluded = self.secluded.as_ref()?;
+    pub fn try_inline(&self, call: &ActivityCall) -> Option<Result<Json, Failure>> {
+        let import_free = self.import_free.as_ref()?;
         let skip = |left: u32| left.checked_sub(1);
-        if secluded.to_skip.fetch_update(Ordering::Relaxed, Ordering::Relaxed, skip).is_ok() {
+        if import_free.to_skip.fetch_update(Ordering::Relaxed, Ordering::Relaxed, skip).is_ok() {
             return None;
         }
         let words = LastWords::default();
-        match secluded.attempt(call, words.clone()) {
+        match import_free.attempt(call, words.clone()) {
             Ok(outcome) => Some(outcome_of(outcome)),
             Err(error) if error.downcast_ref() == Some(&Trap::Interrupt) => {
-                secluded.to_skip.store(SKIPPED_AFTER_OVERRUN, Ordering::Relaxed);
+                import_free.to_skip.store(SKIPPED_AFTER_OVERRUN, Ordering::Relaxed);
                 None
             }
             Err(error) if error.is::<PoolConcurrencyLimitError>() => None,
@@ -343,12 +343,13 @@ impl ActivityProgram {
         let bound = Duration::from_millis(limits::DESCRIBE_MS_MAX);
         let stdio = SharedStdio::new(GuestLog::new(None, "describe".into()));
         let words = LastWords::default();
-        let patience = Patience::new(bound, Arc::new(Pulse::new(None, None)));
-        let described = patience
+        let deadline = Deadline::new(bound, Arc::new(Heartbeat::new(None, None)));
+        let described = deadline
             .with(async {
-                let reach = Reach { egress: Arc::clone(&self.egress), manifest: None, caller: None };
+                let egress_policy =
+                    EgressPolicy { egress: Arc::clone(&self.egress), manifest: None, caller: None };
                 let said = Said { stdio: stdio.clone(), words: words.clone() };
-                let (mut store, instance) = self.instantiate(said, &patience, reach, None).await?;
+                let (mut store, instance) = self.instantiate(said, &deadline, egress_policy, None).await?;
                 instance.call_describe(&mut store).await
             })
             .await;
@@ -372,12 +373,12 @@ impl ActivityProgram {
         let stdio = SharedStdio::new(GuestLog::new(Some(run), Arc::clone(&call.name)));
         let said = Said { stdio: stdio.clone(), words: LastWords::default() };
         let outcome = loop {
-            call.pulse.begin(self.beats);
-            let patience = Patience::new(call.timeout, Arc::clone(&call.pulse));
-            match patience.with(self.attempt(&call, said.clone(), &patience)).await {
+            call.heartbeat.begin(self.has_heartbeats);
+            let deadline = Deadline::new(call.timeout, Arc::clone(&call.heartbeat));
+            match deadline.with(self.attempt(&call, said.clone(), &deadline)).await {
                 // Nothing of it has run: it is as if it had waited for its turn a little longer.
                 Ok(Err(error)) if error.is::<PoolConcurrencyLimitError>() => {
-                    tokio::time::sleep(ROOM_LOOK).await;
+                    tokio::time::sleep(ROOM_POLL).await;
                 }
                 outcome => break outcome,
             }
@@ -394,39 +395,40 @@ impl ActivityProgram {
         &self,
         call: &ActivityCall,
         said: Said,
-        patience: &Patience,
+        deadline: &Deadline,
     ) -> wasmtime::Result<InvocationResult> {
         let context = call.lower();
-        let reach = Reach {
+        let egress_policy = EgressPolicy {
             egress: Arc::clone(&self.egress),
-            manifest: call.reach.clone(),
+            manifest: call.manifest.clone(),
             caller: Some(call.caller()),
         };
-        let (mut store, instance) = self.instantiate(said, patience, reach, call.defer.clone()).await?;
+        let (mut store, instance) =
+            self.instantiate(said, deadline, egress_policy, call.defer.clone()).await?;
         instance.call_invoke(&mut store, &call.name, &call.input.to_string(), &context).await
     }
 
     async fn instantiate(
         &self,
         said: Said,
-        patience: &Patience,
-        reach: Reach,
+        deadline: &Deadline,
+        egress_policy: EgressPolicy,
         defer: Option<Arc<dyn Defer>>,
     ) -> wasmtime::Result<(Store<Guest>, Activity)> {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits::RESOURCES_MAX);
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX, self.room.share_of_attempt());
-        let pulse = Arc::clone(&patience.pulse);
-        let memory = Patient { budget, pulse: Arc::clone(&pulse) };
-        let guest = Guest { wasi: None, http: None, reach, said, table, memory, pulse, defer };
+        let heartbeat = Arc::clone(&deadline.heartbeat);
+        let memory = WaitingBudget { budget, heartbeat: Arc::clone(&heartbeat) };
+        let guest = Guest { wasi: None, http: None, egress_policy, said, table, memory, heartbeat, defer };
         let mut store = bounded(self.pre.engine(), guest);
         store.limiter_async(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         // Tokio's timers alone would be late: a worker looks at them once in many turns, and a
         // spinning guest's turn lasts a whole tick.
-        let patience = patience.clone();
+        let deadline = deadline.clone();
         store.epoch_deadline_callback(move |_| {
-            patience.check()?;
+            deadline.check()?;
             Ok(UpdateDeadline::Yield(1))
         });
         let instance = self.pre.instantiate_async(&mut store).await?;
@@ -434,7 +436,7 @@ impl ActivityProgram {
     }
 }
 
-impl Secluded {
+impl ImportFree {
     /// None: the component has a way out.
     fn link(component: &Component, room: Room) -> Option<Self> {
         let mut linker = Linker::new(component.engine());
@@ -448,7 +450,7 @@ impl Secluded {
         let budget = Budget::new(limits::ACTIVITY_MEMORY_BYTES_MAX, self.room.share());
         let mut store = bounded(self.pre.engine(), Alone { budget, words });
         store.limiter(|alone| &mut alone.budget);
-        store.set_epoch_deadline(TICKS_AT_ONCE);
+        store.set_epoch_deadline(TICKS_INLINE);
         let instance = self.pre.instantiate(&mut store)?;
         let invoke =
             instance.get_typed_func::<Invocation<'_>, (InvocationResult,)>(&mut store, self.invoke)?;
@@ -537,9 +539,9 @@ fn timed_out(reason: OutOfTime, call: &ActivityCall) -> Failure {
         OutOfTime::Deadline => {
             ("start-to-close", format!("the attempt took longer than {} ms", call.timeout.as_millis()))
         }
-        OutOfTime::Silence => {
-            let silence = call.pulse.silence().unwrap_or_default().as_millis();
-            ("heartbeat", format!("the attempt gave no heartbeat for {silence} ms"))
+        OutOfTime::HeartbeatTimeout => {
+            let timeout = call.heartbeat.timeout().unwrap_or_default().as_millis();
+            ("heartbeat", format!("the attempt gave no heartbeat for {timeout} ms"))
         }
     };
     Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, code, message) }

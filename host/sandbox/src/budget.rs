@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use wasmtime::{Engine, ResourceLimiter, ResourceLimiterAsync, Store};
 use wasmtime_wasi::async_trait;
 
-use crate::pulse::Pulse;
+use crate::heartbeat::Heartbeat;
 use crate::room::Share;
 
 /// A store with the bounds that do not depend on what it carries. Its [`Budget`] is the caller's to set.
@@ -33,9 +33,9 @@ pub(crate) struct Budget {
 }
 
 /// A budget whose store waits for room, and its bounds with it.
-pub(crate) struct Patient {
+pub(crate) struct WaitingBudget {
     pub(crate) budget: Budget,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) heartbeat: Arc<Heartbeat>,
 }
 
 /// A guest asked for more than its [`Budget`]. Traps, because a guest that is told "no" would go on
@@ -169,17 +169,17 @@ impl ResourceLimiter for Budget {
 }
 
 #[async_trait]
-impl ResourceLimiterAsync for Patient {
+impl ResourceLimiterAsync for WaitingBudget {
     async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let Self { budget, pulse } = self;
+        let Self { budget, heartbeat } = self;
         let Some(more) = budget.growth(current, desired, maximum)? else { return Ok(false) };
         if !budget.share.try_take(more) {
-            let _standing = pulse.stand_still(Instant::now());
+            let _standing = heartbeat.stand_still(Instant::now());
             budget.share.wait_for(more).await;
         }
         budget.memory_bytes += more;

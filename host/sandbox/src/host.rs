@@ -104,7 +104,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// The guest of this run that is led by `replay`.
+    /// The guest of this run that is driven by `replay`.
     pub(crate) fn new(
         replay: Replay,
         log: GuestLog,

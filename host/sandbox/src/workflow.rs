@@ -201,12 +201,12 @@ impl WorkflowInstance {
         self.store.data_mut().mute();
     }
 
-    /// The guest's way along its ledger: lay further rows here, take issued commands from here.
+    /// The guest's way along its ledger: enqueue further rows here, take issued commands from here.
     pub fn replay(&mut self) -> &mut Replay {
         &mut self.store.data_mut().replay
     }
 
-    /// Lets the guest handle everything that was laid before it.
+    /// Lets the guest handle everything that was enqueued for it.
     pub fn activate(&mut self) -> Result<Activation, Stopped> {
         turns::to_the_end(self.activate_in_turns())
     }

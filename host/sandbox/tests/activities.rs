@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use backstitch_core::{Failure, FailureKind, Json, Op, TaskLease, TaskToken, limits};
-use backstitch_sandbox::{ActivityCall, ActivityContext, ActivityProgram, Defer, Program, Pulse, Sandbox};
+use backstitch_sandbox::{
+    ActivityCall, ActivityContext, ActivityProgram, Defer, Heartbeat, Program, Sandbox,
+};
 use support::*;
 use uuid::Uuid;
 
@@ -33,9 +35,9 @@ fn call(timeout_ms: u64) -> ActivityCall {
             deadline_ms: None,
         },
         timeout: Duration::from_millis(timeout_ms),
-        pulse: Arc::new(Pulse::new(None, None)),
+        heartbeat: Arc::new(Heartbeat::new(None, None)),
         defer: None,
-        reach: None,
+        manifest: None,
     }
 }
 
@@ -82,22 +84,22 @@ async fn a_spinning_attempt_ends_on_time_and_lets_others_work() {
 async fn what_nobody_can_notice_is_tried_at_once() {
     let sandbox = sandbox();
     let echo = program(&sandbox, "", "(call $ok (local.get $input) (local.get $input-length))").await;
-    assert_eq!(echo.try_at_once(&call(5_000)), Some(Ok(Json::new("[1]").unwrap())));
+    assert_eq!(echo.try_inline(&call(5_000)), Some(Ok(Json::new("[1]").unwrap())));
     let broken = program(&sandbox, "", "(unreachable)").await;
-    assert_eq!(broken.try_at_once(&call(5_000)).unwrap().unwrap_err().code, "trap");
+    assert_eq!(broken.try_inline(&call(5_000)).unwrap().unwrap_err().code, "trap");
 
     // Randomness comes from outside, even if nobody draws any, and an HTTP request goes there.
     let echo = "(call $ok (local.get $input) (local.get $input-length))";
     for open in [random_activity(echo), http_activity(echo)] {
         let Program::Activity(open) = load(&sandbox, open).await else { panic!() };
-        assert_eq!(open.try_at_once(&call(5_000)), None);
+        assert_eq!(open.try_inline(&call(5_000)), None);
         assert_eq!(sandbox.invoke(&open, call(5_000)).await.unwrap(), Ok(Json::new("[1]").unwrap()));
     }
 
     // It is thrown away in no time at all, compared with its own time-out, and not tried again soon.
     let spinning = program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await;
-    assert_eq!(spinning.try_at_once(&call(3_600_000)), None);
-    assert_eq!(spinning.try_at_once(&call(3_600_000)), None);
+    assert_eq!(spinning.try_inline(&call(3_600_000)), None);
+    assert_eq!(spinning.try_inline(&call(3_600_000)), None);
     let ended = sandbox.invoke(&spinning, call(50)).await.unwrap();
     assert_eq!(ended.unwrap_err().code, "start-to-close");
 }
@@ -133,10 +135,10 @@ async fn whatever_an_attempt_does_is_a_failure_of_that_attempt() {
 }
 
 /// One attempt that may be silent for so long, and what can be told to it and heard of it.
-fn with_pulse(silence_ms: u64) -> (ActivityCall, Arc<Pulse>) {
+fn with_heartbeat(timeout_ms: u64) -> (ActivityCall, Arc<Heartbeat>) {
     let told = Json::new("\"told\"").unwrap();
-    let pulse = Arc::new(Pulse::new(Some(Duration::from_millis(silence_ms)), Some(told)));
-    (ActivityCall { pulse: Arc::clone(&pulse), ..call(20_000) }, pulse)
+    let heartbeat = Arc::new(Heartbeat::new(Some(Duration::from_millis(timeout_ms)), Some(told)));
+    (ActivityCall { heartbeat: Arc::clone(&heartbeat), ..call(20_000) }, heartbeat)
 }
 
 async fn beating(sandbox: &Sandbox, invoke: &str) -> ActivityProgram {
@@ -161,20 +163,20 @@ async fn silence_ends_an_attempt_whether_it_spins_or_waits() {
         (says(waits), "42"),
     ] {
         let program = beating(&sandbox, &invoke).await;
-        let (call, pulse) = with_pulse(200);
+        let (call, heartbeat) = with_heartbeat(200);
         let begun = Instant::now();
         let failure = sandbox.invoke(&program, call).await.unwrap().unwrap_err();
         assert_eq!((failure.kind, failure.code.as_str()), (FailureKind::Timeout, "heartbeat"), "{invoke}");
         assert!(failure.retryable);
         assert!(failure.message.contains("200 ms"), "{failure}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{invoke}: {:?}", begun.elapsed());
-        assert_eq!(pulse.details(), Some(Json::new(said).unwrap()), "{invoke}");
+        assert_eq!(heartbeat.details(), Some(Json::new(said).unwrap()), "{invoke}");
     }
     // One without heartbeats is bound to silence all the same, and one that ends in time is not stopped.
     let mute = program(&sandbox, "", spins).await;
-    assert_eq!(sandbox.invoke(&mute, with_pulse(100).0).await.unwrap().unwrap_err().code, "heartbeat");
+    assert_eq!(sandbox.invoke(&mute, with_heartbeat(100).0).await.unwrap().unwrap_err().code, "heartbeat");
     let quick = program(&sandbox, "", "(call $ok (local.get $input) (local.get $input-length))").await;
-    assert_eq!(sandbox.invoke(&quick, with_pulse(10_000).0).await.unwrap(), Ok(call(1).input));
+    assert_eq!(sandbox.invoke(&quick, with_heartbeat(10_000).0).await.unwrap(), Ok(call(1).input));
 }
 
 #[tokio::test]
@@ -189,7 +191,7 @@ async fn silence_is_noticed_in_time_on_a_worker_without_a_rest() {
         let attempts: Vec<_> = (0..4)
             .map(|_| {
                 let (sandbox, program) = (sandbox.clone(), program.clone());
-                tokio::spawn(async move { sandbox.invoke(&program, with_pulse(100).0).await })
+                tokio::spawn(async move { sandbox.invoke(&program, with_heartbeat(100).0).await })
             })
             .collect();
         for attempt in attempts {
@@ -201,7 +203,7 @@ async fn silence_is_noticed_in_time_on_a_worker_without_a_rest() {
 }
 
 #[tokio::test]
-async fn an_attempt_lives_as_long_as_it_beats() {
+async fn an_attempt_lives_as_long_as_it_sends_heartbeats() {
     let sandbox = sandbox();
     // Twenty times a tenth of the silence that is allowed.
     let invoke = "(i32.store (i32.const 16) (i32.const 20))
@@ -212,13 +214,13 @@ async fn an_attempt_lives_as_long_as_it_beats() {
           (br_if $more (i32.load (i32.const 16))))
         (call $ok (local.get $input) (local.get $input-length))";
     let program = beating(&sandbox, invoke).await;
-    let (call, pulse) = with_pulse(500);
+    let (call, heartbeat) = with_heartbeat(500);
     let begun = Instant::now();
     assert_eq!(sandbox.invoke(&program, call).await.unwrap(), Ok(Json::new("[1]").unwrap()));
     assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
-    assert_eq!(pulse.details(), None, "its last heartbeat said nothing");
+    assert_eq!(heartbeat.details(), None, "its last heartbeat said nothing");
     // It can be seen from outside while it runs.
-    assert_eq!(program.try_at_once(&with_pulse(500).0), None);
+    assert_eq!(program.try_inline(&with_heartbeat(500).0), None);
 }
 
 #[tokio::test]
@@ -246,7 +248,7 @@ async fn what_a_heartbeat_says_is_json_within_bounds() {
     ];
     for (invoke, refusal) in cases {
         let program = beating(&sandbox, &invoke).await;
-        let (call, pulse) = with_pulse(10_000);
+        let (call, heartbeat) = with_heartbeat(10_000);
         let outcome = sandbox.invoke(&program, call).await.unwrap();
         match refusal {
             None => assert_eq!(outcome, Ok(Json::new("[1]").unwrap())),
@@ -254,7 +256,7 @@ async fn what_a_heartbeat_says_is_json_within_bounds() {
                 let failure = outcome.unwrap_err();
                 assert_eq!(failure.code, "trap");
                 assert!(failure.message.contains(refusal), "{failure}");
-                assert_eq!(pulse.details(), Some(Json::new("\"told\"").unwrap()));
+                assert_eq!(heartbeat.details(), Some(Json::new("\"told\"").unwrap()));
             }
         }
     }
@@ -268,13 +270,13 @@ async fn an_attempt_hears_that_nobody_waits_for_it() {
           (br_if $more (i32.eqz (call $heartbeat (i32.const 1) (local.get $input) (local.get $input-length)))))
         (call $ok (local.get $input) (local.get $input-length))";
     let program = beating(&sandbox, until_told).await;
-    let (call, pulse) = with_pulse(10_000);
-    assert!(!pulse.forsake(), "it has not begun");
+    let (call, heartbeat) = with_heartbeat(10_000);
+    assert!(!heartbeat.request_cancel(), "it has not begun");
     let alive = async {
-        while pulse.details() != Some(Json::new("[1]").unwrap()) {
+        while heartbeat.details() != Some(Json::new("[1]").unwrap()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(pulse.forsake());
+        assert!(heartbeat.request_cancel());
         std::future::pending::<()>().await;
     };
     let outcome = tokio::select! {
@@ -288,23 +290,23 @@ async fn an_attempt_hears_that_nobody_waits_for_it() {
 async fn an_attempt_that_would_not_hear_is_better_stopped() {
     let sandbox = sandbox();
     let waits = "(call $sleep (i64.const 15000000000)) (unreachable)";
-    let unbounded = Arc::new(Pulse::new(None, None));
-    let (mute, mute_pulse) = with_pulse(10_000);
+    let unbounded = Arc::new(Heartbeat::new(None, None));
+    let (mute, mute_heartbeat) = with_heartbeat(10_000);
     let cases = [
         (
             beating(&sandbox, waits).await,
-            ActivityCall { pulse: Arc::clone(&unbounded), ..call(500) },
+            ActivityCall { heartbeat: Arc::clone(&unbounded), ..call(500) },
             unbounded,
         ),
         (
             program(&sandbox, "", "(loop $for_ever (br $for_ever)) (unreachable)").await,
             ActivityCall { timeout: Duration::from_millis(500), ..mute },
-            mute_pulse,
+            mute_heartbeat,
         ),
     ];
-    for (program, call, pulse) in cases {
+    for (program, call, heartbeat) in cases {
         let asked = async {
-            assert!(!pulse.forsake());
+            assert!(!heartbeat.request_cancel());
             std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
@@ -348,7 +350,7 @@ async fn an_attempt_gets_the_token_of_its_call_or_hears_that_there_is_none() {
         panic!()
     };
     // It can be seen from outside.
-    assert_eq!(program.try_at_once(&call(5_000)), None);
+    assert_eq!(program.try_inline(&call(5_000)), None);
     let token = TaskToken { run: RUN, op: Op(3), attempt: 1, lease: TaskLease(Uuid::from_u128(7)) };
     let with = |office: Office| ActivityCall { defer: Some(Arc::new(office)), ..call(5_000) };
     let outcome = sandbox.invoke(&program, with(Office(Some(Some(token))))).await.unwrap();

@@ -43,7 +43,7 @@ fn a_workflow_blocks_goes_on_and_completes() {
     let mut guest = instance(&SLEEPS_ONCE);
     assert_eq!(guest.activate().unwrap().status, Status::Blocked);
     assert_eq!(guest.replay().take_issued().len(), 1);
-    lay(guest.replay(), [fired(0)]);
+    enqueue(guest.replay(), [fired(0)]);
     assert_eq!(guest.activate().unwrap().status, Status::Completed(Json::new("\"done\"").unwrap()));
     let again = fault(guest.activate());
     assert!(again.message.contains("cannot be entered again"), "{again}");
@@ -54,7 +54,7 @@ fn a_replay_gives_the_same_commands_and_burns_the_same_fuel() {
     let run = || {
         let burn = burns(70_000);
         let mut guest = instance(&Guest { start: &burn, ..SLEEPS_ONCE });
-        lay(guest.replay(), (0..5).map(fired));
+        enqueue(guest.replay(), (0..5).map(fired));
         let activation = guest.activate().unwrap();
         (activation, guest.replay().take_issued())
     };
@@ -69,19 +69,19 @@ fn fuel_is_counted_between_events_whatever_the_batch() {
     let most = limits::FUEL_PER_EVENT;
     let (within, beyond) = (burns(most / 10 * 8), burns(most / 10 * 12));
     let mut guest = instance(&Guest { start: &within, ..SLEEPS_ONCE });
-    lay(guest.replay(), (0..3).map(fired));
+    enqueue(guest.replay(), (0..3).map(fired));
     let activation = guest.activate().unwrap();
     assert!(activation.fuel > 2 * most, "three events took {} in one batch", activation.fuel);
 
     let mut guest = instance(&Guest { start: &beyond, ..SLEEPS_ONCE });
-    lay(guest.replay(), (0..1).map(fired));
+    enqueue(guest.replay(), (0..1).map(fired));
     assert_eq!(fault(guest.activate()).kind, FaultKind::Fuel);
 }
 
 #[test]
 fn a_divergence_names_the_call_and_the_guilty_function() {
     let mut replay = beginning(STARTED_MS);
-    lay(&mut replay, [slept(0, 6), fired(0)]);
+    enqueue(&mut replay, [slept(0, 6), fired(0)]);
     let functions = "(func $reserve_item (result i32) (call $sleep (i64.const 5)))";
     let guest = Guest { functions, start: "(drop (call $reserve_item)) (call $blocked)", ..SLEEPS_ONCE };
     let Err(Stopped::Divergence(divergence)) = instance_on(&guest, replay).activate() else {
@@ -95,7 +95,7 @@ fn a_divergence_names_the_call_and_the_guilty_function() {
 #[test]
 fn stopping_short_of_the_ledger_diverges_too() {
     let mut replay = beginning(STARTED_MS);
-    lay(&mut replay, [slept(0, 5), slept(1, 5)]);
+    enqueue(&mut replay, [slept(0, 5), slept(1, 5)]);
     let Err(Stopped::Divergence(divergence)) = instance_on(&SLEEPS_ONCE, replay).activate() else {
         panic!("it should have diverged");
     };
@@ -244,7 +244,7 @@ fn whatever_a_guest_does_in_a_loop_runs_dry_in_good_time() {
 fn after_a_trap_nothing_enters_the_guest_again() {
     let mut guest = instance(&Guest { resume: "(unreachable)", ..SLEEPS_ONCE });
     guest.activate().unwrap();
-    lay(guest.replay(), [fired(0)]);
+    enqueue(guest.replay(), [fired(0)]);
     assert_eq!(fault(guest.activate()).kind, FaultKind::Trap);
     assert!(fault(guest.activate()).message.contains("cannot be entered again"));
     assert!(guest.into_reader().is_err());
@@ -273,7 +273,7 @@ fn a_query_reads_and_only_reads() {
 fn a_run_that_has_ended_can_still_be_asked_and_does_nothing_more() {
     let mut guest = instance(&SLEEPS_ONCE);
     guest.activate().unwrap();
-    lay(guest.replay(), [fired(0)]);
+    enqueue(guest.replay(), [fired(0)]);
     assert_ne!(guest.activate().unwrap().status, Status::Blocked);
     assert!(fault(guest.activate()).message.contains("cannot be entered again"));
     let mut reader = guest.into_reader().unwrap();
@@ -281,7 +281,7 @@ fn a_run_that_has_ended_can_still_be_asked_and_does_nothing_more() {
 
     let mut guest = instance(&Guest { query: "(call $sleep (i64.const 1))", ..SLEEPS_ONCE });
     guest.activate().unwrap();
-    lay(guest.replay(), [fired(0)]);
+    enqueue(guest.replay(), [fired(0)]);
     guest.activate().unwrap();
     let fault = guest.into_reader().unwrap().query("q", &Json::null()).unwrap_err();
     assert!(fault.message.contains("only reading is allowed"), "{fault}");
@@ -376,7 +376,10 @@ fn outcomes_reach_the_guest_byte_for_byte() {
         (call $completed (i32.load (i32.const 536)) (i32.load (i32.const 540)))";
     let mut guest = instance(&Guest { start, ..SLEEPS_ONCE });
     let payload = Json::new(r#"{"z":1.0,"a":[ ],"a":"\u0000é"}"#).unwrap();
-    lay(guest.replay(), [Event::SignalReceived { name: "done".into(), payload: payload.clone(), id: None }]);
+    enqueue(
+        guest.replay(),
+        [Event::SignalReceived { name: "done".into(), payload: payload.clone(), id: None }],
+    );
     assert_eq!(guest.activate().unwrap().status, Status::Completed(payload));
 }
 
@@ -418,7 +421,7 @@ fn a_guest_that_repeats_itself_is_silent() {
     assert!(live.contains("WARN guest: \"done\""), "{live}");
     assert!(live.contains(&RUN.to_string()), "{live}");
     let mut replay = beginning(STARTED_MS);
-    lay(&mut replay, [slept(0, 5)]);
+    enqueue(&mut replay, [slept(0, 5)]);
     assert_eq!(logged(&start, replay), "");
 
     // So is one that is only looked at, also where nobody has been before.

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{
-    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Memory, Message, Op, RunId, Seq, Status,
-    UnusedSignal, limits,
+    Command, Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, ProjectionChanges, RunId, Seq,
+    Status, UnusedSignal, limits,
 };
-use backstitch_ledger::{Append, NewMemory, NewTimer};
+use backstitch_ledger::{Append, NewProjection, NewTimer};
 
 use crate::action::Action;
 use crate::env::Env;
@@ -203,9 +203,9 @@ impl<E: Env> Scheduler<E> {
         }
         let mut append = Append::new(slot.identity.scope, id);
         let mut on_commit = OnCommit::default();
-        let Memory { entity, attributes } = projection;
-        let projection = NewMemory { run: id, entity: entity.map(|json| json.text()), attributes };
-        append.memories.extend((!projection.is_empty()).then_some(projection));
+        let ProjectionChanges { entity, attributes } = projection;
+        let projection = NewProjection { run: id, entity: entity.map(|json| json.text()), attributes };
+        append.projections.extend((!projection.is_empty()).then_some(projection));
         on_commit.next = next.map(|mut next| {
             let late = slot.undelivered.iter();
             next.unused.extend(late.filter_map(|event| UnusedSignal::of(event.seq, &event.event)));
@@ -272,7 +272,7 @@ impl<E: Env> Scheduler<E> {
         on_commit: &mut OnCommit,
     ) -> Result<(), Fault> {
         if let Command::Cancel { target } = &command {
-            let abandoned = self.give_up(id, *target, append);
+            let abandoned = self.abandon_op(id, *target, append);
             on_commit.abandoned.extend(abandoned);
         }
         let Some(slot) = self.slots.get_mut(&id) else { return Ok(()) };
@@ -328,7 +328,7 @@ impl<E: Env> Scheduler<E> {
     }
 
     /// Gives up an op that may be open: its timer, its child, and its attempt, which is to be told.
-    fn give_up(&mut self, id: RunId, target: Op, append: &mut Append) -> Vec<(Op, Attempt)> {
+    fn abandon_op(&mut self, id: RunId, target: Op, append: &mut Append) -> Vec<(Op, Attempt)> {
         let Some(slot) = self.slots.get_mut(&id) else { return Vec::new() };
         let (abandoned, remote) = slot.take_attempts(|_, op| op == target);
         append.tasks_given_up.extend(remote);

@@ -5,7 +5,7 @@
 //! read: that may take long, and is nobody else's affair.
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Event, Fault, HeardId, Json, Message, Op, Projection, Run, RunId, limits};
+use backstitch_core::{Event, Fault, HeardId, Message, Op, Projection, Run, RunId, limits};
 use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
 use uuid::Uuid;
 
@@ -104,7 +104,7 @@ impl<E: Env> Scheduler<E> {
                     Some(_) if has_written => self.compare_later(id),
                     Some(_) => self.compare_derived(id, &run, derived, projection.as_ref()),
                 }
-                self.give_up_rewinding(id);
+                self.stop_rewinding(id);
                 if let Some(slot) = self.slots.get_mut(&id) {
                     slot.room = Some((room, is_large));
                 }
@@ -433,38 +433,6 @@ impl<E: Env> Scheduler<E> {
             Message::Pause { reason } => self.pause(id, reason, item.item_id, batch),
             Message::Resume { reason } => self.resume(id, reason, item.item_id, batch),
         }
-    }
-
-    /// A worker has given a task back, or was silent: the same attempt is made by somebody else.
-    fn attempt_freed(
-        &mut self,
-        id: RunId,
-        (op, attempt): (Op, u32),
-        heartbeat: Option<&Json>,
-        item: Uuid,
-        batch: Option<E::Batch>,
-    ) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let is_next = slot.awaits_attempt(op, attempt);
-        if is_next {
-            slot.attempts.remove(&op);
-        }
-        let mut append = Append::new(slot.identity.scope, id);
-        append.inbox_done.push((id, item));
-        let call = is_next.then_some(op);
-        self.send_with_calls(id, append, call, heartbeat, |sent| sent.waiting = Waiting::of(batch));
-    }
-
-    /// An operator wants the next attempt of a call now.
-    fn attempt_wanted(&mut self, id: RunId, op: Op, item: Uuid, batch: Option<E::Batch>) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let waits =
-            matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. })) && !slot.attempts.contains_key(&op);
-        let mut append = Append::new(slot.identity.scope, id);
-        append.inbox_done.push((id, item));
-        append.timers_done.extend(waits.then_some((id, op)));
-        let call = waits.then_some(op);
-        self.send_with_calls(id, append, call, None, |sent| sent.waiting = Waiting::of(batch));
     }
 
     /// An operator lets a parked run go on: it starts from its ledger again.

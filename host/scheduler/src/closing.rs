@@ -185,7 +185,7 @@ impl<E: Env> Scheduler<E> {
                 }
                 append.new_runs.push(new_run);
                 append.timers.extend(timers_of_start(&run, now_ms));
-                append.memories.extend(projection_at_start(&run));
+                append.projections.extend(projection_at_start(&run));
                 let input = input.clone();
                 on_commit.children.push(NewRunInFlight { identity: next, run, input, events, op: None });
             }

@@ -1,8 +1,5 @@
 //! What a scheduler counts of its own work.
 
-use crate::env::Env;
-use crate::state::Scheduler;
-
 /// See the module. The last four only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -20,16 +17,4 @@ pub struct Figures {
     pub runs_taken_over: u64,
     /// Runs whose last rows the database has lost.
     pub runs_rewound: u64,
-}
-
-impl<E: Env> Scheduler<E> {
-    /// How things stand.
-    pub fn figures(&self) -> Figures {
-        Figures {
-            runs_loaded: self.slots.len() as u64,
-            runs_warm: self.warm.len() as u64,
-            activities_running: self.attempts_running as u64,
-            ..self.figures
-        }
-    }
 }

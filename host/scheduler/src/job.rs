@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use backstitch_core::{
-    Attributes, Command, Event, Failure, Fault, Json, Memory, Op, RunId, Seq, StartOptions, Status,
-    UnusedSignal,
+    Attributes, Command, Event, Failure, Fault, Json, Op, ProjectionChanges, RunId, Seq, StartOptions,
+    Status, UnusedSignal,
 };
 
 use crate::env::Env;
@@ -107,7 +107,7 @@ pub struct ActivationResult<G> {
     /// How it ended.
     pub status: Status,
     /// What the commands change of what is known about the run.
-    pub projection: Memory,
+    pub projection: ProjectionChanges,
     /// It replayed a ledger that was there.
     pub replayed: bool,
     /// First attempts of activities among the commands that were made already.

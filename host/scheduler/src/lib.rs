@@ -54,6 +54,7 @@ mod repair;
 mod rewind;
 mod slot;
 mod speculation;
+mod speculative;
 mod state;
 mod step;
 mod trial_queue;

@@ -89,7 +89,7 @@ impl<E: Env> LoadedRun<E> {
             room,
             is_large,
             losses: claimed.losses,
-            is_unreplayed: claimed.unled,
+            is_unreplayed: claimed.unreplayed,
             lost_attempt: claimed.lost_attempt,
         }
     }

@@ -23,19 +23,11 @@ use crate::action::Action;
 use crate::env::Env;
 use crate::input::Wake;
 use crate::plan::new_inbox_item;
+use crate::slot::Sending;
 use crate::state::Scheduler;
 
 /// The first pause before a message is posted again, in milliseconds, and the longest.
 const PAUSE_MS: (u64, u64) = (50, 2_000);
-
-/// A message under way.
-pub(crate) struct Sending {
-    op: Op,
-    /// Whom it goes to, in words.
-    name: String,
-    /// The next pause.
-    pause_ms: u64,
-}
 
 impl<E: Env> Scheduler<E> {
     /// Sends the messages of commands that are committed, one after the other: whoever gets several of

@@ -9,7 +9,7 @@ use backstitch_core::{
     Event, Failure, FailureKind, Fault, FaultKind, Json, Message, Op, Projection, Run, RunId, RunStatus,
     Scope, Seq, StartOptions, limits,
 };
-use backstitch_ledger::{Head, InboxItem, NewItem, NewMemory, NewRun, NewTimer, StatusChange};
+use backstitch_ledger::{Head, InboxItem, NewItem, NewProjection, NewRun, NewTimer, StatusChange};
 
 use uuid::Uuid;
 
@@ -101,19 +101,19 @@ pub fn timers_of(run: &Run, now_ms: u64) -> Vec<NewTimer> {
 }
 
 /// What is known about a run from its start.
-pub(crate) fn projection_at_start(run: &Run) -> Option<NewMemory> {
+pub(crate) fn projection_at_start(run: &Run) -> Option<NewProjection> {
     let start = run.start();
     let attributes =
         start.attributes.iter().map(|(name, value)| (Arc::clone(name), Some(value.clone()))).collect();
     let entity = start.entity.as_ref().map(Json::text);
-    let memory = NewMemory { run: run.id(), entity, attributes };
+    let memory = NewProjection { run: run.id(), entity, attributes };
     (!memory.is_empty()).then_some(memory)
 }
 
 /// What the tables have to say about a run.
-pub fn projection_of(run: RunId, projection: &Projection) -> NewMemory {
+pub fn projection_of(run: RunId, projection: &Projection) -> NewProjection {
     let (entity, attributes) = projection.to_be_stored();
-    NewMemory { run, entity: entity.map(|entity| entity.text()), attributes }
+    NewProjection { run, entity: entity.map(|entity| entity.text()), attributes }
 }
 
 /// Row 0 of a run.

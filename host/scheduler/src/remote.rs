@@ -89,7 +89,7 @@ impl<E: Env> Scheduler<E> {
             start_by_ms: None,
             attempt_ms: until_ms.map(|until_ms| until_ms.saturating_sub(self.now.ms)),
             // The attempt's own silence is its sandbox's affair, and nobody else's is bounded.
-            silence_ms: None,
+            heartbeat_timeout_ms: None,
             taken: Some(LeaseGrant { lease, lease_ms: None, worker: "".into() }),
             ..task
         };
@@ -185,6 +185,38 @@ impl<E: Env> Scheduler<E> {
             append.timers.extend(timer);
         });
     }
+
+    /// A worker has given a task back, or was silent: the same attempt is made by somebody else.
+    pub(crate) fn attempt_freed(
+        &mut self,
+        id: RunId,
+        (op, attempt): (Op, u32),
+        heartbeat: Option<&Json>,
+        item: Uuid,
+        batch: Option<E::Batch>,
+    ) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let is_next = slot.awaits_attempt(op, attempt);
+        if is_next {
+            slot.attempts.remove(&op);
+        }
+        let mut append = Append::new(slot.identity.scope, id);
+        append.inbox_done.push((id, item));
+        let call = is_next.then_some(op);
+        self.send_with_calls(id, append, call, heartbeat, |sent| sent.waiting = Waiting::of(batch));
+    }
+
+    /// An operator wants the next attempt of a call now.
+    pub(crate) fn attempt_wanted(&mut self, id: RunId, op: Op, item: Uuid, batch: Option<E::Batch>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let waits =
+            matches!(slot.run.open_op(op), Some(OpenOp::Activity { .. })) && !slot.attempts.contains_key(&op);
+        let mut append = Append::new(slot.identity.scope, id);
+        append.inbox_done.push((id, item));
+        append.timers_done.extend(waits.then_some((id, op)));
+        let call = waits.then_some(op);
+        self.send_with_calls(id, append, call, None, |sent| sent.waiting = Waiting::of(batch));
+    }
 }
 
 /// The next attempt of an open call, as a task that nobody has. `heartbeat`: what the attempts have said.
@@ -204,7 +236,7 @@ fn task(run: &Run, op: Op, heartbeat: Option<&Json>) -> Option<NewTask> {
         start_by_ms: bound(options.schedule_to_start_ms).into_iter().chain(close_by_ms).min(),
         close_by_ms,
         attempt_ms: options.start_to_close_ms,
-        silence_ms: options.heartbeat_ms,
+        heartbeat_timeout_ms: options.heartbeat_ms,
         heartbeat: heartbeat.map(Json::text),
         taken: None,
     })

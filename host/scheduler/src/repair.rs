@@ -92,12 +92,12 @@ impl<E: Env> Scheduler<E> {
         append.timers = timers_of(&slot.run, now_ms);
         append.timers.retain(|timer| derived.timers.get(&timer.op) != Some(&timer.due_ms));
         append
-            .memories
+            .projections
             .extend(projection.map(|known| projection_of(id, known)).filter(|known| !known.is_empty()));
         let parked = matches!(slot.guest, Guest::Parked);
         let mut calls = if parked { Vec::new() } else { due_calls(&slot.run, now_ms) };
         calls.retain(|op| !derived.offered.contains(op) && !slot.attempts.contains_key(op));
-        if !append.timers.is_empty() || !append.memories.is_empty() {
+        if !append.timers.is_empty() || !append.projections.is_empty() {
             self.send(id, append, |_| {});
         }
         self.enqueue_attempts(id, calls);

@@ -171,7 +171,7 @@ impl<E: Env> Scheduler<E> {
     }
 
     /// Parks a run that was read again so often that there is no use in it.
-    pub(crate) fn give_up_rewinding(&mut self, id: RunId) {
+    pub(crate) fn stop_rewinding(&mut self, id: RunId) {
         let Some(times) = self.rewound.get(&id).map(|rewound| rewound.times) else { return };
         if times <= REWINDS_MAX {
             return;

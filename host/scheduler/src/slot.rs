@@ -39,8 +39,7 @@ use backstitch_ledger::{Append, Head};
 use crate::env::Env;
 use crate::identity::RunIdentity;
 use crate::job::{ActivationId, Origin, PendingEvent};
-use crate::messages::Sending;
-use crate::speculation::Speculative;
+use crate::speculative::Speculative;
 
 /// Where the guest is.
 pub(crate) enum Guest<G> {
@@ -135,6 +134,16 @@ impl Attempt {
     pub(crate) fn is_offered(self) -> bool {
         matches!(self, Self::Offered { .. })
     }
+}
+
+/// A message under way.
+pub(crate) struct Sending {
+    /// The command.
+    pub(crate) op: Op,
+    /// Whom it goes to, in words.
+    pub(crate) name: String,
+    /// The next pause, in milliseconds.
+    pub(crate) pause_ms: u64,
 }
 
 /// One run in memory.

@@ -13,7 +13,6 @@
 //!
 //! Nothing that follows from it leaves the host before the commit, but for attempts of components without imports.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use backstitch_core::matcher::Moment;
@@ -22,38 +21,13 @@ use backstitch_ledger::Append;
 
 use crate::env::Env;
 use crate::slot::{Guest, Slot};
+use crate::speculative::Speculative;
 use crate::state::Scheduler;
 use crate::waiting::Waiting;
 
 /// How long an outcome waits for what its guest makes of it: longer than nearly every activation takes, and
 /// not much longer than a commit.
 const SPECULATIVE_MAX: Duration = Duration::from_millis(1);
-
-/// A start or an outcome that its guest has already, and that is not sent.
-pub(crate) struct Speculative<E: Env> {
-    /// The start, or what ends with the outcome.
-    append: Append,
-    /// Who waits for its commit.
-    waiting: Waiting<E>,
-    /// When it goes without the guest.
-    until: Moment,
-}
-
-/// Runs with a speculative append, and when that goes. Those that have gone before their time are here a little longer.
-#[derive(Default)]
-pub(crate) struct Deadlines(VecDeque<(RunId, Moment)>);
-
-impl Deadlines {
-    /// The first.
-    pub(crate) fn first(&self) -> Option<Moment> {
-        self.0.front().map(|(_, until)| *until)
-    }
-
-    /// Whether nothing is kept back.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 impl<E: Env> Slot<E> {
     /// Whether `append` may wait for what the guest makes of it: it is the run's start or ends with an outcome, the

@@ -14,7 +14,7 @@ use crate::in_flight::{InFlight, Left, Loading, Reading, Rewound};
 use crate::in_hand::InHand;
 use crate::input::Settlement;
 use crate::slot::{Slot, Standing};
-use crate::speculation::Deadlines;
+use crate::speculative::Deadlines;
 use crate::trial_queue::Trials;
 
 /// Consumed messages that are remembered: more than one look into the inbox brings, many times over.
@@ -151,6 +151,16 @@ impl<E: Env> Scheduler<E> {
     /// Whether a drain is complete: nothing is to be expected of it any more.
     pub fn is_drained(&self) -> bool {
         self.is_drained
+    }
+
+    /// How things stand.
+    pub fn figures(&self) -> Figures {
+        Figures {
+            runs_loaded: self.slots.len() as u64,
+            runs_warm: self.warm.len() as u64,
+            activities_running: self.attempts_running as u64,
+            ..self.figures
+        }
     }
 
     pub(crate) fn act(&mut self, action: Action<E>) {

@@ -94,7 +94,7 @@ impl<E: Env> Scheduler<E> {
         let (id, digest) = (identity.run, identity.digest);
         let mut append = Append { new_runs: vec![new_run], ..Append::new(identity.scope, id) };
         append.timers = timers_of_start(&run, self.now.ms);
-        append.memories.extend(projection_at_start(&run));
+        append.projections.extend(projection_at_start(&run));
         self.insert(identity, program, run, input);
         let waiting = Waiting { started: Some(reply), ..Waiting::default() };
         if self.may_begin_ahead(digest) {

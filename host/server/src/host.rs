@@ -17,20 +17,20 @@ use backstitch_engine::clock::Clock;
 use backstitch_engine::closings::Closings;
 use backstitch_engine::counters::Counters;
 use backstitch_engine::driver::{Input, Inputs};
-use backstitch_engine::guests::{self, AtOnce};
-use backstitch_engine::programs::Programs;
+use backstitch_engine::guests::{self, Inline};
 use backstitch_engine::quota::Quotas;
+use backstitch_engine::registry::ComponentRegistry;
 use backstitch_engine::room::Room;
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
-use backstitch_ledger::{ConnectOptions, Heart, Ledger};
+use backstitch_ledger::{ConnectOptions, LeaseHeartbeat, Ledger};
 use backstitch_sandbox::{Sandbox, SandboxConfig};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::config::{HostConfig, HostError};
-use self::terms::Fixed;
+use self::terms::HostState;
 use crate::local::Workers;
 use crate::service::Service;
 
@@ -48,10 +48,10 @@ pub struct Host {
 impl Host {
     /// Connects, brings the schema up to date, and starts to work. Fails rather than waits.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
-        let (ledger, heart, clock) = connect(&config).await?;
+        let (ledger, heartbeat, clock) = connect(&config).await?;
         let quotas = Quotas::default();
         quotas.refresh(&ledger).await?;
-        let programs = Programs::new(ledger.clone(), sandbox(&config)?, quotas.clone());
+        let programs = ComponentRegistry::new(ledger.clone(), sandbox(&config)?, quotas.clone());
         programs.refresh().await?;
 
         let (jobs, jobs_waiting) = crossbeam_channel::unbounded();
@@ -59,9 +59,9 @@ impl Host {
         let scheduler = done.clone();
         let tenure = Tenure::new(config.lease_ms);
         let bound = Duration::from_millis(config.at_once_ms);
-        let at_once =
-            AtOnce { programs: programs.clone(), clock: clock.clone(), tenure: tenure.clone(), bound };
-        let threads = guests::spawn(config.guest_threads, &jobs_waiting, &at_once, move |activated| {
+        let inline =
+            Inline { programs: programs.clone(), clock: clock.clone(), tenure: tenure.clone(), bound };
+        let threads = guests::spawn(config.guest_threads, &jobs_waiting, &inline, move |activated| {
             // Between two terms nobody wants it: the run is read from its ledger again.
             let inputs = scheduler.borrow().clone();
             if let Some(inputs) = inputs {
@@ -83,10 +83,10 @@ impl Host {
             (clock.clone(), tenure.clone()),
         );
         let room = Room::new(limits::LOADS_RUNNING_MAX, config.ledger_memory_bytes_max);
-        let fixed = Fixed {
+        let fixed = HostState {
             config,
             ledger,
-            heart,
+            heartbeat,
             clock,
             tenure,
             programs,
@@ -150,7 +150,7 @@ impl Host {
 }
 
 /// The database, brought up to date, with a connection for the lease; and its time.
-async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), HostError> {
+async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<LeaseHeartbeat>, Clock), HostError> {
     let options = ConnectOptions {
         payloads: config.payloads.clone(),
         lease_ms: config.lease_ms,
@@ -159,8 +159,8 @@ async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), Hos
     };
     let ledger = Ledger::connect(options).await?;
     // Before anything else takes what connections the server has left, and for as long as the host lives.
-    let heart = Arc::new(ledger.heart()?);
-    let clock = Clock::new(&heart.read_clock().await?);
+    let heartbeat = Arc::new(ledger.heartbeat()?);
+    let clock = Clock::new(&heartbeat.read_clock().await?);
     if let Some(wrong) = clock.wrong() {
         return Err(HostError::Clock(wrong));
     }
@@ -170,7 +170,7 @@ async fn connect(config: &HostConfig) -> Result<(Ledger, Arc<Heart>, Clock), Hos
     if let Some(dead) = config.predecessor {
         ledger.declare_dead(dead).await?;
     }
-    Ok((ledger, heart, clock))
+    Ok((ledger, heartbeat, clock))
 }
 
 fn sandbox(config: &HostConfig) -> Result<Sandbox, HostError> {

@@ -71,8 +71,8 @@ impl Port for Local {
         self.service.poll_tasks(self.scope, poll).await.map_err(told)
     }
 
-    async fn heartbeat(&self, beat: HeartbeatTask) -> Result<HeartbeatView, ClientError> {
-        self.service.heartbeat_task(self.scope, beat).await.map_err(told)
+    async fn heartbeat(&self, heartbeat: HeartbeatTask) -> Result<HeartbeatView, ClientError> {
+        self.service.heartbeat_task(self.scope, heartbeat).await.map_err(told)
     }
 
     async fn settle(&self, answers: Vec<AnswerTask>) -> Result<Vec<SettledTask>, ClientError> {

@@ -15,7 +15,7 @@ use super::show::{said, verdict};
 /// Rows of one look at the ledger.
 const PAGE_ROWS: u32 = 500;
 /// How long one look waits for the run to close before the ledger is read again.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(250);
 
 /// Waits until the run has closed or is parked. A run that goes on as a new one is waited for there.
 pub(super) async fn wait(id: &str, timeout: Option<Duration>, context: &Context) -> CliResult<RunView> {
@@ -32,7 +32,7 @@ pub(super) async fn wait(id: &str, timeout: Option<Duration>, context: &Context)
         match run.status {
             RunStatus::Continued if run.workflow_id != id => id = run.workflow_id,
             // Between the end of one generation and the start of the next.
-            RunStatus::Continued => tokio::time::sleep(LOOK).await,
+            RunStatus::Continued => tokio::time::sleep(POLL).await,
             RunStatus::Running | RunStatus::Paused => {}
             _ => return Ok(run),
         }
@@ -86,11 +86,11 @@ async fn rows_until_end(mut run: RunView, context: &Context) -> CliResult<RunVie
         next = show_rows(&id, next, context).await?;
         notes.look(&run, context.out);
         match status {
-            RunStatus::Running | RunStatus::Paused => run = look_at(&id, LOOK, context).await?,
+            RunStatus::Running | RunStatus::Paused => run = look_at(&id, POLL, context).await?,
             RunStatus::Continued => {
                 let successor = look_at(&run.workflow_id, Duration::ZERO, context).await?;
                 if successor.run_id == run.run_id {
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(POLL).await;
                     continue;
                 }
                 run = successor;

@@ -3,8 +3,8 @@
 
 use backstitch_client::history::{BadHistory, HISTORY_BYTES_MAX, History};
 use backstitch_core::{Digest, Rules};
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace::{self, Recorded};
+use backstitch_engine::registry::rules_of;
+use backstitch_engine::replay_check::{self, Recorded};
 use backstitch_sandbox::{
     CompileError, EgressConfig, GuestTime, LoadError, Program, Sandbox, SandboxConfig, WorkflowProgram,
 };
@@ -31,8 +31,8 @@ pub(super) async fn replay(args: &ReplayArgs, out: Output) -> CliResult {
     let (digest, program) = load(input::component(component)?, rules_of(&rows)).await?;
     let (run, head) = (history.run_id, history.head());
     let recorded = Recorded { run, workflow_id: history.workflow_id.into(), rows, head };
-    let retrace = move || retrace::retrace(&recorded, digest, &program);
-    let replayed = tokio::task::spawn_blocking(retrace).await.map_err(|error| broken(&error))?;
+    let replay_check = move || replay_check::replay_check(&recorded, digest, &program);
+    let replayed = tokio::task::spawn_blocking(replay_check).await.map_err(|error| broken(&error))?;
     replay::conclude(&replayed, out)
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backstitch_client::views::StartedView;
-use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartOptions, StartRun};
 use backstitch_core::{Json, limits, printable};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -128,7 +128,7 @@ pub(super) async fn start(args: StartArgs, context: &Context) -> CliResult {
 }
 
 async fn start_one(args: StartArgs, context: &Context) -> CliResult {
-    let options = terms(&args)?;
+    let options = options(&args)?;
     let StartArgs { workflow, input, id, reuse, signal, signal_payload, signal_id, follow, .. } = args;
     let input = input::json(input.as_deref())?;
     let signal = match signal {
@@ -148,10 +148,10 @@ async fn start_one(args: StartArgs, context: &Context) -> CliResult {
     follow::follow(started.run, context).await
 }
 
-/// On which terms, as the arguments say.
-fn terms(args: &StartArgs) -> CliResult<StartTerms> {
+/// The options, as the arguments say.
+fn options(args: &StartArgs) -> CliResult<StartOptions> {
     let ms = |time: Option<Duration>| time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    Ok(StartTerms {
+    Ok(StartOptions {
         delay_ms: ms(args.delay),
         run_timeout_ms: ms(args.run_timeout),
         execution_timeout_ms: ms(args.execution_timeout),
@@ -196,7 +196,7 @@ fn headline(started: &StartedView) -> String {
 }
 
 async fn start_lines(file: &Path, args: &StartArgs, context: &Context) -> CliResult {
-    let terms = &terms(args)?;
+    let terms = &options(args)?;
     let bar = progress(context.out, count_lines(file)?);
     let lines = Lines { source: BufReader::new(input::open(file)?), number: 0 };
     let starts = lines.map(|(number, line)| async move {

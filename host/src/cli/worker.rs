@@ -250,8 +250,8 @@ impl Group {
             said = &mut all => said,
             () = attempt.cancelled() => {
                 self.signal(Signal::TERM);
-                let patience = tokio::time::timeout(TERM, &mut all).await;
-                match patience {
+                let ended = tokio::time::timeout(TERM, &mut all).await;
+                match ended {
                     Ok(said) => said,
                     Err(_) => {
                         self.signal(Signal::KILL);

@@ -3,7 +3,7 @@
 //! | of the ledger crate | here |
 //! |---|---|
 //! | the statement of an append, and the writer that sends it | [`Writer::step`] |
-//! | `Heart`, leases | [`Database::register`] … |
+//! | `LeaseHeartbeat`, leases | [`Database::register`] … |
 //! | claims and trials | [`Database::claim_runs`] … |
 //! | timers, and those that are missing | [`Database::due_timers`], [`Database::timers_lacking`] … |
 //! | the inbox, and messages of closed runs | [`Database::post`], [`Database::unread`], [`Database::pass_on`] … |
@@ -16,7 +16,7 @@
 //!
 //! **Left out**: locks, and so whatever two statements at once do to each other (`skip locked`, waits, appends that are set
 //! aside); the numbers of heartbeats that tell two servers apart; payloads outside their rows, and seals; the bounds on the
-//! bytes of a look and of a statement's text in Postgres; schedules, components, deployments, searches, listings and the notes
+//! bytes of a check and of a statement's text in Postgres; schedules, components, deployments, searches, listings and the notes
 //! of losses. Texts that are JSON are taken as they are. Which appends go into one statement is asked of the ledger's own
 //! [`Batch`](backstitch_ledger::Batch): that decides, and does nothing.
 //!
@@ -26,6 +26,7 @@
 //! What surprises is modelled too. A start that is refused because its run is there takes with it what an earlier append of
 //! the same statement writes of that run, and so no batch holds both.
 
+mod check;
 mod claims;
 mod database;
 mod endings;
@@ -34,7 +35,6 @@ mod inbox;
 mod inspect;
 mod lacking;
 mod leases;
-mod look;
 mod repairs;
 mod rows;
 mod runs;
@@ -44,6 +44,6 @@ mod tasks;
 mod timers;
 mod writer;
 
+pub use check::{Unread, Walk};
 pub use database::{Database, Mutant};
-pub use look::{Unread, Walk};
 pub use writer::{Reply, Writer};

@@ -87,7 +87,7 @@ impl Host {
         for row in &self.rows {
             let event = row.event().unwrap();
             if is_laid(&event) {
-                replay.lay(row.seq, row.at_ms + later_ms, event);
+                replay.enqueue(row.seq, row.at_ms + later_ms, event);
             }
         }
         Guest::new(Arc::clone(&self.script), replay, self.input.clone())
@@ -160,7 +160,7 @@ impl Host {
             self.outcome(op, open)
         };
         let row = self.append(&event);
-        self.guest.replay().lay(row.seq, row.at_ms, event);
+        self.guest.replay().enqueue(row.seq, row.at_ms, event);
     }
 
     fn outcome(&mut self, op: Op, open: OpenOp) -> Event {

@@ -1,5 +1,6 @@
 //! What `./x shape` prints: the circles of modules, the longest functions, files and parameter lists, how many public
-//! items each crate has, and which proofs the specification names that are not there. With `--check` it fails where the tree is worse than what is agreed below.
+//! items each crate has, which proofs the specification names that are not there, and which words are used that are not to
+//! be. With `--check` it fails where the tree is worse than what is agreed below.
 //!
 //! It reads source files and nothing else, so that it needs no build of what it measures.
 
@@ -7,6 +8,7 @@ mod graph;
 mod mentions;
 mod modules;
 mod promises;
+mod words;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,8 @@ struct Cli {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Fail if there is a circle, a proof is missing, or there are more long functions or files than agreed
+    /// Fail if there is a circle, a proof is missing, a word is banned, or there are more long functions or files than
+    /// agreed
     #[arg(long)]
     check: bool,
     /// Print which file of this crate names what of which other, circles only
@@ -89,6 +92,7 @@ struct Shape {
     longest_parameter_lists: Vec<Sized>,
     /// Proofs that the specification names and that are not there.
     missing_proofs: Vec<String>,
+    banned_words: Vec<words::Found>,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -125,6 +129,7 @@ fn measure() -> anyhow::Result<Shape> {
     }
     shape.longest_parameter_lists.truncate(5);
     shape.missing_proofs = promises::missing(&metadata.workspace_root)?;
+    shape.banned_words = words::measure(&metadata.workspace_root)?;
     Ok(shape)
 }
 
@@ -189,6 +194,7 @@ fn complaints(shape: &Shape) -> Vec<String> {
             .push(format!("{found} files of more than {FILE_LINES_MAX} lines, {LONG_FILES_MAX} agreed"));
     }
     complaints.extend(shape.missing_proofs.iter().cloned());
+    complaints.extend(shape.banned_words.iter().map(ToString::to_string));
     complaints
 }
 

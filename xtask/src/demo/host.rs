@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 
 /// How long a host may take to stop when it is asked to.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a host logs: its news, and each attempt of an activity.
 const LOG_FILTER: &str = "warn,backstitch=info,backstitch::activity=debug";
@@ -66,7 +66,7 @@ impl Host {
     /// Asks it to stop, as Ctrl-C would, and expects it to do so well.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
-        let deadline = Instant::now() + STOP_PATIENCE;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 ensure!(status.success(), "the host ended with {status}");

@@ -40,7 +40,7 @@ const STEPS_PER_ORDER: u64 = 3;
 /// Orders that are on their way to the host at once.
 const STARTS_AT_ONCE: usize = 64;
 /// What takes longer than this hangs.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// One line of the example's orders.
 #[derive(Clone, Debug, Deserialize)]
@@ -146,7 +146,7 @@ async fn start_all(client: Client, orders: Vec<Order>) -> anyhow::Result<u64> {
 }
 
 async fn start(client: &Client, order: Order) -> anyhow::Result<u64> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut repeats = 0;
     loop {
         let (workflow_id, input) = (Some(order.id.clone()), order.input.clone());
@@ -171,7 +171,7 @@ fn is_passing(error: &ClientError) -> bool {
 async fn wait_for_half(client: &Client, orders: usize, bar: &ProgressBar) -> anyhow::Result<()> {
     let half = orders as u64 * STEPS_PER_ORDER / 2;
     let tenth = u32::try_from(orders / 10)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if client.health().await?.activities_started >= half {
             let done =
@@ -189,7 +189,7 @@ async fn wait_for_half(client: &Client, orders: usize, bar: &ProgressBar) -> any
 
 /// Waits until every order has a run, only one, and every run is closed.
 async fn wait_for_all(client: &Client, orders: &[Order], bar: &ProgressBar) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let runs = list_all(client).await?;
         if let Some(parked) = runs.iter().find(|run| run.fault.is_some()) {

@@ -1,4 +1,4 @@
-//! What a look at a schedule leads to. The order matters: runs that closed make room, then what waits
+//! What a check of a schedule leads to. The order matters: runs that closed make room, then what waits
 //! takes it, then what somebody asked for, then the calendar, then backfills.
 //!
 //! | a time whose policy is … | no run open, nobody waits | otherwise |
@@ -49,15 +49,15 @@ pub struct Closing {
 /// Nominal times in their order, in milliseconds since the epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Times {
-    /// The times. If there are more, the last one only says when the next look is worth it.
+    /// The times. If there are more, the last one only says when the next check is worth it.
     pub ms: Vec<u64>,
     /// Whether there are more.
     pub more: bool,
 }
 
-/// What is known at a look.
+/// What is known at a check.
 #[derive(Clone, Debug)]
-pub struct Look<'a> {
+pub struct Snapshot<'a> {
     /// The schedule.
     pub name: &'a str,
     /// The time, in milliseconds since the epoch.
@@ -70,7 +70,7 @@ pub struct Look<'a> {
     pub backfill: &'a Times,
 }
 
-/// What a look leads to.
+/// What a check leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// To be carried out first, in any order.
@@ -82,22 +82,22 @@ pub struct Decision {
 }
 
 /// Decides.
-pub fn decide(spec: &Spec, state: &State, look: &Look<'_>) -> Decision {
-    let mut desk = Desk { spec, look, state: state.clone(), actions: Vec::new(), starts: 0 };
-    desk.close();
-    desk.go_on_waiting();
-    desk.answer_requests();
-    let calendar = desk.go_by_the_calendar();
-    let backfill = desk.backfill();
-    let waiting = desk.waiting_due();
+pub fn decide(spec: &Spec, state: &State, snapshot: &Snapshot<'_>) -> Decision {
+    let mut decider = Decider { spec, snapshot, state: state.clone(), actions: Vec::new(), starts: 0 };
+    decider.close();
+    decider.go_on_waiting();
+    decider.answer_requests();
+    let calendar = decider.go_by_the_calendar();
+    let backfill = decider.backfill();
+    let waiting = decider.waiting_due();
     let due_ms = [calendar, backfill, waiting].into_iter().flatten().min();
-    Decision { actions: desk.actions, state: desk.state, due_ms }
+    Decision { actions: decider.actions, state: decider.state, due_ms }
 }
 
 /// A decision in the making.
-struct Desk<'a> {
+struct Decider<'a> {
     spec: &'a Spec,
-    look: &'a Look<'a>,
+    snapshot: &'a Snapshot<'a>,
     state: State,
     actions: Vec<Action>,
     starts: usize,
@@ -110,9 +110,9 @@ struct Taken {
     asked: bool,
 }
 
-impl Desk<'_> {
+impl Decider<'_> {
     fn close(&mut self) {
-        let closed = |id: &Arc<str>| self.look.closed.iter().find(|closing| closing.workflow_id == *id);
+        let closed = |id: &Arc<str>| self.snapshot.closed.iter().find(|closing| closing.workflow_id == *id);
         let failed = self
             .state
             .running
@@ -124,7 +124,7 @@ impl Desk<'_> {
             && self.state.paused.is_none()
         {
             // No time that has not been dealt with comes before the failure.
-            let (at_ms, through_ms) = (self.look.now_ms, self.state.considered_ms);
+            let (at_ms, through_ms) = (self.snapshot.now_ms, self.state.considered_ms);
             let note = format!("the run {failed} failed");
             self.state.paused = Some(Paused { at_ms, through_ms, note });
         }
@@ -147,7 +147,7 @@ impl Desk<'_> {
         }
     }
 
-    /// Decides about the requests that have come in since the last look, and the times of a calendar before this one.
+    /// Decides about the requests that have come in since the last check, and the times of a calendar before this one.
     fn answer_requests(&mut self) {
         let all = std::mem::take(&mut self.state.waiting).into_iter();
         let (requests, waiting): (Vec<_>, Vec<_>) = all.partition(|waiting| waiting.undecided.is_some());
@@ -163,7 +163,7 @@ impl Desk<'_> {
 
     /// Deals with the nominal times that have come; when the next one does.
     fn go_by_the_calendar(&mut self) -> Option<u64> {
-        let Times { ms: times, more } = self.look.calendar;
+        let Times { ms: times, more } = self.snapshot.calendar;
         let through_ms = self.state.paused.as_ref().map_or(u64::MAX, |paused| paused.through_ms);
         for (index, at_ms) in times.iter().copied().enumerate() {
             if self.state.is_exhausted() {
@@ -173,19 +173,19 @@ impl Desk<'_> {
             if *more && next_ms.is_none() || self.starts >= limits::SCHEDULE_STARTS_MAX {
                 return (at_ms <= through_ms).then_some(at_ms);
             }
-            let due_ms = at_ms.saturating_add(self.spec.jitter_ms(self.look.name, at_ms, next_ms));
+            let due_ms = at_ms.saturating_add(self.spec.jitter_ms(self.snapshot.name, at_ms, next_ms));
             if due_ms > through_ms {
                 return None;
             }
-            if due_ms > self.look.now_ms {
+            if due_ms > self.snapshot.now_ms {
                 return Some(due_ms);
             }
             self.state.considered_ms = at_ms;
-            if self.look.now_ms - due_ms > self.spec.catch_up_ms() {
+            if self.snapshot.now_ms - due_ms > self.spec.catch_up_ms() {
                 self.state.missed += 1;
                 continue;
             }
-            let workflow_id = self.spec.workflow_id(self.look.name, at_ms);
+            let workflow_id = self.spec.workflow_id(self.snapshot.name, at_ms);
             self.take(Taken { at_ms, workflow_id, asked: false }, self.spec.policy.overlap);
         }
         None
@@ -193,31 +193,31 @@ impl Desk<'_> {
 
     /// Deals with the times of the first backfill; when to go on with it.
     fn backfill(&mut self) -> Option<u64> {
-        let Times { ms: times, more } = self.look.backfill;
+        let Times { ms: times, more } = self.snapshot.backfill;
         let mut backfill = self.state.backfills.pop_front()?;
         for at_ms in times.iter().copied() {
             let waits = backfill.overlap == Overlap::BufferAll
                 && self.state.waiting.len() >= limits::SCHEDULE_WAITING_MAX;
             if waits || self.starts >= limits::SCHEDULE_STARTS_MAX {
                 self.state.backfills.push_front(backfill);
-                return Some(self.look.now_ms + if waits { limits::SCHEDULE_LOOK_MS } else { 0 });
+                return Some(self.snapshot.now_ms + if waits { limits::SCHEDULE_CHECK_MS } else { 0 });
             }
-            let workflow_id = self.spec.workflow_id(self.look.name, at_ms);
+            let workflow_id = self.spec.workflow_id(self.snapshot.name, at_ms);
             self.take(Taken { at_ms, workflow_id, asked: true }, backfill.overlap);
             backfill.after_ms = at_ms;
         }
         if *more {
             self.state.backfills.push_front(backfill);
         }
-        (!self.state.backfills.is_empty()).then_some(self.look.now_ms)
+        (!self.state.backfills.is_empty()).then_some(self.snapshot.now_ms)
     }
 
     /// When to look again on behalf of those that wait.
     fn waiting_due(&self) -> Option<u64> {
         let paused = self.state.paused.is_some();
         let waits = self.state.waiting.iter().any(|waiting| waiting.asked || !paused);
-        let wait_ms = if self.state.running.is_empty() { 0 } else { limits::SCHEDULE_LOOK_MS };
-        waits.then_some(self.look.now_ms + wait_ms)
+        let wait_ms = if self.state.running.is_empty() { 0 } else { limits::SCHEDULE_CHECK_MS };
+        waits.then_some(self.snapshot.now_ms + wait_ms)
     }
 
     fn take(&mut self, taken: Taken, overlap: Overlap) {
@@ -244,7 +244,7 @@ impl Desk<'_> {
         if state.running.len() > limits::SCHEDULE_RUNNING_MAX {
             state.running.remove(0);
         }
-        let started_ms = self.look.now_ms;
+        let started_ms = self.snapshot.now_ms;
         state.recent.push_back(Recent {
             at_ms,
             started_ms,

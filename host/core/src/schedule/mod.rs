@@ -11,6 +11,6 @@ pub mod decide;
 mod spec;
 mod state;
 
-pub use self::decide::{Action, Closing, Decision, Look, Times, decide};
+pub use self::decide::{Action, Closing, Decision, Snapshot, Times, decide};
 pub use self::spec::{Every, Overlap, Policy, Spec, SpecError, Terms, What, When};
 pub use self::state::{Backfill, Paused, Recent, Running, State, Stop, Waiting};

@@ -188,7 +188,7 @@ impl State {
     }
 
     /// Times that have come, and whose starts only wait for their jitter to be over, are no longer the calendar's
-    /// when it changes: each waits by itself, for the next look.
+    /// when it changes: each waits by itself, for the next check.
     fn keep_promises(
         &mut self,
         name: &str,

@@ -10,12 +10,14 @@ use backstitch_scheduler::{Action, Job, NewAttempt, StopAttempt, Trial, Wake};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
+use super::inputs::Input;
+use super::live::Live;
 use super::places::Place;
-use super::{Driver, Input, Live, Running};
+use super::state::{Driver, Running};
 use crate::deferral::Deferral;
 use crate::guests::Work;
 use crate::retry::until_answered;
-use crate::{attempt, crash};
+use crate::{attempt, failpoint};
 
 /// Ends of ledgers in one question.
 const HEADS_AT_ONCE: usize = 1_000;
@@ -39,9 +41,9 @@ impl Driver {
             }
             Action::Offered(queue, name) => {
                 self.deps.matcher.offered(&queue, &name);
-                self.deps.crier.offered(&queue);
+                self.deps.notifier.offered(&queue);
             }
-            Action::Served => self.deps.crier.deployed(),
+            Action::Served => self.deps.notifier.deployed(),
             // Whoever has gone needs no answer.
             Action::Started(reply, started) => drop(reply.send(started)),
             Action::Settled(reply, settlement) => drop(reply.send(settlement)),
@@ -49,7 +51,7 @@ impl Driver {
             Action::Drained(reply) => drop(reply.send(())),
             Action::Read { run, number, program } => self.deps.loads.one(run, number, program),
             Action::ReadClaimed(runs, batch) => {
-                crash::point("takeover-middle");
+                failpoint::point("takeover-middle");
                 self.deps.loads.claimed(runs, &batch);
             }
             Action::ReadToClose { run, number } => self.deps.loads.to_close(run, number),
@@ -63,8 +65,8 @@ impl Driver {
             Action::EndTrial(trial, went_on) => self.end_trial(trial, went_on),
             Action::NoteProgress(replayed, went_on) => self.note_progress(replayed, went_on),
             Action::Wake(after, wake) => self.wake(after, wake),
-            Action::ReadInbox => self.deps.inbox_hint.notify_one(),
-            Action::TimerDue(due_ms) => self.deps.timer_hint.sooner(due_ms),
+            Action::ReadInbox => self.deps.inbox_wakeup.notify_one(),
+            Action::TimerDue(due_ms) => self.deps.timer_wakeup.sooner(due_ms),
             Action::Closed(run) => self.deps.closings.tell(run),
         }
     }
@@ -183,43 +185,43 @@ impl Driver {
         let NewAttempt { identity, op, attempt, digest, until_ms, .. } = new;
         let (run, scope) = (identity.run, identity.scope);
         attempt::log(&call);
-        let pulse = Arc::clone(&call.pulse);
+        let heartbeat = Arc::clone(&call.heartbeat);
         let deferral = Arc::new(Deferral {
             run,
             op,
             attempt,
             until_ms,
-            pulse: Arc::clone(&pulse),
+            heartbeat: Arc::clone(&heartbeat),
             inputs: self.inputs.clone(),
             clock: self.deps.clock.clone(),
             handed: OnceCell::new(),
         });
         call.defer = Some(Arc::clone(&deferral) as _);
         let (programs, ledger) = (self.deps.programs.clone(), self.deps.ledger.clone());
-        let (crier, inputs) = (self.deps.crier.clone(), self.inputs.clone());
-        let (place, said) = (Place(Arc::clone(&self.places)), Arc::clone(&pulse));
+        let (notifier, inputs) = (self.deps.notifier.clone(), self.inputs.clone());
+        let (place, said) = (Place(Arc::clone(&self.places)), Arc::clone(&heartbeat));
         let task = tokio::spawn(async move {
             let outcome = programs.invoke(scope, digest, call).await;
-            crash::point("activity-done");
-            let end = deferral.end(outcome, scope, &ledger, &crier).await;
+            failpoint::point("activity-done");
+            let end = deferral.end(outcome, scope, &ledger, &notifier).await;
             drop(place);
             let heartbeat = said.details();
             // The scheduler is gone only when nobody needs the outcome any more.
             let _ = inputs.send(Input::AttemptEnded { run, op, attempt, heartbeat, end }).await;
         });
-        self.attempts.insert((run, op), Running { attempt, task: task.abort_handle(), pulse });
+        self.attempts.insert((run, op), Running { attempt, task: task.abort_handle(), heartbeat });
     }
 
     fn stop_attempt(&mut self, run: RunId, op: Op, how: StopAttempt) {
-        let Some(Running { task, pulse, .. }) = self.attempts.remove(&(run, op)) else { return };
+        let Some(Running { task, heartbeat, .. }) = self.attempts.remove(&(run, op)) else { return };
         match how {
             StopAttempt::Abort => task.abort(),
             StopAttempt::RequestCancel => {
-                if !pulse.forsake() {
+                if !heartbeat.request_cancel() {
                     task.abort();
                 }
             }
-            StopAttempt::Superseded => pulse.relieve(),
+            StopAttempt::Superseded => heartbeat.superseded(),
         }
     }
 }

@@ -5,7 +5,18 @@ use backstitch_ledger::Reader;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::Input;
+use super::live::Live;
+
+/// What the scheduler of a host is told.
+pub type Input = backstitch_scheduler::Input<Live>;
+/// A run to be started.
+pub type Start = backstitch_scheduler::Start<Live>;
+/// A task that was carried out.
+pub type Settle = backstitch_scheduler::Settle<Live>;
+/// A call that is to be completed by others.
+pub type Deferring = backstitch_scheduler::Deferring<Live>;
+/// Who works on a part of a batch.
+pub type Batch = mpsc::Sender<()>;
 
 /// Messages that may wait for the driver; senders wait for room.
 const MESSAGES_WAITING_MAX: usize = 4_096;

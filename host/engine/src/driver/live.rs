@@ -14,14 +14,14 @@ use crate::ambient;
 use crate::caution::Caution;
 use crate::clock::Clock;
 use crate::matcher::{Reservation, TaskMatcher};
-use crate::programs::Programs;
-use crate::room::Held;
+use crate::registry::ComponentRegistry;
+use crate::room::Permit;
 use crate::tenure::Tenure;
 
 /// See the module.
 pub struct Live {
     /// Which component serves what, and components in memory.
-    pub programs: Programs,
+    pub programs: ComponentRegistry,
     /// Where workers poll for tasks.
     pub matcher: TaskMatcher,
     /// Whether attempts may begin.
@@ -37,7 +37,7 @@ pub struct Live {
 impl Env for Live {
     type Program = WorkflowProgram;
     type Guest = Box<WorkflowInstance>;
-    type Room = Arc<Held>;
+    type Room = Arc<Permit>;
     type Batch = mpsc::Sender<()>;
     type Reply<T> = oneshot::Sender<T>;
     type Reservation = Reservation;

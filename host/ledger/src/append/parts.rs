@@ -52,7 +52,7 @@ pub struct Append {
     /// Messages that were consumed.
     pub inbox_done: Vec<(RunId, Uuid)>,
     /// What is known from now on about `run`, or about runs that start.
-    pub memories: Vec<NewMemory>,
+    pub projections: Vec<NewProjection>,
     /// Calls of `run` that workers outside may take. An older attempt of the same call is replaced.
     pub tasks: Vec<NewTask>,
     /// Calls of `run` whose attempt has ended: their tasks are removed.
@@ -77,7 +77,7 @@ impl Append {
             timers_done: Vec::new(),
             inbox: Vec::new(),
             inbox_done: Vec::new(),
-            memories: Vec::new(),
+            projections: Vec::new(),
             tasks: Vec::new(),
             tasks_done: Vec::new(),
             tasks_given_up: Vec::new(),
@@ -121,7 +121,7 @@ impl Append {
             timers_done,
             inbox,
             inbox_done,
-            memories,
+            projections,
             tasks_done,
             tasks_given_up,
             ..
@@ -131,7 +131,7 @@ impl Append {
             && timers_done.is_empty()
             && inbox.is_empty()
             && inbox_done.is_empty()
-            && (memories.is_empty() || self.memories.is_empty())
+            && (projections.is_empty() || self.projections.is_empty())
             && tasks_done.is_empty()
             && tasks_given_up.is_empty();
         is_plain || !self.starts(self.run)
@@ -153,7 +153,7 @@ impl Append {
             timers_done,
             inbox,
             inbox_done,
-            memories,
+            projections,
             tasks,
             tasks_done,
             tasks_given_up,
@@ -166,7 +166,7 @@ impl Append {
         self.timers_done.extend(timers_done);
         self.inbox.extend(inbox);
         self.inbox_done.extend(inbox_done);
-        self.memories.extend(memories);
+        self.projections.extend(projections);
         self.tasks.extend(tasks);
         self.tasks_done.extend(tasks_done);
         self.tasks_given_up.extend(tasks_given_up);
@@ -183,10 +183,10 @@ impl Append {
             Some(StatusChange::Park { fault }) => fault.len(),
             Some(StatusChange::Pause | StatusChange::Run) | None => 0,
         };
-        let memories: usize = self.memories.iter().map(NewMemory::text_bytes).sum();
+        let projections: usize = self.projections.iter().map(NewProjection::text_bytes).sum();
         let tasks: usize = self.tasks.iter().map(NewTask::text_bytes).sum();
         let stored: usize = self.stored.iter().map(Stored::bytes).sum();
-        rows + starts + items + closing + memories + tasks + stored
+        rows + starts + items + closing + projections + tasks + stored
     }
 }
 
@@ -233,7 +233,7 @@ impl NewRun {
 
 /// What is known about a run besides its ledger.
 #[derive(Clone, Debug)]
-pub struct NewMemory {
+pub struct NewProjection {
     /// The run.
     pub run: RunId,
     /// All of its entity, as JSON text; none: as it was.
@@ -242,7 +242,7 @@ pub struct NewMemory {
     pub attributes: AttributeChanges,
 }
 
-impl NewMemory {
+impl NewProjection {
     /// Nothing to be written.
     pub fn is_empty(&self) -> bool {
         self.entity.is_none() && self.attributes.is_empty()
@@ -324,8 +324,8 @@ pub struct NewTask {
     pub close_by_ms: Option<u64>,
     /// Bound on one attempt, in milliseconds; of one that somebody has already, on what is left of it.
     pub attempt_ms: Option<u64>,
-    /// Longest silence of its worker, in milliseconds.
-    pub silence_ms: Option<u64>,
+    /// Longest time between two heartbeats of its worker, in milliseconds.
+    pub heartbeat_timeout_ms: Option<u64>,
     /// What the last heartbeat of the attempts before said, as JSON text.
     pub heartbeat: Option<Arc<str>>,
     /// Who has it already: a worker that waits for it, or whoever gets its token from the attempt that holds
@@ -414,7 +414,7 @@ pub struct Batch {
     timers: HashSet<(RunId, Op)>,
     timer_runs: HashSet<RunId>,
     items: HashSet<Uuid>,
-    memories: HashSet<RunId>,
+    projections: HashSet<RunId>,
     tasks: HashSet<(RunId, Op)>,
     /// Where the ledgers end that the batch goes on from, or adds to.
     heads: HashMap<RunId, Head>,
@@ -430,7 +430,7 @@ impl Batch {
         self.timers.clear();
         self.timer_runs.clear();
         self.items.clear();
-        self.memories.clear();
+        self.projections.clear();
         self.tasks.clear();
         self.heads.clear();
         self.bytes = 0;
@@ -458,7 +458,7 @@ impl Batch {
         self.timer_runs.extend(append.timers.iter().map(|timer| timer.run));
         self.timers.extend(&append.timers_done);
         self.items.extend(append.inbox.iter().map(|item| item.item_id));
-        self.memories.extend(append.memories.iter().map(|memory| memory.run));
+        self.projections.extend(append.projections.iter().map(|projection| projection.run));
         self.tasks.extend(tasks_of(append));
         true
     }
@@ -482,7 +482,7 @@ impl Batch {
             || append.timers_done.iter().any(|key| self.timers.contains(key))
             || (closes && self.timer_runs.contains(&append.run))
             || append.inbox_done.iter().any(|(_, item)| self.items.contains(item))
-            || append.memories.iter().any(|memory| self.memories.contains(&memory.run))
+            || append.projections.iter().any(|projection| self.projections.contains(&projection.run))
             || tasks_of(append).any(|key| self.tasks.contains(&key))
     }
 }

@@ -284,8 +284,8 @@ impl Parts {
             parts.timed |= !append.timers.is_empty();
             parts.sent |= !append.inbox.is_empty();
             parts.consumed |= !append.inbox_done.is_empty();
-            parts.known |= append.memories.iter().any(|memory| memory.entity.is_some());
-            parts.found_by |= append.memories.iter().any(|memory| !memory.attributes.is_empty());
+            parts.known |= append.projections.iter().any(|projection| projection.entity.is_some());
+            parts.found_by |= append.projections.iter().any(|projection| !projection.attributes.is_empty());
             parts.offered |= !append.tasks.is_empty();
             parts.settled |= !append.tasks_done.is_empty();
             parts.given_up |= !append.tasks_given_up.is_empty();
@@ -318,7 +318,7 @@ impl Parts {
     }
 
     /// Whether those of entities and attributes are.
-    fn reaches_memories(self) -> bool {
+    fn reaches_projections(self) -> bool {
         self.known || self.found_by || self.reaches_tasks()
     }
 }
@@ -362,12 +362,12 @@ fn composed(parts: Parts) -> String {
     )
 }
 
-/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together. `beats`: a heartbeat of the lease
+/// Sends one statement for all of `items`, which [`Batch::fits`] has let through together. `mark`: a heartbeat of the lease
 /// that the database has taken before.
 pub(crate) async fn execute(
     connection: &mut PgConnection,
     lease: (HostId, Epoch),
-    beats: i64,
+    mark: i64,
     scope: Scope,
     items: &[Item],
 ) -> Result<Appended, sqlx::Error> {
@@ -378,9 +378,9 @@ pub(crate) async fn execute(
     let query = bind_statuses(query, items);
     let query = bind_timers(query, items);
     let query = bind_inbox(query, items);
-    let query = bind_heads(query, items).bind(beats);
+    let query = bind_heads(query, items).bind(mark);
     // The last ones, which many batches have no use for.
-    let query = if parts.reaches_memories() { bind_memories(query, items) } else { query };
+    let query = if parts.reaches_projections() { bind_projections(query, items) } else { query };
     let query = if parts.reaches_tasks() { bind_tasks(query, items) } else { query };
     let query = if parts.stored { bind_stored(query, items) } else { query };
     let row = query.fetch_one(connection).await?;
@@ -390,7 +390,7 @@ pub(crate) async fn execute(
     let found: Option<i64> = row.try_get(0)?;
     Ok(Appended {
         fenced: found.is_none(),
-        elsewhere: found.is_some_and(|found| found < beats),
+        elsewhere: found.is_some_and(|found| found < mark),
         started: row.try_get(1)?,
         changed: row.try_get(2)?,
         behind: row.try_get(3)?,
@@ -524,8 +524,8 @@ fn bind_heads<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(heads.iter().map(|(_, head)| head.chain.0.cast_signed()).bind_iter())
 }
 
-fn bind_memories<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
-    let all = || items.iter().flat_map(|item| item.append.memories.iter().map(|of| (&item.append, of)));
+fn bind_projections<'q>(query: Statement<'q>, items: &'q [Item]) -> Statement<'q> {
+    let all = || items.iter().flat_map(|item| item.append.projections.iter().map(|of| (&item.append, of)));
     let known =
         || all().filter_map(|(append, of)| of.entity.as_deref().map(|entity| (append, of.run, entity)));
     let found = || {
@@ -565,7 +565,7 @@ fn bind_tasks<'q>(query: Statement<'q>, items: &[Item]) -> Statement<'q> {
         .bind(all().map(|(_, task)| task.start_by_ms.map(Timestamp)).bind_iter())
         .bind(all().map(|(_, task)| task.close_by_ms.map(Timestamp)).bind_iter())
         .bind(all().map(|(_, task)| span(task.attempt_ms)).bind_iter())
-        .bind(all().map(|(_, task)| span(task.silence_ms)).bind_iter())
+        .bind(all().map(|(_, task)| span(task.heartbeat_timeout_ms)).bind_iter())
         .bind(all().map(|(_, task)| task.heartbeat.as_deref()).bind_iter())
         .bind(taken().map(|taken| taken.map(|taken| taken.lease.0)).bind_iter())
         .bind(taken().map(|taken| span(taken.and_then(|taken| taken.lease_ms))).bind_iter())

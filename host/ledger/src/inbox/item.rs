@@ -1,8 +1,8 @@
 //! A message for a run of ours, and the row that it stands in.
 
+use crate::from_row::from_row;
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::{RunId, Scope};
-use sqlx::FromRow;
 use uuid::Uuid;
 
 use crate::time::Timestamp;
@@ -22,15 +22,16 @@ pub struct InboxItem {
     pub at_ms: u64,
 }
 
-#[derive(FromRow)]
-pub(super) struct ItemRow {
-    pub(super) tenant: i32,
-    pub(super) run_id: Uuid,
-    pub(super) item_id: Uuid,
-    pub(super) kind: i16,
-    pub(super) op: Option<i32>,
-    pub(super) name: Option<String>,
-    pub(super) payload: Option<String>,
-    pub(super) detail: Option<String>,
-    pub(super) at: Timestamp,
+from_row! {
+    pub(super) struct ItemRow {
+        pub(super) tenant: i32,
+        pub(super) run_id: Uuid,
+        pub(super) item_id: Uuid,
+        pub(super) kind: i16,
+        pub(super) op: Option<i32>,
+        pub(super) name: Option<String>,
+        pub(super) payload: Option<String>,
+        pub(super) detail: Option<String>,
+        pub(super) at: Timestamp,
+    }
 }

@@ -1,8 +1,8 @@
-//! How much of a page of messages one look brings: so many bytes, whatever waits. A page is bounded in rows, and a row may
+//! How much of a page of messages one check brings: so many bytes, whatever waits. A page is bounded in rows, and a row may
 //! refer to 2 MiB.
 //!
 //! The oldest of each run come first, so whoever sends large ones without end keeps nobody else's from being read. What
-//! does not fit stays in the database with what its run has behind it, and is found by the next look.
+//! does not fit stays in the database with what its run has behind it, and is found by the next check.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::ItemRow;
 use crate::payloads::reference;
 
-/// Those of these messages that fit [`limits::LOOK_BYTES_MAX`], in their order: those of one run from its first on.
+/// Those of these messages that fit [`limits::INBOX_CHECK_BYTES_MAX`], in their order: those of one run from its first on.
 pub(super) fn fitting(rows: Vec<ItemRow>) -> Vec<ItemRow> {
     let sizes: Vec<_> = rows.iter().map(|row| (row.run_id, row.item_id, bytes(row))).collect();
-    let mut fit = chosen(&sizes, limits::LOOK_BYTES_MAX).into_iter();
+    let mut fit = chosen(&sizes, limits::INBOX_CHECK_BYTES_MAX).into_iter();
     rows.into_iter().filter(|_| fit.next().unwrap_or(false)).collect()
 }
 
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_brings_so_many_bytes_the_oldest_of_each_run_first() {
+    fn a_check_brings_so_many_bytes_the_oldest_of_each_run_first() {
         assert_eq!(fits(&[(1, 1, 4), (1, 2, 4), (2, 3, 4)], 12), [1, 2, 3]);
         // The first of each come before the second of any.
         assert_eq!(fits(&[(1, 1, 4), (1, 2, 4), (2, 3, 4)], 8), [1, 3]);

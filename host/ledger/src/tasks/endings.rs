@@ -7,34 +7,36 @@ use backstitch_core::task::{Lapse, lapsed, untaken};
 use backstitch_core::{Failure, HostId, Json, Message, Op, RunId, Scope, Shard, TaskToken, TenantId};
 use sqlx::postgres::{PgArguments, PgBindIterExt};
 use sqlx::query::QueryAs;
-use sqlx::{AssertSqlSafe, FromRow, PgExecutor, Postgres};
+use sqlx::{AssertSqlSafe, PgExecutor, Postgres};
 use uuid::Uuid;
 
 use super::{Settled, Sweep, by_token};
 use crate::append::NewItem;
 use crate::connect::Ledger;
 use crate::error::{LedgerError, known};
+use crate::from_row::from_row;
 use crate::inbox::owner_of;
 use crate::payloads::store::{self, of_run, storing};
 use crate::payloads::{Spot, Stored};
 use crate::time::Timestamp;
 
-/// A task whose time is over, as it was seen.
-#[derive(FromRow)]
-struct SeenRow {
-    tenant: i32,
-    run_id: Uuid,
-    op: i32,
-    attempt: i32,
-    task_queue: String,
-    name: String,
-    worker: Option<String>,
-    heartbeat: Option<String>,
-    lease: Option<Uuid>,
-    /// The attempt's bound has passed.
-    is_late: bool,
-    /// The call's bound has passed.
-    is_overdue: bool,
+from_row! {
+    /// A task whose time is over, as it was seen.
+    struct SeenRow {
+        tenant: i32,
+        run_id: Uuid,
+        op: i32,
+        attempt: i32,
+        task_queue: String,
+        name: String,
+        worker: Option<String>,
+        heartbeat: Option<String>,
+        lease: Option<Uuid>,
+        /// The attempt's bound has passed.
+        is_late: bool,
+        /// The call's bound has passed.
+        is_overdue: bool,
+    }
 }
 
 impl Ledger {
@@ -152,7 +154,7 @@ impl Ledger {
     }
 
     /// Forgets tasks that nobody has, of runs that are closed; how many. Those of a run that could not be
-    /// led to its end stay behind. May be repeated.
+    /// replayed to its end stay behind. May be repeated.
     pub async fn forget_tasks(&self) -> Result<u64, LedgerError> {
         let forgotten = sqlx::query(
             "delete from tasks t using runs r
@@ -404,7 +406,7 @@ fn ended(row: &SeenRow) -> Result<Message, LedgerError> {
         (false, ..) => untaken(row.is_overdue, &row.name, &row.task_queue),
         (true, _, true) => row.lapsed(Lapse::ScheduleToClose),
         (true, true, false) => row.lapsed(Lapse::StartToClose),
-        (true, false, false) => row.lapsed(Lapse::Silence),
+        (true, false, false) => row.lapsed(Lapse::HeartbeatTimeout),
     };
     let (op, attempt) = row.call();
     Ok(Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: row.heartbeat()? })

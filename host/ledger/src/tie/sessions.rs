@@ -31,7 +31,7 @@ impl Ledger {
     }
 
     /// Ends when a heartbeat is wanted before its time: a session is not where the last one was.
-    pub async fn beat_wanted(&self) {
+    pub async fn renewal_wanted(&self) {
         self.tie.0.wanted.notified().await;
     }
 

@@ -88,9 +88,9 @@ impl Aside {
         Some(line)
     }
 
-    /// What became of the run that was taken: `held` if it was set aside again.
-    pub(super) fn tried(&mut self, held: bool) {
-        self.pause = if held { (self.pause * 2).clamp(PAUSE.0, PAUSE.1) } else { Duration::ZERO };
+    /// What became of the run that was taken: `waits` if it was set aside again.
+    pub(super) fn tried(&mut self, waits: bool) {
+        self.pause = if waits { (self.pause * 2).clamp(PAUSE.0, PAUSE.1) } else { Duration::ZERO };
         self.next = (!self.lines.is_empty()).then(|| Instant::now() + self.pause);
     }
 

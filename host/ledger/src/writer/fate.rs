@@ -49,7 +49,7 @@ pub(super) async fn starts_of_ours(
 
 /// Whether a statement of unknown fate was committed: a row of an open run tells for all of it. None:
 /// it was not, or it has no such row and may be repeated.
-pub(super) async fn witness(
+pub(super) async fn probe_commit(
     connection: &mut PgConnection,
     scope: Scope,
     items: &[Item],
@@ -69,7 +69,7 @@ pub(super) async fn witness(
 
 /// What an error of the data means. For one item whose rows are all there already, exactly as given, it
 /// means that it was sent twice.
-pub(super) async fn judge(
+pub(super) async fn classify_data_error(
     connection: &mut PgConnection,
     scope: Scope,
     items: &[Item],
@@ -102,7 +102,7 @@ pub(super) enum Settled {
     },
     /// It took too long, most likely for a lock. Nothing of it was written. If the statement had several items, it is not
     /// known whose.
-    Held {
+    LockTimeout {
         /// A statement with the same items was of unknown fate once.
         repeated: bool,
     },

@@ -54,8 +54,12 @@ impl Session {
     }
 
     /// What tells a slow reply of the current connection from a lost one.
-    pub(super) fn patience(&self) -> Patience {
-        Patience { ledger: self.ledger.clone(), backend: self.backend.clone(), ms_max: self.statement_ms_max }
+    pub(super) fn reply_deadline(&self) -> ReplyDeadline {
+        ReplyDeadline {
+            ledger: self.ledger.clone(),
+            backend: self.backend.clone(),
+            ms_max: self.statement_ms_max,
+        }
     }
 
     pub(super) fn drop_connection(&mut self) {
@@ -79,11 +83,11 @@ impl Session {
     /// What goes wrong with that is found by the next statement.
     pub(super) async fn wait_for_locks(&mut self, ms_max: Option<u64>) {
         let ms = ms_max.unwrap_or(self.ledger.options().lock_ms()).to_string();
-        let patience = self.patience();
+        let deadline = self.reply_deadline();
         if let Some(connection) = &mut self.connection {
             let set =
                 sqlx::query("select set_config('lock_timeout', $1, false)").bind(ms).execute(connection);
-            if patience.reply(set).await.is_err() {
+            if deadline.reply(set).await.is_err() {
                 self.drop_connection();
             }
         }
@@ -118,7 +122,7 @@ impl Session {
 }
 
 /// How often to look whether the server is at work on what it was asked, in milliseconds.
-const LOOK_MS: u64 = 2_000;
+const AT_WORK_CHECK_MS: u64 = 2_000;
 /// Bound on a new connection, the end of the old backend included, in milliseconds.
 const CONNECT_MS_MAX: u64 = 10_000;
 
@@ -134,14 +138,14 @@ async fn still_there(connection: &mut PgConnection, backend: &Backend) -> Result
     Ok(ended.is_some())
 }
 
-/// See [`Session::patience`].
-pub(super) struct Patience {
+/// See [`Session::reply_deadline`].
+pub(super) struct ReplyDeadline {
     ledger: Ledger,
     backend: Option<Backend>,
     ms_max: u64,
 }
 
-impl Patience {
+impl ReplyDeadline {
     /// Waits for a reply for as long as the server may be at work on it. A connection that is half open says nothing for
     /// ever: after a while the server is asked, over another one, and if it is twice not at work, the reply is lost.
     pub(super) async fn reply<T>(
@@ -151,7 +155,7 @@ impl Patience {
         let until_lost = async {
             let mut idle = 0;
             while idle < 2 {
-                tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+                tokio::time::sleep(Duration::from_millis(AT_WORK_CHECK_MS)).await;
                 idle = if matches!(self.is_at_work().await, Ok(false)) { idle + 1 } else { 0 };
             }
         };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use backstitch_core::{Digest, Event, HostId, Json, Op, Row, Run, RunId, Scope, Seq};
 use backstitch_ledger::{
     Acks, Append, Close, Cluster, ConnectOptions, Head, Health, Hook, HookFn, InboxItem, Item, Lease, Ledger,
-    NewRun, NewTask, Outcome, Reader, StatusChange, TimerLook, Unread, Writer, WriterConfig,
+    NewRun, NewTask, Outcome, Reader, StatusChange, TimerCheck, Unread, Writer, WriterConfig,
 };
 use tokio::sync::{mpsc, watch};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 pub(crate) const SCOPE: Scope = Scope::DEFAULT;
 pub(crate) const DIGEST: Digest = Digest([7; 32]);
 /// Deadline of everything that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The cluster of this test program. It goes when the program ends.
 pub(crate) fn cluster() -> &'static Cluster {
@@ -66,7 +66,7 @@ pub(crate) fn json(text: &str) -> Json {
     Json::new(text).unwrap()
 }
 
-/// Waits until `check` gives something, at most for [`PATIENCE`].
+/// Waits until `check` gives something, at most for [`TIMEOUT`].
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,
     mut check: impl FnMut() -> F,
@@ -76,12 +76,13 @@ pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
         if let Some(value) = check().await {
             return value;
         }
-        assert!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(began.elapsed() < TIMEOUT, "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// A run that grows in memory; what it makes goes to the ledger as appends.
+#[derive(Clone)]
 pub(crate) struct Grown {
     pub(crate) run: Run,
     pub(crate) id: RunId,
@@ -157,9 +158,9 @@ impl Grown {
     }
 }
 
-/// A look at all timers of a host at a time. Those of the purpose 4 fire for parked and paused runs too.
-pub(crate) fn look(host: HostId, now_ms: u64) -> TimerLook<'static> {
-    TimerLook { host, from_ms: 0, now_ms, always: 4, except: &[] }
+/// A check of all timers of a host at a time. Those of the purpose 4 fire for parked and paused runs too.
+pub(crate) fn check(host: HostId, now_ms: u64) -> TimerCheck<'static> {
+    TimerCheck { host, from_ms: 0, now_ms, always: 4, except: &[] }
 }
 
 /// A first attempt of a call, on the queue `q`, that nobody has and nothing bounds.
@@ -174,7 +175,7 @@ pub(crate) fn task(op: Op, seq: Seq, name: &str) -> NewTask {
         start_by_ms: None,
         close_by_ms: None,
         attempt_ms: None,
-        silence_ms: None,
+        heartbeat_timeout_ms: None,
         heartbeat: None,
         taken: None,
     }
@@ -200,7 +201,7 @@ impl Host {
 
     pub(crate) async fn with_hook(ledger: &Ledger, hook: Option<HookFn>) -> Self {
         let id = HostId(new_id());
-        let lease = ledger.heart().unwrap().register(id, 60_000, "test").await.unwrap();
+        let lease = ledger.heartbeat().unwrap().register(id, 60_000, "test").await.unwrap();
         Self::with_lease(ledger, lease, hook)
     }
 
@@ -234,7 +235,7 @@ impl Host {
     pub(crate) async fn outcomes(&mut self, count: usize) -> Vec<(u64, Outcome)> {
         let mut outcomes = Vec::new();
         while outcomes.len() < count {
-            let acks = tokio::time::timeout(PATIENCE, self.acks.recv()).await.expect("in time").unwrap();
+            let acks = tokio::time::timeout(TIMEOUT, self.acks.recv()).await.expect("in time").unwrap();
             outcomes.extend(acks.tickets.into_iter().map(|ticket| (ticket, acks.outcome.clone())));
         }
         outcomes.sort_by_key(|(ticket, _)| *ticket);

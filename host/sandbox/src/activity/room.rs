@@ -33,9 +33,9 @@ fn call() -> ActivityCall {
             deadline_ms: None,
         },
         timeout: Duration::from_secs(60),
-        pulse: Arc::new(Pulse::new(None, None)),
+        heartbeat: Arc::new(Heartbeat::new(None, None)),
         defer: None,
-        reach: None,
+        manifest: None,
     }
 }
 
@@ -55,12 +55,13 @@ async fn an_attempt_waits_for_room_and_is_none_the_worse() {
         panic!("it is an activity")
     };
     let stdio = SharedStdio::new(GuestLog::new(None, "full".into()));
-    let patience = Patience::new(Duration::from_secs(60), Arc::new(Pulse::new(None, None)));
+    let deadline = Deadline::new(Duration::from_secs(60), Arc::new(Heartbeat::new(None, None)));
     let mut full = Vec::new();
     let error = loop {
-        let reach = Reach { egress: Arc::clone(&program.egress), manifest: None, caller: None };
+        let egress_policy =
+            EgressPolicy { egress: Arc::clone(&program.egress), manifest: None, caller: None };
         let said = Said { stdio: stdio.clone(), words: LastWords::default() };
-        match program.instantiate(said, &patience, reach, None).await {
+        match program.instantiate(said, &deadline, egress_policy, None).await {
             Ok(instance) => full.push(instance),
             Err(error) => break error,
         }

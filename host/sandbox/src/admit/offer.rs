@@ -4,7 +4,7 @@ use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 
 use crate::kind::ComponentKind;
-use crate::{host, last_words, pulse, wasi};
+use crate::{heartbeat, host, last_words, wasi};
 
 /// What of an interface is offered.
 enum Offer {
@@ -62,7 +62,9 @@ fn offer(kind: ComponentKind, interface: &str) -> Offer {
     match kind {
         ComponentKind::Workflow if interface == track(host::INTERFACE) => Offer::Some(&host::FUNCTIONS),
         ComponentKind::Workflow => Offer::Some(wasi::offered(interface)),
-        ComponentKind::Activity if interface == track(pulse::INTERFACE) => Offer::Some(&pulse::FUNCTIONS),
+        ComponentKind::Activity if interface == track(heartbeat::INTERFACE) => {
+            Offer::Some(&heartbeat::FUNCTIONS)
+        }
         ComponentKind::Activity if interface == track(last_words::INTERFACE) => {
             Offer::Some(&last_words::FUNCTIONS)
         }

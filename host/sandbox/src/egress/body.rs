@@ -37,7 +37,7 @@ pub(crate) struct Counted {
     of_attempt: Arc<Allowance>,
     too_large: TooLarge,
     /// The longest silence between two frames, and when it has lasted so long.
-    silence: Option<(Duration, Pin<Box<Sleep>>)>,
+    timeout: Option<(Duration, Pin<Box<Sleep>>)>,
     has_ended: bool,
 }
 
@@ -48,12 +48,12 @@ impl Counted {
         of_attempt: Arc<Allowance>,
         too_large: TooLarge,
     ) -> Self {
-        Self { body, seen: 0, bytes_max, of_attempt, too_large, silence: None, has_ended: false }
+        Self { body, seen: 0, bytes_max, of_attempt, too_large, timeout: None, has_ended: false }
     }
 
     /// The same, ended when it stops for so long.
-    pub(crate) fn bounded_by(self, silence: Option<Duration>) -> Self {
-        Self { silence: silence.map(|silence| (silence, Box::pin(tokio::time::sleep(silence)))), ..self }
+    pub(crate) fn bounded_by(self, timeout: Option<Duration>) -> Self {
+        Self { timeout: timeout.map(|timeout| (timeout, Box::pin(tokio::time::sleep(timeout)))), ..self }
     }
 
     fn count(&mut self, frame: &Frame<Bytes>) -> Result<(), Error> {
@@ -78,13 +78,13 @@ impl Body for Counted {
             return Poll::Ready(None);
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            let Some((_, over)) = &mut self.silence else { return Poll::Pending };
+            let Some((_, over)) = &mut self.timeout else { return Poll::Pending };
             ready!(over.as_mut().poll(cx));
             self.has_ended = true;
             return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
         };
-        if let Some((silence, over)) = &mut self.silence {
-            over.as_mut().reset(Instant::now() + *silence);
+        if let Some((timeout, over)) = &mut self.timeout {
+            over.as_mut().reset(Instant::now() + *timeout);
         }
         let frame = frame.map(|frame| frame.and_then(|frame| self.count(&frame).map(|()| frame)));
         // Nothing comes after an error: what was too much must not go on.

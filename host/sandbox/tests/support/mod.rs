@@ -199,8 +199,8 @@ pub fn slept(op: u32, ms: u64) -> Event {
 }
 
 /// Lays `events` before an instance, as rows from 1 on.
-pub fn lay(replay: &mut Replay, events: impl IntoIterator<Item = Event>) {
+pub fn enqueue(replay: &mut Replay, events: impl IntoIterator<Item = Event>) {
     for (seq, event) in (1..).zip(events) {
-        replay.lay(Seq(seq), STARTED_MS + u64::from(seq), event);
+        replay.enqueue(Seq(seq), STARTED_MS + u64::from(seq), event);
     }
 }

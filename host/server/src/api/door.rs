@@ -4,9 +4,9 @@
 //!
 //! | a connection | is closed after |
 //! |---|---|
-//! | whose request's head has begun and does not end | [`Patience::head`] |
-//! | that has no request under way | [`Patience::idle`] |
-//! | whose client does not read what it asked for | [`Patience::write`] |
+//! | whose request's head has begun and does not end | [`Timeouts::head`] |
+//! | that has no request under way | [`Timeouts::idle`] |
+//! | whose client does not read what it asked for | [`Timeouts::write`] |
 //! | beyond those that the host, or its peer, may have | at once |
 //!
 //! What comes of a request's body is [`extract`](super::extract)'s to bound, and how long a request may take its
@@ -36,7 +36,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::bounds::{Patience, Room};
+pub use self::bounds::{Room, Timeouts};
 use self::crowd::{Crowd, Place};
 use self::quiet::{Answered, Quiet, Signs, overdue};
 use super::router::router;
@@ -56,7 +56,7 @@ const CROWDED_SAID_EVERY: Duration = Duration::from_secs(60);
 pub struct Door {
     listener: TcpListener,
     address: SocketAddr,
-    patience: Patience,
+    timeouts: Timeouts,
     room: Room,
 }
 
@@ -65,7 +65,7 @@ impl Door {
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address, patience: Patience::default(), room: Room::default() })
+        Ok(Self { listener, address, timeouts: Timeouts::default(), room: Room::default() })
     }
 
     /// With other bounds on how many may come in.
@@ -74,8 +74,8 @@ impl Door {
     }
 
     /// With other bounds on silence.
-    pub fn with_patience(self, patience: Patience) -> Self {
-        Self { patience, ..self }
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        Self { timeouts, ..self }
     }
 
     /// Where clients on this machine find the host.
@@ -125,7 +125,7 @@ impl Door {
                 }
                 continue;
             };
-            let connection = connection(socket, place, self.patience, router.clone(), stopping.clone());
+            let connection = connection(socket, place, self.timeouts, router.clone(), stopping.clone());
             let given_up = given_up.clone();
             connections.spawn(async move {
                 tokio::select! {
@@ -157,7 +157,7 @@ async fn not_accepted(error: &io::Error) {
 async fn connection(
     socket: TcpStream,
     place: Place,
-    patience: Patience,
+    timeouts: Timeouts,
     router: Router,
     stopping: CancellationToken,
 ) {
@@ -167,7 +167,7 @@ async fn connection(
     }
     let signs = Signs::new();
     let quiet = Quiet::new(socket, Arc::clone(&signs));
-    let mut overdue = pin!(overdue(&signs, patience));
+    let mut overdue = pin!(overdue(&signs, timeouts));
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: hyper::Request<Incoming>| {
         // Until the answer has been given, its client may be as quiet as it likes.

@@ -23,6 +23,6 @@ mod stream;
 mod task_routes;
 pub mod typescript;
 
-pub use self::door::{Door, Patience, Room};
+pub use self::door::{Door, Room, Timeouts};
 pub use self::extract::trim;
 pub use self::router::router;

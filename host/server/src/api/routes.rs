@@ -25,7 +25,7 @@ use backstitch_client::wire::{
 };
 use backstitch_client::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
 use backstitch_core::Seq;
-use backstitch_engine::room::Held;
+use backstitch_engine::room::Permit;
 use futures::{StreamExt, stream};
 
 use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};
@@ -263,9 +263,9 @@ async fn ledger(
     if events::is_wanted(&headers) {
         return events::ledger(api, scope, &id, &headers, from).await;
     }
-    let held = api.service.room_for_page().await;
+    let permit = api.service.room_for_page().await;
     let page = api.service.ledger(scope, &id, from, query.limit).await?;
-    Ok(held_json(serde_json::to_vec(&page).map_err(Problem::internal)?, held))
+    Ok(json_with_permit(serde_json::to_vec(&page).map_err(Problem::internal)?, permit))
 }
 
 /// The payload of a ledger's row, byte for byte as it was given.
@@ -447,16 +447,16 @@ async fn history(
     Params(query): Params<HistoryQuery>,
 ) -> Result<Response, Problem> {
     let parts = query.parts().map_err(|problem| Problem::invalid("invalid-query", problem))?;
-    let (text, held) = service.held_history(scope, &id, &parts).await?;
-    Ok(held_json(text, held))
+    let (text, permit) = service.history_with_permit(scope, &id, &parts).await?;
+    Ok(json_with_permit(text, permit))
 }
 
 /// A JSON document that keeps its room until its client has taken nearly all of it: what is not written yet is in memory.
-fn held_json(text: Vec<u8>, held: Held) -> Response {
+fn json_with_permit(text: Vec<u8>, permit: Permit) -> Response {
     let length = text.len();
-    let slices = stream::unfold((Bytes::from(text), held), async |(mut rest, held)| {
+    let slices = stream::unfold((Bytes::from(text), permit), async |(mut rest, permit)| {
         let slice = rest.split_to(rest.len().min(SLICE_BYTES));
-        (!slice.is_empty()).then_some((Ok::<_, Infallible>(slice), (rest, held)))
+        (!slice.is_empty()).then_some((Ok::<_, Infallible>(slice), (rest, permit)))
     });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -76,9 +76,9 @@ async fn heartbeat(
     State(service): State<Service>,
     Tenant(scope): Tenant,
     _: NoParams,
-    Document(beat): Document<HeartbeatTask>,
+    Document(heartbeat): Document<HeartbeatTask>,
 ) -> Answer<HeartbeatView> {
-    Ok(axum::Json(service.heartbeat_task(scope, beat).await?))
+    Ok(axum::Json(service.heartbeat_task(scope, heartbeat).await?))
 }
 
 /// Says what came of a task. The same answer counts once.

@@ -13,15 +13,15 @@ use backstitch_engine::counters::Counters;
 use backstitch_engine::driver::{self, Deps, Driver, Input, Inputs, Live};
 use backstitch_engine::loads::Loads;
 use backstitch_engine::matcher::TaskMatcher;
-use backstitch_engine::programs::Programs;
+use backstitch_engine::pollers::Pollers;
+use backstitch_engine::registry::ComponentRegistry;
 use backstitch_engine::retry::until_answered;
 use backstitch_engine::room::Room;
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
-use backstitch_engine::timer_hint::TimerHint;
-use backstitch_engine::watch::Watcher;
-use backstitch_engine::{ambient, crash, guests};
-use backstitch_ledger::{Acks, Health, Heart, Item, Lease, Ledger, Wake, Writer, WriterConfig};
+use backstitch_engine::timer_wakeup::TimerWakeup;
+use backstitch_engine::{ambient, failpoint, guests};
+use backstitch_ledger::{Acks, Health, Item, Lease, LeaseHeartbeat, Ledger, Wake, Writer, WriterConfig};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
@@ -53,13 +53,13 @@ enum Over {
 }
 
 /// What outlives a term.
-pub(super) struct Fixed {
+pub(super) struct HostState {
     pub(super) config: HostConfig,
     pub(super) ledger: Ledger,
-    pub(super) heart: Arc<Heart>,
+    pub(super) heartbeat: Arc<LeaseHeartbeat>,
     pub(super) clock: Clock,
     pub(super) tenure: Tenure,
-    pub(super) programs: Programs,
+    pub(super) programs: ComponentRegistry,
     /// For the ledgers of runs that are loaded: what one term holds, the next has not.
     pub(super) room: Room,
     pub(super) jobs: crossbeam_channel::Sender<guests::Work>,
@@ -75,7 +75,7 @@ pub(super) struct Fixed {
     pub(super) split: AtomicBool,
 }
 
-impl Fixed {
+impl HostState {
     /// One term after the other, until the host is stopped.
     pub(super) async fn serve(self) {
         while !self.stop.is_cancelled() {
@@ -102,7 +102,7 @@ impl Fixed {
         let (acks, acks_taken) = mpsc::channel(ACKS_WAITING_MAX);
         let writing = WriterConfig {
             batch_max: self.config.batch_max,
-            hook: crash::writer_hook(),
+            hook: failpoint::writer_hook(),
             ..WriterConfig::default()
         };
         let writer = match Writer::spawn(&self.ledger, lease, items_taken, acks, writing) {
@@ -121,15 +121,15 @@ impl Fixed {
 
         let watcher = self.watcher(&shared);
         let loops = self.poll(&watcher, &shared);
-        let (pulse_sender, pulse) = watch::channel(Health::Healthy);
-        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heart), pulse_sender));
+        let (health_sender, heartbeat_health) = watch::channel(Health::Healthy);
+        let renewals = tokio::spawn(watcher.renewals(Arc::clone(&self.heartbeat), health_sender));
         self.current.send_replace(Some(Term {
             host,
             inputs: inputs.clone(),
-            inbox_hint: shared.inbox_hint,
+            inbox_wakeup: shared.inbox_wakeup,
             health: writer.health.clone(),
             busy: writer.busy.clone(),
-            pulse,
+            heartbeat_health,
         }));
 
         let over = self.until_over(scheduler, renewals, loops, inputs).await;
@@ -138,7 +138,7 @@ impl Fixed {
         self.done.send_replace(None);
         writer.task.abort();
         self.ledger.untie_sessions();
-        self.give_up(lease, over).await;
+        self.release_lease(lease, over).await;
     }
 
     /// What the scheduler of a term asks.
@@ -178,10 +178,10 @@ impl Fixed {
             acks,
             connections,
             restored: self.tenure.restored(),
-            inbox_hint: Arc::clone(&shared.inbox_hint),
-            timer_hint: shared.timer_hint.clone(),
+            inbox_wakeup: Arc::clone(&shared.inbox_wakeup),
+            timer_wakeup: shared.timer_wakeup.clone(),
             matcher: self.service.matcher().clone(),
-            crier: self.service.crier().clone(),
+            notifier: self.service.notifier().clone(),
             closings: self.closings.clone(),
             counters: Arc::clone(&self.counters),
             warm_runs_max: self.config.warm_runs_max,
@@ -191,8 +191,8 @@ impl Fixed {
     }
 
     /// What the pollers of a term work with.
-    fn watcher(&self, shared: &Shared) -> Watcher {
-        Watcher {
+    fn watcher(&self, shared: &Shared) -> Pollers {
+        Pollers {
             ledger: self.ledger.clone(),
             clock: self.clock.clone(),
             tenure: self.tenure.clone(),
@@ -201,15 +201,15 @@ impl Fixed {
             began: Instant::now(),
             caution: shared.caution.clone(),
             inputs: shared.inputs.clone(),
-            inbox_hint: Arc::clone(&shared.inbox_hint),
-            timer_hint: shared.timer_hint.clone(),
+            inbox_wakeup: Arc::clone(&shared.inbox_wakeup),
+            timer_wakeup: shared.timer_wakeup.clone(),
             matcher: self.service.matcher().clone(),
-            crier: self.service.crier().clone(),
+            notifier: self.service.notifier().clone(),
         }
     }
 
     /// Starts the pollers of a term.
-    fn poll(&self, watcher: &Watcher, shared: &Shared) -> JoinSet<()> {
+    fn poll(&self, watcher: &Pollers, shared: &Shared) -> JoinSet<()> {
         let mut loops = JoinSet::new();
         loops.spawn(watcher.clone().claims());
         loops.spawn(watcher.clone().timers());
@@ -223,7 +223,7 @@ impl Fixed {
         loops.spawn(listen(
             self.ledger.clone(),
             shared.lease.host,
-            Arc::clone(&shared.inbox_hint),
+            Arc::clone(&shared.inbox_wakeup),
             self.service.matcher().clone(),
         ));
         loops
@@ -236,7 +236,7 @@ impl Fixed {
         loop {
             let registering = until_answered("registering", async || {
                 let sent_ms = ambient::uptime_ms();
-                self.heart.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
+                self.heartbeat.register(host, lease_ms, "backstitch").await.map(|lease| (sent_ms, lease))
             });
             let (sent_ms, lease) = registering.await;
             if !self.split.load(Ordering::Relaxed) {
@@ -252,27 +252,27 @@ impl Fixed {
                 Ok(false) => tracing::debug!("the sessions of this host still reach different servers"),
                 Err(error) => tracing::warn!(%error, "it is not known which servers the sessions reach"),
             }
-            self.give_up(lease, Over::Split).await;
+            self.release_lease(lease, Over::Split).await;
             tokio::time::sleep(Duration::from_millis(lease_ms.min(SPLIT_MS_MAX))).await;
         }
     }
 
     /// Gives the lease of a term back that is over.
-    async fn give_up(&self, lease: Lease, over: Over) {
-        let given_up = match over {
+    async fn release_lease(&self, lease: Lease, over: Over) {
+        let released = match over {
             // As if the host had died: it may have been over one of its runs.
             Over::Died => self.ledger.declare_dead(lease.host).await.map(drop),
-            Over::Ended => self.heart.release(lease).await,
+            Over::Ended => self.heartbeat.release(lease).await,
             // At each of the servers, as far as they can be reached: one of them is the database from now on.
             Over::Split => {
                 self.ledger.refuse_sessions();
                 self.split.store(true, Ordering::Relaxed);
-                let here = self.heart.release(lease).await;
-                self.heart.reconnect().await;
+                let here = self.heartbeat.release(lease).await;
+                self.heartbeat.reconnect().await;
                 here.and(self.ledger.release(lease).await)
             }
         };
-        if let Err(error) = given_up {
+        if let Err(error) = released {
             tracing::warn!(%error, "the lease could not be given back; it will run out");
         }
     }
@@ -284,7 +284,7 @@ impl Fixed {
             () = tokio::time::sleep(pause) => {}
             () = self.stop.cancelled() => return,
         }
-        match self.heart.read_clock().await {
+        match self.heartbeat.read_clock().await {
             Ok(reading) => self.clock.set_by(&reading),
             Err(error) => tracing::debug!(%error, "the database's clock could not be read"),
         }
@@ -331,8 +331,8 @@ impl Fixed {
 struct Shared {
     lease: Lease,
     inputs: Inputs,
-    inbox_hint: Arc<Notify>,
-    timer_hint: TimerHint,
+    inbox_wakeup: Arc<Notify>,
+    timer_wakeup: TimerWakeup,
     caution: Caution,
 }
 
@@ -341,22 +341,22 @@ impl Shared {
         Self {
             lease,
             inputs,
-            inbox_hint: Arc::default(),
-            timer_hint: TimerHint::default(),
+            inbox_wakeup: Arc::default(),
+            timer_wakeup: TimerWakeup::default(),
             caution: Caution::default(),
         }
     }
 }
 
 /// Turns notifications of the database into hints.
-async fn listen(ledger: Ledger, host: HostId, inbox_hint: Arc<Notify>, matcher: TaskMatcher) {
+async fn listen(ledger: Ledger, host: HostId, inbox_wakeup: Arc<Notify>, matcher: TaskMatcher) {
     let mut wakeups = ledger.wakeups(host);
     loop {
         match wakeups.next().await {
             Wake::Tasks(tenant, name) => matcher.offered_any(&Queue { tenant, name: name.into() }),
-            Wake::Hint => inbox_hint.notify_one(),
+            Wake::Messages => inbox_wakeup.notify_one(),
             Wake::Lost => {
-                inbox_hint.notify_one();
+                inbox_wakeup.notify_one();
                 matcher.queues().iter().for_each(|queue| matcher.offered_any(queue));
             }
         }

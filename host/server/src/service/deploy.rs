@@ -28,12 +28,12 @@ impl Service {
         bytes: Vec<u8>,
         manifest: Option<&str>,
     ) -> Result<DeployedView, ServiceError> {
-        let reach = manifest.map(Manifest::parse).transpose();
-        let reach = reach.map_err(|error| unfit("invalid-manifest", error.to_string()))?.map(Arc::new);
+        let policy = manifest.map(Manifest::parse).transpose();
+        let policy = policy.map_err(|error| unfit("invalid-manifest", error.to_string()))?.map(Arc::new);
         let bytes: Arc<[u8]> = bytes.into();
         let taken = self.programs.sandbox().take_in(Arc::clone(&bytes)).await.map_err(unloadable)?;
         let (digest, kind) = (taken.digest, taken.program.kind());
-        if kind == ComponentKind::Workflow && reach.is_some() {
+        if kind == ComponentKind::Workflow && policy.is_some() {
             let message = "a workflow reaches nothing but its host: deploy it without a manifest";
             return Err(unfit("manifest-of-workflow", message.to_owned()));
         }
@@ -50,9 +50,9 @@ impl Service {
         let created = self.store(scope, kind, digest, &bytes, described).await?;
         self.programs.refresh().await?;
         // Calls that waited for a component may go on at once.
-        self.crier.deployed();
-        let warnings = match reach {
-            Some(reach) => self.programs.sandbox().obstacles(reach).await,
+        self.notifier.deployed();
+        let warnings = match policy {
+            Some(policy) => self.programs.sandbox().obstacles(policy).await,
             None => Vec::new(),
         };
         Ok(DeployedView {

@@ -2,7 +2,7 @@
 
 use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 use backstitch_core::{Row, Run, Scope, date};
-use backstitch_engine::room::Held;
+use backstitch_engine::room::Permit;
 use backstitch_ledger::{RunInfo, RunRef};
 
 use super::error::{ServiceError, internal};
@@ -12,35 +12,35 @@ impl Service {
     /// The text of a run's history with these parts. A damaged ledger is exported as it is: whoever
     /// looks into the damage needs it.
     pub async fn history(&self, scope: Scope, id: &str, parts: &[Part]) -> Result<Vec<u8>, ServiceError> {
-        self.held_history(scope, id, parts).await.map(|(text, _)| text)
+        self.history_with_permit(scope, id, parts).await.map(|(text, _)| text)
     }
 
     /// The same, and the room that it takes for as long as it is in memory.
-    pub(crate) async fn held_history(
+    pub(crate) async fn history_with_permit(
         &self,
         scope: Scope,
         id: &str,
         parts: &[Part],
-    ) -> Result<(Vec<u8>, Held), ServiceError> {
+    ) -> Result<(Vec<u8>, Permit), ServiceError> {
         let mut info = self.find(scope, id).await?;
         let turn = self.turn_to_compute().await;
         let run = info.summary.run;
         // The rows and the text that is made of them.
-        let (mut rows, mut held) = self.whole(run, 2).await?;
+        let (mut rows, mut permit) = self.whole(run, 2).await?;
         let now = self.info(scope, RunRef::Id(run)).await?;
         if now.head != info.head {
             // It closed meanwhile: its end belongs to it, and nothing follows that.
-            drop((rows, held));
-            (rows, held) = self.whole(run, 2).await?;
+            drop((rows, permit));
+            (rows, permit) = self.whole(run, 2).await?;
             info = now;
         }
         let state = if parts.contains(&Part::State) { Some(self.state(scope, &info, &rows)?) } else { None };
         let parts = parts.to_vec();
         // Its text may be hundreds of megabytes: not for the threads that serve everybody.
         let text =
-            tokio::task::spawn_blocking(move || (history(info, rows, state, &parts).text(), held, turn));
-        let (text, held, _turn) = text.await.map_err(|error| internal(&error))?;
-        Ok((text, held))
+            tokio::task::spawn_blocking(move || (history(info, rows, state, &parts).text(), permit, turn));
+        let (text, permit, _turn) = text.await.map_err(|error| internal(&error))?;
+        Ok((text, permit))
     }
 
     fn state(&self, scope: Scope, info: &RunInfo, rows: &[Row]) -> Result<State, ServiceError> {

@@ -14,12 +14,12 @@ use super::views::{row_view, run_view};
 
 /// How soon a ledger that has just grown is looked at again; from there on the waits double, up to
 /// [`RESULT_POLL`].
-const LOOK_MIN: Duration = Duration::from_millis(50);
+const POLL_MIN: Duration = Duration::from_millis(50);
 
-/// Rows of one look: what a client that stays has in this host's memory.
-const LOOK_ROWS: u32 = limits::PAGE_ROWS_MAX / 10;
-/// Bytes of one look.
-const LOOK_BYTES: usize = limits::PAGE_BYTES_MAX / 8;
+/// Rows of one check: what a client that stays has in this host's memory.
+const POLL_ROWS: u32 = limits::PAGE_ROWS_MAX / 10;
+/// Bytes of one check.
+const POLL_BYTES: usize = limits::PAGE_BYTES_MAX / 8;
 
 /// What comes next.
 pub enum Step {
@@ -47,7 +47,7 @@ impl Service {
         // Before the first look: a run that closes after it is not missed.
         let closing = self.closings.of(run);
         let looked_up = VecDeque::new();
-        Ok(Follow { service: self.clone(), scope, run, from, closing, looked_up, wait: LOOK_MIN })
+        Ok(Follow { service: self.clone(), scope, run, from, closing, looked_up, wait: POLL_MIN })
     }
 }
 
@@ -61,11 +61,11 @@ impl Follow {
             // First the status, then the rows: a run that is seen closed has all its rows.
             let ledger = &self.service.ledger;
             let status = ledger.run_status(self.scope, self.run).await?;
-            let rows = ledger.shown_rows(self.run, self.from, LOOK_ROWS, LOOK_BYTES).await?.rows;
+            let rows = ledger.shown_rows(self.run, self.from, POLL_ROWS, POLL_BYTES).await?.rows;
             if let Some((last, _)) = rows.last() {
                 self.from = Seq(last.seq.0 + 1);
                 self.looked_up.extend(rows.iter().map(row_view));
-                self.wait = LOOK_MIN;
+                self.wait = POLL_MIN;
                 continue;
             }
             if !status.is_some_and(RunStatus::is_open) {

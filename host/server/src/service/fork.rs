@@ -14,7 +14,7 @@ use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
 use backstitch_engine::ambient;
 use backstitch_engine::clock::Clock;
-use backstitch_ledger::{NewItem, NewRun, Plant, RunInfo, RunRef, RunSummary};
+use backstitch_ledger::{ForkedRun, NewItem, NewRun, RunInfo, RunRef, RunSummary};
 use backstitch_scheduler::{
     RunIdentity, begin_run, child_options, child_workflow_id, projection_of, timers_of,
 };
@@ -175,7 +175,7 @@ impl Service {
         let children = self.children_of(scope, &fork, &to, now_ms);
         let Fork { run, mut rows, projection } = fork;
         let first = rows.remove(0);
-        let plant = Plant {
+        let fork = ForkedRun {
             scope,
             run: NewRun {
                 run: to.run,
@@ -189,11 +189,11 @@ impl Service {
             },
             rows,
             timers: timers_of(&run, now_ms),
-            memory: projection_of(to.run, &projection),
+            projection: projection_of(to.run, &projection),
             children,
             inbox,
         };
-        if !self.ledger.plant(&plant).await? {
+        if !self.ledger.insert_fork(&fork).await? {
             // It may be the run of this very client, who has not been told.
             self.ledger.confirm().await?;
             let message = format!("the workflow id {:?} is taken; choose another", to.workflow_id);

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use backstitch_client::views::QueryView;
 use backstitch_core::names::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace::{self, NO_ROOM, Recorded, Unled};
+use backstitch_engine::registry::rules_of;
+use backstitch_engine::replay_check::{self, NO_ROOM, Recorded, ReplayError};
 use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};
 use tokio::sync::OwnedSemaphorePermit;
@@ -58,7 +58,7 @@ impl Service {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
         let turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(run, 1).await?;
+        let (rows, permit) = self.whole(run, 1).await?;
         let (digest, rules) = (info.summary.digest, rules_of(&rows));
         let program = self.programs.load_workflow(scope, digest, rules).await.map_err(unloadable)?;
         let workflow_id = info.summary.workflow_id.as_str().into();
@@ -67,7 +67,7 @@ impl Service {
         let question = Question { recorded, name: name.to_owned(), input, stop: hung_up.0.clone() };
         let asked = program.clone();
         // The turn and the room go with the work, which ends soon after its client has hung up.
-        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), held, turn)).await;
+        let answer = tokio::task::spawn_blocking(move || (question.ask(&asked), permit, turn)).await;
         let (answer, ..) = answer.map_err(|error| internal(&error))?;
         Ok(Asked { info, program, answer: answer? })
     }
@@ -140,21 +140,25 @@ impl Question {
         let (_, events) = Run::load_closed(run, &recorded.rows, recorded.head).map_err(|corrupt| {
             conflict("ledger-damaged", format!("the ledger of run {run} is damaged: {corrupt}"))
         })?;
-        let (guest, _) = retrace::lead(&recorded, program, events, stop).map_err(|unled| match unled {
-            Unled::NoRoom => ServiceError::Unavailable { code: "no-room", message: NO_ROOM.to_owned() },
-            Unled::Stopped(Stopped::Unwanted) => {
-                let message = "whoever asked has hung up".to_owned();
-                ServiceError::Unavailable { code: "no-room", message }
-            }
-            Unled::Stopped(Stopped::Divergence(divergence)) => {
-                let why = format!("run {run} cannot be asked, because its component diverges: {divergence}");
-                conflict("run-diverged", traced(why, divergence.backtrace.as_deref()))
-            }
-            Unled::Stopped(Stopped::Fault(fault)) => {
-                let why = format!("run {run} cannot be asked, because its guest breaks down: {fault}");
-                conflict("run-faulted", traced(why, fault.backtrace.as_deref()))
-            }
-        })?;
+        let (guest, _) =
+            replay_check::replay(&recorded, program, events, stop).map_err(|error| match error {
+                ReplayError::NoRoom => {
+                    ServiceError::Unavailable { code: "no-room", message: NO_ROOM.to_owned() }
+                }
+                ReplayError::Stopped(Stopped::Unwanted) => {
+                    let message = "whoever asked has hung up".to_owned();
+                    ServiceError::Unavailable { code: "no-room", message }
+                }
+                ReplayError::Stopped(Stopped::Divergence(divergence)) => {
+                    let why =
+                        format!("run {run} cannot be asked, because its component diverges: {divergence}");
+                    conflict("run-diverged", traced(why, divergence.backtrace.as_deref()))
+                }
+                ReplayError::Stopped(Stopped::Fault(fault)) => {
+                    let why = format!("run {run} cannot be asked, because its guest breaks down: {fault}");
+                    conflict("run-faulted", traced(why, fault.backtrace.as_deref()))
+                }
+            })?;
         let broke = |fault: Fault| {
             let why = format!("the guest broke down over the query {name:?}: {fault}");
             conflict("query-faulted", traced(why, fault.backtrace.as_deref()))

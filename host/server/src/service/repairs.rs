@@ -60,17 +60,17 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let Repairable { run: id, head, .. } = *run;
         let _turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(id, 1).await?;
+        let (rows, permit) = self.whole(id, 1).await?;
         let folded = tokio::task::spawn_blocking(move || {
             let loaded = Run::load_closed(id, &rows, head);
-            let memory = loaded.map(|(_, events)| projection_of(id, &Projection::of(&events)));
-            (memory, held)
+            let projection = loaded.map(|(_, events)| projection_of(id, &Projection::of(&events)));
+            (projection, permit)
         });
-        let (memory, _held) = folded.await.map_err(|error| internal(&error))?;
+        let (projection, _permit) = folded.await.map_err(|error| internal(&error))?;
         view.closed += 1;
-        match memory {
-            Ok(memory) if memory.is_empty() => {}
-            Ok(memory) => view.amended += u64::from(self.ledger.amend_closed(scope, &memory).await?),
+        match projection {
+            Ok(projection) if projection.is_empty() => {}
+            Ok(projection) => view.amended += u64::from(self.ledger.amend_closed(scope, &projection).await?),
             Err(corrupt) => {
                 tracing::error!(run = %id, %corrupt, "the ledger of a closed run is damaged; nothing is made anew from it");
                 view.damaged += 1;

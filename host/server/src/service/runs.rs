@@ -8,9 +8,9 @@ use backstitch_client::views::{
 use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::start::without_seeds;
 use backstitch_core::{Digest, Filter, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
-use backstitch_engine::programs::rules_of;
-use backstitch_engine::retrace;
-use backstitch_engine::retrace::Recorded;
+use backstitch_engine::registry::rules_of;
+use backstitch_engine::replay_check;
+use backstitch_engine::replay_check::Recorded;
 use backstitch_ledger::{Page, RunFilter, RunRef};
 use backstitch_sandbox::{Program, WorkflowProgram};
 
@@ -23,7 +23,7 @@ impl Service {
     /// One run, by run id or workflow id (then its latest generation).
     pub async fn run(&self, scope: Scope, id: &str) -> Result<RunDetailView, ServiceError> {
         let info = self.find(scope, id).await?;
-        let (rows, _held) = self.whole(info.summary.run, 1).await?;
+        let (rows, _permit) = self.whole(info.summary.run, 1).await?;
         // A damaged ledger still shows what the runs table says.
         let folded = Run::load_closed(info.summary.run, &rows, info.head);
         Ok(RunDetailView {
@@ -122,7 +122,7 @@ impl Service {
         let info = self.find(scope, id).await?;
         let run = info.summary.run;
         let turn = self.turn_to_compute().await;
-        let (rows, held) = self.whole(run, 1).await?;
+        let (rows, permit) = self.whole(run, 1).await?;
         let rules = rules_of(&rows);
         let (digest, program) = match component {
             None => {
@@ -134,8 +134,9 @@ impl Service {
         let workflow_id = info.summary.workflow_id.into();
         let recorded = Recorded { run, workflow_id, rows, head: info.head };
         // The turn and the room go with the work, which a client that hangs up does not end.
-        let retrace = move || (retrace::retrace(&recorded, digest, &program), recorded, held, turn);
-        let retraced = tokio::task::spawn_blocking(retrace).await;
+        let replay_check =
+            move || (replay_check::replay_check(&recorded, digest, &program), recorded, permit, turn);
+        let retraced = tokio::task::spawn_blocking(replay_check).await;
         retraced.map(|(view, ..)| view).map_err(|error| internal(&error))
     }
 

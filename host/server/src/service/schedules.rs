@@ -99,7 +99,7 @@ impl Service {
         self.find_schedule(scope, name).await?;
         self.check_spec(scope, name, &new).await?;
         let settled_ms = self.clock.now_ms();
-        self.settle(scope, name).await?;
+        self.carry_out_due(scope, name).await?;
         self.edit_schedule(scope, name, |spec, state, now_ms| {
             if spec_revision.as_ref().is_some_and(|known| *known != spec.revision()) {
                 let message = format!("somebody else has changed the schedule {name:?}; look at it again");
@@ -141,7 +141,7 @@ impl Service {
 
     /// Lets the calendar go on.
     pub async fn resume_schedule(&self, scope: Scope, name: &str) -> Result<ScheduleView, ServiceError> {
-        self.settle(scope, name).await?;
+        self.carry_out_due(scope, name).await?;
         self.edit_schedule(scope, name, |_, state, now_ms| {
             state.resume(now_ms);
             Ok(())
@@ -248,7 +248,7 @@ impl Service {
     }
 
     /// Has what is due now done before the schedule is changed: it belongs to the terms as they are.
-    async fn settle(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
+    async fn carry_out_due(&self, scope: Scope, name: &str) -> Result<(), ServiceError> {
         let schedule = self.find_schedule(scope, name).await?;
         let is_due = schedule.due_ms.is_some_and(|due| due <= self.clock.now_ms());
         if is_due { self.attend(&schedule).await } else { Ok(()) }
@@ -286,7 +286,7 @@ impl Service {
     }
 }
 
-/// The times of a calendar after one of them, up to the first after `now_ms`, but no more than one look deals with.
+/// The times of a calendar after one of them, up to the first after `now_ms`, but no more than one check deals with.
 fn times_up_to(spec: &Spec, after_ms: u64, now_ms: u64) -> Result<Vec<u64>, ServiceError> {
     let calendar = Calendar::new(&spec.when).map_err(|error| internal(&error))?;
     let mut times = Vec::new();

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use backstitch_client::views::{RunView, StartedView};
 use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
-use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartRun, StartTerms};
+use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartOptions as RequestedOptions, StartRun};
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, date, limits};
 use backstitch_engine::ambient;
 use backstitch_engine::driver::{Input, Start};
 use backstitch_engine::term::Term;
-use backstitch_ledger::RunRef;
+use backstitch_ledger::{RunInfo, RunRef};
 use backstitch_scheduler::RunIdentity;
 use tokio::sync::oneshot;
 
@@ -30,7 +30,7 @@ enum Generation {
 
 /// How long the database may be away before a start is refused instead of kept waiting: longer than a
 /// restart that needs no client's attention, shorter than a client's patience.
-const OUTAGE_PATIENCE: Duration = Duration::from_secs(5);
+const OUTAGE_TIMEOUT: Duration = Duration::from_secs(5);
 const _: () = assert!(IDEMPOTENCY_KEY_PREFIX.len() + IDEMPOTENCY_KEY_BYTES_MAX <= limits::NAME_BYTES_MAX);
 /// How often a waiting start looks whether the database is still there.
 const OUTAGE_POLL: Duration = Duration::from_millis(100);
@@ -261,11 +261,21 @@ impl Service {
         let id = start.workflow_id.as_deref().unwrap_or_default();
         let run = self.info(scope, RunRef::WorkflowId(id)).await?;
         // With `allow-closed` somebody else was faster: their run is not the one that was asked for.
-        let same = start.reuse != IdReuse::AllowClosed
-            && run.summary.workflow == start.workflow
-            && run.input.as_deref() == Some(start.input.as_str());
-        if same {
+        let is_same = |run: &RunInfo| {
+            start.reuse != IdReuse::AllowClosed
+                && run.summary.workflow == start.workflow
+                && run.input.as_deref() == Some(start.input.as_str())
+        };
+        if is_same(&run) {
             return self.existing(scope, run_view(&run)?).await;
+        }
+        // The run that was started may have continued as new since.
+        if let Some(first) = self.ledger.first_run(scope, id).await?.filter(|first| *first != run.summary.run)
+        {
+            let first = self.info(scope, RunRef::Id(first)).await?;
+            if is_same(&first) {
+                return self.existing(scope, run_view(&first)?).await;
+            }
         }
         let differs =
             if run.summary.workflow == start.workflow { "another input" } else { "another workflow" };
@@ -310,8 +320,9 @@ pub(super) fn workflow_id(asked: Option<&str>, run: RunId) -> Arc<str> {
 }
 
 /// What a client asked for, as row 0 keeps it.
-fn options_of(terms: &StartTerms, now_ms: u64) -> Result<StartOptions, ServiceError> {
-    let StartTerms { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } = terms;
+fn options_of(requested: &RequestedOptions, now_ms: u64) -> Result<StartOptions, ServiceError> {
+    let RequestedOptions { delay_ms, run_timeout_ms, execution_timeout_ms, memo, priority, attributes } =
+        requested;
     let wrong = |problem| invalid("invalid-options", problem);
     let start_at_ms = delay_ms.filter(|ms| *ms > 0).map(|ms| now_ms.saturating_add(ms));
     if *execution_timeout_ms == Some(0) {
@@ -347,7 +358,7 @@ fn attribute(name: &str, value: &AttributeValue) -> Result<Attribute, ServiceErr
 /// Why the database has not taken writes for longer than a client should wait.
 fn lasting_outage(term: &Term) -> Option<Arc<str>> {
     let (since, reason) = term.outage()?;
-    (since.elapsed() >= OUTAGE_PATIENCE).then_some(reason)
+    (since.elapsed() >= OUTAGE_TIMEOUT).then_some(reason)
 }
 
 async fn until_outage_lasts(term: &Term) -> Arc<str> {

@@ -8,11 +8,11 @@ use backstitch_core::{Row, RunId, Scope};
 use backstitch_engine::clock::Clock;
 use backstitch_engine::closings::Closings;
 use backstitch_engine::counters::Counters;
-use backstitch_engine::crier::Crier;
 use backstitch_engine::matcher::TaskMatcher;
-use backstitch_engine::programs::Programs;
+use backstitch_engine::notifier::HostNotifier;
 use backstitch_engine::quota::Quotas;
-use backstitch_engine::room::{Held, Room};
+use backstitch_engine::registry::ComponentRegistry;
+use backstitch_engine::room::{Permit, Room};
 use backstitch_engine::tenure::Tenure;
 use backstitch_engine::term::Term;
 use backstitch_ledger::{Ledger, Notifier, RunInfo, RunRef};
@@ -28,14 +28,14 @@ pub struct Service {
     pub(super) ledger: Ledger,
     /// Over the host's own: what may take its time, or must not wait behind clients.
     pub(super) patient: Ledger,
-    pub(super) programs: Programs,
+    pub(super) programs: ComponentRegistry,
     pub(super) term: watch::Receiver<Option<Term>>,
     pub(super) closings: Closings,
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
     pub(super) tenure: Tenure,
     pub(super) matcher: TaskMatcher,
-    pub(super) crier: Crier,
+    pub(super) notifier: HostNotifier,
     pub(super) quotas: Quotas,
     /// Turns to lead a guest along a whole ledger for a client.
     pub(super) computing: Arc<Semaphore>,
@@ -50,7 +50,7 @@ pub struct Service {
 /// Runs that schedules have started here, each with its schedule.
 pub(super) type Scheduled = lru::LruCache<RunId, (Scope, Arc<str>)>;
 
-/// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a look that is due.
+/// Runs of schedules that are remembered until they close: one that is forgotten is found closed by a check that is due.
 const SCHEDULED_MAX: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 /// Guests that are led along whole ledgers for clients at once. Each takes a processor for as long as it computes; the
 /// others wait for their turn.
@@ -64,15 +64,15 @@ impl Service {
     /// `room`: for ledgers that clients wait for.
     pub(crate) fn new(
         (ledger, room): (Ledger, Room),
-        programs: Programs,
+        programs: ComponentRegistry,
         quotas: Quotas,
         term: watch::Receiver<Option<Term>>,
         closings: Closings,
         counters: Arc<Counters>,
         (clock, tenure): (Clock, Tenure),
     ) -> Self {
-        let crier = Crier::new(Notifier::spawn(ledger.clone()), term.clone());
-        let matcher = TaskMatcher::new(give_back(ledger.clone(), crier.clone(), clock.clone()));
+        let notifier = HostNotifier::new(Notifier::spawn(ledger.clone()), term.clone());
+        let matcher = TaskMatcher::new(give_back(ledger.clone(), notifier.clone(), clock.clone()));
         let computing = Arc::new(Semaphore::new(COMPUTING_MAX));
         let schedule_hint = Arc::new(Notify::new());
         let scheduled = Arc::new(Mutex::new(lru::LruCache::new(SCHEDULED_MAX)));
@@ -87,7 +87,7 @@ impl Service {
             clock,
             tenure,
             matcher,
-            crier,
+            notifier,
             quotas,
             computing,
             room,
@@ -117,8 +117,8 @@ impl Service {
     }
 
     /// Tells others what to look at.
-    pub(crate) fn crier(&self) -> &Crier {
-        &self.crier
+    pub(crate) fn notifier(&self) -> &HostNotifier {
+        &self.notifier
     }
 
     pub(super) fn term(&self) -> Result<Term, ServiceError> {
@@ -147,12 +147,12 @@ impl Service {
     }
 
     /// A whole ledger, and the room that it takes for as long as it, or `copies` of it, are in memory.
-    pub(super) async fn whole(&self, run: RunId, copies: usize) -> Result<(Vec<Row>, Held), ServiceError> {
+    pub(super) async fn whole(&self, run: RunId, copies: usize) -> Result<(Vec<Row>, Permit), ServiceError> {
         Ok(self.room.read(&self.ledger, run, copies).await?)
     }
 
     /// Room for a page of a ledger.
-    pub(crate) async fn room_for_page(&self) -> Held {
+    pub(crate) async fn room_for_page(&self) -> Permit {
         self.room.turn().await
     }
 }

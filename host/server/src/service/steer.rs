@@ -112,7 +112,7 @@ impl Service {
         for _ in 0..limits::GENERATIONS_FOLLOWED_MAX {
             match self.ledger.post(scope, run, item, now_ms, &row).await? {
                 Posted::Accepted { owner } => {
-                    owner.into_iter().for_each(|owner| self.crier.messages(owner));
+                    owner.into_iter().for_each(|owner| self.notifier.messages(owner));
                     return Ok(run);
                 }
                 Posted::Closed(RunStatus::Continued) if goes_after => {

@@ -95,11 +95,11 @@ impl Service {
         grant: LeaseGrant,
     ) -> Result<(Vec<TaskView>, bool), ServiceError> {
         let (service, queue) = (self.clone(), queue.clone());
-        let taking = tokio::spawn(async move {
+        let taken = tokio::spawn(async move {
             let (tasks, more) = service.take_tasks(scope, &queue, &request, &grant).await?;
             Ok::<_, ServiceError>((service.matcher.undelivered(scope.tenant, tasks), more))
         });
-        let (undelivered, more) = taking.await.map_err(|error| internal(&error))??;
+        let (undelivered, more) = taken.await.map_err(|error| internal(&error))??;
         Ok((undelivered.deliver(), more))
     }
 
@@ -130,10 +130,10 @@ impl Service {
     pub async fn heartbeat_task(
         &self,
         scope: Scope,
-        beat: HeartbeatTask,
+        heartbeat: HeartbeatTask,
     ) -> Result<HeartbeatView, ServiceError> {
-        let token = token(&beat.token)?;
-        if let Some(details) = &beat.details
+        let token = token(&heartbeat.token)?;
+        if let Some(details) = &heartbeat.details
             && details.as_str().len() > limits::HEARTBEAT_BYTES_MAX
         {
             let message = format!(
@@ -143,9 +143,9 @@ impl Service {
             );
             return Err(ServiceError::TooLarge { code: "heartbeat-too-large", message });
         }
-        let beat = self.ledger.beat_task(scope, token, beat.details.as_ref()).await?;
-        let beat = beat.ok_or_else(|| stale(token))?;
-        Ok(HeartbeatView { cancel: beat.given_up, lease_ms: beat.lease_ms })
+        let heartbeat = self.ledger.heartbeat_task(scope, token, heartbeat.details.as_ref()).await?;
+        let heartbeat = heartbeat.ok_or_else(|| stale(token))?;
+        Ok(HeartbeatView { cancel: heartbeat.given_up, lease_ms: heartbeat.lease_ms })
     }
 
     /// A worker has carried out a task.
@@ -163,12 +163,12 @@ impl Service {
             self.admit(scope, output)?;
         }
         let _answered = self.matcher.answered(token.lease);
-        if self.settle_here(scope, token, outcome.as_ref().ok()).await {
+        if self.complete_in_host(scope, token, outcome.as_ref().ok()).await {
             return Ok(());
         }
         let TaskToken { op, attempt, .. } = token;
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
-        self.settle_anywhere(scope, token, &message).await
+        self.complete_by_inbox(scope, token, &message).await
     }
 
     /// Workers have carried out tasks. Each answer has an end of its own.
@@ -201,7 +201,7 @@ impl Service {
     pub async fn release_task(&self, scope: Scope, text: &str) -> Result<(), ServiceError> {
         let token = token(text)?;
         let message = Message::AttemptFreed { op: token.op, attempt: token.attempt, heartbeat: None };
-        self.settle_anywhere(scope, token, &message).await
+        self.complete_by_inbox(scope, token, &message).await
     }
 
     /// A worker will answer later.
@@ -212,7 +212,7 @@ impl Service {
 
     /// By the scheduler of this host, if it has the run and knows of the lease: one commit. False: it is for the
     /// database to say what is the first answer, and by now it can.
-    async fn settle_here(&self, scope: Scope, token: TaskToken, output: Option<&Json>) -> bool {
+    async fn complete_in_host(&self, scope: Scope, token: TaskToken, output: Option<&Json>) -> bool {
         let Ok(term) = self.term() else { return false };
         let (reply, settled) = oneshot::channel();
         let settle = Settle { scope, token, output: output.cloned(), reply };
@@ -223,7 +223,7 @@ impl Service {
     }
 
     /// By the inbox of the run, whoever has it.
-    async fn settle_anywhere(
+    async fn complete_by_inbox(
         &self,
         scope: Scope,
         token: TaskToken,
@@ -232,7 +232,7 @@ impl Service {
         let item = self.clock.new_inbox_item(token.run, message);
         match self.ledger.settle_task(scope, token, &item).await? {
             Settled::Left { owner } => {
-                owner.into_iter().for_each(|owner| self.crier.messages(owner));
+                owner.into_iter().for_each(|owner| self.notifier.messages(owner));
                 if owner == self.term().ok().map(|term| term.host)
                     || matches!(message, Message::AttemptFreed { .. })
                 {
@@ -358,7 +358,7 @@ impl Service {
         let message = Message::AttemptEnded { op, attempt, outcome, heartbeat: None };
         let item = self.clock.new_inbox_item(run, &message);
         let is_first = self.ledger.overrule_task(scope, op, &item).await?;
-        owner.into_iter().for_each(|owner| self.crier.messages(owner));
+        owner.into_iter().for_each(|owner| self.notifier.messages(owner));
         // Which task it was does not matter any more.
         let token = TaskToken { run, op, attempt, lease: TaskLease(Uuid::nil()) };
         if is_first && self.is_outcome(scope, token, &message, item.item_id).await? {

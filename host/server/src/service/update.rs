@@ -144,7 +144,7 @@ impl Service {
         })
     }
 
-    /// Looks for the update and its answer in the rows that have come since the last look.
+    /// Looks for the update and its answer in the rows that have come since the last check.
     async fn answer(&self, run: RunId, seen: &mut Seen, view: &mut UpdateView) -> Result<bool, ServiceError> {
         let signal_id = format!("{PREFIX}{}", view.update_id);
         loop {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use backstitch_core::{Event, Replay, Row, RunId, RunStatus, Seq, StartOptions, Status};
 
-use super::Cluster;
 use super::checks::Broken;
-use super::workers::Answering;
+use super::state::Cluster;
+use super::worker::Answering;
 use crate::script::{Guest, WORKFLOWS};
 
 /// How much later than its deadline a run may have closed, in milliseconds.
@@ -99,7 +99,7 @@ impl Cluster {
         let mut replay = Replay::new(id, rows[0].at_ms, &options);
         for row in &rows[1..] {
             let event = row.event().map_err(|error| format!("row {} of run {id}: {error}", row.seq))?;
-            replay.lay(row.seq, row.at_ms, event);
+            replay.enqueue(row.seq, row.at_ms, event);
         }
         let mut guest = Guest::new(script, replay, input);
         let done = guest.activate().map_err(|stopped| format!("run {id} cannot be replayed: {stopped}"))?;

@@ -11,6 +11,7 @@ use backstitch_scheduler::{Action, AttemptEnd, Input, Job, Ledgered, NewAttempt}
 use super::env::{SimEnv, Task};
 
 /// Something that happens at a time.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of hosts: a box would cost each an allocation")]
 pub(super) enum Event {
     /// From outside, by its place in the plan.
     External(usize),
@@ -49,7 +50,7 @@ pub(super) enum HostEvent {
     /// A heartbeat is due.
     Heartbeat,
     /// A heartbeat that was sent then has an answer.
-    Beaten { sent_us: u64, is_alive: bool },
+    Renewed { sent_us: u64, is_alive: bool },
     /// It is time to look for runs that nobody owns.
     Claim,
     /// It is time to look for due timers.
@@ -94,7 +95,7 @@ pub(super) enum WorkerEvent {
     /// Its poll is woken, or its time has come.
     Resume { poll: u64 },
     /// Nobody has answered its poll.
-    GiveUp { poll: u64 },
+    TimedOut { poll: u64 },
 }
 
 /// Events in the order of their times, and of the order in which they were made.

@@ -6,9 +6,9 @@ use backstitch_core::{
     Command, Entity, Event, Json, Op, Replay, Row, Run, RunId, RunStatus, Seed, Seq, StartOptions, Status,
 };
 
-use super::Cluster;
 use super::checks::Broken;
 use super::plan::{CONFLUENT_IDS, External};
+use super::state::Cluster;
 use crate::script::{Guest, Script, WORKFLOWS, activity_output, start_input};
 
 /// What a run says in its ledger, without what depends on its history: times, attempts that failed, an operator's words.
@@ -147,7 +147,7 @@ fn one(scripts: &[Script], workflow: usize, input: Json, entity: Option<Json>) -
         for event in outcomes {
             said.extend(told(&event));
             let row = run.append(0, &event).expect("an outcome may come");
-            guest.replay().lay(row.seq, row.at_ms, event);
+            guest.replay().enqueue(row.seq, row.at_ms, event);
         }
     }
 }

@@ -6,12 +6,12 @@ use backstitch_core::{Message, RunId, RunStatus, StartOptions};
 use backstitch_ledger::Posted;
 use backstitch_scheduler::{Input, RunIdentity, Start};
 
-use super::Cluster;
 use super::env::Reply as Waits;
 use super::event::HostEvent;
 use super::host::Source;
 use super::plan::External;
-use super::workers::Answering;
+use super::state::Cluster;
+use super::worker::Answering;
 use crate::model::Reply;
 use crate::script::{WORKFLOWS, start_input};
 

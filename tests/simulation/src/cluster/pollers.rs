@@ -1,4 +1,4 @@
-//! What a host asks the database again and again, as `engine::watch` does: is its lease alive, whose runs are free, which
+//! What a host asks the database again and again, as `engine::pollers` does: is its lease alive, whose runs are free, which
 //! timers are due, what is in the inbox, which workers are silent.
 
 use std::collections::HashSet;
@@ -6,12 +6,13 @@ use std::rc::Rc;
 
 use backstitch_core::matcher::Queue;
 use backstitch_core::{Event as Row, Op, RunId, RunStatus, Seq, limits};
-use backstitch_ledger::{NewTimer, Pulse, Sweep, TimerLook};
+use backstitch_ledger::{NewTimer, Renewal, Sweep, TimerCheck};
 use backstitch_scheduler::{DEADLINE, Input, START_OP, own_timers};
 
-use super::Cluster;
 use super::event::HostEvent;
 use super::host::{LEASE_MS, Source};
+use super::plan::FAULTS_END_US;
+use super::state::Cluster;
 
 /// How often each host looks when nothing hints at anything.
 const CLAIM_US: u64 = LEASE_MS * 250;
@@ -27,7 +28,7 @@ impl Cluster {
     pub(super) fn poll_database(&mut self, host: usize, event: HostEvent) {
         match event {
             HostEvent::Heartbeat => self.heartbeat(host),
-            HostEvent::Beaten { sent_us, is_alive } => self.beaten(host, sent_us, is_alive),
+            HostEvent::Renewed { sent_us, is_alive } => self.renewed(host, sent_us, is_alive),
             HostEvent::Claim => self.claim(host),
             HostEvent::Timers => self.look_at_timers(host),
             HostEvent::Inbox => self.look_into_inbox(host),
@@ -90,13 +91,13 @@ impl Cluster {
     fn heartbeat(&mut self, host: usize) {
         let Some(lease) = self.hosts[host].term.as_ref().map(|term| term.lease) else { return };
         let now_ms = self.database_now_ms();
-        let is_alive = self.database.beat(lease, now_ms) == Pulse::Alive;
+        let is_alive = self.database.renew(lease, now_ms) == Renewal::Alive;
         let (sent_us, us) = (self.now_us, self.delay(2_000));
-        self.tell_later(host, us, HostEvent::Beaten { sent_us, is_alive });
+        self.tell_later(host, us, HostEvent::Renewed { sent_us, is_alive });
         self.tell_later(host, LEASE_MS * 1_000 / 3, HostEvent::Heartbeat);
     }
 
-    fn beaten(&mut self, host: usize, sent_us: u64, is_alive: bool) {
+    fn renewed(&mut self, host: usize, sent_us: u64, is_alive: bool) {
         if !is_alive {
             return self.end_term(host, "its lease is lost", 50_000);
         }
@@ -127,13 +128,13 @@ impl Cluster {
         };
         let others = self.database.other_hosts(id, limits::HOST_LOST_MS, false, now_ms);
         if let Some(term) = &self.hosts[host].term {
-            term.shared.is_cautious.set(others.lost && self.plan.seed % 2 == 0);
+            term.shared.is_cautious.set(others.lost && self.plan.seed.is_multiple_of(2));
         }
         let runs = self.database.claim_runs(lease, CLAIM_MAX, &[]);
         if runs.is_empty() {
             return;
         }
-        if self.now_us < super::FAULTS_END_US && self.rng.chance(30) {
+        if self.now_us < FAULTS_END_US && self.rng.chance(30) {
             return self.end_term(host, "runs may have been claimed unheard", 50_000);
         }
         let Some(batch) = self.batch(host, Source::Claims) else { return };
@@ -149,7 +150,7 @@ impl Cluster {
         let now_ms = self.host_now_ms(host);
         let Some(term) = &self.hosts[host].term else { return };
         let absent = term.scheduler.absent();
-        let look = TimerLook { host: term.id, from_ms: 0, now_ms, always: DEADLINE, except: &absent };
+        let look = TimerCheck { host: term.id, from_ms: 0, now_ms, always: DEADLINE, except: &absent };
         let due = self.database.due_timers(look, limits::CLAIM_ROWS_MAX as usize);
         let next_us = self.database.next_due(look).map_or(TIMERS_US, |at_ms| (at_ms - now_ms) * 1_000);
         if due.is_empty() {

@@ -9,9 +9,9 @@ use backstitch_scheduler::{
     Derived, Input, Ledgered, Loaded, LoadedRun, Wanted, awaited, fold, has_timers, waits_for_calls,
 };
 
-use super::Cluster;
 use super::env::SimEnv;
 use super::event::{HostEvent, Read};
+use super::state::Cluster;
 
 impl Cluster {
     pub(super) fn read_claimed(&mut self, host: usize, runs: Vec<Wanted>, batch: &Rc<()>) {

@@ -7,15 +7,12 @@ use backstitch_core::HostId;
 use backstitch_core::matcher::Moment;
 use backstitch_scheduler::{Config, Scheduler};
 
-use super::Cluster;
 use super::env::{Shared, SimEnv};
 use super::event::{Event, HostEvent};
 use super::host::{LEASE_MS, Term};
-use super::watch::Watch;
+use super::state::Cluster;
+use super::watch::{ATTEMPTS_MAX, Watch};
 use crate::model::Writer;
-
-/// Attempts of activities at a time.
-pub(super) const ATTEMPTS_MAX: usize = 3;
 
 impl Cluster {
     /// A host begins a term.
@@ -36,7 +33,7 @@ impl Cluster {
             activations: self.hosts[host].activations,
             warm_runs_max: self.plan.warm_max(),
             attempts_max: ATTEMPTS_MAX,
-            check_activations: self.plan.seed % 4 == 0,
+            check_activations: self.plan.seed.is_multiple_of(4),
         };
         let scheduler = Scheduler::new(config, SimEnv(Rc::clone(&shared)));
         let skew_ms = self.database_ms + self.rng.below(9) as i64 - 4;

@@ -2,18 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstitch_core::{Event, Kind, Op, Run, RunId, Seq, TaskLease, TaskToken, limits};
-use backstitch_ledger::{Append, Item, NewRun, NewTimer, Outcome, PoisonKind, StatusChange};
+use backstitch_core::{Event, Kind, Op, RunId, Seq, TaskLease, TaskToken, limits};
+use backstitch_ledger::{Append, Item, NewRun, NewTimer, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
 
-use super::Cluster;
 use super::checks::Broken;
 use super::env::SimEnv;
-use super::plan::External;
-use super::terms::ATTEMPTS_MAX;
 
-/// How far the clock of a host may be from that of the database, in milliseconds, if that makes no steps.
-const CLOCKS_MS: u64 = 20;
+/// Attempts of activities at a time.
+pub(super) const ATTEMPTS_MAX: usize = 3;
 
 /// What is known of one term.
 pub(super) struct Watch {
@@ -233,100 +230,4 @@ fn owed(append: &Append) -> Owed {
         reserved: lease(reserved),
         deferred: lease(deferred),
     }
-}
-
-impl Cluster {
-    /// A guest is about to be led.
-    pub(super) fn look_at_job(&mut self, host: usize, job: &Job<SimEnv>) {
-        let (run, activation) = job.key();
-        let (Job::Begin { events, .. } | Job::Resume { events, .. }) = job;
-        let holds = self.checks.activates(host, run, activation, events.last().map(|event| event.seq));
-        self.check(holds);
-        let Some(term) = &self.hosts[host].term else { return };
-        let holds = term.watch.activates(job, |run, seq| self.checks.is_committed(run, seq));
-        self.check_unless_lost(holds);
-        let is_resumed = matches!(job, Job::Resume { .. });
-        let owned = self.database.losses_of(run).filter(|_| self.owns(host, run));
-        if let Some((losses, trial)) = owned
-            && (losses >= limits::HOSTS_LOST_MAX || is_resumed && is_suspect(losses) && trial != Some(None))
-        {
-            self.check_unless_lost(Err(format!(
-                "run {run} is led after {losses} losses, and is not on trial"
-            )));
-        }
-        let steps = |(_, event): &(u64, External)| matches!(event, External::ClockStep { .. });
-        if let Job::Begin { origin, .. } = job
-            && let Some(at_ms) = origin.options.start_at_ms
-            && at_ms > self.host_now_ms(host) + CLOCKS_MS
-            && !self.plan.events.iter().any(steps)
-        {
-            self.check(Err(format!("run {run} begins before its time, {at_ms}")));
-        }
-    }
-
-    /// Whether a host has a run. One that was frozen may have lost it, and not know.
-    fn owns(&self, host: usize, run: RunId) -> bool {
-        self.hosts[host].term.as_ref().is_some_and(|term| self.database.owner_of(run) == Some(term.id))
-    }
-
-    /// An attempt is about to begin.
-    pub(super) fn look_at_attempt(&mut self, host: usize, new: &NewAttempt) {
-        let (run, op) = (new.identity.run, new.op);
-        let owned = self.database.losses_of(run).filter(|_| self.owns(host, run));
-        let (losses, trial) = owned.unwrap_or_default();
-        let is_tried = trial == Some(Some(op));
-        if is_suspect(losses) && !is_tried {
-            self.check_unless_lost(Err(format!("an attempt of run {run} begins after {losses} losses")));
-        }
-        let priority = self.checks.priority(run);
-        let Some(term) = &mut self.hosts[host].term else { return };
-        let has_lease = self.now_us < term.lease_until_us;
-        let holds = term.watch.attempts(new, is_tried, priority);
-        self.check_unless_lost(holds);
-        if !has_lease && !is_tried {
-            self.check(Err(format!("an attempt of run {run} begins on host {host}, which has no lease")));
-        }
-    }
-
-    /// The scheduler has been told what became of appends.
-    pub(super) fn look_at_acknowledged(&mut self, host: usize, owes: &[Owes], outcome: &Outcome) {
-        let refused = match outcome {
-            Outcome::Committed { refused } => refused,
-            // Of a run whose start was refused.
-            Outcome::Poisoned { kind: PoisonKind::Gap, .. } => return,
-            Outcome::Poisoned { kind, message } => {
-                return self.check_unless_lost(Err(format!("the database refused {kind:?}: {message}")));
-            }
-            Outcome::Fenced => return,
-        };
-        for owes in owes {
-            let Some(term) = &self.hosts[host].term else { return };
-            let holds =
-                term.watch.committed(owes, refused).and_then(|()| self.attempts_are_awaited(host, owes));
-            self.check_unless_lost(holds);
-        }
-    }
-
-    /// Every attempt of a run that is under way is one that the run waits for, as far as its scheduler knows.
-    fn attempts_are_awaited(&self, host: usize, owes: &Owes) -> Result<(), Broken> {
-        let (Some(term), (id, Some(last))) = (&self.hosts[host].term, owes.upto()) else { return Ok(()) };
-        let of_run = (id, Op(0))..=(id, Op(u32::MAX));
-        let under_way: Vec<Op> = term.attempts.range(of_run).map(|((_, op), _)| *op).collect();
-        if under_way.is_empty() {
-            return Ok(());
-        }
-        let rows = self.database.rows(id, Seq(0), last.0 as usize + 1);
-        let (run, _) =
-            Run::load_all(id, &rows).map_err(|corrupt| format!("the ledger of run {id}: {corrupt}"))?;
-        let is_over = |op: &&Op| **op < run.next_op() && run.open_op(**op).is_none();
-        match under_way.iter().find(is_over) {
-            Some(op) => Err(format!("an attempt of op {op} of run {id} goes on, and nobody waits for it")),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Whether a run is led on trial.
-fn is_suspect(losses: u16) -> bool {
-    losses + 1 >= limits::HOSTS_LOST_MAX
 }

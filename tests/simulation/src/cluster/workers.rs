@@ -1,14 +1,15 @@
 //! Remote workers, as `server::service::tasks` serves them: they poll at one host, and answer at any.
 
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
-use backstitch_core::matcher::{Answered, Backlog, Moment, PollRequest, PollerId, Queue, Step};
-use backstitch_core::{Failure, FailureKind, Json, Message, RunId};
+use backstitch_core::matcher::{Moment, PollRequest, PollerId, Queue, Step};
+use backstitch_core::{Failure, FailureKind, Json, Message};
 use backstitch_ledger::{Settled, Taken, TaskCheck};
 use backstitch_scheduler::{Input, Settle, Settlement, Started, new_inbox_item};
 
-use super::Cluster;
 use super::env::{Reply as Waits, TENANT, Task, Waker};
 use super::event::{Event, HostEvent, WorkerEvent};
+use super::state::Cluster;
+use super::worker::{Answering, Polling};
 use crate::script::activity_output;
 
 /// How long a poll waits, in microseconds.
@@ -16,50 +17,14 @@ const POLL_US: u64 = 2_000_000;
 /// How long a worker may be silent, in milliseconds.
 const LEASE_MS: u64 = 2_000;
 /// How long a worker waits for the answer to its answer, in microseconds, and how often it gives it again.
-const PATIENCE: (u64, u32) = (1_500_000, 30);
-
-/// A worker.
-#[derive(Default)]
-pub(super) struct Worker {
-    /// Counts its polls.
-    polls: u64,
-    /// The poll under way.
-    polling: Option<Polling>,
-}
-
-#[derive(Clone, Copy)]
-struct Polling {
-    poll: u64,
-    host: usize,
-    epoch: u64,
-    poller: PollerId,
-    until_us: u64,
-    backlog: Backlog,
-    /// For how many tasks it looks in the database.
-    limit: u32,
-}
-
-/// A host, and which term of it.
-pub(super) type Asked = (usize, u64);
-
-/// Who waits for an answer of a scheduler.
-pub(super) enum Answering {
-    /// A client, for its run.
-    Start { run: RunId, asked: Asked },
-    /// A worker, for what it has done.
-    Settle { asked: Asked, task: Task, output: Option<Json>, answered: Option<Answered> },
-    /// An attempt, for its token.
-    Defer,
-    /// An operator, for a host that is to stop.
-    Stop { asked: Asked },
-}
+const TIMEOUT: (u64, u32) = (1_500_000, 30);
 
 impl Cluster {
     pub(super) fn worker(&mut self, worker: usize, event: WorkerEvent) {
         match event {
             WorkerEvent::Poll => self.poll(worker),
             WorkerEvent::Resume { poll } => self.resume(worker, poll),
-            WorkerEvent::GiveUp { poll } => {
+            WorkerEvent::TimedOut { poll } => {
                 let is_under_way = self.workers[worker].polling.is_some();
                 if is_under_way && self.workers[worker].polls == poll {
                     self.hang_up(worker);
@@ -100,7 +65,7 @@ impl Cluster {
         let backlog = matcher.backlog(poller);
         drop(matcher);
         let Some(backlog) = backlog else { return };
-        self.after(POLL_US + 300_000, Event::Worker(worker, WorkerEvent::GiveUp { poll }));
+        self.after(POLL_US + 300_000, Event::Worker(worker, WorkerEvent::TimedOut { poll }));
         // A poller that was kept wakes with the number that it was made with.
         let (poll, until_us) = (waker.poll, self.now_us + POLL_US);
         let epoch = self.hosts[host].epoch;
@@ -243,7 +208,7 @@ impl Cluster {
     pub(super) fn answer(&mut self, task: Task, output: Option<Json>, tries: u32) {
         // Whoever was told that his answer is taken says it once more only by mistake.
         let is_told = self.told.contains(&task.token.lease);
-        if tries > PATIENCE.1 || (tries > 0 && is_told && !self.rng.chance(100)) {
+        if tries > TIMEOUT.1 || (tries > 0 && is_told && !self.rng.chance(100)) {
             return;
         }
         let Some(host) = self.some_host() else {
@@ -256,7 +221,7 @@ impl Cluster {
         let answering = Answering::Settle { asked: (host, epoch), task, output: output.clone(), answered };
         let number = self.new_reply(answering);
         // Who gets no answer gives his once more.
-        self.after(PATIENCE.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
+        self.after(TIMEOUT.0, Event::Answer { task: again.0, output: again.1, tries: tries + 1 });
         self.step(host, Input::Settle(Settle { scope, token, output, reply: Waits::new(number) }));
     }
 

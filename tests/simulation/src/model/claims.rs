@@ -51,11 +51,14 @@ impl Database {
                     _ => run.losses.max((run.losses + 1).min(2)),
                 };
             }
-            run.trial = if is_lost || before == Trial::Unled { Trial::Unled } else { Trial::Over };
+            run.trial = if is_lost || before == Trial::Unreplayed { Trial::Unreplayed } else { Trial::Over };
             let lost_attempt = if let Trial::On(op) = before { op.filter(|_| is_lost) } else { None };
             claimed.push((id, run.clone(), is_lost && before != Trial::Over, lost_attempt));
         }
-        claimed.into_iter().map(|(id, run, unled, lost)| self.claimed(id, &run, unled, lost)).collect()
+        claimed
+            .into_iter()
+            .map(|(id, run, unreplayed, lost)| self.claimed(id, &run, unreplayed, lost))
+            .collect()
     }
 
     /// An open run that `host` owns.
@@ -64,7 +67,7 @@ impl Database {
         Some(self.claimed(run, found, found.trial != Trial::Over, None))
     }
 
-    fn claimed(&self, id: RunId, run: &Run, unled: bool, lost_attempt: Option<Op>) -> ClaimedRun {
+    fn claimed(&self, id: RunId, run: &Run, unreplayed: bool, lost_attempt: Option<Op>) -> ClaimedRun {
         ClaimedRun {
             scope: self.scope(run.tenant),
             run: id,
@@ -75,16 +78,16 @@ impl Database {
             status: run.status,
             parent: run.parent,
             losses: run.losses,
-            unled,
+            unreplayed,
             lost_attempt,
         }
     }
 
-    /// Notes that runs were led along their ledgers, or went on from there; of which that was noted.
-    pub fn note_progress(&mut self, host: HostId, led: &[RunId], went_on: &[RunId]) -> Vec<RunId> {
+    /// Notes that runs were replayed, or went on from there; of which that was noted.
+    pub fn note_progress(&mut self, host: HostId, replayed: &[RunId], went_on: &[RunId]) -> Vec<RunId> {
         let mut noted = Vec::new();
         for (id, run) in Arc::make_mut(&mut self.commit().runs) {
-            let is_meant = led.contains(id) || went_on.contains(id);
+            let is_meant = replayed.contains(id) || went_on.contains(id);
             if !is_meant || run.owner != Some(host) || matches!(run.trial, Trial::On(_)) {
                 continue;
             }

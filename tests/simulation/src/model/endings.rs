@@ -167,7 +167,7 @@ fn ended((_, op): (RunId, Op), task: &Task, now_ms: u64) -> Sent {
         (false, ..) => untaken(is_overdue, &task.name, &task.task_queue),
         (true, _, true) => lapsed(Lapse::ScheduleToClose),
         (true, true, false) => lapsed(Lapse::StartToClose),
-        (true, false, false) => lapsed(Lapse::Silence),
+        (true, false, false) => lapsed(Lapse::HeartbeatTimeout),
     };
     Sent::AttemptEnded { op, attempt: task.attempt, outcome: Err(failure), heartbeat: heartbeat(task) }
 }

@@ -56,7 +56,7 @@ impl Database {
         let run = self.tables().runs.get(&run)?;
         let trial = match run.trial {
             Trial::On(op) => Some(op),
-            Trial::Over | Trial::Unled => None,
+            Trial::Over | Trial::Unreplayed => None,
         };
         Some((run.losses, trial))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backstitch_core::{Epoch, HostId};
-use backstitch_ledger::{Lease, OtherHosts, Pulse};
+use backstitch_ledger::{Lease, OtherHosts, Renewal};
 
 use super::database::{Database, Mutant};
 use super::rows;
@@ -33,15 +33,15 @@ impl Database {
     }
 
     /// Extends a lease that lives.
-    pub fn beat(&mut self, lease: Lease, now_ms: u64) -> Pulse {
-        let revives = self.is(Mutant::BeatsADeadLease);
+    pub fn renew(&mut self, lease: Lease, now_ms: u64) -> Renewal {
+        let renews_dead = self.is(Mutant::RenewsADeadLease);
         let found = Arc::make_mut(&mut self.commit().leases).get_mut(&lease.host);
-        match found.filter(|found| found.epoch == lease.epoch && (!found.dead || revives)) {
+        match found.filter(|found| found.epoch == lease.epoch && (!found.dead || renews_dead)) {
             Some(found) => {
                 found.heartbeat_ms = now_ms;
-                Pulse::Alive
+                Renewal::Alive
             }
-            None => Pulse::Dead,
+            None => Renewal::Dead,
         }
     }
 

@@ -21,8 +21,8 @@ pub(super) struct Lease {
 pub(super) enum Trial {
     /// 0.
     Over,
-    /// 1: to be led.
-    Unled,
+    /// 1: to be replayed.
+    Unreplayed,
     /// 2: the run alone, or the attempt of a call.
     On(Option<Op>),
 }
@@ -84,7 +84,7 @@ pub(super) struct Task {
     pub(super) start_by_ms: Option<u64>,
     pub(super) close_by_ms: Option<u64>,
     pub(super) attempt_ms: Option<u64>,
-    pub(super) silence_ms: Option<u64>,
+    pub(super) heartbeat_timeout_ms: Option<u64>,
     pub(super) heartbeat: Option<Arc<str>>,
     pub(super) lease: Option<TaskLease>,
     pub(super) lease_ms: Option<u64>,

@@ -34,7 +34,7 @@ impl Database {
         for (id, run) in tables.runs.iter() {
             let (trial, trial_op) = match run.trial {
                 Trial::Over => (0, None),
-                Trial::Unled => (1, None),
+                Trial::Unreplayed => (1, None),
                 Trial::On(op) => (2, op),
             };
             lines.push(line!(
@@ -134,7 +134,7 @@ impl Database {
                 or_dash(task.start_by_ms),
                 or_dash(task.close_by_ms),
                 or_dash(task.attempt_ms),
-                or_dash(task.silence_ms),
+                or_dash(task.heartbeat_timeout_ms),
                 or_dash(task.heartbeat.as_deref()),
                 or_dash(task.lease.map(|lease| lease.0)),
                 or_dash(task.lease_ms),

@@ -208,15 +208,17 @@ impl Parts<'_> {
     fn remember(&self, after: &mut Tables) {
         for append in self.appends() {
             let tenant = append.scope.tenant;
-            for memory in append.memories.iter().filter(|memory| !self.refused.contains(&memory.run)) {
-                if let Some(entity) = &memory.entity {
+            for projection in
+                append.projections.iter().filter(|projection| !self.refused.contains(&projection.run))
+            {
+                if let Some(entity) = &projection.entity {
                     let entities = Arc::make_mut(&mut after.entities);
-                    entities.entry(memory.run).or_insert_with(|| (tenant, Arc::clone(entity))).1 =
+                    entities.entry(projection.run).or_insert_with(|| (tenant, Arc::clone(entity))).1 =
                         Arc::clone(entity);
                 }
                 let attributes = Arc::make_mut(&mut after.attributes);
-                for (name, value) in &memory.attributes {
-                    attributes.entry((memory.run, Arc::clone(name))).or_insert((tenant, None)).1 =
+                for (name, value) in &projection.attributes {
+                    attributes.entry((projection.run, Arc::clone(name))).or_insert((tenant, None)).1 =
                         value.clone();
                 }
             }
@@ -295,11 +297,11 @@ fn offered(new: &NewTask, append: &Append, now_ms: u64) -> Task {
         start_by_ms: new.start_by_ms,
         close_by_ms: new.close_by_ms,
         attempt_ms: new.attempt_ms,
-        silence_ms: new.silence_ms,
+        heartbeat_timeout_ms: new.heartbeat_timeout_ms,
         heartbeat: new.heartbeat.clone(),
         lease: taken.map(|taken| taken.lease),
         lease_ms,
-        leased_until_ms: until(least([lease_ms, new.silence_ms, new.attempt_ms])),
+        leased_until_ms: until(least([lease_ms, new.heartbeat_timeout_ms, new.attempt_ms])),
         deadline_ms: until(new.attempt_ms),
         worker: taken.map(|taken| Arc::clone(&taken.worker)),
         given_up: false,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use backstitch_core::inbox::{LEFT_BY_TASKS, MessageRow};
 use backstitch_core::task::LeaseGrant;
 use backstitch_core::{Json, Kind, Op, RunId, RunStatus, Scope, TaskToken, TenantId};
-use backstitch_ledger::{Beat, OpenTask, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
+use backstitch_ledger::{OpenTask, Taken, TakenTask, TaskCheck, TaskHeartbeat, TaskPage, TaskState};
 use uuid::Uuid;
 
 use super::database::{Database, Mutant};
@@ -67,8 +67,9 @@ impl Database {
             (task.lease, task.lease_ms) = (Some(grant.lease), grant.lease_ms);
             task.worker = Some(Arc::clone(&grant.worker));
             task.deadline_ms = least([after(task.attempt_ms), task.close_by_ms]);
-            let silence = after(least([grant.lease_ms, task.silence_ms, task.attempt_ms]));
-            task.leased_until_ms = least([silence, task.close_by_ms]);
+            let heartbeat_timeout =
+                after(least([grant.lease_ms, task.heartbeat_timeout_ms, task.attempt_ms]));
+            task.leased_until_ms = least([heartbeat_timeout, task.close_by_ms]);
             let task = task.clone();
             // One whose input is lost is not told of.
             let Some(input) = tables.row(key.0, task.seq).and_then(|row| row.payload.as_deref()) else {
@@ -81,7 +82,7 @@ impl Database {
                 owner: run.owner,
                 name: task.name.to_string(),
                 input: input.to_owned(),
-                lease_ms: least([task.lease_ms, task.silence_ms]).unwrap_or(u64::MAX),
+                lease_ms: least([task.lease_ms, task.heartbeat_timeout_ms]).unwrap_or(u64::MAX),
                 deadline_ms: task.deadline_ms,
                 heartbeat: task.heartbeat.as_deref().map(str::to_owned),
             });
@@ -99,23 +100,23 @@ impl Database {
     }
 
     /// Extends a lease, and keeps what the worker says with it; none: the lease is gone.
-    pub fn beat_task(
+    pub fn heartbeat_task(
         &mut self,
         scope: Scope,
         token: TaskToken,
         details: Option<&Json>,
         now_ms: u64,
-    ) -> Option<Beat> {
+    ) -> Option<TaskHeartbeat> {
         let task = self.commit().task_mut((token.run, token.op)).filter(|task| task.is_of(scope, token))?;
-        let silence = least([task.lease_ms, task.silence_ms]);
+        let heartbeat_timeout = least([task.lease_ms, task.heartbeat_timeout_ms]);
         if task.lease_ms.is_some() {
-            let until = silence.map(|ms| now_ms.saturating_add(ms));
+            let until = heartbeat_timeout.map(|ms| now_ms.saturating_add(ms));
             task.leased_until_ms = least([until, task.deadline_ms]);
         }
         if let Some(details) = details {
             task.heartbeat = Some(details.text());
         }
-        Some(Beat { given_up: task.given_up, lease_ms: silence })
+        Some(TaskHeartbeat { given_up: task.given_up, lease_ms: heartbeat_timeout })
     }
 
     /// The worker will answer later; false: the lease is gone.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use backstitch_core::{HostId, Op, RunId, RunStatus};
-use backstitch_ledger::{DueTimer, NewTimer, TimerLook};
+use backstitch_ledger::{DueTimer, NewTimer, TimerCheck};
 
 use super::database::{Database, Mutant};
 use super::rows::Timer;
 
 impl Database {
     /// Timers of a host that may fire, whenever they are due.
-    fn own_timers(&self, look: TimerLook<'_>) -> impl Iterator<Item = DueTimer> + '_ {
-        let TimerLook { host, from_ms, always, .. } = look;
+    fn own_timers(&self, check: TimerCheck<'_>) -> impl Iterator<Item = DueTimer> + '_ {
+        let TimerCheck { host, from_ms, always, .. } = check;
         let fires = move |run: RunId, purpose: i16| {
             self.tables().runs.get(&run).is_some_and(|run| {
                 let ignores_pause = purpose == always || self.is(Mutant::FiresTimersOfAPausedRun);
@@ -26,17 +26,17 @@ impl Database {
     }
 
     /// Those that are due, oldest first; of the same time by run and op, where Postgres may choose.
-    pub fn due_timers(&self, look: TimerLook<'_>, limit: usize) -> Vec<DueTimer> {
-        let is_due = |timer: &DueTimer| timer.due_ms <= look.now_ms && !look.except.contains(&timer.run);
-        let mut due: Vec<DueTimer> = self.own_timers(look).filter(is_due).collect();
+    pub fn due_timers(&self, check: TimerCheck<'_>, limit: usize) -> Vec<DueTimer> {
+        let is_due = |timer: &DueTimer| timer.due_ms <= check.now_ms && !check.except.contains(&timer.run);
+        let mut due: Vec<DueTimer> = self.own_timers(check).filter(is_due).collect();
         due.sort_by_key(|timer| timer.due_ms);
         due.truncate(limit);
         due
     }
 
     /// When the next one after `now_ms` is due.
-    pub fn next_due(&self, look: TimerLook<'_>) -> Option<u64> {
-        let later = self.own_timers(look).map(|timer| timer.due_ms).filter(|due| *due > look.now_ms);
+    pub fn next_due(&self, check: TimerCheck<'_>) -> Option<u64> {
+        let later = self.own_timers(check).map(|timer| timer.due_ms).filter(|due| *due > check.now_ms);
         later.min()
     }
 

@@ -36,12 +36,12 @@ pub struct Writer {
     /// Received. A batch is its beginning.
     pending: Vec<Item>,
     /// How many of them leave no gap.
-    weeded: usize,
+    checked: usize,
     /// What is left of a batch that is taken apart.
     isolation: Option<Isolation>,
     /// The statement on its way.
     settling: Option<Settling>,
-    broken: Broken,
+    gap_tracker: GapTracker,
     is_fenced: bool,
 }
 
@@ -76,10 +76,10 @@ impl Writer {
             lease,
             queue: VecDeque::new(),
             pending: Vec::new(),
-            weeded: 0,
+            checked: 0,
             isolation: None,
             settling: None,
-            broken: Broken::default(),
+            gap_tracker: GapTracker::default(),
             is_fenced: false,
         }
     }
@@ -121,19 +121,19 @@ impl Writer {
             if let Some(isolation) = &mut self.isolation {
                 let Some((mut items, failed)) = isolation.parts.pop() else {
                     self.pending.append(&mut isolation.later);
-                    (self.isolation, self.weeded) = (None, 0);
+                    (self.isolation, self.checked) = (None, 0);
                     continue;
                 };
                 if failed && items.len() > 1 {
                     let half = items.split_off(items.len() / 2);
                     isolation.parts.push((half, false));
                 }
-                (self.pending, self.weeded) = (items, 0);
-                self.weed(database, told);
+                (self.pending, self.checked) = (items, 0);
+                self.drop_gapped(database, told);
             } else {
                 let room = limits::BATCH_APPENDS_MAX.saturating_sub(self.pending.len()).min(self.queue.len());
                 self.pending.extend(self.queue.drain(..room));
-                self.weed(database, told);
+                self.drop_gapped(database, told);
             }
             let count = if self.isolation.is_some() { self.pending.len() } else { self.fitting() };
             if count > 0 {
@@ -150,13 +150,13 @@ impl Writer {
     }
 
     /// Poisons pending items that would leave a gap.
-    fn weed(&mut self, database: &Database, told: &mut Vec<Acks>) {
-        let (from, broken) = (std::mem::take(&mut self.weeded), &mut self.broken);
+    fn drop_gapped(&mut self, database: &Database, told: &mut Vec<Acks>) {
+        let (from, tracker) = (std::mem::take(&mut self.checked), &mut self.gap_tracker);
         let is_blind = database.is(Mutant::AppendsBehindALostAppend);
         let leaves_gap =
-            |item: &mut Item| (broken.continues(&item.append) && !is_blind) || !item.append.is_linked();
+            |item: &mut Item| (tracker.continues(&item.append) && !is_blind) || !item.append.is_linked();
         let gaps: Vec<u64> = self.pending.extract_if(from.., leaves_gap).map(|item| item.ticket).collect();
-        self.weeded = self.pending.len();
+        self.checked = self.pending.len();
         if !gaps.is_empty() {
             told.push(Acks { tickets: gaps, outcome: poisoned(PoisonKind::Gap) });
         }
@@ -172,7 +172,7 @@ impl Writer {
     ) -> Option<Settled> {
         let items = &self.pending[..settling.count];
         if settling.unknown {
-            if let Some(settled) = witness(database, items) {
+            if let Some(settled) = probe_commit(database, items) {
                 return Some(settled);
             }
             (settling.unknown, settling.repeated) = (false, true);
@@ -189,7 +189,7 @@ impl Writer {
         Some(match appended {
             Appended::Fenced => Settled::Fenced,
             Appended::Behind(runs) => Settled::Behind(runs),
-            Appended::Guilty(kind) => judge(database, items, kind),
+            Appended::Guilty(kind) => classify_data_error(database, items, kind),
             Appended::Done(mut refused) => {
                 if settling.repeated && !database.is(Mutant::RefusesItsOwnStartAfterALostReply) {
                     let ours = database.starts_of_ours(items);
@@ -204,10 +204,10 @@ impl Writer {
         match settled {
             Settled::Committed(refused) => {
                 let items: Vec<Item> = self.pending.drain(..count).collect();
-                self.weeded = self.weeded.saturating_sub(count);
+                self.checked = self.checked.saturating_sub(count);
                 if !refused.is_empty() {
-                    self.broken.refused(&items, &refused);
-                    self.weeded = 0;
+                    self.gap_tracker.refused(&items, &refused);
+                    self.checked = 0;
                 }
                 let tickets = items.iter().map(|item| item.ticket).collect();
                 told.push(Acks { tickets, outcome: Outcome::Committed { refused } });
@@ -253,8 +253,8 @@ impl Writer {
 
     fn poison(&mut self, index: usize, kind: PoisonKind, told: &mut Vec<Acks>) {
         let item = self.pending.remove(index);
-        self.broken.poisoned(&item.append);
-        self.weeded = 0;
+        self.gap_tracker.poisoned(&item.append);
+        self.checked = 0;
         told.push(Acks { tickets: vec![item.ticket], outcome: poisoned(kind) });
     }
 
@@ -277,7 +277,7 @@ fn poisoned(kind: PoisonKind) -> Outcome {
 }
 
 /// Whether a statement of unknown fate was committed; none: it was not, or nothing tells, and it may be repeated.
-fn witness(database: &Database, items: &[Item]) -> Option<Settled> {
+fn probe_commit(database: &Database, items: &[Item]) -> Option<Settled> {
     let grows = |append: &&Append| !append.rows.is_empty() && !append.starts(append.run);
     let append = items.iter().map(|item| &item.append).find(grows)?;
     if database.rows_there(append) == 0 || database.is(Mutant::RepeatsACommittedStatement) {
@@ -287,7 +287,7 @@ fn witness(database: &Database, items: &[Item]) -> Option<Settled> {
 }
 
 /// What an error of the data means: an item whose rows are all there was sent twice.
-fn judge(database: &Database, items: &[Item], kind: PoisonKind) -> Settled {
+fn classify_data_error(database: &Database, items: &[Item], kind: PoisonKind) -> Settled {
     if let ([Item { append, .. }], PoisonKind::SeqTaken) = (items, kind)
         && !append.rows.is_empty()
         && !database.is(Mutant::PoisonsWhatWasSentTwice)
@@ -306,7 +306,7 @@ fn not_ours(database: &Database, items: &[Item]) -> Vec<RunId> {
 
 /// Runs that have lost an append: what was sent behind it is not written either.
 #[derive(Debug, Default)]
-struct Broken(HashMap<RunId, Lost>);
+struct GapTracker(HashMap<RunId, Lost>);
 
 #[derive(Clone, Copy, Debug)]
 enum Lost {
@@ -316,7 +316,7 @@ enum Lost {
     UpTo(Head),
 }
 
-impl Broken {
+impl GapTracker {
     fn poisoned(&mut self, append: &Append) {
         if append.starts(append.run) {
             self.0.insert(append.run, Lost::All);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use backstitch_core::replay::Refusal;
 use backstitch_core::{
     Attribute, Command, Delivery, Edit as EntityEdit, Failure, FailureKind, Fault, FaultKind, HistorySize,
-    Json, Memory, Op, Replay, Status, Target,
+    Json, Op, ProjectionChanges, Replay, Status, Target,
 };
 
 use super::names::{Given, json, told};
@@ -44,7 +44,7 @@ pub struct Activation {
     /// How it ended.
     pub status: Status,
     /// What they change of what is known about the run.
-    pub memory: Memory,
+    pub memory: ProjectionChanges,
 }
 
 /// Why there is no guest any more.
@@ -140,7 +140,7 @@ impl Guest {
         if status == Status::Blocked {
             self.state = State::Blocked;
         }
-        let memory = self.replay.take_memory();
+        let memory = self.replay.take_projection_changes();
         let issued = self.replay.take_issued();
         let commands =
             issued.into_iter().map(|(op, command)| (op, command, self.replay.is_open(op))).collect();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use backstitch_core::{
     Attribute, AttributeChanges, Chain, Digest, Kind, Op, Row, RunId, RunStatus, Scope, Seq, TenantId,
 };
-use backstitch_ledger::{Append, Close, Head, NewItem, NewMemory, NewRun, NewTask, NewTimer, StatusChange};
+use backstitch_ledger::{
+    Append, Close, Head, NewItem, NewProjection, NewRun, NewTask, NewTimer, StatusChange,
+};
 use simulation::model::Reply;
 use uuid::Uuid;
 
@@ -116,7 +118,7 @@ impl Batch<'_> {
         }
         self.send(&mut append);
         if self.random.one_in(5) {
-            append.memories.push(self.memory(run));
+            append.projections.push(self.projection(run));
         }
         self.offer(&mut append);
         append
@@ -141,7 +143,7 @@ impl Batch<'_> {
             append.timers.push(NewTimer { run, op: op(self.random), due_ms: 300, purpose: 1 });
         }
         if self.random.one_in(3) {
-            append.memories.push(self.memory(run));
+            append.projections.push(self.projection(run));
         }
         if self.random.one_in(2) {
             let op = op(self.random);
@@ -180,7 +182,7 @@ impl Batch<'_> {
             append.timers.push(NewTimer { run: child, op: Op(u32::MAX), due_ms: 200, purpose: ALWAYS });
         }
         if self.random.one_in(3) {
-            append.memories.push(self.memory(child));
+            append.projections.push(self.projection(child));
         }
         if self.random.one_in(2) {
             let item_id = self.known.new_id();
@@ -324,7 +326,7 @@ impl Batch<'_> {
         }
     }
 
-    fn memory(&mut self, run: RunId) -> NewMemory {
+    fn projection(&mut self, run: RunId) -> NewProjection {
         let digit = self.random.below(3);
         let value = match self.random.below(5) {
             0 => None,
@@ -335,7 +337,7 @@ impl Batch<'_> {
         };
         let attributes: AttributeChanges = BTreeMap::from([("k".into(), value)]);
         let entity = self.random.one_in(2).then(|| format!("{{\"e\": {digit}}}").into());
-        NewMemory { run, entity, attributes }
+        NewProjection { run, entity, attributes }
     }
 
     fn offer(&mut self, append: &mut Append) {
@@ -377,7 +379,7 @@ impl Batch<'_> {
             start_by_ms: bound(self.random),
             close_by_ms: bound(self.random),
             attempt_ms: self.random.one_in(3).then_some(LONG_MS),
-            silence_ms: self.random.one_in(3).then_some(LONG_MS - 1),
+            heartbeat_timeout_ms: self.random.one_in(3).then_some(LONG_MS - 1),
             heartbeat: self.random.one_in(4).then(|| "{\"done\": 1}".into()),
             taken,
         }

@@ -24,7 +24,7 @@ impl Known {
             39..=56 => self.lease_step(random, model),
             57..=75 => self.message_step(random, model),
             76..=90 => self.task_step(random, model),
-            _ => self.look_step(random, model),
+            _ => self.inbox_step(random, model),
         }
     }
 
@@ -41,7 +41,7 @@ impl Known {
         }
         match random.below(28) {
             0..=3 => Step::Register { host },
-            4 => Step::Beat { lease },
+            4 => Step::Renew { lease },
             5 => Step::Release { lease },
             6..=8 => {
                 let of = model.database.owner_of(run).filter(|_| !random.one_in(3));
@@ -94,7 +94,7 @@ impl Known {
                 let unreadable =
                     self.items.iter().map(|(_, item)| *item).filter(|_| random.one_in(20)).collect();
                 let limit = if random.one_in(3) { random.below(4) as usize } else { ALL };
-                Step::Look { host, readers, unreadable, limit }
+                Step::CheckInbox { host, readers, unreadable, limit }
             }
             18..=19 => {
                 let except = self.items.iter().map(|(_, item)| *item).filter(|_| random.one_in(8)).collect();
@@ -117,7 +117,7 @@ impl Known {
             }
             7..=8 => {
                 let said = random.one_in(2).then(|| random.below(3).to_string());
-                Step::BeatTask { tenant, token, said }
+                Step::HeartbeatTask { tenant, token, said }
             }
             9 => Step::Hold { tenant, token },
             10..=11 => Step::BackdateTask { run: token.run, op: token.op },
@@ -144,7 +144,7 @@ impl Known {
         }
     }
 
-    fn look_step(&mut self, random: &mut Random, model: &Modelled) -> Step {
+    fn inbox_step(&mut self, random: &mut Random, model: &Modelled) -> Step {
         let (host, run, tenant) = (host(random), self.run(random, model), tenant(random));
         let owner = model.database.owner_of(run).unwrap_or(host);
         match random.below(22) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use backstitch_core::{Json, Op, RunId, Seq, Shard, TenantId};
-use backstitch_ledger::{Item, Lease, Outcome, TaskCheck, TaskPage, TimerLook};
+use backstitch_ledger::{Item, Lease, Outcome, TaskCheck, TaskPage, TimerCheck};
 use simulation::model::{Database, Mutant, Reply, Writer};
 use uuid::Uuid;
 
@@ -45,7 +45,7 @@ impl Modelled {
         let database = &mut self.database;
         Some(match step {
             Step::Register { host } => format!("{:?}", database.register(*host, LONG_MS, now_ms)),
-            Step::Beat { lease } => format!("{:?}", database.beat(*lease, now_ms)),
+            Step::Renew { lease } => format!("{:?}", database.renew(*lease, now_ms)),
             Step::Release { lease } => format!("{:?}", database.release(*lease)),
             Step::DeclareDead { host } => format!("{:?}", database.declare_dead(*host)),
             Step::BackdateLease { host } => format!("{:?}", database.backdate_lease(*host, DAY_MS)),
@@ -76,13 +76,13 @@ impl Modelled {
         let database = &mut self.database;
         Some(match step {
             Step::Timers { host, from_ms, now_ms, except, limit } => {
-                let look =
-                    TimerLook { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
-                let mut due = database.due_timers(look, ALL);
+                let check =
+                    TimerCheck { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
+                let mut due = database.due_timers(check, ALL);
                 due.sort_by_key(|timer| (timer.due_ms, timer.run, timer.op));
                 let few =
-                    database.due_timers(look, *limit).iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
-                format!("{due:?} {few:?} {:?}", database.next_due(look))
+                    database.due_timers(check, *limit).iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
+                format!("{due:?} {few:?} {:?}", database.next_due(check))
             }
             Step::TimersOf { runs } => {
                 let mut timers = database.timers_of(runs);
@@ -124,7 +124,7 @@ impl Modelled {
                     }
                 }
             }
-            Step::Look { host, readers, unreadable, limit } => {
+            Step::CheckInbox { host, readers, unreadable, limit } => {
                 format!("{:?}", database.inbox_of(*host, readers, unreadable, *limit))
             }
             Step::PassOn { run, except } => format!("{:?}", database.pass_on(*run, except)),
@@ -146,9 +146,9 @@ impl Modelled {
                 format!("{taken:?} {when:?}")
             }
             Step::Queues { queues } => format!("{:?}", database.queues_with_tasks(queues)),
-            Step::BeatTask { tenant, token, said } => {
+            Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
-                format!("{:?}", database.beat_task(scope(shard, *tenant), *token, said.as_ref(), now_ms))
+                format!("{:?}", database.heartbeat_task(scope(shard, *tenant), *token, said.as_ref(), now_ms))
             }
             Step::Hold { tenant, token } => {
                 format!("{:?}", database.hold_task(scope(shard, *tenant), *token))

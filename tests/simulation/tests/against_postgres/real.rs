@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use backstitch_core::{Json, Op, RunId, Seq, Shard};
 use backstitch_ledger::{
-    Append, ConnectOptions, Heart, Item, Lease, Ledger, RunRef, TaskCheck, TaskPage, TimerLook,
+    Append, ConnectOptions, Item, Lease, LeaseHeartbeat, Ledger, RunRef, TaskCheck, TaskPage, TimerCheck,
 };
 use simulation::model::Reply;
 use uuid::Uuid;
@@ -20,7 +20,7 @@ pub(crate) struct Real<'a> {
     postgres: &'a mut Postgres,
     shard: Shard,
     ledger: Ledger,
-    heart: Heart,
+    heartbeat: LeaseHeartbeat,
     writers: HashMap<(Uuid, i64), Sender>,
     tickets: u64,
 }
@@ -34,8 +34,8 @@ impl<'a> Real<'a> {
             ..ConnectOptions::new(&postgres.url)
         };
         let ledger = Ledger::connect(options).await.unwrap();
-        let heart = ledger.heart().unwrap();
-        Self { postgres, shard, ledger, heart, writers: HashMap::new(), tickets: 0 }
+        let heartbeat = ledger.heartbeat().unwrap();
+        Self { postgres, shard, ledger, heartbeat, writers: HashMap::new(), tickets: 0 }
     }
 
     pub(crate) async fn shown(&mut self) -> Vec<String> {
@@ -60,13 +60,13 @@ impl<'a> Real<'a> {
     }
 
     async fn apply_leases(&mut self, step: &mut Step) -> Option<String> {
-        let (ledger, heart, shard) = (&self.ledger, &self.heart, self.shard);
+        let (ledger, heartbeat, shard) = (&self.ledger, &self.heartbeat, self.shard);
         Some(match step {
             Step::Register { host } => {
-                format!("{:?}", heart.register(*host, LONG_MS, "a host").await.unwrap())
+                format!("{:?}", heartbeat.register(*host, LONG_MS, "a host").await.unwrap())
             }
-            Step::Beat { lease } => format!("{:?}", heart.beat(*lease).await.unwrap().0),
-            Step::Release { lease } => format!("{:?}", heart.release(*lease).await.unwrap()),
+            Step::Renew { lease } => format!("{:?}", heartbeat.renew(*lease).await.unwrap().0),
+            Step::Release { lease } => format!("{:?}", heartbeat.release(*lease).await.unwrap()),
             Step::DeclareDead { host } => format!("{:?}", ledger.declare_dead(*host).await.unwrap()),
             Step::BackdateLease { host } => {
                 format!("{:?}", tables::backdate_lease(&mut self.postgres.session, shard, *host).await)
@@ -107,13 +107,13 @@ impl<'a> Real<'a> {
         let ledger = &self.ledger;
         Some(match step {
             Step::Timers { host, from_ms, now_ms, except, limit } => {
-                let look =
-                    TimerLook { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
-                let mut due = ledger.due_timers(look, ALL as i64).await.unwrap();
+                let check =
+                    TimerCheck { host: *host, from_ms: *from_ms, now_ms: *now_ms, always: ALWAYS, except };
+                let mut due = ledger.due_timers(check, ALL as i64).await.unwrap();
                 due.sort_by_key(|timer| (timer.due_ms, timer.run, timer.op));
-                let few = ledger.due_timers(look, *limit as i64).await.unwrap();
+                let few = ledger.due_timers(check, *limit as i64).await.unwrap();
                 let few = few.iter().map(|timer| timer.due_ms).collect::<Vec<_>>();
-                format!("{due:?} {few:?} {:?}", ledger.next_due(look).await.unwrap())
+                format!("{due:?} {few:?} {:?}", ledger.next_due(check).await.unwrap())
             }
             Step::TimersOf { runs } => {
                 let mut timers = ledger.timers_of(runs).await.unwrap();
@@ -166,7 +166,7 @@ impl<'a> Real<'a> {
                     }
                 }
             }
-            Step::Look { host, readers, unreadable, limit } => {
+            Step::CheckInbox { host, readers, unreadable, limit } => {
                 let heard = ledger.inbox_of(*host, readers, unreadable, *limit as i64).await.unwrap();
                 assert_eq!(heard.unreadable, []);
                 format!("{:?}", heard.items)
@@ -235,10 +235,10 @@ impl<'a> Real<'a> {
                 format!("{taken:?} {when:?}")
             }
             Step::Queues { queues } => format!("{:?}", ledger.queues_with_tasks(queues).await.unwrap()),
-            Step::BeatTask { tenant, token, said } => {
+            Step::HeartbeatTask { tenant, token, said } => {
                 let said = said.as_deref().map(|said| Json::new(said).unwrap());
                 let scope = scope(shard, *tenant);
-                format!("{:?}", ledger.beat_task(scope, *token, said.as_ref()).await.unwrap())
+                format!("{:?}", ledger.heartbeat_task(scope, *token, said.as_ref()).await.unwrap())
             }
             Step::Hold { tenant, token } => {
                 format!("{:?}", ledger.hold_task(scope(shard, *tenant), *token).await.unwrap())

@@ -29,7 +29,7 @@ pub(crate) enum Step {
     Register {
         host: HostId,
     },
-    Beat {
+    Renew {
         lease: Lease,
     },
     Release {
@@ -114,7 +114,7 @@ pub(crate) enum Step {
     Walk {
         host: HostId,
     },
-    Look {
+    CheckInbox {
         host: HostId,
         readers: Vec<Reader>,
         unreadable: Vec<Uuid>,
@@ -137,7 +137,7 @@ pub(crate) enum Step {
     Queues {
         queues: Vec<(TenantId, String)>,
     },
-    BeatTask {
+    HeartbeatTask {
         tenant: TenantId,
         token: TaskToken,
         said: Option<String>,

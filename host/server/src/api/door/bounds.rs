@@ -6,7 +6,7 @@ use backstitch_core::limits;
 
 /// How long a connection may keep quiet.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Timeouts {
     /// From the first byte of a request's head to its last.
     pub head: Duration,
     /// Without a request under way.
@@ -15,7 +15,7 @@ pub struct Patience {
     pub write: Duration,
 }
 
-impl Default for Patience {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             head: Duration::from_millis(limits::API_HEAD_MS_MAX),

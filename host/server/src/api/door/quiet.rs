@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
-use super::bounds::Patience;
+use super::bounds::Timeouts;
 
 /// What there is to be seen of a connection.
 pub(super) struct Signs(Mutex<State>);
@@ -83,15 +83,15 @@ impl Signs {
     }
 
     /// When its client is overdue, and with what; none: it owes nothing.
-    fn due(&self, patience: Patience) -> Option<(Instant, &'static str)> {
+    fn due(&self, timeouts: Timeouts) -> Option<(Instant, &'static str)> {
         let state = self.state();
         let owed = match state.owes {
             Owes::Nothing => None,
-            Owes::Request => Some((state.since + patience.idle, "nothing was asked for a while")),
-            Owes::Head => Some((state.since + patience.head, "the head of a request does not end")),
+            Owes::Request => Some((state.since + timeouts.idle, "nothing was asked for a while")),
+            Owes::Head => Some((state.since + timeouts.head, "the head of a request does not end")),
         };
         let deaf =
-            state.deaf_since.map(|since| (since + patience.write, "the client does not read its answer"));
+            state.deaf_since.map(|since| (since + timeouts.write, "the client does not read its answer"));
         owed.into_iter().chain(deaf).min_by_key(|(at, _)| *at)
     }
 
@@ -102,16 +102,16 @@ impl Signs {
 
 /// Waits until the client is overdue, and says with what. To be polled by the task of the connection, after whatever
 /// may have changed its signs: nothing else wakes it.
-pub(super) async fn overdue(signs: &Signs, patience: Patience) -> &'static str {
+pub(super) async fn overdue(signs: &Signs, timeouts: Timeouts) -> &'static str {
     let mut sleep = Box::pin(sleep_until(Instant::now()));
     poll_fn(|cx| {
         loop {
-            let Some((at, why)) = signs.due(patience) else { return Poll::Pending };
+            let Some((at, why)) = signs.due(timeouts) else { return Poll::Pending };
             if sleep.deadline() != at {
                 sleep.as_mut().reset(at);
             }
             ready!(sleep.as_mut().poll(cx));
-            if signs.due(patience).is_some_and(|(still, _)| still <= at) {
+            if signs.due(timeouts).is_some_and(|(still, _)| still <= at) {
                 return Poll::Ready(why);
             }
         }

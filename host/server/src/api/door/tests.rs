@@ -14,12 +14,12 @@ use super::*;
 
 /// Never reached by a machine that works.
 const DEADLINE: Duration = Duration::from_secs(60);
-/// A patience that is over while a test waits for it.
+/// A timeout that is over while a test waits for it.
 const SHORT: Duration = Duration::from_millis(100);
 /// One that is not.
 const LONG: Duration = Duration::from_secs(3_600);
 
-const PATIENT: Patience = Patience { head: LONG, idle: LONG, write: LONG };
+const PATIENT: Timeouts = Timeouts { head: LONG, idle: LONG, write: LONG };
 const REQUEST: &[u8] = b"GET /at-once HTTP/1.1\r\nhost: x\r\n\r\n";
 
 /// A door, and what is behind it.
@@ -42,7 +42,7 @@ impl Drop for Told {
     }
 }
 
-async fn rig(patience: Patience, room: Room) -> Rig {
+async fn rig(timeouts: Timeouts, room: Room) -> Rig {
     let door = Door::open("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (address, stopping) = (door.address, CancellationToken::new());
     let (later, given_up) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -67,7 +67,7 @@ async fn rig(patience: Patience, room: Room) -> Rig {
             }),
         )
         .route("/for-ever", get(for_ever));
-    let door = door.with_patience(patience).with_room(room);
+    let door = door.with_timeouts(timeouts).with_room(room);
     let served = tokio::spawn(door.answer(router, stopping.clone()));
     Rig { address, stopping, served, later, given_up }
 }
@@ -116,7 +116,7 @@ async fn answered(client: &mut TcpStream) {
 
 #[tokio::test]
 async fn a_head_that_does_not_end_is_not_waited_for_however_slowly_it_goes_on() {
-    let rig = rig(Patience { head: SHORT, ..PATIENT }, Room::default()).await;
+    let rig = rig(Timeouts { head: SHORT, ..PATIENT }, Room::default()).await;
     let mut quiet = rig.said(&REQUEST[..20]);
     let mut other = rig.connect().await;
     asked(&mut other).await;
@@ -130,14 +130,14 @@ async fn a_head_that_does_not_end_is_not_waited_for_however_slowly_it_goes_on() 
     assert_eq!(closed(&mut quiet).await, "");
     let _ = tokio::time::timeout(DEADLINE, heard.read_to_end(&mut Vec::new())).await.expect("it is closed");
     tokio::time::timeout(DEADLINE, drips).await.unwrap().unwrap();
-    // By now the patience with heads has passed twice since this one had its answer: it is idle, and may be.
+    // By now the timeout of heads has passed twice since this one had its answer: it is idle, and may be.
     asked(&mut other).await;
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn a_connection_that_asks_for_nothing_is_closed_and_one_that_waits_for_its_answer_is_not() {
-    let rig = rig(Patience { idle: SHORT, ..PATIENT }, Room::default()).await;
+    let rig = rig(Timeouts { idle: SHORT, ..PATIENT }, Room::default()).await;
     let mut waiting = rig.said(b"GET /later HTTP/1.1\r\nhost: x\r\n\r\n");
     let (mut silent, mut once) = (rig.said(b""), rig.said(REQUEST));
     answered(&mut once).await;
@@ -150,7 +150,7 @@ async fn a_connection_that_asks_for_nothing_is_closed_and_one_that_waits_for_its
 
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_connection() {
-    let rig = rig(Patience { write: SHORT, ..PATIENT }, Room::default()).await;
+    let rig = rig(Timeouts { write: SHORT, ..PATIENT }, Room::default()).await;
     let _deaf = rig.said(b"GET /for-ever HTTP/1.1\r\nhost: x\r\n\r\n");
     tokio::time::timeout(DEADLINE, rig.given_up.notified()).await.expect("it is given up");
     rig.stop().await;

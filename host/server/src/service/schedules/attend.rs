@@ -8,9 +8,9 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use backstitch_client::{IdReuse, StartRun};
-use backstitch_core::schedule::{Action, Closing, Decision, Look, Spec, State, Stop, Times, decide};
+use backstitch_core::schedule::{Action, Closing, Decision, Snapshot, Spec, State, Stop, Times, decide};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
-use backstitch_engine::crash;
+use backstitch_engine::failpoint;
 use backstitch_engine::retry::until_answered;
 use backstitch_ledger::{Schedule, ScheduleChange};
 use futures::StreamExt;
@@ -22,9 +22,9 @@ use crate::calendar::Calendar;
 use crate::service::Service;
 use crate::service::error::internal;
 
-/// Longest wait between two looks for schedules that are due: other hosts change them too.
+/// Longest wait between two checks for schedules that are due: other hosts change them too.
 const POLL: Duration = Duration::from_secs(1);
-/// How late a change by another host may be that says that its schedule is due now, in milliseconds: so far back a look
+/// How late a change by another host may be that says that its schedule is due now, in milliseconds: so far back a check
 /// begins. What is later still is found when all that is due is looked for, so often.
 const LATE_MS_MAX: u64 = 10_000;
 /// See [`LATE_MS_MAX`].
@@ -50,9 +50,9 @@ impl Service {
             let due = || self.ledger.due_schedules(from_ms, now_ms, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due schedules", due).await;
             // Made before the stream: a closure inside of it would have to serve every lifetime.
-            let looks: Vec<_> = due.iter().map(|schedule| Box::pin(self.look_after(schedule))).collect();
-            let looks = futures::stream::iter(looks).buffer_unordered(SCHEDULES_AT_ONCE);
-            let all = looks.collect::<Vec<bool>>().await.into_iter().all(|done| done);
+            let checks: Vec<_> = due.iter().map(|schedule| Box::pin(self.check_or_warn(schedule))).collect();
+            let checks = futures::stream::iter(checks).buffer_unordered(SCHEDULES_AT_ONCE);
+            let all = checks.collect::<Vec<bool>>().await.into_iter().all(|done| done);
             if all && !due.is_empty() {
                 continue;
             }
@@ -68,7 +68,7 @@ impl Service {
                                 return schedule;
                             }
                         }
-                        // What is missed is found by the next look that is due.
+                        // What is missed is found by the next check that is due.
                         Err(RecvError::Lagged(_)) => {}
                         Err(RecvError::Closed) => std::future::pending().await,
                     }
@@ -78,7 +78,7 @@ impl Service {
                 () = tokio::time::sleep(wait) => {}
                 // A change that took its time may have come for a time that was looked at.
                 () = self.schedule_hint.notified() => from_ms = 0,
-                (scope, name) = closed => self.look_for_who_waits(scope, &name).await,
+                (scope, name) = closed => self.check_waiting(scope, &name).await,
             }
         }
     }
@@ -88,17 +88,17 @@ impl Service {
         self.scheduled.lock().unwrap_or_else(PoisonError::into_inner).pop(&run)
     }
 
-    /// One of a schedule's runs has closed: what waits for that need not wait for a look that is due.
-    async fn look_for_who_waits(&self, scope: Scope, name: &str) {
+    /// One of a schedule's runs has closed: what waits for that need not wait for a check that is due.
+    async fn check_waiting(&self, scope: Scope, name: &str) {
         let read = || self.ledger.schedule(scope, name);
         let Some(schedule) = until_answered("reading a schedule", read).await else { return };
         if super::read::<State>(&schedule.state).is_ok_and(|state| !state.waiting.is_empty()) {
-            self.look_after(&schedule).await;
+            self.check_or_warn(&schedule).await;
         }
     }
 
-    /// Whether the look succeeded.
-    async fn look_after(&self, schedule: &Schedule) -> bool {
+    /// Whether the check succeeded.
+    async fn check_or_warn(&self, schedule: &Schedule) -> bool {
         let attended = self.attend(schedule).await;
         if let Err(error) = &attended {
             tracing::warn!(schedule = schedule.name, %error, "a schedule has to wait");
@@ -113,7 +113,7 @@ impl Service {
         next.map_or(POLL, |next| Duration::from_millis(next.saturating_sub(now_ms)).min(POLL))
     }
 
-    /// One look at a schedule, as it was read. An error means that nothing was written down and that the same
+    /// One check of a schedule, as it was read. An error means that nothing was written down and that the same
     /// look may succeed later.
     pub(super) async fn attend(&self, schedule: &Schedule) -> Result<(), ServiceError> {
         let (spec, state): (Spec, State) = (read(&schedule.spec)?, read(&schedule.state)?);
@@ -122,23 +122,23 @@ impl Service {
         let closed = self.closed_runs(schedule, &state).await?;
         let backfill = state.backfills.front();
         let backfill = backfill.map(|backfill| calendar.between(backfill.after_ms, backfill.through_ms));
-        let look = Look {
+        let snapshot = Snapshot {
             name: &schedule.name,
             now_ms,
             closed: &closed,
             calendar: &calendar.ahead(state.considered_ms, now_ms),
             backfill: &backfill.unwrap_or_else(Times::default),
         };
-        let decision = decide(&spec, &state, &look);
+        let decision = decide(&spec, &state, &snapshot);
         if !decision.actions.is_empty() {
-            crash::point("schedule-decided");
+            failpoint::point("schedule-decided");
         }
         let refusals = self.carry_out(schedule, &spec, &decision).await?;
         let Decision { actions, mut state, due_ms } = decision;
         if !actions.is_empty() {
-            crash::point("schedule-done");
+            failpoint::point("schedule-done");
         }
-        // What was refused leaves room for what waits. Nothing is due before now: looks do not go back for it.
+        // What was refused leaves room for what waits. Nothing is due before now: checks do not go back for it.
         let due_ms = if refusals.is_empty() { due_ms.map(|ms| ms.max(now_ms)) } else { Some(now_ms) };
         for (workflow_id, error) in refusals {
             tracing::warn!(schedule = schedule.name, %workflow_id, error, "a scheduled start was refused");
@@ -149,7 +149,7 @@ impl Service {
         let Schedule { scope, name, revision, .. } = schedule;
         let noted = self.ledger.change_schedule(*scope, name, *revision, change).await?;
         if noted && !actions.is_empty() {
-            crash::point("schedule-noted");
+            failpoint::point("schedule-noted");
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::append::{Head, Item};
 
 /// Runs whose ledger would get a gap if the items that are still on their way were committed.
 #[derive(Default)]
-pub(super) struct Broken {
+pub(super) struct GapTracker {
     lost: HashMap<RunId, Lost>,
     oldest: VecDeque<RunId>,
 }
@@ -23,7 +23,7 @@ enum Lost {
     UpTo(Head),
 }
 
-impl Broken {
+impl GapTracker {
     pub(super) fn poisoned(&mut self, item: &Item) {
         let run = item.append.run;
         if item.append.starts(run) {
@@ -45,7 +45,7 @@ impl Broken {
         if self.lost.insert(run, lost).is_none() {
             self.oldest.push_back(run);
         }
-        if self.oldest.len() > limits::BROKEN_RUNS_MAX
+        if self.oldest.len() > limits::GAP_RUNS_MAX
             && let Some(forgotten) = self.oldest.pop_front()
         {
             self.lost.remove(&forgotten);

@@ -6,7 +6,7 @@
 use backstitch_core::{Attribute, Row, Scope};
 use sqlx::postgres::PgBindIterExt;
 
-use crate::append::{NewItem, NewMemory, NewRun, NewTimer};
+use crate::append::{NewItem, NewProjection, NewRun, NewTimer};
 use crate::connect::Ledger;
 use crate::error::LedgerError;
 use crate::payloads::{Payloads, Place, Spot, store};
@@ -18,7 +18,7 @@ const ROWS_AT_ONCE: usize = 1_000;
 
 /// A run with the rows that it begins with, and all that belongs to them.
 #[derive(Clone, Debug)]
-pub struct Plant {
+pub struct ForkedRun {
     /// Where it lives.
     pub scope: Scope,
     /// The run and its row 0.
@@ -28,7 +28,7 @@ pub struct Plant {
     /// Its timers.
     pub timers: Vec<NewTimer>,
     /// Its entity and attributes.
-    pub memory: NewMemory,
+    pub projection: NewProjection,
     /// Children that it waits for. One whose workflow id is taken is left out: the run hears of it.
     pub children: Vec<NewRun>,
     /// Messages to it.
@@ -43,22 +43,22 @@ impl Ledger {
     /// Not one statement: a ledger may have hundreds of megabytes. Whoever waits meanwhile for the workflow id, or for the
     /// tenant's row of `payload_usage`, waits no longer than `lock_timeout`; and if this host stands still in between, the
     /// server ends the session before a lease is over (`idle_in_transaction_session_timeout`).
-    pub async fn plant(&self, plant: &Plant) -> Result<bool, LedgerError> {
+    pub async fn insert_fork(&self, fork: &ForkedRun) -> Result<bool, LedgerError> {
         let mut transaction = self.pool.begin().await?;
         let payloads = self.payloads();
-        if !insert_run(&mut transaction, plant.scope, payloads, &plant.run).await? {
+        if !insert_run(&mut transaction, fork.scope, payloads, &fork.run).await? {
             transaction.rollback().await?;
             return Ok(false);
         }
-        for rows in plant.rows.chunks(ROWS_AT_ONCE) {
-            insert_rows(&mut transaction, plant.scope, payloads, &plant.run, rows).await?;
+        for rows in fork.rows.chunks(ROWS_AT_ONCE) {
+            insert_rows(&mut transaction, fork.scope, payloads, &fork.run, rows).await?;
         }
-        for child in &plant.children {
-            insert_run(&mut transaction, plant.scope, payloads, child).await?;
+        for child in &fork.children {
+            insert_run(&mut transaction, fork.scope, payloads, child).await?;
         }
-        insert_timers(&mut transaction, plant.scope, &plant.timers).await?;
-        insert_memory(&mut transaction, plant.scope, payloads, &plant.memory).await?;
-        insert_items(&mut transaction, plant.scope, payloads, &plant.inbox).await?;
+        insert_timers(&mut transaction, fork.scope, &fork.timers).await?;
+        insert_projection(&mut transaction, fork.scope, payloads, &fork.projection).await?;
+        insert_items(&mut transaction, fork.scope, payloads, &fork.inbox).await?;
         transaction.commit().await.map_err(LedgerError::Unknown)?;
         Ok(true)
     }
@@ -149,24 +149,24 @@ async fn insert_timers(to: &mut Transaction, scope: Scope, timers: &[NewTimer]) 
     Ok(())
 }
 
-async fn insert_memory(
+async fn insert_projection(
     to: &mut Transaction,
     scope: Scope,
     payloads: &Payloads,
-    memory: &NewMemory,
+    projection: &NewProjection,
 ) -> Result<(), sqlx::Error> {
-    if let Some(document) = &memory.entity {
-        let place = Place::Run { tenant: scope.tenant, run: memory.run, op: None, spot: Spot::Entity };
+    if let Some(document) = &projection.entity {
+        let place = Place::Run { tenant: scope.tenant, run: projection.run, op: None, spot: Spot::Entity };
         let sealed = payloads.seal_inline(&place, document);
         sqlx::query("insert into entities (shard, tenant, run_id, document) values ($1, $2, $3, $4::json)")
             .bind(scope.shard.0)
             .bind(scope.tenant.0)
-            .bind(memory.run.0)
+            .bind(projection.run.0)
             .bind(sealed.as_deref().unwrap_or(document))
             .execute(&mut *to)
             .await?;
     }
-    for (name, value) in &memory.attributes {
+    for (name, value) in &projection.attributes {
         let (mut text, mut number, mut flag, mut time) = (None, None, None, None);
         match value {
             Some(Attribute::Text(value)) => text = Some(&**value),
@@ -181,7 +181,7 @@ async fn insert_memory(
         )
         .bind(scope.shard.0)
         .bind(scope.tenant.0)
-        .bind(memory.run.0)
+        .bind(projection.run.0)
         .bind(&**name)
         .bind(text)
         .bind(number)

@@ -1,19 +1,19 @@
-//! Looks into the inbox: which runs of a host have messages, and the next page of each.
+//! Database checks of the inbox: which runs of a host have messages, and the next page of each.
 //!
-//! A look walks from run to run along an index of the host's own, so it costs what it visits, however much waits for one
+//! A check walks from run to run along an index of the host's own, so it costs what it visits, however much waits for one
 //! of them or for runs of others; and a page of messages is shared by the runs that were found, so nobody waits for
 //! somebody else's. What a run cannot hear now is left out here, and not read again and again:
 //!
 //! | the run is | it hears |
 //! |---|---|
 //! | parked | what ends that: see [`HEARD_WHEN_PARKED`] |
-//! | paused, or its time has not come | all but [`UNHEARD_WHEN_HELD`] |
+//! | paused or delayed: its time has not come | all but [`UNHEARD_WHEN_PAUSED_OR_DELAYED`] |
 //! | full of signals that it has not awaited | all but signals |
 //! | going on from one that has messages still | nothing before it has those |
 //!
 //! The last line is what keeps the order of one sender who does not know that the run goes on as a new one.
 
-use backstitch_core::inbox::{HEARD_WHEN_PARKED, SIGNALS, UNHEARD_WHEN_HELD};
+use backstitch_core::inbox::{HEARD_WHEN_PARKED, SIGNALS, UNHEARD_WHEN_PAUSED_OR_DELAYED};
 use backstitch_core::{HostId, RunId, RunStatus, limits};
 use sqlx::postgres::PgBindIterExt;
 use uuid::Uuid;
@@ -62,7 +62,7 @@ pub struct Reader {
     pub except: Vec<Uuid>,
 }
 
-/// What a look has brought.
+/// What a check has brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// Those of one run in the order in which they were sent.
@@ -122,7 +122,7 @@ where (select count(*) from walk where run_id is not null) < $5";
 
 impl Ledger {
     /// The next runs of `host` that have messages, and closed ones of hosts that are dead: the last thing that a host may
-    /// have died over. `from`: [`Unread::next`] of the look before; none: from the beginning. Changes nothing but whom
+    /// have died over. `from`: [`Unread::next`] of the check before; none: from the beginning. Changes nothing but whom
     /// messages name. May be repeated.
     pub async fn unread(&self, host: HostId, from: Option<Walk>) -> Result<Unread, LedgerError> {
         let from = from.unwrap_or_else(|| Walk::of(host));
@@ -192,7 +192,7 @@ impl Ledger {
     }
 
     /// The next messages of these runs, as far as they are open and of `host`: at most `limit`, of each the
-    /// same number, and at most [`limits::LOOK_BYTES_MAX`]. `unreadable`: messages of any runs that were found to be so. Reads only.
+    /// same number, and at most [`limits::INBOX_CHECK_BYTES_MAX`]. `unreadable`: messages of any runs that were found to be so. Reads only.
     pub async fn inbox_of(
         &self,
         host: HostId,
@@ -235,7 +235,7 @@ impl Ledger {
         .bind(readers.iter().flat_map(|reader| &reader.except).chain(unreadable).copied().bind_iter())
         .bind(limit.checked_div(i64::try_from(readers.len()).unwrap_or(i64::MAX)).unwrap_or(1).max(1))
         .bind(HEARD_WHEN_PARKED.as_slice())
-        .bind(UNHEARD_WHEN_HELD.as_slice())
+        .bind(UNHEARD_WHEN_PAUSED_OR_DELAYED.as_slice())
         .bind(SIGNALS)
         .bind(limits::GENERATIONS_FOLLOWED_MAX.cast_signed())
         .bind(RunStatus::Parked.tag())

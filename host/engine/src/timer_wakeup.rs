@@ -4,16 +4,16 @@ use tokio::sync::watch;
 
 /// See the module. Cheap to clone: all clones are one.
 #[derive(Clone, Debug)]
-pub struct TimerHint(watch::Sender<u64>);
+pub struct TimerWakeup(watch::Sender<u64>);
 
-impl Default for TimerHint {
+impl Default for TimerWakeup {
     /// Nobody has looked yet: there may be one that is due.
     fn default() -> Self {
         Self(watch::Sender::new(0))
     }
 }
 
-impl TimerHint {
+impl TimerWakeup {
     /// A timer may be due at this time, in milliseconds since the epoch. Wakes who waits, if that is sooner than was known.
     pub fn sooner(&self, due_ms: u64) {
         self.0.send_if_modified(|next| {

@@ -1,8 +1,8 @@
 //! What a running attempt and whoever waits for its outcome tell each other.
 //!
-//! The attempt beats: it is alive, and so far it has come. Whoever waits says when they do no longer.
-//! Only beats are kept here, and only the last one; that a silence is too long is found by the attempt's
-//! own clock in `activity`, because a guest that spins cannot be trusted to look at one.
+//! The attempt sends heartbeats: it is alive, and so far it has come. Whoever waits requests its cancellation when they
+//! do no longer. Only the last heartbeat is kept here; that the next one is overdue is found by the attempt's own clock
+//! in `activity`, because a guest that spins cannot be trusted to look at one.
 //!
 //! An attempt may also say that its call is answered later, by somebody else. Who that is, and where it is
 //! written down, is the affair of whoever waits: see [`Defer`].
@@ -33,29 +33,29 @@ pub trait Defer: Debug + Send + Sync {
     fn defer(&self) -> Pin<Box<dyn Future<Output = Option<TaskToken>> + Send + '_>>;
 }
 
-/// The pulse of one attempt.
+/// The heartbeat of one attempt.
 #[derive(Debug)]
-pub struct Pulse {
-    /// How long the attempt may go without a beat.
-    silence: Option<Duration>,
+pub struct Heartbeat {
+    /// How long the attempt may go without one.
+    timeout: Option<Duration>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     details: Option<Json>,
-    /// The last beat, or the beginning; none: the attempt has not begun.
+    /// The last heartbeat, or the beginning; none: the attempt has not begun.
     heard_at: Option<Instant>,
     /// The attempt is one that can be told anything.
     listens: bool,
-    forsaken: bool,
+    cancel_requested: bool,
     /// What the attempt has spent waiting for the host, and since when it does so now.
     stood_still: Duration,
     still_since: Option<Instant>,
 }
 
 /// An attempt that waits for the host. Its bounds go on when this is dropped.
-pub(crate) struct StandingStill<'a>(&'a Pulse);
+pub(crate) struct StandingStill<'a>(&'a Heartbeat);
 
 impl Drop for StandingStill<'_> {
     fn drop(&mut self) {
@@ -68,19 +68,19 @@ impl Drop for StandingStill<'_> {
     }
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Of an attempt that has not begun. `told` is what the last heartbeat before it said: it stands
     /// until this attempt says otherwise, so that one that fails at once loses nothing.
-    pub fn new(silence: Option<Duration>, told: Option<Json>) -> Self {
+    pub fn new(timeout: Option<Duration>, told: Option<Json>) -> Self {
         let state = State {
             details: told,
             heard_at: None,
             listens: false,
-            forsaken: false,
+            cancel_requested: false,
             stood_still: Duration::ZERO,
             still_since: None,
         };
-        Self { silence, state: Mutex::new(state) }
+        Self { timeout, state: Mutex::new(state) }
     }
 
     /// What the last heartbeat said, be it of an attempt before.
@@ -91,16 +91,16 @@ impl Pulse {
     /// Nobody waits for the outcome any more. True: the attempt hears of it at its next heartbeat. It
     /// does not if it has not begun, if its component has no heartbeats, or if nothing bounds the time
     /// until the next one: then it is better stopped.
-    pub fn forsake(&self) -> bool {
+    pub fn request_cancel(&self) -> bool {
         let mut state = self.state();
-        state.forsaken = state.listens && self.silence.is_some();
-        state.forsaken
+        state.cancel_requested = state.listens && self.timeout.is_some();
+        state.cancel_requested
     }
 
     /// Somebody else has given the outcome. The attempt hears of it at its next heartbeat, and may end by itself:
     /// its own bounds stand.
-    pub fn relieve(&self) {
-        self.state().forsaken = true;
+    pub fn superseded(&self) {
+        self.state().cancel_requested = true;
     }
 
     /// The attempt begins. `listens` says whether its component has heartbeats.
@@ -121,21 +121,21 @@ impl Pulse {
         state.still_since.is_none().then_some(state.stood_still)
     }
 
-    /// When the silence will have been too long.
-    pub(crate) fn silent_at(&self) -> Option<Instant> {
-        self.state().heard_at?.checked_add(self.silence?)
+    /// When the next heartbeat is overdue.
+    pub(crate) fn times_out_at(&self) -> Option<Instant> {
+        self.state().heard_at?.checked_add(self.timeout?)
     }
 
-    /// How long the attempt may go without a beat.
-    pub(crate) fn silence(&self) -> Option<Duration> {
-        self.silence
+    /// How long the attempt may go without a heartbeat.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     /// The attempt is alive. Gives whether nobody waits for it any more.
-    fn beat(&self, details: Option<Json>) -> bool {
+    fn record(&self, details: Option<Json>) -> bool {
         let mut state = self.state();
         (state.heard_at, state.details) = (Some(Instant::now()), details);
-        state.forsaken
+        state.cancel_requested
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,16 +144,16 @@ impl Pulse {
     }
 }
 
-/// Offers the interface to a component whose store knows its pulse, and who takes its call over.
+/// Offers the interface to a component whose store knows its heartbeat, and who takes its call over.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
-    pulse: impl Fn(&T) -> &Pulse + Send + Sync + 'static,
+    heartbeat: impl Fn(&T) -> &Heartbeat + Send + Sync + 'static,
     defer: impl Fn(&T) -> Option<Arc<dyn Defer>> + Send + Sync + 'static,
 ) -> wasmtime::Result<()> {
     let mut attempt = linker.instance(INTERFACE)?;
     attempt.func_wrap("heartbeat", move |cx: StoreContextMut<'_, T>, (details,): (Option<String>,)| {
         let details = details.map(checked).transpose()?;
-        Ok((pulse(cx.data()).beat(details),))
+        Ok((heartbeat(cx.data()).record(details),))
     })?;
     attempt.func_wrap_async("defer", move |cx: StoreContextMut<'_, T>, (): ()| {
         let defer = defer(cx.data());

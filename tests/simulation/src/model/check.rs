@@ -1,10 +1,10 @@
-//! Looks into the inbox. See `inbox/look.rs` of the ledger crate.
+//! Database checks of the inbox. See `inbox/check.rs` of the ledger crate.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use backstitch_core::inbox::{HEARD_WHEN_PARKED, SIGNALS, UNHEARD_WHEN_HELD};
+use backstitch_core::inbox::{HEARD_WHEN_PARKED, SIGNALS, UNHEARD_WHEN_PAUSED_OR_DELAYED};
 use backstitch_core::{HostId, Op, RunId, RunStatus, limits};
 use backstitch_ledger::{InboxItem, Reader};
 use uuid::Uuid;
@@ -137,7 +137,7 @@ impl Database {
         (run.status != RunStatus::Parked
             || HEARD_WHEN_PARKED.contains(&kind)
             || self.is(Mutant::TellsAParkedRunAll))
-            && (!is_held || !UNHEARD_WHEN_HELD.contains(&kind))
+            && (!is_held || !UNHEARD_WHEN_PAUSED_OR_DELAYED.contains(&kind))
             && (!reader.is_full || kind != SIGNALS)
     }
 

@@ -20,7 +20,7 @@ pub struct Recorded {
 }
 
 /// Goes over a ledger with `program`. Computes for as long as that takes: call it on a thread that may.
-pub fn retrace(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -> ReplayView {
+pub fn replay_check(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -> ReplayView {
     let Recorded { run, rows, head, .. } = recorded;
     let mut view = ReplayView {
         run_id: *run,
@@ -40,14 +40,14 @@ pub fn retrace(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -
     };
     let commands = events.iter().filter(|event| matches!(event, Event::Commanded { .. })).count();
     view.commands = u32::try_from(commands).unwrap_or(u32::MAX);
-    match lead(recorded, program, events, Stop::default()) {
+    match replay(recorded, program, events, Stop::default()) {
         Ok((_, fuel)) => view.fuel = fuel,
-        Err(Unled::Stopped(Stopped::Divergence(divergence))) => {
+        Err(ReplayError::Stopped(Stopped::Divergence(divergence))) => {
             view.verdict = ReplayVerdict::Diverged { divergence: *divergence }
         }
-        Err(Unled::Stopped(Stopped::Fault(fault))) => view.verdict = ReplayVerdict::Faulted { fault },
-        Err(Unled::Stopped(Stopped::Unwanted)) => unreachable!("nobody else has the means to stop it"),
-        Err(Unled::NoRoom) => {
+        Err(ReplayError::Stopped(Stopped::Fault(fault))) => view.verdict = ReplayVerdict::Faulted { fault },
+        Err(ReplayError::Stopped(Stopped::Unwanted)) => unreachable!("nobody else has the means to stop it"),
+        Err(ReplayError::NoRoom) => {
             let fault = Fault::new(FaultKind::Limit, NO_ROOM);
             view.verdict = ReplayVerdict::Faulted { fault };
         }
@@ -59,7 +59,7 @@ pub fn retrace(recorded: &Recorded, digest: Digest, program: &WorkflowProgram) -
 pub const NO_ROOM: &str = "this host has no room for one more guest now; try again";
 
 /// Why a guest does not stand where its ledger ends.
-pub enum Unled {
+pub enum ReplayError {
     /// It broke down or went another way.
     Stopped(Stopped),
     /// Every slot for guests is taken.
@@ -68,12 +68,12 @@ pub enum Unled {
 
 /// A guest of `program`, led along the `events` that the rows are; and the fuel it used. Says
 /// nothing in the host's log: what was to be said was said by the run's own guest. `stop`: by which it is given up.
-pub fn lead(
+pub fn replay(
     recorded: &Recorded,
     program: &WorkflowProgram,
     events: Vec<Event>,
     stop: Stop,
-) -> Result<(WorkflowInstance, u64), Unled> {
+) -> Result<(WorkflowInstance, u64), ReplayError> {
     let Recorded { run, workflow_id, rows, .. } = recorded;
     let (workflow, input, options) = match events.first() {
         Some(Event::RunStarted { workflow, input, options }) => {
@@ -84,16 +84,16 @@ pub fn lead(
     let info = RunInfo::new(*run, Arc::clone(workflow_id), workflow, &options);
     let mut replay = Replay::new(*run, rows[0].at_ms, &options);
     for (row, event) in rows.iter().zip(events) {
-        replay.lay(row.seq, row.at_ms, event);
+        replay.enqueue(row.seq, row.at_ms, event);
     }
     let guest = WorkflowInstance::new(program, replay, info, input);
     let mut guest = guest.map_err(|unstarted| match unstarted {
-        Unstarted::Fault(fault) => Unled::Stopped(Stopped::Fault(fault)),
-        Unstarted::Unwanted => Unled::Stopped(Stopped::Unwanted),
-        Unstarted::NoRoom => Unled::NoRoom,
+        Unstarted::Fault(fault) => ReplayError::Stopped(Stopped::Fault(fault)),
+        Unstarted::Unwanted => ReplayError::Stopped(Stopped::Unwanted),
+        Unstarted::NoRoom => ReplayError::NoRoom,
     })?;
     guest.mute();
     guest.heed(stop);
-    let activation = guest.activate().map_err(Unled::Stopped)?;
+    let activation = guest.activate().map_err(ReplayError::Stopped)?;
     Ok((guest, activation.fuel))
 }

@@ -13,7 +13,7 @@ use crate::term::Term;
 
 /// See the module. Cheap to clone: all clones are one.
 #[derive(Clone)]
-pub struct Crier {
+pub struct HostNotifier {
     notifier: Notifier,
     /// Who this host is now.
     term: watch::Receiver<Option<Term>>,
@@ -22,7 +22,7 @@ pub struct Crier {
     deployed: Arc<Notify>,
 }
 
-impl Crier {
+impl HostNotifier {
     /// One that takes the host to be alone until it hears otherwise.
     pub fn new(notifier: Notifier, term: watch::Receiver<Option<Term>>) -> Self {
         Self { notifier, term, others: Arc::default(), deployed: Arc::default() }
@@ -38,8 +38,8 @@ impl Crier {
     /// There are messages for runs of a host: this one, or another.
     pub fn messages(&self, host: HostId) {
         match &*self.term.borrow() {
-            Some(term) if term.host == host => term.inbox_hint.notify_one(),
-            _ => self.notifier.hint(host),
+            Some(term) if term.host == host => term.inbox_wakeup.notify_one(),
+            _ => self.notifier.messages(host),
         }
     }
 

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use backstitch_core::matcher::Queue;
 use backstitch_core::{RunId, RunStatus, limits};
-use backstitch_ledger::{Health, Heart, InboxItem, Lease, Ledger, LedgerError, Pulse, Sweep, TimerLook};
+use backstitch_ledger::{
+    Health, InboxItem, Lease, LeaseHeartbeat, Ledger, LedgerError, Renewal, Sweep, TimerCheck,
+};
 use backstitch_scheduler::DEADLINE;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -18,15 +20,15 @@ use uuid::Uuid;
 
 use crate::caution::Caution;
 use crate::clock::Clock;
-use crate::crier::Crier;
 use crate::driver::{Batch, Gone, InHandNow, Input, Inputs};
 use crate::matcher::TaskMatcher;
-use crate::programs::Programs;
+use crate::notifier::HostNotifier;
 use crate::quota::Quotas;
+use crate::registry::ComponentRegistry;
 use crate::retry::until_answered;
 use crate::tenure::Tenure;
-use crate::timer_hint::TimerHint;
-use crate::{ambient, crash};
+use crate::timer_wakeup::TimerWakeup;
+use crate::{ambient, failpoint};
 
 /// How old this host's copy of the names may be, in milliseconds.
 pub const DIRECTORY_MS: u64 = 500;
@@ -51,7 +53,7 @@ const TIMERS_MS_MAX: u64 = 30_000;
 
 /// What every loop needs.
 #[derive(Clone)]
-pub struct Watcher {
+pub struct Pollers {
     /// The database.
     pub ledger: Ledger,
     /// What time it is.
@@ -69,53 +71,53 @@ pub struct Watcher {
     /// To the scheduler.
     pub inputs: Inputs,
     /// Somebody says that there may be messages.
-    pub inbox_hint: Arc<Notify>,
+    pub inbox_wakeup: Arc<Notify>,
     /// The earliest timer that was set since the last look.
-    pub timer_hint: TimerHint,
+    pub timer_wakeup: TimerWakeup,
     /// Where workers poll for tasks.
     pub matcher: TaskMatcher,
     /// Tells other hosts.
-    pub crier: Crier,
+    pub notifier: HostNotifier,
 }
 
-impl Watcher {
+impl Pollers {
     /// Renews the lease until it is lost. The scheduler may still be at work then: the fence holds
-    /// its rows back. Tells `pulse` whether the database takes the heartbeat: an outage is noticed also
+    /// its rows back. Tells `heartbeat_health` whether the database takes the heartbeat: an outage is noticed also
     /// when there is nothing else to write.
-    pub async fn renewals(self, heart: Arc<Heart>, pulse: watch::Sender<Health>) {
+    pub async fn renewals(self, heartbeat: Arc<LeaseHeartbeat>, heartbeat_health: watch::Sender<Health>) {
         let mut ticks = tokio::time::interval(Duration::from_millis((self.lease_ms / 3).max(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
                 // A session is not where the lease was renewed last: this one may have yet to follow a failover.
-                () = self.ledger.beat_wanted() => {}
+                () = self.ledger.renewal_wanted() => {}
             }
-            crash::point("lease-renewal");
+            failpoint::point("lease-renewal");
             let sent_ms = ambient::uptime_ms();
-            match heart.beat(self.lease).await {
-                Ok((Pulse::Alive, reading)) => {
+            match heartbeat.renew(self.lease).await {
+                Ok((Renewal::Alive, reading)) => {
                     self.tenure.renew(sent_ms);
                     self.clock.set_by(&reading);
                     if self.clock.wrong().is_some() {
                         // It has been said why.
                         return;
                     }
-                    pulse.send_replace(Health::Healthy);
+                    heartbeat_health.send_replace(Health::Healthy);
                 }
-                Ok((Pulse::Dead, _)) => {
+                Ok((Renewal::Dead, _)) => {
                     tracing::warn!(host = %self.lease.host, "the lease is lost: others have this host's runs");
                     return;
                 }
                 // The database decides whether the silence was too long.
                 Err(error) => {
                     tracing::warn!(%error, "the lease could not be renewed");
-                    pulse.send_modify(|pulse| {
-                        let since = match pulse {
+                    heartbeat_health.send_modify(|heartbeat_health| {
+                        let since = match heartbeat_health {
                             Health::Down { since, .. } => *since,
                             Health::Healthy => Instant::now(),
                         };
-                        *pulse = Health::Down { since, reason: error.to_string().into() };
+                        *heartbeat_health = Health::Down { since, reason: error.to_string().into() };
                     });
                 }
             }
@@ -135,7 +137,7 @@ impl Watcher {
             }
             self.look_at_others().await;
             loop {
-                crash::point("claim-before");
+                failpoint::point("claim-before");
                 let claim = async || match self.ledger.claim_runs(self.lease, limits::CLAIM_ROWS_MAX).await {
                     Err(LedgerError::Unknown(error)) => Ok(Err(error)),
                     answered => answered.map(Ok),
@@ -151,14 +153,14 @@ impl Watcher {
                 if runs.is_empty() {
                     break;
                 }
-                crash::point("claim-after");
+                failpoint::point("claim-after");
                 tracing::info!(runs = runs.len(), "taking over runs");
                 if self.hand_over(|batch| Input::Claimed(runs, batch)).await.is_err() {
                     return;
                 }
                 // They bring their timers and messages with them.
-                self.timer_hint.sooner(0);
-                self.inbox_hint.notify_one();
+                self.timer_wakeup.sooner(0);
+                self.inbox_wakeup.notify_one();
             }
         }
     }
@@ -168,18 +170,18 @@ impl Watcher {
         let at_first = self.began.elapsed() < Duration::from_millis(2 * self.lease_ms);
         let look = || self.ledger.other_hosts(self.lease.host, limits::HOST_LOST_MS, at_first);
         let others = until_answered("looking for other hosts", look).await;
-        self.crier.set_others(others.alive);
+        self.notifier.set_others(others.alive);
         self.caution.set(others.lost);
     }
 
     /// Fires timers: sleeps until the earliest, or until an earlier one is set.
     pub async fn timers(self) {
-        let mut hint = self.timer_hint.subscribe();
+        let mut hint = self.timer_wakeup.subscribe();
         let (mut from_ms, mut all_at) = (0, Instant::now());
         let mut before = None;
         loop {
             // From here on a sooner timer lowers it again, whatever the queries below still see.
-            from_ms = from_ms.min(self.timer_hint.take());
+            from_ms = from_ms.min(self.timer_wakeup.take());
             hint.mark_unchanged();
             if all_at.elapsed() >= Duration::from_millis(TIMERS_MS_MAX) {
                 (from_ms, all_at) = (0, Instant::now());
@@ -187,7 +189,7 @@ impl Watcher {
             let now_ms = self.clock.now_ms();
             let Ok(absent) = self.inputs.absent().await else { return };
             let look =
-                TimerLook { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
+                TimerCheck { host: self.lease.host, from_ms, now_ms, always: DEADLINE, except: &absent };
             let due = || self.ledger.due_timers(look, limits::CLAIM_ROWS_MAX);
             let due = until_answered("looking for due timers", due).await;
             if let Some(first) = due.first().copied() {
@@ -248,7 +250,7 @@ impl Watcher {
                 continue;
             }
             let wait = Duration::from_millis(wait_ms);
-            let hinted = tokio::time::timeout(wait, self.inbox_hint.notified()).await.is_ok();
+            let hinted = tokio::time::timeout(wait, self.inbox_wakeup.notified()).await.is_ok();
             wait_ms = if hinted { INBOX_MS_MIN } else { (wait_ms * 2).min(INBOX_MS_MAX) };
         }
     }
@@ -284,21 +286,21 @@ impl Watcher {
             let passed = || self.ledger.pass_on(run, &unreadable);
             let passed = until_answered("passing messages on", passed).await;
             if let Some(owner) = passed.owner.filter(|_| passed.items > 0) {
-                self.crier.messages(owner);
+                self.notifier.messages(owner);
             }
         }
         Ok(())
     }
 
     /// Keeps the names fresh, and what tenants may store.
-    pub async fn directory(self, programs: Programs, quotas: Quotas) {
+    pub async fn directory(self, programs: ComponentRegistry, quotas: Quotas) {
         let mut ticks = tokio::time::interval(Duration::from_millis(DIRECTORY_MS));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut first = true;
         loop {
             let deployed = tokio::select! {
                 _ = ticks.tick() => false,
-                () = self.crier.until_deployed() => true,
+                () = self.notifier.until_deployed() => true,
             };
             let changed = until_answered("reading deployments", || programs.refresh()).await;
             until_answered("reading quotas", || quotas.refresh(&self.ledger)).await;
@@ -311,7 +313,7 @@ impl Watcher {
     }
 
     /// Calls wait for workers outside that a component serves now: they come back to their runs.
-    async fn free_tasks(&self, programs: &Programs) {
+    async fn free_tasks(&self, programs: &ComponentRegistry) {
         for (scope, served) in programs.activities() {
             let free = || {
                 let (now_ms, limit) = (self.clock.now_ms(), limits::CLAIM_ROWS_MAX);
@@ -324,7 +326,7 @@ impl Watcher {
     /// Tells those who have messages now. True: there was nothing.
     fn swept(&self, sweep: Sweep) -> bool {
         for owner in sweep.owners {
-            self.crier.messages(owner);
+            self.notifier.messages(owner);
         }
         sweep.tasks == 0
     }

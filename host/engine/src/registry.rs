@@ -1,7 +1,7 @@
 //! Which component serves which name, and components ready to run.
 //!
 //! The directory of names is a copy of the `deployments` table, refreshed when its generation
-//! changes: at once after a deploy on this host, within [`crate::watch::DIRECTORY_MS`] after one
+//! changes: at once after a deploy on this host, within [`crate::pollers::DIRECTORY_MS`] after one
 //! elsewhere. A run is pinned to a digest when it starts, so a stale copy can only mean that a start
 //! or an attempt made in that time gets the version before.
 
@@ -19,7 +19,7 @@ use backstitch_sandbox::{
 use tokio::time::Instant;
 
 use crate::quota::{OverQuota, Quotas};
-use crate::{crash, retry};
+use crate::{failpoint, retry};
 
 /// Components whose code is kept mapped. Each costs address space, and memory as far as it is run.
 const PROGRAMS_LOADED_MAX: NonZeroUsize = NonZeroUsize::new(1_000).expect("not zero");
@@ -40,7 +40,7 @@ struct Directory {
 
 /// Components of one host. Cheap to clone: all clones are one.
 #[derive(Clone)]
-pub struct Programs {
+pub struct ComponentRegistry {
     inner: Arc<Inner>,
 }
 
@@ -52,7 +52,7 @@ struct Inner {
     loaded: Mutex<lru::LruCache<(Digest, Build), Program>>,
 }
 
-impl Programs {
+impl ComponentRegistry {
     /// Components of the ledger, run in the sandbox. Knows no names before [`Self::refresh`].
     pub fn new(ledger: Ledger, sandbox: Sandbox, quotas: Quotas) -> Self {
         let loaded = Mutex::new(lru::LruCache::new(PROGRAMS_LOADED_MAX));
@@ -221,15 +221,15 @@ impl Programs {
         digest: Digest,
         mut call: ActivityCall,
     ) -> Result<Json, Failure> {
-        call.reach = self.directory().manifests.get(&(scope.tenant, digest)).cloned();
+        call.manifest = self.directory().manifests.get(&(scope.tenant, digest)).cloned();
         let unloadable = |problem: String| Failure {
             retryable: true,
             ..Failure::fatal(FailureKind::Application, "component", problem)
         };
         let program =
             self.load_activity(scope, digest).await.map_err(|error| unloadable(error.to_string()))?;
-        crash::point("activity-during");
-        crash::over("attempt-of", &call.context.workflow_id);
+        failpoint::point("activity-during");
+        failpoint::over("attempt-of", &call.context.workflow_id);
         match self.inner.sandbox.invoke(&program, call).await {
             Ok(outcome) => self.kept(scope, outcome),
             Err(fault) => Err(unloadable(fault.to_string())),
@@ -245,16 +245,16 @@ impl Programs {
     }
 
     /// A workflow component for runs that are pinned to it, or the fault to park them with. A database that does not
-    /// answer is waited for; so is, for `patience`, a host that cannot do its part.
+    /// answer is waited for; so is, for `timeout`, a host that cannot do its part.
     pub async fn load_for_runs(
         &self,
         scope: Scope,
         digest: Digest,
         rules: Rules,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<WorkflowProgram, Fault> {
         let begun = Instant::now();
-        let mut pace = retry::Pace::default();
+        let mut backoff = retry::Backoff::default();
         loop {
             let error = match self.load_workflow(scope, digest, rules).await {
                 Ok(program) => return Ok(program),
@@ -262,13 +262,13 @@ impl Programs {
             };
             let is_over = match &error {
                 LoadError::Fetch { error, .. } => is_missing(&**error),
-                _ => begun.elapsed() >= patience,
+                _ => begun.elapsed() >= timeout,
             };
             if is_over || error.is_final() {
                 return Err(error.to_fault());
             }
             tracing::warn!(%digest, %error, "a component cannot be loaded yet");
-            pace.wait().await;
+            backoff.wait().await;
         }
     }
 }
