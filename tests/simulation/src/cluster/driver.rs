@@ -69,6 +69,7 @@ impl Cluster {
             Input::Activated(Activated { activation, result: Err(ActivationError::NoRoom(_)), .. }) => {
                 self.checks.comes_back(host, *activation);
             }
+            Input::Posted { from: (run, op), .. } => self.look_at_message(host, *run, *op),
             _ => {}
         }
         let makes_room = matches!(input, Input::ShortOfMemory);
@@ -79,7 +80,6 @@ impl Cluster {
         term.shared.has_lease.set(self.now_us < term.lease_until_us);
         let epoch = self.hosts[host].epoch;
         let Some(term) = &mut self.hosts[host].term else { return };
-        term.watch.steps();
         if let Input::PlacesFree(places) = &input {
             term.watch.frees(*places);
         }
@@ -92,7 +92,12 @@ impl Cluster {
                 return self.crash(host);
             }
             self.note(|| format!("host {host}    -> {}", names::action(&action)));
+            let at = self.hosts[host].crash_at;
+            let is_last = at.is_some_and(|at| names::action(&action).starts_with(at));
             self.carry_out(host, action);
+            if is_last {
+                return self.crash(host);
+            }
             if self.hosts[host].epoch != epoch || self.hosts[host].term.is_none() {
                 return;
             }
@@ -285,7 +290,7 @@ impl Cluster {
 
     /// The database carries out what an action asks for, now, and the answer is on its way.
     fn ask(&mut self, host: usize, action: Action<SimEnv>) {
-        let Some(term) = &self.hosts[host].term else { return };
+        let Some(term) = &mut self.hosts[host].term else { return };
         let (id, lease) = (term.id, term.lease);
         let answer = match action {
             Action::FindRun { from, scope, workflow_id } => {
@@ -422,7 +427,13 @@ impl Cluster {
 
     fn stop_attempt(&mut self, host: usize, run: RunId, op: Op, how: StopAttempt) {
         let Some(term) = &mut self.hosts[host].term else { return };
-        let Some(Attempt { number, .. }) = term.attempts.remove(&(run, op)) else { return };
+        let Some(Attempt { number, .. }) = term.attempts.remove(&(run, op)) else {
+            // It may have ended while what gives it up was being committed; an answer of others comes to one that runs.
+            if how == StopAttempt::Superseded {
+                self.check(Err(format!("an attempt of op {op} of run {run} is superseded that is over")));
+            }
+            return;
+        };
         if self.rng.chance(300) {
             term.late.insert((run, op, number));
         }

@@ -54,6 +54,7 @@ impl Cluster {
             External::Crash { host, after_actions } => {
                 self.hosts[host].crash_in = Some(after_actions);
             }
+            External::CrashAt { host, action } => self.hosts[host].crash_at = Some(action),
             External::Stop { host } => {
                 if self.hosts[host].term.is_some() {
                     let reply = self.new_reply(Answering::Stop { asked: (host, self.hosts[host].epoch) });

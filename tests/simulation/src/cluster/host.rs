@@ -24,6 +24,8 @@ pub(super) struct Host {
     pub(super) frozen_until_us: u64,
     /// It dies when it has carried out so many more actions.
     pub(super) crash_in: Option<u32>,
+    /// It dies with the next action that is called so in the log.
+    pub(super) crash_at: Option<&'static str>,
     /// What becomes of the next statement of its writer.
     pub(super) next_reply: Option<Reply>,
     /// Activations of the terms before.

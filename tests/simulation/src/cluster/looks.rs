@@ -1,6 +1,7 @@
 //! What is looked at when a host leads a guest, begins an attempt, or hears that something is committed.
 
-use backstitch_core::{Op, Run, RunId, Seq, limits};
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Op, Run, RunId, RunStatus, Seq, limits};
 use backstitch_ledger::{Outcome, PoisonKind};
 use backstitch_scheduler::{Job, NewAttempt};
 
@@ -42,6 +43,18 @@ impl Cluster {
         }
     }
 
+    /// A host hears what became of a message. It has to know of the run that has sent it, if that waits for it.
+    pub(super) fn look_at_message(&mut self, host: usize, run: RunId, op: Op) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let waits = self.beside.run(run).is_some_and(|run| run.open_op(op).is_some());
+        let is_running = self.database.status_of(run) == Some(RunStatus::Running) && self.owns(host, run);
+        if waits && is_running && term.scheduler.standing(run).is_none() {
+            self.check_unless_lost(Err(format!(
+                "run {run} has left memory while its message of op {op} was sent"
+            )));
+        }
+    }
+
     /// Whether a host has a run. One that was frozen may have lost it, and not know.
     fn owns(&self, host: usize, run: RunId) -> bool {
         self.hosts[host].term.as_ref().is_some_and(|term| self.database.owner_of(run) == Some(term.id))
@@ -56,14 +69,35 @@ impl Cluster {
         if is_suspect(losses) && !is_tried {
             self.check_unless_lost(Err(format!("an attempt of run {run} begins after {losses} losses")));
         }
-        let priority = self.checks.priority(run);
+        if let Some((other, first)) = self.first_queued(host).filter(|_| !is_tried)
+            && first < self.checks.priority(run)
+        {
+            self.check_unless_lost(Err(format!(
+                "a call of run {other}, of priority {first}, waits for run {run}"
+            )));
+        }
         let Some(term) = &mut self.hosts[host].term else { return };
         let has_lease = self.now_us < term.lease_until_us;
-        let holds = term.watch.attempts(new, is_tried, priority);
+        let holds = term.watch.attempts(new, is_tried);
         self.check_unless_lost(holds);
         if !has_lease && !is_tried {
             self.check(Err(format!("an attempt of run {run} begins on host {host}, which has no lease")));
         }
+    }
+
+    /// A call of the first priority that waits for its first attempt, by its run, and that priority.
+    fn first_queued(&self, host: usize) -> Option<(RunId, u8)> {
+        let watch = &self.hosts[host].term.as_ref()?.watch;
+        let waits = |(run, op): &(RunId, Op)| {
+            let folded = self.beside.run(*run).filter(|run| run.status() == Some(RunStatus::Running));
+            let is_first = folded.is_some_and(|run| {
+                matches!(run.open_op(*op), Some(OpenOp::Activity { attempts: 0, retry_at_ms: None, .. }))
+            });
+            let losses = self.database.losses_of(*run).map_or(0, |(losses, _)| losses);
+            is_first && losses == 0 && self.owns(host, *run)
+        };
+        let waiting = watch.queued().filter(waits).map(|(run, _)| (run, self.checks.priority(run)));
+        waiting.min_by_key(|(_, priority)| *priority)
     }
 
     /// The scheduler has been told what became of appends.
@@ -78,7 +112,7 @@ impl Cluster {
             Outcome::Fenced => return,
         };
         for owes in owes {
-            let Some(term) = &self.hosts[host].term else { return };
+            let Some(term) = &mut self.hosts[host].term else { return };
             let holds =
                 term.watch.committed(owes, refused).and_then(|()| self.attempts_are_awaited(host, owes));
             self.check_unless_lost(holds);

@@ -60,6 +60,11 @@ pub enum External {
         host: usize,
         after_actions: u32,
     },
+    /// A host dies with the next action of this kind.
+    CrashAt {
+        host: usize,
+        action: &'static str,
+    },
     /// A host is stopped as an operator stops it.
     Stop {
         host: usize,
@@ -117,6 +122,10 @@ impl External {
 /// Ids of confluent runs. Nobody sends them anything.
 pub(super) const CONFLUENT_IDS: [&str; 3] = ["cf0", "cf1", "cf2"];
 
+/// Actions with which hosts die, by the first word of each in the log.
+const CRASHES: [&str; 10] =
+    ["activate", "append", "attempt", "begin", "deferred", "deliver", "find", "post", "read", "settled"];
+
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Self {
@@ -173,10 +182,10 @@ fn start(rng: &mut Rng, id: String, is_confluent: bool) -> External {
 fn asked(rng: &mut Rng) -> External {
     let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
     match rng.below(12) {
-        0..=5 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
-        6 | 7 => External::Cancel { id },
-        8 => External::Terminate { id },
-        9 => External::Pause { id },
+        0..=4 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
+        5 | 6 => External::Cancel { id },
+        7 => External::Terminate { id },
+        8 | 9 => External::Pause { id },
         10 => External::Resume { id },
         _ => External::Repair { id },
     }
@@ -185,7 +194,8 @@ fn asked(rng: &mut Rng) -> External {
 fn fault(rng: &mut Rng, hosts: usize) -> External {
     let host = rng.below(hosts as u64) as usize;
     match rng.below(16) {
-        0..=3 => External::Crash { host, after_actions: rng.below(40) as u32 },
+        0..=2 => External::Crash { host, after_actions: rng.below(40) as u32 },
+        3 => External::CrashAt { host, action: CRASHES[rng.below(10) as usize] },
         4 => External::Stop { host },
         5 | 6 => External::Freeze { host, us: rng.below(8_000_000) },
         7 | 8 => External::LoseReply { host },

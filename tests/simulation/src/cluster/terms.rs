@@ -80,7 +80,7 @@ impl Cluster {
         let found = &mut self.hosts[host];
         let Some(term) = found.term.take() else { return };
         found.activations += term.scheduler.figures().activations;
-        found.crash_in = None;
+        (found.crash_in, found.crash_at) = (None, None);
         found.next_reply = None;
         drop(term);
         self.note(|| format!("the term of host {host} is over: {why}"));

@@ -17,6 +17,8 @@ pub(super) struct Watch {
     began_us: u64,
     /// Places of attempts that are taken.
     places: usize,
+    /// Something was on trial.
+    has_trials: bool,
     /// An attempt was on trial, which may have a place of its own.
     has_tried: bool,
     /// Attempts that have begun.
@@ -31,8 +33,8 @@ pub(super) struct Watch {
     told: BTreeSet<RunId>,
     /// Leases of tasks that it has delivered.
     delivered: BTreeSet<TaskLease>,
-    /// Priorities of the attempts that have begun in this step.
-    begun: Vec<u8>,
+    /// Calls whose commands are committed and whose first attempts are to be made here.
+    queued: BTreeSet<(RunId, Op)>,
 }
 
 /// What is to happen when an append is committed.
@@ -41,6 +43,8 @@ struct Owed {
     /// Its last row.
     last: Option<Seq>,
     closes: bool,
+    /// Calls that are made here.
+    calls: Vec<Op>,
     /// Tasks that it gives to workers who poll.
     reserved: Vec<TaskLease>,
     /// Tasks that attempts on this host leave to others.
@@ -52,6 +56,7 @@ impl Watch {
         Self {
             began_us,
             places: 0,
+            has_trials: false,
             has_tried: false,
             attempted: BTreeSet::new(),
             paused: BTreeSet::new(),
@@ -59,13 +64,8 @@ impl Watch {
             owed: BTreeMap::new(),
             told: BTreeSet::new(),
             delivered: BTreeSet::new(),
-            begun: Vec::new(),
+            queued: BTreeSet::new(),
         }
-    }
-
-    /// A step begins.
-    pub(super) fn steps(&mut self) {
-        self.begun.clear();
     }
 
     pub(super) fn frees(&mut self, places: usize) {
@@ -78,6 +78,7 @@ impl Watch {
         for row in &append.rows {
             if row.kind == Kind::RunPaused.tag() {
                 self.paused.insert(run);
+                self.queued.retain(|(queued, _)| *queued != run);
             } else if row.kind == Kind::RunResumed.tag() {
                 self.paused.remove(&run);
             }
@@ -125,7 +126,7 @@ impl Watch {
     }
 
     /// An attempt begins.
-    pub(super) fn attempts(&mut self, new: &NewAttempt, is_tried: bool, priority: u8) -> Result<(), Broken> {
+    pub(super) fn attempts(&mut self, new: &NewAttempt, is_tried: bool) -> Result<(), Broken> {
         let (run, op) = (new.identity.run, new.op);
         self.places += 1;
         self.has_tried |= is_tried;
@@ -135,17 +136,16 @@ impl Watch {
         if self.paused.contains(&run) {
             return Err(format!("an attempt of op {op} of run {run} begins, which is paused"));
         }
-        if self.begun.last().is_some_and(|last| *last > priority) && !is_tried {
-            return Err(format!(
-                "attempts begin in the order of the priorities {:?}, {priority}",
-                self.begun
-            ));
-        }
-        self.begun.push(priority);
+        self.queued.remove(&(run, op));
         match self.attempted.insert((run, op, new.attempt)) {
             true => Ok(()),
             false => Err(format!("attempt {} of op {op} of run {run} begins twice", new.attempt)),
         }
+    }
+
+    /// Calls whose first attempts wait for their turn. None in a term with trials: calls may wait for those as well.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (RunId, Op)> {
+        self.queued.iter().filter(|_| !self.has_trials).copied()
     }
 
     /// An attempt leaves its call to others: the same may be made again.
@@ -166,7 +166,8 @@ impl Watch {
     }
 
     /// A trial is to begin.
-    pub(super) fn tries(&self, now_us: u64) -> Result<(), Broken> {
+    pub(super) fn tries(&mut self, now_us: u64) -> Result<(), Broken> {
+        self.has_trials = true;
         match now_us >= self.began_us + limits::TRIALS_AFTER_MS * 1_000 {
             true => Ok(()),
             false => Err("a trial begins in a young term".to_owned()),
@@ -179,10 +180,14 @@ impl Watch {
     }
 
     /// They were committed, and the scheduler knows it. What it was to do is done.
-    pub(super) fn committed(&self, Owes(owed): &Owes, refused: &[RunId]) -> Result<(), Broken> {
+    pub(super) fn committed(&mut self, Owes(owed): &Owes, refused: &[RunId]) -> Result<(), Broken> {
         let run = owed.run;
         if refused.contains(&run) {
             return Ok(());
+        }
+        if !self.paused.contains(&run) {
+            let calls = owed.calls.iter().map(|op| (run, *op));
+            self.queued.extend(calls.filter(|(_, op)| !self.attempted.contains(&(run, *op, 1))));
         }
         if owed.closes && !self.told.contains(&run) {
             return Err(format!("run {run} has closed or was parked, and nobody hears of it"));
@@ -218,6 +223,8 @@ fn own_timers_are_set(new: &NewRun, append: &Append) -> Result<(), Broken> {
 }
 
 fn owed(append: &Append) -> Owed {
+    let scheduled = append.rows.iter().filter(|row| row.kind == Kind::ActivityScheduled.tag());
+    let calls = scheduled.filter_map(|row| row.op);
     let taken = append.tasks.iter().filter_map(|task| task.taken.as_ref());
     let (reserved, deferred): (Vec<_>, Vec<_>) = taken.partition(|grant| grant.lease_ms.is_some());
     let lease = |grants: Vec<&backstitch_core::task::LeaseGrant>| {
@@ -226,6 +233,7 @@ fn owed(append: &Append) -> Owed {
     Owed {
         run: append.run,
         last: append.rows.last().map(|row| row.seq),
+        calls: calls.filter(|op| append.tasks.iter().all(|task| task.op != *op)).collect(),
         closes: matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. })),
         reserved: lease(reserved),
         deferred: lease(deferred),
