@@ -10,18 +10,19 @@ use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::history::Part;
-use crate::problem::ProblemDocument;
-use crate::requests::{CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendUpdate, StartRun};
-use crate::views::{
+use backstitch_wire::history::Part;
+use backstitch_wire::params::{
+    CancelQuery, DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER,
+    RESULT_WAIT_MS_MAX, ReasonBody, RepairsQuery, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
+};
+use backstitch_wire::problem::ProblemDocument;
+use backstitch_wire::tasks::SettledTask;
+use backstitch_wire::views::{
     DeployedView, DeploymentView, HealthView, LedgerView, LiveView, QueryView, ReadyView, RepairsView,
     ReplayView, RunCountView, RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
     WaitView,
 };
-use crate::wire::{
-    CancelQuery, DeploymentsView, HistoryQuery, IDEMPOTENCY_KEY_HEADER, LedgerQuery, MANIFEST_HEADER,
-    RESULT_WAIT_MS_MAX, ReasonBody, RepairsQuery, ResultQuery, SignalQuery, TENANT_HEADER, UpdateQuery, WASM,
-};
+use backstitch_wire::{CountRuns, ForkRun, LimitTenant, ListRuns, ResetRun, SendUpdate, StartRun};
 
 /// A host on this machine answers or is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +72,17 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What one of several answers to tasks came to: as a request with that answer alone would have ended.
+    pub fn of_answer(settled: SettledTask) -> Result<(), Self> {
+        match settled {
+            SettledTask { status: 200, .. } => Ok(()),
+            SettledTask { status, code, detail } => {
+                let (code, detail) = (code.unwrap_or_default(), detail.unwrap_or_default());
+                Err(Self::Problem { status, code, detail })
+            }
+        }
+    }
+
     /// The code of the host's problem document, if the host refused.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -441,13 +453,13 @@ fn decode_started(body: &[u8]) -> serde_json::Result<StartedView> {
 fn decode_detail(body: &[u8]) -> serde_json::Result<RunDetailView> {
     #[derive(Deserialize)]
     struct Rest {
-        #[serde(default, deserialize_with = "crate::views::given")]
+        #[serde(default, deserialize_with = "backstitch_wire::views::given")]
         input: Option<Json>,
         rows: u32,
         waits_for: Vec<WaitView>,
         signals_kept: u32,
         start: Option<Json>,
-        #[serde(default, deserialize_with = "crate::views::given")]
+        #[serde(default, deserialize_with = "backstitch_wire::views::given")]
         entity: Option<Json>,
         damage: Option<String>,
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use backstitch_core::{Json, RunStatus};
 
 use crate::client::{Client, ClientError};
-use crate::history::Part;
-use crate::requests::SendUpdate;
-use crate::views::{QueryView, RunDetailView, RunView, UpdateView};
+use backstitch_wire::SendUpdate;
+use backstitch_wire::history::Part;
+use backstitch_wire::views::{QueryView, RunDetailView, RunView, UpdateView};
 
 /// A run, by run id or workflow id. Cheap to clone. Making one asks nobody: whether there is such a run
 /// is seen at the first call.

@@ -12,10 +12,8 @@
 //! What it refuses: TLS, proxies and redirects. It is made for a host on this machine or behind a
 //! tunnel. It knows neither a database nor a sandbox, and decides nothing about a run.
 //!
-//! It also has the types of both ends of the wire: what a request says ([`wire`], [`StartRun`] and its
-//! like), what the host answers ([`views`], [`problem`]) and the document that a run is exported as
-//! ([`history`]). The host has no others, so the two cannot drift apart. Names of fields and codes are
-//! a contract with programs in other languages: add to them, never rename.
+//! What a request says and what the host answers are the types of `backstitch-wire`, which are here under their own
+//! names ([`StartRun`] and its like, [`views`], [`problem`], [`tasks`], [`schedules`], [`history`]).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,19 +41,13 @@
 
 mod client;
 mod handle;
-pub mod history;
-pub mod problem;
-mod requests;
-pub mod schedules;
-#[cfg(feature = "openapi")]
-pub mod schema;
-pub mod tasks;
-pub mod views;
-pub mod wire;
+mod schedule_calls;
+mod task_calls;
 
-pub use client::{Client, ClientError};
-pub use handle::RunHandle;
-pub use requests::{
+pub use backstitch_wire::{
     AttributeValue, CountRuns, ForkRun, IdReuse, LimitTenant, ListRuns, ResetRun, SendSignal, SendUpdate,
     StartOptions, StartRun,
 };
+pub use backstitch_wire::{history, params, problem, schedules, tasks, views};
+pub use client::{Client, ClientError};
+pub use handle::RunHandle;

@@ -50,7 +50,7 @@ impl Answers {
             told.await.ok()
         };
         let unknown = || ClientError::Protocol("whether a host took the answer is not known".to_owned());
-        told.ok_or_else(unknown)?.into_result()
+        ClientError::of_answer(told.ok_or_else(unknown)?)
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::date::rfc3339;
 use backstitch_core::{TaskToken, limits};
 use backstitch_sandbox::{ActivityCall, ActivityContext, Heartbeat};
 use backstitch_scheduler::{NewAttempt, RemoteAttempt};
+use backstitch_wire::tasks::TaskView;
 
 /// An attempt on this host, as the sandbox wants it.
 pub fn call(new: &NewAttempt) -> ActivityCall {

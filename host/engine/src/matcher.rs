@@ -13,9 +13,9 @@ mod shared;
 
 use std::sync::Arc;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::matcher::{PollRequest, Queue};
 use backstitch_core::{TaskLease, TenantId};
+use backstitch_wire::tasks::TaskView;
 
 use crate::ambient;
 pub use guards::{Answered, Reservation, Undelivered};

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use backstitch_client::views::{ReplayVerdict, ReplayView};
 use backstitch_core::{Chain, Digest, Event, Fault, FaultKind, Replay, Row, Run, RunId, Seq};
 use backstitch_sandbox::{RunInfo, Stop, Stopped, Unstarted, WorkflowInstance, WorkflowProgram};
+use backstitch_wire::views::{ReplayVerdict, ReplayView};
 
 /// A run to be gone over.
 pub struct Recorded {

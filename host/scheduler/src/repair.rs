@@ -66,7 +66,7 @@ impl<E: Env> Scheduler<E> {
         }
     }
 
-    /// What was read of a run in memory is of no use, for the run has written meanwhile.
+    /// What was read of a run in memory is of no use, for the run has written meanwhile. It is read again, a few times.
     pub(crate) fn compare_later(&mut self, id: RunId) {
         if let Some(tries) = self.anew.get_mut(&id) {
             *tries -= 1;
@@ -74,6 +74,7 @@ impl<E: Env> Scheduler<E> {
                 self.anew.remove(&id);
             }
         }
+        self.try_again(id);
     }
 
     /// Makes anew what a run lacks: its timers, tasks, and what its children have to say; with a projection, what is

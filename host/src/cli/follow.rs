@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use backstitch_client::params::RESULT_WAIT_MS_MAX;
 use backstitch_client::views::{RowView, RunView};
-use backstitch_client::wire::RESULT_WAIT_MS_MAX;
 use backstitch_core::{RunStatus, Seq, printable};
 use tokio::time::Instant;
 

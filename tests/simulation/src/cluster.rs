@@ -26,7 +26,6 @@ mod expected;
 mod external;
 mod guests;
 mod host;
-mod looks;
 mod names;
 mod plan;
 mod play;
@@ -36,6 +35,7 @@ mod report;
 mod state;
 mod terms;
 mod watch;
+mod watching;
 mod worker;
 mod workers;
 

@@ -23,7 +23,7 @@ pub struct Mutant {
 
 impl Mutant {
     /// The file with the change.
-    pub fn plant(&self, source: &str) -> Result<String, String> {
+    pub fn apply(&self, source: &str) -> Result<String, String> {
         let Self { name, file, find, replace, .. } = self;
         match source.matches(find.as_str()).count() {
             1 => Ok(source.replacen(find.as_str(), replace, 1)),
@@ -85,10 +85,10 @@ mod tests {
     fn a_mutant_is_read_as_it_is_written_and_planted_where_it_belongs() {
         let [two, none]: [Mutant; 2] = parse(TEXT).unwrap().try_into().unwrap();
         assert_eq!((&*two.find, &*two.replace, two.by.as_deref()), ("one\n  two", "one", None));
-        assert_eq!(two.plant("zero\none\n  two\n"), Ok("zero\none\n".to_owned()));
+        assert_eq!(two.apply("zero\none\n  two\n"), Ok("zero\none\n".to_owned()));
         assert_eq!((&*none.replace, none.by.as_deref()), ("", Some("cargo test")));
-        assert_eq!(none.plant("abc"), Ok("ac".to_owned()));
-        assert!(none.plant("abb").is_err() && none.plant("a").is_err());
+        assert_eq!(none.apply("abc"), Ok("ac".to_owned()));
+        assert!(none.apply("abb").is_err() && none.apply("a").is_err());
     }
 
     #[test]

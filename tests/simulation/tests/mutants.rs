@@ -19,8 +19,8 @@ fn root() -> &'static Path {
 fn every_mutant_changes_one_place_of_the_code() {
     for mutant in mutants() {
         let source = std::fs::read_to_string(root().join(&mutant.file)).unwrap();
-        let planted = mutant.plant(&source);
-        assert!(planted.is_ok_and(|planted| planted != source), "{} in {}", mutant.name, mutant.file);
+        let applied = mutant.apply(&source);
+        assert!(applied.is_ok_and(|applied| applied != source), "{} in {}", mutant.name, mutant.file);
     }
 }
 
@@ -31,8 +31,9 @@ fn there_are_mutants_enough_and_each_has_a_name_of_its_own() {
 }
 
 /// Files of the scheduler that decide nothing: they say what there is, and hand it on.
-const NOTHING: [&str; 11] = [
+const NOTHING: [&str; 13] = [
     "action.rs",
+    "derived.rs",
     "env.rs",
     "figures.rs",
     "identity.rs",
@@ -42,6 +43,7 @@ const NOTHING: [&str; 11] = [
     "lib.rs",
     "loaded.rs",
     "on_commit.rs",
+    "speculative.rs",
     "waiting.rs",
 ];
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 /// Where the tests of a room are.
-const ROOMS: [(&str, &str); 12] = [
+const ROOMS: [(&str, &str); 14] = [
     ("core", "host/core"),
     ("ledger", "host/ledger"),
     ("sandbox", "host/sandbox"),
@@ -16,6 +16,8 @@ const ROOMS: [(&str, &str); 12] = [
     ("cli", "host/src"),
     ("sdk", "guest-sdk"),
     ("client", "client"),
+    ("scheduler", "host/scheduler"),
+    ("wire", "wire"),
     ("worker", "worker"),
     ("simulation", "tests/simulation"),
     ("tests", "tests"),

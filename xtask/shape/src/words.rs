@@ -77,7 +77,8 @@ const BANNED_IN_PROSE: [Rule; 7] = [
 /// Names of so many words are sentences.
 const SENTENCE_WORDS: usize = 5;
 /// Where the sources are.
-const SOURCES: [&str; 7] = ["bench", "client", "guest-sdk", "host", "tests/simulation", "worker", "xtask"];
+const SOURCES: [&str; 8] =
+    ["bench", "client", "guest-sdk", "host", "tests/simulation", "wire", "worker", "xtask"];
 /// Where the documents are.
 const DOCUMENTS: [&str; 6] =
     ["ARCHITECTURE.md", "README.md", "SECURITY.md", "SPECIFICATION.md", "bench/README.md", "docs/src"];

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::TenantId;
 use backstitch_core::matcher;
 use backstitch_core::task::LeaseGrant;
+use backstitch_wire::tasks::TaskView;
 
 use super::shared::Shared;
 

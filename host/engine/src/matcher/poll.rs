@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::matcher::{Backlog, OfferVersion, PollRequest, PollerId, Queue, Step};
 use backstitch_core::task::LeaseGrant;
+use backstitch_wire::tasks::TaskView;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 

@@ -3,9 +3,9 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backstitch_client::tasks::TaskView;
 use backstitch_core::TenantId;
 use backstitch_core::matcher::{Action, Matcher, Moment};
+use backstitch_wire::tasks::TaskView;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

@@ -7,10 +7,10 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
-use backstitch_client::wire::{
+use backstitch_core::{Json, Scope, limits};
+use backstitch_wire::params::{
     IDEMPOTENCY_KEY_BYTES_MAX, IDEMPOTENCY_KEY_HEADER, MANIFEST_HEADER, TENANT_DEFAULT, TENANT_HEADER,
 };
-use backstitch_core::{Json, Scope, limits};
 use futures::StreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -306,7 +306,7 @@ fn linger(mut frames: BodyDataStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use backstitch_client::StartRun;
+    use backstitch_wire::StartRun;
 
     fn post(media: Option<&str>, body: impl Into<Body>) -> Request {
         let mut request = Request::builder().method("POST").uri("/v1/x");
@@ -410,7 +410,7 @@ mod tests {
         {
             let uri = format!("/v1/runs?{query}");
             let (mut parts, ()) = Request::builder().uri(uri).body(()).unwrap().into_parts();
-            let params = Params::<backstitch_client::ListRuns>::from_request_parts(&mut parts, &()).await;
+            let params = Params::<backstitch_wire::ListRuns>::from_request_parts(&mut parts, &()).await;
             assert_eq!(params.is_ok(), expected, "{query}");
         }
     }

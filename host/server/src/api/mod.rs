@@ -2,7 +2,7 @@
 //!
 //! This room translates. Requests become calls of [`Service`](crate::service::Service), errors become [`problem`] documents;
 //! nothing is decided here except who may ask ([`guard`]), how much ([`extract`]) and for how long.
-//! [`backstitch_client`] is the other end of the same wire and has the types of both.
+//! [`backstitch_wire`] is the other end of the same wire and has the types of both.
 
 mod codes;
 mod described;

@@ -6,9 +6,9 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use backstitch_client::problem::{MEDIA_TYPE, ProblemDocument};
 use backstitch_core::printable;
 use backstitch_engine::ambient;
+use backstitch_wire::problem::{MEDIA_TYPE, ProblemDocument};
 
 use super::codes;
 use crate::service::ServiceError;

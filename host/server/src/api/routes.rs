@@ -14,18 +14,18 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use backstitch_client::history::History;
-use backstitch_client::views::{
-    DeployedView, HealthView, LedgerView, LiveView, QueryView, ReadyView, ReplayView, RunCountView,
-    RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
-};
-use backstitch_client::wire::{
+use backstitch_core::Seq;
+use backstitch_engine::room::Permit;
+use backstitch_wire::history::History;
+use backstitch_wire::params::{
     DeploymentsView, HistoryQuery, LedgerQuery, RESULT_WAIT_MS_MAX, ResultQuery, UpdateQuery,
     WAIT_MS_ASKED_MAX,
 };
-use backstitch_client::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
-use backstitch_core::Seq;
-use backstitch_engine::room::Permit;
+use backstitch_wire::views::{
+    DeployedView, HealthView, LedgerView, LiveView, QueryView, ReadyView, ReplayView, RunCountView,
+    RunDetailView, RunListView, RunView, StartedView, TenantView, UpdateView,
+};
+use backstitch_wire::{CountRuns, LimitTenant, ListRuns, SendUpdate, StartRun};
 use futures::{StreamExt, stream};
 
 use super::described::{Busy, Component, Conflict, NotModified, Routes, Unfit};

@@ -3,11 +3,11 @@
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use backstitch_client::schedules::{
+use backstitch_wire::params::ReasonBody;
+use backstitch_wire::schedules::{
     BackfillSchedule, CreateSchedule, ListSchedules, ReplaceSchedule, ScheduleListView, ScheduleView,
     TriggerSchedule, TriggeredView,
 };
-use backstitch_client::wire::ReasonBody;
 
 use super::described::{Conflict, Routes};
 use super::extract::{Document, NoParams, Params, Segments, Tenant};

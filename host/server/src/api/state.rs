@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRef;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use backstitch_client::views::StartedView;
+use backstitch_wire::views::StartedView;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 

@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use backstitch_client::views::{RepairsView, StartedView};
-use backstitch_client::wire::{CancelQuery, ReasonBody, RepairsQuery, SignalQuery};
-use backstitch_client::{ForkRun, ResetRun, SendSignal};
+use backstitch_wire::params::{CancelQuery, ReasonBody, RepairsQuery, SignalQuery};
+use backstitch_wire::views::{RepairsView, StartedView};
+use backstitch_wire::{ForkRun, ResetRun, SendSignal};
 
 use super::described::{Busy, Conflict, Routes, Unfit};
 use super::extract::{Document, NoParams, Params, Payload, Segments, Tenant};

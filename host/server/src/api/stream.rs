@@ -3,8 +3,8 @@
 //!
 //! | event | data | and then |
 //! |---|---|---|
-//! | `row` | [`RowView`](backstitch_client::views::RowView) | the next |
-//! | `closed` | [`RunView`](backstitch_client::views::RunView) | the end |
+//! | `row` | [`RowView`](backstitch_wire::views::RowView) | the next |
+//! | `closed` | [`RunView`](backstitch_wire::views::RunView) | the end |
 //! | `problem` | a problem document | the end; come back with the last id |
 //!
 //! A stream also ends, without a word, when the host stops and after [`STREAM_MAX`]. There are at most

@@ -4,11 +4,11 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use backstitch_client::tasks::{
+use backstitch_core::Op;
+use backstitch_wire::tasks::{
     ActivityListView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks, SettleTasks,
     SettledView, TaskFailure, TasksView, TokenBody,
 };
-use backstitch_core::Op;
 use serde::Serialize;
 use utoipa::ToSchema;
 

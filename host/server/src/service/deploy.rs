@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use backstitch_client::views::{DeployedView, DeploymentView, NameView};
 use backstitch_core::command::DEFAULT_TASK_QUEUE;
 use backstitch_core::{Digest, Scope, date};
 use backstitch_ledger::{ComponentKind as Offers, Deployment, NewComponent};
 use backstitch_sandbox::{ComponentKind, Described, Manifest};
+use backstitch_wire::views::{DeployedView, DeploymentView, NameView};
 
 use super::error::{ServiceError, internal, unfit, unloadable};
 use super::state::Service;

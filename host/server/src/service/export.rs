@@ -1,9 +1,9 @@
 //! A run as one document: [`History`].
 
-use backstitch_client::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 use backstitch_core::{Row, Run, Scope, date};
 use backstitch_engine::room::Permit;
 use backstitch_ledger::{RunInfo, RunRef};
+use backstitch_wire::history::{ChainText, Data, FORMAT, Head, History, Part, State};
 
 use super::error::{ServiceError, internal};
 use super::state::Service;

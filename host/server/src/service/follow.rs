@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use backstitch_client::views::{RowView, RunView};
 use backstitch_core::{RunId, RunStatus, Scope, Seq, limits};
 use backstitch_engine::closings::Closing;
 use backstitch_ledger::RunRef;
+use backstitch_wire::views::{RowView, RunView};
 
 use super::error::ServiceError;
 use super::state::{RESULT_POLL, Service};

@@ -7,8 +7,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_client::views::StartedView;
-use backstitch_client::{ForkRun, ResetRun};
 use backstitch_core::fork::{Fork, Unforkable, fork};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Digest, Event, Message, Row, Run, RunId, Scope, Seq};
@@ -18,6 +16,8 @@ use backstitch_ledger::{ForkedRun, NewItem, NewRun, RunInfo, RunRef, RunSummary}
 use backstitch_scheduler::{
     RunIdentity, begin_run, child_options, child_workflow_id, projection_of, timers_of,
 };
+use backstitch_wire::views::StartedView;
+use backstitch_wire::{ForkRun, ResetRun};
 
 use super::error::{ServiceError, invalid};
 use super::start::{check_workflow_id, workflow_id};

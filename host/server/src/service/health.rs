@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use backstitch_client::views::{HealthView, ReadyView};
 use backstitch_engine::term::Term;
+use backstitch_wire::views::{HealthView, ReadyView};
 
 use super::error::ServiceError;
 use super::state::Service;

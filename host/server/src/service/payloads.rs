@@ -1,10 +1,10 @@
 //! What tenants store: payloads part by part, and how much of it there may be.
 
-use backstitch_client::LimitTenant;
-use backstitch_client::views::TenantView;
 use backstitch_core::{Json, Scope, Seq, limits};
 use backstitch_engine::quota::Quotas;
 use backstitch_ledger::PayloadReader;
+use backstitch_wire::LimitTenant;
+use backstitch_wire::views::TenantView;
 
 use super::error::{ServiceError, invalid};
 use super::state::Service;

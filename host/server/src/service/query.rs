@@ -13,13 +13,13 @@
 
 use std::sync::Arc;
 
-use backstitch_client::views::QueryView;
 use backstitch_core::names::check_name;
 use backstitch_core::{Fault, Json, Run, Scope};
 use backstitch_engine::registry::rules_of;
 use backstitch_engine::replay_check::{self, NO_ROOM, Recorded, ReplayError};
 use backstitch_ledger::RunInfo;
 use backstitch_sandbox::{Stop, Stopped, WorkflowProgram};
+use backstitch_wire::views::QueryView;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{ServiceError, internal, invalid, unloadable};

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use backstitch_client::views::RepairsView;
 use backstitch_core::{Message, Projection, Run, RunId, Scope};
 use backstitch_ledger::Repairable;
 use backstitch_scheduler::projection_of;
+use backstitch_wire::views::RepairsView;
 use tokio::time::Instant;
 
 use super::error::{ServiceError, internal};

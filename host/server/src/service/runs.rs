@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use backstitch_client::views::{
-    LedgerView, ReplayView, RunCountView, RunDetailView, RunListView, RunView, StatusCountView, WaitView,
-};
-use backstitch_client::{CountRuns, ListRuns};
 use backstitch_core::start::without_seeds;
 use backstitch_core::{Digest, Filter, Rules, Run, RunId, RunStatus, Scope, Seq, limits};
 use backstitch_engine::registry::rules_of;
@@ -13,6 +9,10 @@ use backstitch_engine::replay_check;
 use backstitch_engine::replay_check::Recorded;
 use backstitch_ledger::{Page, RunFilter, RunRef};
 use backstitch_sandbox::{Program, WorkflowProgram};
+use backstitch_wire::views::{
+    LedgerView, ReplayView, RunCountView, RunDetailView, RunListView, RunView, StatusCountView, WaitView,
+};
+use backstitch_wire::{CountRuns, ListRuns};
 
 use super::error::{ServiceError, internal, invalid, unloadable};
 use super::state::{RESULT_POLL, Service};

@@ -17,14 +17,14 @@ mod attend;
 
 use std::collections::BTreeMap;
 
-use backstitch_client::schedules::{
-    BackfillSchedule, CreateSchedule, ListSchedules, PausedView, RecentStartView, ReplaceSchedule,
-    ScheduleListView, ScheduleView, ScheduledRunView, TriggerSchedule, TriggeredView,
-};
 use backstitch_core::names::{check_name, check_new_id};
 use backstitch_core::schedule::{Backfill, Spec, SpecError, State};
 use backstitch_core::{RunStatus, Scope, date, limits};
 use backstitch_ledger::{Schedule, ScheduleChange};
+use backstitch_wire::schedules::{
+    BackfillSchedule, CreateSchedule, ListSchedules, PausedView, RecentStartView, ReplaceSchedule,
+    ScheduleListView, ScheduleView, ScheduledRunView, TriggerSchedule, TriggeredView,
+};
 use serde::de::DeserializeOwned;
 
 use super::error::{ServiceError, internal, invalid};

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backstitch_client::views::{RunView, StartedView};
-use backstitch_client::wire::IDEMPOTENCY_KEY_BYTES_MAX;
-use backstitch_client::{AttributeValue, IdReuse, SendSignal, StartOptions as RequestedOptions, StartRun};
 use backstitch_core::names::{IDEMPOTENCY_KEY_PREFIX, check_name, check_new_id};
 use backstitch_core::{Attribute, Rules, RunId, RunStatus, Scope, StartOptions, date, limits};
 use backstitch_engine::ambient;
@@ -13,6 +10,9 @@ use backstitch_engine::driver::{Input, Start};
 use backstitch_engine::term::Term;
 use backstitch_ledger::{RunInfo, RunRef};
 use backstitch_scheduler::RunIdentity;
+use backstitch_wire::params::IDEMPOTENCY_KEY_BYTES_MAX;
+use backstitch_wire::views::{RunView, StartedView};
+use backstitch_wire::{AttributeValue, IdReuse, SendSignal, StartOptions as RequestedOptions, StartRun};
 use tokio::sync::oneshot;
 
 use super::error::{ServiceError, away, between_terms, internal, invalid, unfit, unloadable};

@@ -1,10 +1,10 @@
 //! What a client says to a run that is there: messages into its inbox, taken up by its owner.
 
-use backstitch_client::SendSignal;
 use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_engine::clock::id_by_database;
 use backstitch_ledger::Posted;
+use backstitch_wire::SendSignal;
 
 use super::error::{ServiceError, closed, crowded, invalid, unknown_run};
 use super::state::Service;

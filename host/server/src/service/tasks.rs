@@ -5,11 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use backstitch_client::tasks::{
-    ActivityListView, ActivityView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks,
-    SettledTask, TaskFailure, TaskView,
-};
-use backstitch_client::wire::WAIT_MS_ASKED_MAX;
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::matcher::{OfferVersion, PollRequest, Queue};
 use backstitch_core::names::check_name;
@@ -24,6 +19,11 @@ use backstitch_engine::driver::{Input, Settle};
 use backstitch_engine::matcher::{PollGuard, Woken};
 use backstitch_ledger::{OpenTask, Settled, Taken, TakenTask, TaskCheck, TaskPage, TaskState};
 use backstitch_scheduler::Settlement;
+use backstitch_wire::params::WAIT_MS_ASKED_MAX;
+use backstitch_wire::tasks::{
+    ActivityListView, ActivityView, AnswerTask, HeartbeatTask, HeartbeatView, ListActivities, PollTasks,
+    SettledTask, TaskFailure, TaskView,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;

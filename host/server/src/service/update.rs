@@ -9,12 +9,12 @@
 
 use std::time::Duration;
 
-use backstitch_client::views::UpdateView;
-use backstitch_client::{SendSignal, SendUpdate};
 use backstitch_core::names::{check_name, check_visible};
 use backstitch_core::{
     Command, Event, Failure, HeardId, Json, Kind, Row, RunId, RunStatus, Scope, Seq, limits,
 };
+use backstitch_wire::views::UpdateView;
+use backstitch_wire::{SendSignal, SendUpdate};
 use tokio::time::Instant;
 
 use super::error::{ServiceError, away, closed, internal, invalid};

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use backstitch_client::views::{RowView, RunView, StoredView, WaitView};
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Attribute, Attributes, Json, Kind, Op, Row, date, limits};
 use backstitch_ledger::{Reference, RunInfo, RunSummary};
+use backstitch_wire::views::{RowView, RunView, StoredView, WaitView};
 use serde_json::Value;
 
 use super::error::{ServiceError, internal, invalid};

@@ -43,7 +43,7 @@ enum Fate {
     Killed(String),
     Survives,
     /// It was never alive: this is what the compiler says.
-    Stillborn(String),
+    DoesNotBuild(String),
 }
 
 /// The copy in which mutants are planted, and where it is built.
@@ -52,7 +52,7 @@ struct Copy {
     target: PathBuf,
     seeds: u64,
     /// When a cluster has taken too long.
-    patience: Duration,
+    timeout: Duration,
 }
 
 fn main() -> Result<ExitCode> {
@@ -64,7 +64,7 @@ fn main() -> Result<ExitCode> {
     let (tree, target) = (place.join("tree"), place.join("target"));
     copy_files(&root, &tree)?;
 
-    let mut copy = Copy { tree, target, seeds: cli.seeds, patience: Duration::from_secs(3_600) };
+    let mut copy = Copy { tree, target, seeds: cli.seeds, timeout: Duration::from_secs(3_600) };
     copy.expect_sound(&mutants)?;
     let width = mutants.iter().map(|mutant| mutant.name.len()).max().unwrap_or_default();
     let mut fates = Vec::with_capacity(mutants.len());
@@ -145,7 +145,7 @@ impl Copy {
         if let Some(what) = self.play()? {
             bail!("without a mutant, {what}");
         }
-        self.patience = began.elapsed() * LONGER.1 + Duration::from_secs(LONGER.0);
+        self.timeout = began.elapsed() * LONGER.1 + Duration::from_secs(LONGER.0);
         let mut commands: Vec<&str> = mutants.iter().filter_map(|mutant| mutant.by.as_deref()).collect();
         commands.sort_unstable();
         commands.dedup();
@@ -158,7 +158,7 @@ impl Copy {
     fn fate_of(&self, mutant: &Mutant) -> Result<Fate> {
         let file = self.tree.join(&mutant.file);
         let source = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        fs::write(&file, mutant.plant(&source).map_err(anyhow::Error::msg)?)?;
+        fs::write(&file, mutant.apply(&source).map_err(anyhow::Error::msg)?)?;
         let fate = self.fate(mutant);
         fs::write(&file, source)?;
         fate
@@ -167,7 +167,7 @@ impl Copy {
     /// Of the mutant that is planted.
     fn fate(&self, mutant: &Mutant) -> Result<Fate> {
         if let Some(problem) = self.build()? {
-            return Ok(Fate::Stillborn(problem));
+            return Ok(Fate::DoesNotBuild(problem));
         }
         Ok(match &mutant.by {
             Some(command) if self.passes(command)? => Fate::Survives,
@@ -213,7 +213,7 @@ impl Copy {
             .stdout(fs::File::create(&log)?)
             .stderr(Stdio::null())
             .spawn()?;
-        let until = Instant::now() + self.patience;
+        let until = Instant::now() + self.timeout;
         let status = loop {
             match child.try_wait()? {
                 Some(status) => break status,
@@ -239,7 +239,7 @@ fn shown(fate: &Fate) -> String {
     match fate {
         Fate::Killed(by) => by.clone(),
         Fate::Survives => "survives".to_owned(),
-        Fate::Stillborn(problem) => {
+        Fate::DoesNotBuild(problem) => {
             let line = problem.lines().find(|line| line.starts_with("error")).unwrap_or_default();
             format!("does not compile: {line}")
         }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backstitch_core::matcher::{Action as MatcherAction, Moment};
-use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId};
+use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId, TaskToken};
 use backstitch_ledger::{Item, Outcome};
 use backstitch_scheduler::{
     Action, Activated, ActivationError, AttemptEnd, Deferring, Input, NewAttempt, Now, StopAttempt,
@@ -176,27 +176,8 @@ impl Cluster {
             }
             Action::Started(reply, started) => self.started(reply.0, &started),
             Action::Settled(reply, settlement) => self.settled(reply.0, settlement),
-            Action::Deferred(reply, token) => {
-                if let Some(Answering::Defer) = self.answering.remove(&reply.0)
-                    && let Some(term) = &mut self.hosts[host].term
-                    && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
-                {
-                    attempt.token = Some(token);
-                    let holds = term.watch.defers(token);
-                    self.check(holds);
-                }
-            }
-            Action::Drained(reply) => {
-                self.answering.remove(&reply.0);
-                if let Some(term) = &self.hosts[host].term {
-                    if !term.tickets.is_empty() || !term.attempts.is_empty() {
-                        self.check(Err(format!("host {host} has stopped, and something was under way")));
-                        return;
-                    }
-                    self.database.release(term.lease);
-                }
-                self.end_term(host, "it was stopped", 500_000);
-            }
+            Action::Deferred(reply, token) => self.deferred(host, reply.0, token),
+            Action::Drained(reply) => self.drained(host, reply.0),
             Action::Wake(after, wake) => {
                 let us = after.as_micros() as u64;
                 self.tell_later(host, us, HostEvent::Tell(Input::Woken(wake)));
@@ -218,6 +199,31 @@ impl Cluster {
                 self.tell_later(host, us, HostEvent::Ask(action));
             }
         }
+    }
+
+    /// An attempt may give its token away.
+    fn deferred(&mut self, host: usize, reply: u64, token: TaskToken) {
+        if let Some(Answering::Defer) = self.answering.remove(&reply)
+            && let Some(term) = &mut self.hosts[host].term
+            && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
+        {
+            attempt.token = Some(token);
+            let holds = term.watch.defers(token);
+            self.check(holds);
+        }
+    }
+
+    /// A host has stopped.
+    fn drained(&mut self, host: usize, reply: u64) {
+        self.answering.remove(&reply);
+        if let Some(term) = &self.hosts[host].term {
+            if !term.tickets.is_empty() || !term.attempts.is_empty() {
+                self.check(Err(format!("host {host} has stopped, and something was under way")));
+                return;
+            }
+            self.database.release(term.lease);
+        }
+        self.end_term(host, "it was stopped", 500_000);
     }
 
     fn append(&mut self, host: usize, item: Item) {
@@ -305,6 +311,11 @@ impl Cluster {
                 // One whose reply is lost is sent again.
                 for _ in 0..self.rng.below(20) / 18 {
                     self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+                }
+                if self.rng.chance(100) {
+                    // So does whoever takes the run over before it knows what became of that.
+                    let us = self.delay(50_000);
+                    self.after(us, Event::Repost(scope, item.clone()));
                 }
                 let posted = self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
                 if let backstitch_ledger::Posted::Accepted { owner } = posted {

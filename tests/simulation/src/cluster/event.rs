@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use backstitch_core::matcher::PollerId;
-use backstitch_core::{Fault, Json, RunId};
-use backstitch_ledger::{Acks, ClaimedRun, InboxItem};
+use backstitch_core::{Fault, Json, RunId, Scope};
+use backstitch_ledger::{Acks, ClaimedRun, InboxItem, NewItem};
 use backstitch_scheduler::{Action, AttemptEnd, Input, Job, Ledgered, NewAttempt};
 
 use super::env::{SimEnv, Task};
@@ -21,6 +21,8 @@ pub(super) enum Event {
     Register(usize),
     /// To a remote worker.
     Worker(usize, WorkerEvent),
+    /// A host sends a message that another one of its run has sent already.
+    Repost(Scope, NewItem),
     /// Somebody answers a task.
     Answer { task: Task, output: Option<Json>, tries: u32 },
     /// Somebody answers a task to the database.

@@ -7,6 +7,9 @@ use crate::script::{SIGNALS, Script, WORKFLOW_IDS};
 /// Faults begin no later than this, in microseconds. From then on everything has to come to its end.
 pub const FAULTS_END_US: u64 = 40_000_000;
 
+/// Attempts of activities that a host makes at a time.
+pub(super) const ATTEMPTS_MAX: usize = 3;
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Plan {

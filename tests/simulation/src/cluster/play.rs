@@ -82,14 +82,17 @@ impl Cluster {
             Event::External(place) => {
                 let external = self.plan.events[place].1.clone();
                 self.note(|| format!("{external:?}"));
-                if matches!(external, External::Signal { .. }) && self.rng.chance(250) {
+                if matches!(external, External::Signal { .. }) && self.rng.chance(400) {
                     // A client that is not sure says it once more.
-                    let us = self.delay(500_000);
+                    let us = self.delay(2_000_000);
                     self.after(us, Event::External(place));
                 }
                 self.external(external);
             }
             Event::Register(host) => self.register(host),
+            Event::Repost(scope, item) => {
+                self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+            }
             Event::Worker(worker, event) => self.worker(worker, event),
             Event::Answer { task, output, tries } => self.answer(task, output, tries),
             Event::Settle { task, output } => self.settle(&task, output),

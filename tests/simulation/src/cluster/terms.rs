@@ -10,8 +10,9 @@ use backstitch_scheduler::{Config, Scheduler};
 use super::env::{Shared, SimEnv};
 use super::event::{Event, HostEvent};
 use super::host::{LEASE_MS, Term};
+use super::plan::ATTEMPTS_MAX;
 use super::state::Cluster;
-use super::watch::{ATTEMPTS_MAX, Watch};
+use super::watch::Watch;
 use crate::model::Writer;
 
 impl Cluster {

@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstitch_core::{Event, Kind, Op, RunId, Seq, TaskLease, TaskToken, limits};
+use backstitch_core::{Event, Kind, Op, Row, RunId, Seq, TaskLease, TaskToken, limits};
 use backstitch_ledger::{Append, Item, NewRun, NewTimer, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
 
 use super::checks::Broken;
 use super::env::SimEnv;
-
-/// Attempts of activities at a time.
-pub(super) const ATTEMPTS_MAX: usize = 3;
+use super::plan::ATTEMPTS_MAX;
 
 /// What is known of one term.
 pub(super) struct Watch {
@@ -31,6 +29,8 @@ pub(super) struct Watch {
     owed: BTreeMap<u64, Owed>,
     /// Runs of whose end it has told.
     told: BTreeSet<RunId>,
+    /// Leases of tasks that are committed and that attempts leave to others.
+    left: BTreeSet<TaskLease>,
     /// Leases of tasks that it has delivered.
     delivered: BTreeSet<TaskLease>,
     /// Calls whose commands are committed and whose first attempts are to be made here.
@@ -63,6 +63,7 @@ impl Watch {
             consumed: BTreeSet::new(),
             owed: BTreeMap::new(),
             told: BTreeSet::new(),
+            left: BTreeSet::new(),
             delivered: BTreeSet::new(),
             queued: BTreeSet::new(),
         }
@@ -78,10 +79,14 @@ impl Watch {
         for row in &append.rows {
             if row.kind == Kind::RunPaused.tag() {
                 self.paused.insert(run);
-                self.queued.retain(|(queued, _)| *queued != run);
             } else if row.kind == Kind::RunResumed.tag() {
                 self.paused.remove(&run);
             }
+        }
+        if append.rows.iter().any(gives_up) {
+            // Which calls still wait is the run's affair.
+            self.queued.retain(|(queued, _)| *queued != run);
+            self.owed.values_mut().filter(|owed| owed.run == run).for_each(|owed| owed.calls.clear());
         }
         self.owed.insert(*ticket, owed(append));
         append.new_runs.iter().try_for_each(|new| own_timers_are_set(new, append))?;
@@ -151,9 +156,9 @@ impl Watch {
     /// An attempt leaves its call to others: the same may be made again.
     pub(super) fn defers(&mut self, token: TaskToken) -> Result<(), Broken> {
         self.attempted.remove(&(token.run, token.op, token.attempt));
-        match self.owed.values().any(|owed| owed.deferred.contains(&token.lease)) {
-            true => Err(format!("the token {token} is given away before its task is committed")),
-            false => Ok(()),
+        match self.left.remove(&token.lease) {
+            true => Ok(()),
+            false => Err(format!("the token {token} is given away before its task is committed")),
         }
     }
 
@@ -176,7 +181,9 @@ impl Watch {
 
     /// These appends are about to have an answer.
     pub(super) fn answers(&mut self, tickets: &[u64]) -> Vec<Owes> {
-        tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).map(Owes).collect()
+        let owed: Vec<Owed> = tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).collect();
+        self.left.extend(owed.iter().flat_map(|owed| &owed.deferred));
+        owed.into_iter().map(Owes).collect()
     }
 
     /// They were committed, and the scheduler knows it. What it was to do is done.
@@ -222,9 +229,16 @@ fn own_timers_are_set(new: &NewRun, append: &Append) -> Result<(), Broken> {
     }
 }
 
+/// Whether a row may have calls wait no more that waited for their turn.
+fn gives_up(row: &Row) -> bool {
+    let kinds = [Kind::OpCancelled, Kind::CancelRequested, Kind::RunPaused];
+    row.kind >= Kind::RunCompleted.tag() || kinds.iter().any(|kind| kind.tag() == row.kind)
+}
+
 fn owed(append: &Append) -> Owed {
     let scheduled = append.rows.iter().filter(|row| row.kind == Kind::ActivityScheduled.tag());
     let calls = scheduled.filter_map(|row| row.op);
+    let is_over = append.rows.iter().any(gives_up);
     let taken = append.tasks.iter().filter_map(|task| task.taken.as_ref());
     let (reserved, deferred): (Vec<_>, Vec<_>) = taken.partition(|grant| grant.lease_ms.is_some());
     let lease = |grants: Vec<&backstitch_core::task::LeaseGrant>| {
@@ -233,7 +247,7 @@ fn owed(append: &Append) -> Owed {
     Owed {
         run: append.run,
         last: append.rows.last().map(|row| row.seq),
-        calls: calls.filter(|op| append.tasks.iter().all(|task| task.op != *op)).collect(),
+        calls: calls.filter(|op| append.tasks.iter().all(|task| task.op != *op) && !is_over).collect(),
         closes: matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. })),
         reserved: lease(reserved),
         deferred: lease(deferred),

@@ -7,12 +7,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use backstitch_client::{IdReuse, StartRun};
 use backstitch_core::schedule::{Action, Closing, Decision, Snapshot, Spec, State, Stop, Times, decide};
 use backstitch_core::{Message, RunId, RunStatus, Scope, limits};
 use backstitch_engine::failpoint;
 use backstitch_engine::retry::until_answered;
 use backstitch_ledger::{Schedule, ScheduleChange};
+use backstitch_wire::{IdReuse, StartRun};
 use futures::StreamExt;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;

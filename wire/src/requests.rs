@@ -1,4 +1,4 @@
-//! What a client asks for, as it says it to [`Client`](crate::Client) and as the host's service takes it.
+//! What a client asks for, as it says it to its client and as the host's service takes it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

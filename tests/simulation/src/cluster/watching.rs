@@ -1,4 +1,4 @@
-//! What is looked at when a host leads a guest, begins an attempt, or hears that something is committed.
+//! What is looked at while a cluster plays: jobs, attempts and answers of the writer.
 
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Op, Run, RunId, RunStatus, Seq, limits};
