@@ -83,7 +83,7 @@ impl Watch {
                 self.paused.remove(&run);
             }
         }
-        if append.rows.iter().any(gives_up) {
+        if append.rows.iter().any(abandons) {
             // Which calls still wait is the run's affair.
             self.queued.retain(|(queued, _)| *queued != run);
             self.owed.values_mut().filter(|owed| owed.run == run).for_each(|owed| owed.calls.clear());
@@ -230,7 +230,7 @@ fn own_timers_are_set(new: &NewRun, append: &Append) -> Result<(), Broken> {
 }
 
 /// Whether a row may have calls wait no more that waited for their turn.
-fn gives_up(row: &Row) -> bool {
+fn abandons(row: &Row) -> bool {
     let kinds = [Kind::OpCancelled, Kind::CancelRequested, Kind::RunPaused];
     row.kind >= Kind::RunCompleted.tag() || kinds.iter().any(|kind| kind.tag() == row.kind)
 }
@@ -238,7 +238,7 @@ fn gives_up(row: &Row) -> bool {
 fn owed(append: &Append) -> Owed {
     let scheduled = append.rows.iter().filter(|row| row.kind == Kind::ActivityScheduled.tag());
     let calls = scheduled.filter_map(|row| row.op);
-    let is_over = append.rows.iter().any(gives_up);
+    let is_over = append.rows.iter().any(abandons);
     let taken = append.tasks.iter().filter_map(|task| task.taken.as_ref());
     let (reserved, deferred): (Vec<_>, Vec<_>) = taken.partition(|grant| grant.lease_ms.is_some());
     let lease = |grants: Vec<&backstitch_core::task::LeaseGrant>| {
