@@ -45,8 +45,9 @@ impl<E: Env> Scheduler<E> {
     /// A read that begins now: earlier ones of the same run do not count any more.
     fn begin_reading(&mut self, id: RunId) -> u64 {
         self.reads += 1;
-        // What is on its way may be committed after the rows were read, and the run may have gone by then.
-        let writes = self.slots.get(&id).is_some_and(Slot::is_writing);
+        // What is on its way may be committed after the rows were read, and the run may have gone by then. One that could not
+        // be loaded has gone already, and is about to be parked or closed.
+        let writes = self.slots.get(&id).map_or_else(|| self.unloading.contains(&id), Slot::is_writing);
         let reading = self.reading.entry(id).or_default();
         (reading.number, reading.has_written) = (self.reads, writes);
         self.reads
@@ -240,8 +241,9 @@ impl<E: Env> Scheduler<E> {
         if let Some(reason) = terminated {
             self.close_unreplayed(identity, reason, ledger, &mut append);
         }
+        self.unloading.insert(id);
         self.submit(id, append, |sent| {
-            sent.closes = true;
+            (sent.closes, sent.unloads) = (true, true);
             sent.put_back = unheard;
         });
     }
