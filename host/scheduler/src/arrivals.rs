@@ -4,6 +4,8 @@
 //! lost when it is dropped: the row it came from is still there and comes again. No batch waits for a run that is being
 //! read: that may take long, and is nobody else's affair.
 
+use std::sync::Arc;
+
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Fault, HeardId, Message, Op, Projection, Run, RunId, limits};
 use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
@@ -12,7 +14,7 @@ use uuid::Uuid;
 use crate::action::Action;
 use crate::env::Env;
 use crate::identity::RunIdentity;
-use crate::in_flight::{Arrival, Loading, Reading};
+use crate::in_flight::{Arrival, Left, Loading, Reading};
 use crate::input::Ended;
 use crate::job::PendingEvent;
 use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
@@ -241,6 +243,9 @@ impl<E: Env> Scheduler<E> {
         if let Some(reason) = terminated {
             self.close_unreplayed(identity, reason, ledger, &mut append);
         }
+        // No row tells whether the database still knows that it is parked.
+        let (identity, head) = (Arc::new(identity.clone()), append.head());
+        self.left.put(id, Left { identity, head, is_doubtful: true });
         self.unloading.insert(id);
         self.submit(id, append, |sent| {
             (sent.closes, sent.unloads) = (true, true);
