@@ -37,8 +37,8 @@ impl Beside {
             others_are_told(&run, &row, database)?;
             run.load(&row).map_err(|corrupt| format!("the ledger of run {id}: {corrupt}"))?;
         }
-        if run.status().is_none() {
-            // Its start was refused.
+        if run.status().is_none() || database.is_closed_damaged(id) {
+            // Its start was refused; or it was closed without a row.
             return Ok(());
         }
         timers(&run, database, now_ms)?;

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use backstitch_core::{HostId, Op, RunId, TaskToken};
+use backstitch_core::{HostId, Json, Op, RunId, TaskToken};
 use backstitch_ledger::Lease;
 use backstitch_scheduler::{ActivationId, Scheduler};
 
-use super::env::{Shared, SimEnv};
+use super::env::{Shared, SimEnv, Unloadable};
 use super::watch::Watch;
 use crate::model::{Reply, Walk, Writer};
 
@@ -28,6 +28,10 @@ pub(super) struct Host {
     pub(super) crash_at: Option<&'static str>,
     /// What becomes of the next statement of its writer.
     pub(super) next_reply: Option<Reply>,
+    /// The ledger that it reads next does not come as it was written.
+    pub(super) misreads: bool,
+    /// Components that it cannot make ready.
+    pub(super) unloadable: Unloadable,
     /// Activations of the terms before.
     pub(super) activations: u64,
 }
@@ -77,9 +81,13 @@ pub(super) enum Source {
 }
 
 /// An attempt on this host.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) number: u32,
     /// It may give this away.
     pub(super) token: Option<TaskToken>,
+    /// What it says of how far it has come, or was told of the attempts before.
+    pub(super) said: Option<Json>,
+    /// The activity, and its arguments.
+    pub(super) call: (String, Json),
 }

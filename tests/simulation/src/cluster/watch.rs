@@ -21,6 +21,8 @@ pub(super) struct Watch {
     has_tried: bool,
     /// Attempts that have begun.
     attempted: BTreeSet<(RunId, Op, u32)>,
+    /// Calls of which one has.
+    begun: BTreeSet<(RunId, Op)>,
     /// Runs that it has paused and not resumed.
     paused: BTreeSet<RunId>,
     /// Messages that rows of this term have come from.
@@ -59,6 +61,7 @@ impl Watch {
             has_trials: false,
             has_tried: false,
             attempted: BTreeSet::new(),
+            begun: BTreeSet::new(),
             paused: BTreeSet::new(),
             consumed: BTreeSet::new(),
             owed: BTreeMap::new(),
@@ -83,7 +86,9 @@ impl Watch {
                 self.paused.remove(&run);
             }
         }
-        if append.rows.iter().any(abandons) {
+        let is_led_no_more =
+            matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. }));
+        if is_led_no_more || append.rows.iter().any(abandons) {
             // Which calls still wait is the run's affair.
             self.queued.retain(|(queued, _)| *queued != run);
             self.owed.values_mut().filter(|owed| owed.run == run).for_each(|owed| owed.calls.clear());
@@ -142,6 +147,7 @@ impl Watch {
             return Err(format!("an attempt of op {op} of run {run} begins, which is paused"));
         }
         self.queued.remove(&(run, op));
+        self.begun.insert((run, op));
         match self.attempted.insert((run, op, new.attempt)) {
             true => Ok(()),
             false => Err(format!("attempt {} of op {op} of run {run} begins twice", new.attempt)),
@@ -160,6 +166,11 @@ impl Watch {
             true => Ok(()),
             false => Err(format!("the token {token} is given away before its task is committed")),
         }
+    }
+
+    /// Nobody will read what an attempt gives: its run was parked or is read again, and may have it made once more.
+    pub(super) fn aborts(&mut self, run: RunId, op: Op, attempt: u32) {
+        self.attempted.remove(&(run, op, attempt));
     }
 
     pub(super) fn tells(&mut self, run: RunId) {
@@ -194,7 +205,7 @@ impl Watch {
         }
         if !self.paused.contains(&run) {
             let calls = owed.calls.iter().map(|op| (run, *op));
-            self.queued.extend(calls.filter(|(_, op)| !self.attempted.contains(&(run, *op, 1))));
+            self.queued.extend(calls.filter(|call| !self.begun.contains(call)));
         }
         if owed.closes && !self.told.contains(&run) {
             return Err(format!("run {run} has closed or was parked, and nobody hears of it"));

@@ -1,13 +1,14 @@
 //! What is looked at while a cluster plays: jobs, attempts and answers of the writer.
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Op, Run, RunId, RunStatus, Seq, limits};
-use backstitch_ledger::{Outcome, PoisonKind};
+use backstitch_core::{Fault, FaultKind, Op, Run, RunId, RunStatus, Seq, limits};
+use backstitch_ledger::{Append, Outcome, PoisonKind, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt};
 
 use super::checks::Broken;
 use super::env::SimEnv;
 use super::plan::External;
+use super::said::Said;
 use super::state::Cluster;
 use super::watch::Owes;
 
@@ -76,12 +77,40 @@ impl Cluster {
                 "a call of run {other}, of priority {first}, waits for run {run}"
             )));
         }
+        let holds = Said::begins_here(new, self.beside.run(run));
+        self.check_unless_lost(holds);
         let Some(term) = &mut self.hosts[host].term else { return };
         let has_lease = self.now_us < term.lease_until_us;
         let holds = term.watch.attempts(new, is_tried);
         self.check_unless_lost(holds);
         if !has_lease && !is_tried {
             self.check(Err(format!("an attempt of run {run} begins on host {host}, which has no lease")));
+        }
+    }
+
+    /// Nothing parks a run but what went wrong with its component, its ledger or its hosts.
+    pub(super) fn look_at_parking(&mut self, append: &Append) {
+        let Some(StatusChange::Park { fault }) = &append.status else { return };
+        let kind = serde_json::from_str::<Fault>(fault).map(|fault| fault.kind);
+        let losses = self.database.losses_of(append.run).map_or(0, |(losses, _)| losses);
+        let has_reason = match kind {
+            Ok(FaultKind::HostLost) => losses >= limits::HOSTS_LOST_MAX,
+            Ok(FaultKind::Component) => self.plan.lacks_components(),
+            Ok(FaultKind::Corrupt) => self.plan.misreads(),
+            _ => false,
+        };
+        if !has_reason {
+            self.check(Err(format!("run {} is parked for no reason: {fault}", append.run)));
+        }
+    }
+
+    /// A run that is asked to end does so when that message is consumed.
+    pub(super) fn look_at_last_words(&mut self, append: &Append) {
+        let closes = matches!(append.status, Some(StatusChange::Close(_)));
+        let is_open = self.beside.run(append.run).is_some_and(Run::is_open);
+        let mut consumed = append.inbox_done.iter().filter(|_| !closes && is_open);
+        if let Some((run, item)) = consumed.find(|(run, item)| self.database.is_last_word(*run, *item)) {
+            self.check_unless_lost(Err(format!("message {item} asks run {run} to end, and it does not")));
         }
     }
 
