@@ -196,6 +196,10 @@ impl<E: Env> Scheduler<E> {
         batch: Option<E::Batch>,
     ) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.run.is_paused() {
+            // Nothing is offered now, and what was said is with the message alone: it is heard when the run goes on.
+            return self.in_hand.put_back(id, item);
+        }
         let is_next = slot.awaits_attempt(op, attempt);
         if is_next {
             slot.attempts.remove(&op);
