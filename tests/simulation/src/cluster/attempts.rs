@@ -24,8 +24,8 @@ impl Cluster {
             let holds = term.watch.defers(token);
             self.check(holds);
             // Whoever gets it may be faster than the attempt itself, and have no good news.
-            if self.rng.chance(300) {
-                let output = self.rng.chance(500).then(|| activity_output(&name, &input));
+            if self.rng.chance(500) {
+                let output = self.rng.chance(400).then(|| activity_output(&name, &input));
                 let task = Task { scope: self.scope(), token, name, input, said: None };
                 let us = self.delay(20_000);
                 self.after(us, Event::Answer { task, output, tries: 0 });
@@ -45,12 +45,13 @@ impl Cluster {
         let call = (new.name.to_string(), new.input.clone());
         term.attempts.insert((run, op), Attempt { number: new.attempt, token: None, said, call });
         let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
-        let us = self.delay(60_000);
+        let mut us = self.delay(60_000);
         // A call without bounds whose host dies before its attempt has given the token away waits for an operator.
         let is_bounded = new.until_ms.is_some() || new.bounds.close_by_ms.is_some();
         if is_bounded && self.rng.chance(300) {
-            let us = us / 2;
-            self.tell_later(host, us, HostEvent::Defer(new.clone()));
+            self.tell_later(host, us / 2, HostEvent::Defer(new.clone()));
+            // It may take its time, and the next attempt begin while this one goes on.
+            us += self.rng.below(2) * self.delay(300_000);
         }
         let (us, outcome) =
             if us > left_us { (left_us, Err(timeout())) } else { (us, self.attempt_outcome(&new)) };
@@ -130,7 +131,7 @@ impl Cluster {
         if how == StopAttempt::Abort {
             term.watch.aborts(run, op, number);
         }
-        if self.rng.chance(300) {
+        if self.rng.chance(500) {
             term.late.insert((run, op, number));
         }
         // One that is only told goes on for a while, and nobody waits for it: it keeps its place until then.

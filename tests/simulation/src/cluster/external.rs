@@ -100,7 +100,7 @@ impl Cluster {
         }
         for host in 0..self.hosts.len() {
             if self.hosts[host].term.is_some() {
-                let us = self.delay(200_000);
+                let us = self.delay(600_000);
                 self.tell_later(host, us, HostEvent::Tell(Input::Reconnected));
             }
         }

@@ -42,6 +42,8 @@ impl Cluster {
         }
         match left {
             _ if self.rng.chance(80) => {}
+            // It has no time for it any more.
+            _ if self.rng.chance(100) => self.give_back(&task),
             0 => self.after(10_000, Event::Answer { task, output, tries: 0 }),
             _ => {
                 let us = self.heartbeat_us();

@@ -56,6 +56,8 @@ impl Cluster {
             },
         };
         let mut rows = self.database.rows(read.run, Seq(0), usize::MAX);
+        // Whatever is read is committed, whether its writer has heard of that or not.
+        self.checks.committed(read.run, &self.database);
         if rows.len() > 1 && std::mem::take(&mut self.hosts[host].misreads) {
             let place = self.rng.below(rows.len() as u64) as usize;
             rows[place].chain = Chain(!rows[place].chain.0);
