@@ -200,7 +200,10 @@ impl<E: Env> Scheduler<E> {
             // Nothing is offered now, and what was said is with the message alone: it is heard when the run goes on.
             return self.in_hand.put_back(id, item);
         }
-        let is_next = slot.awaits_attempt(op, attempt);
+        // A failover may bring back a task that was freed before; the attempt that followed is under way.
+        let is_made_here =
+            matches!(slot.attempts.get(&op), Some(Attempt::Queued | Attempt::Running { lease: None, .. }));
+        let is_next = slot.awaits_attempt(op, attempt) && !is_made_here;
         if is_next {
             slot.attempts.remove(&op);
         }
