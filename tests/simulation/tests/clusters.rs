@@ -56,7 +56,7 @@ fn every_kind_of_fault_comes_up() {
         plan.events.into_iter().filter(|(_, event)| event.is_fault()).map(|(_, event)| kind(&event))
     };
     let met: BTreeSet<String> = (0..500).map(Plan::new).flat_map(kinds).collect();
-    assert_eq!(met.len(), 14, "{met:?}");
+    assert_eq!(met.len(), 15, "{met:?}");
 }
 
 /// What no scheduler is told of, and happens around it.
@@ -69,7 +69,7 @@ fn whatever_clients_workers_and_operators_do_comes_up() {
         }
     }
     let names = "update-refused update-unanswered update-answered update-failed reset fork misread \
-        heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing";
+        failover-at heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing";
     for name in names.split_whitespace() {
         assert!(met.contains_key(name), "{name} in {met:?}");
     }

@@ -1,8 +1,9 @@
 //! Attempts on hosts: they take their time, fail, and leave their calls to others, as `engine::attempt` and
 //! `engine::deferral` have it.
 
+use backstitch_core::run::OpenOp;
 use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId, TaskToken};
-use backstitch_scheduler::{AttemptEnd, Deferring, Input, NewAttempt, StopAttempt, new_inbox_item};
+use backstitch_scheduler::{AttemptEnd, Deferring, Input, NewAttempt, Standing, StopAttempt, new_inbox_item};
 
 use super::env::{Reply as Waits, Task};
 use super::event::{Event, HostEvent};
@@ -44,6 +45,13 @@ impl Cluster {
             if self.rng.chance(300) { Some(heartbeat_details(&mut self.rng)) } else { new.heartbeat.clone() };
         let call = (new.name.to_string(), new.input.clone());
         term.attempts.insert((run, op), Attempt { number: new.attempt, token: None, said, call });
+        // What an attempt before has had to say may come when this one is under way.
+        let of_call = (run, op, 0)..(run, op, new.attempt);
+        let late: Vec<u32> = term.late.extract_if(of_call, |_| true).map(|(_, _, attempt)| attempt).collect();
+        for attempt in late {
+            let us = self.delay(3_000);
+            self.end_late(host, us, (run, op, attempt));
+        }
         let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
         let mut us = self.delay(60_000);
         // A call without bounds whose host dies before its attempt has given the token away waits for an operator.
@@ -78,7 +86,24 @@ impl Cluster {
         let Some(heartbeat) = known.map(|known| known.said.clone()) else { return };
         let reply = Waits::new(self.new_reply(Answering::Defer));
         let deferring = Deferring { run, op, attempt, until_ms: new.until_ms, heartbeat, reply };
+        let may_wait = self.may_defer(host, run, op, attempt);
         self.step(host, Input::Defer(deferring));
+        let Some(term) = &self.hosts[host].term else { return };
+        if may_wait && !term.watch.is_left(run, op) {
+            self.check_unless_lost(Err(format!(
+                "attempt {attempt} of op {op} of run {run} cannot leave its call to others"
+            )));
+        }
+    }
+
+    /// Whether nothing is on its way that could end the call of an attempt which is under way.
+    fn may_defer(&self, host: usize, id: RunId, op: Op, attempt: u32) -> bool {
+        let Some(term) = &self.hosts[host].term else { return false };
+        let is_led = matches!(term.scheduler.standing(id), Some(Standing::Ready));
+        let waits = self.beside.run(id).is_some_and(|run| {
+            matches!(run.open_op(op), Some(OpenOp::Activity { attempts, .. }) if attempts + 1 == attempt)
+        });
+        is_led && waits && self.owns(host, id) && term.watch.is_settled(id)
     }
 
     /// An attempt ends, unless it was stopped. One whose call is left to others may have failed: they hear of that.
@@ -87,7 +112,7 @@ impl Cluster {
         let Some(term) = &mut self.hosts[host].term else { return };
         if term.attempts.get(&(run, op)).is_none_or(|known| known.number != attempt) {
             if term.late.remove(&(run, op, attempt)) {
-                self.step(host, Input::AttemptEnded { run, op, attempt, heartbeat: None, end });
+                self.end_late(host, 0, (run, op, attempt));
             }
             return;
         }
@@ -131,12 +156,30 @@ impl Cluster {
         if how == StopAttempt::Abort {
             term.watch.aborts(run, op, number);
         }
-        if self.rng.chance(500) {
-            term.late.insert((run, op, number));
+        let has_said = self.rng.chance(500);
+        if how == StopAttempt::Abort {
+            // What it said when it had just ended is on its way.
+            let free = HostEvent::Tell(Input::PlacesFree(1));
+            return match has_said {
+                true => self.end_late(host, 100, (run, op, number)),
+                false => self.tell_later(host, 100, free),
+            };
         }
         // One that is only told goes on for a while, and nobody waits for it: it keeps its place until then.
-        let us = if how == StopAttempt::Abort { 100 } else { self.delay(100_000) };
+        if has_said && let Some(term) = &mut self.hosts[host].term {
+            term.late.insert((run, op, number));
+        } else {
+            let us = self.delay(100_000);
+            self.tell_later(host, us, HostEvent::Tell(Input::PlacesFree(1)));
+        }
+    }
+
+    /// An attempt that was stopped has ended, and says so: it gives its place back before that is heard.
+    fn end_late(&mut self, host: usize, us: u64, (run, op, attempt): (RunId, Op, u32)) {
+        let end = AttemptEnd::Outcome(Err(timeout()));
+        let ended = Input::AttemptEnded { run, op, attempt, heartbeat: None, end };
         self.tell_later(host, us, HostEvent::Tell(Input::PlacesFree(1)));
+        self.tell_later(host, us, HostEvent::Tell(ended));
     }
 }
 

@@ -90,7 +90,14 @@ impl Cluster {
             self.note(|| format!("host {host}    -> {}", names::action(&action)));
             let at = self.hosts[host].crash_at;
             let is_last = at.is_some_and(|at| names::action(&action).starts_with(at));
+            let fails_over = self.hosts[host].fails_over_at;
+            let fails_over = fails_over.filter(|(at, _)| names::action(&action).starts_with(at));
             self.carry_out(host, action);
+            if let Some((_, commits)) = fails_over {
+                self.hosts[host].fails_over_at = None;
+                self.met("failover-at");
+                self.fail_over(commits);
+            }
             if is_last {
                 return self.crash(host);
             }

@@ -68,6 +68,9 @@ impl Cluster {
                 }
             }
             External::Freeze { host, us } => self.hosts[host].frozen_until_us = self.now_us + us,
+            External::FailoverAt { host, action, commits } => {
+                self.hosts[host].fails_over_at = Some((action, commits));
+            }
             External::Misread { host } => self.hosts[host].misreads = true,
             External::Unloadable { host, workflow, us, is_final } => {
                 let Some(digest) = self.directory.borrow().workflows.get(WORKFLOWS[workflow]).copied() else {
@@ -94,7 +97,7 @@ impl Cluster {
     }
 
     /// Another server takes over, and every host connects anew.
-    fn fail_over(&mut self, commits: u64) {
+    pub(super) fn fail_over(&mut self, commits: u64) {
         if self.database.lose(commits) > 0 {
             self.checks.has_lost_commits = true;
         }

@@ -28,6 +28,8 @@ pub(super) struct Host {
     pub(super) crash_at: Option<&'static str>,
     /// What becomes of the next statement of its writer.
     pub(super) next_reply: Option<Reply>,
+    /// A failover comes with the next action that is called so in the log, and loses so many commits.
+    pub(super) fails_over_at: Option<(&'static str, u64)>,
     /// The ledger that it reads next does not come as it was written.
     pub(super) misreads: bool,
     /// Components that it cannot make ready.

@@ -115,6 +115,12 @@ pub enum External {
     Failover {
         commits: u64,
     },
+    /// The same, with the next action of this kind that a host carries out.
+    FailoverAt {
+        host: usize,
+        action: &'static str,
+        commits: u64,
+    },
     /// The database's clock steps.
     ClockStep {
         ms: i64,
@@ -170,6 +176,10 @@ const CONFLUENT_FORK_IDS: [&str; 2] = ["cfk0", "cfk1"];
 const CRASHES: [&str; 10] =
     ["activate", "append", "attempt", "begin", "deferred", "deliver", "find", "post", "read", "settled"];
 
+/// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
+/// committed.
+const FAILOVERS: [&str; 6] = ["attempt", "closed", "closed", "deliver", "read", "settled"];
+
 impl Plan {
     /// The plan of a seed.
     pub fn new(seed: u64) -> Self {
@@ -223,7 +233,9 @@ impl Plan {
 
     /// Whether the database ever loses commits.
     pub(super) fn loses_commits(&self) -> bool {
-        self.events.iter().any(|(_, event)| matches!(event, External::Failover { .. }))
+        let loses =
+            |event: &External| matches!(event, External::Failover { .. } | External::FailoverAt { .. });
+        self.events.iter().any(|(_, event)| loses(event))
     }
 }
 
@@ -274,7 +286,7 @@ fn asked(rng: &mut Rng) -> External {
 
 fn fault(rng: &mut Rng, hosts: usize) -> External {
     let host = rng.below(hosts as u64) as usize;
-    match rng.below(19) {
+    match rng.below(23) {
         0..=2 => External::Crash { host, after_actions: rng.below(40) as u32 },
         3 => External::CrashAt { host, action: CRASHES[rng.below(10) as usize] },
         4 => External::Stop { host },
@@ -289,7 +301,11 @@ fn fault(rng: &mut Rng, hosts: usize) -> External {
             let workflow = rng.below(WORKFLOWS.len() as u64) as usize;
             External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(300) }
         }
-        17 => External::Misread { host },
+        17..=19 => External::Misread { host },
+        20 | 21 => {
+            let action = FAILOVERS[rng.below(6) as usize];
+            External::FailoverAt { host, action, commits: 1 + rng.below(4) }
+        }
         _ => External::ShortOfMemory { host },
     }
 }

@@ -83,7 +83,7 @@ impl Cluster {
         let Some(term) = found.term.take() else { return };
         found.activations += term.scheduler.figures().activations;
         (found.crash_in, found.crash_at) = (None, None);
-        (found.next_reply, found.misreads) = (None, false);
+        (found.next_reply, found.misreads, found.fails_over_at) = (None, false, None);
         drop(term);
         self.note(|| format!("the term of host {host} is over: {why}"));
         self.after(down_us, Event::Register(host));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backstitch_core::{Event, Kind, Op, Row, RunId, Seq, TaskLease, TaskToken, limits};
-use backstitch_ledger::{Append, Item, NewRun, NewTimer, StatusChange};
+use backstitch_ledger::{Append, Item, NewRun, NewTask, NewTimer, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
 
 use super::checks::Broken;
@@ -51,6 +51,8 @@ struct Owed {
     reserved: Vec<TaskLease>,
     /// Tasks that attempts on this host leave to others.
     deferred: Vec<TaskLease>,
+    /// Their calls.
+    left: Vec<Op>,
 }
 
 impl Watch {
@@ -159,6 +161,16 @@ impl Watch {
         self.queued.iter().filter(|_| !self.has_trials).copied()
     }
 
+    /// Whether nothing of a run is on its way to its ledger.
+    pub(super) fn is_settled(&self, run: RunId) -> bool {
+        self.owed.values().all(|owed| owed.run != run)
+    }
+
+    /// Whether the append is on its way that leaves a call to others.
+    pub(super) fn is_left(&self, run: RunId, op: Op) -> bool {
+        self.owed.values().any(|owed| owed.run == run && owed.left.contains(&op))
+    }
+
     /// An attempt leaves its call to others: the same may be made again.
     pub(super) fn defers(&mut self, token: TaskToken) -> Result<(), Broken> {
         self.attempted.remove(&(token.run, token.op, token.attempt));
@@ -246,6 +258,11 @@ fn abandons(row: &Row) -> bool {
     row.kind >= Kind::RunCompleted.tag() || kinds.iter().any(|kind| kind.tag() == row.kind)
 }
 
+/// Whether a task is nobody's to take, and has no end of its own.
+fn is_left(task: &NewTask) -> bool {
+    task.taken.as_ref().is_some_and(|grant| grant.lease_ms.is_none())
+}
+
 fn owed(append: &Append) -> Owed {
     let scheduled = append.rows.iter().filter(|row| row.kind == Kind::ActivityScheduled.tag());
     let calls = scheduled.filter_map(|row| row.op);
@@ -262,5 +279,6 @@ fn owed(append: &Append) -> Owed {
         closes: matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. })),
         reserved: lease(reserved),
         deferred: lease(deferred),
+        left: append.tasks.iter().filter(|task| is_left(task)).map(|task| task.op).collect(),
     }
 }

@@ -57,7 +57,7 @@ impl Cluster {
     }
 
     /// Whether a host has a run. One that was frozen may have lost it, and not know.
-    fn owns(&self, host: usize, run: RunId) -> bool {
+    pub(super) fn owns(&self, host: usize, run: RunId) -> bool {
         self.hosts[host].term.as_ref().is_some_and(|term| self.database.owner_of(run) == Some(term.id))
     }
 
