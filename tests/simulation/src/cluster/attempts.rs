@@ -42,12 +42,16 @@ impl Cluster {
         self.look_at_attempt(host, &new);
         let Some(term) = &mut self.hosts[host].term else { return };
         let said =
-            if self.rng.chance(300) { Some(heartbeat_details(&mut self.rng)) } else { new.heartbeat.clone() };
+            if self.rng.chance(600) { Some(heartbeat_details(&mut self.rng)) } else { new.heartbeat.clone() };
         let call = (new.name.to_string(), new.input.clone());
         term.attempts.insert((run, op), Attempt { number: new.attempt, token: None, said, call });
         // What an attempt before has had to say may come when this one is under way.
         let of_call = (run, op, 0)..(run, op, new.attempt);
         let late: Vec<u32> = term.late.extract_if(of_call, |_| true).map(|(_, _, attempt)| attempt).collect();
+        if term.late.remove(&(run, op, new.attempt)) {
+            // The very same was made before, of rows that are lost, and has ended by now.
+            self.tell_later(host, 0, HostEvent::Tell(Input::PlacesFree(1)));
+        }
         for attempt in late {
             let us = self.delay(3_000);
             self.end_late(host, us, (run, op, attempt));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backstitch_core::matcher::{Action as MatcherAction, Moment};
-use backstitch_core::{Message, RunId};
+use backstitch_core::{Message, RunId, RunStatus};
 use backstitch_ledger::{Item, Outcome};
 use backstitch_scheduler::{Action, Activated, ActivationError, Input, Now, new_inbox_item};
 
@@ -91,7 +91,11 @@ impl Cluster {
             let at = self.hosts[host].crash_at;
             let is_last = at.is_some_and(|at| names::action(&action).starts_with(at));
             let fails_over = self.hosts[host].fails_over_at;
-            let fails_over = fails_over.filter(|(at, _)| names::action(&action).starts_with(at));
+            let is_parked = |run: &RunId| self.database.status_of(*run) == Some(RunStatus::Parked);
+            let fails_over = fails_over.filter(|(at, _)| match &action {
+                Action::Closed(run) if is_parked(run) => *at == "parked",
+                action => names::action(action).starts_with(at),
+            });
             self.carry_out(host, action);
             if let Some((_, commits)) = fails_over {
                 self.hosts[host].fails_over_at = None;

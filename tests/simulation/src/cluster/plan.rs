@@ -178,7 +178,7 @@ const CRASHES: [&str; 10] =
 
 /// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
 /// committed.
-const FAILOVERS: [&str; 6] = ["attempt", "closed", "closed", "deliver", "read", "settled"];
+const FAILOVERS: [&str; 6] = ["attempt", "closed", "deliver", "parked", "read", "settled"];
 
 impl Plan {
     /// The plan of a seed.
@@ -211,6 +211,14 @@ impl Plan {
         for _ in 0..rng.below(10) {
             let fault = fault(&mut rng, hosts);
             events.push((rng.below(FAULTS_END_US), fault));
+        }
+        if rng.chance(50) {
+            // Hosts die over attempts, one after the other: so some are made on trial.
+            let first_us = rng.below(FAULTS_END_US / 2);
+            for place in 0..6 {
+                let host = rng.below(hosts as u64) as usize;
+                events.push((first_us + place * 3_000_000, External::CrashAt { host, action: "attempt" }));
+            }
         }
         events.sort_by_key(|(at, _)| *at);
         Self { seed, hosts, workers, scripts, events }
