@@ -51,8 +51,9 @@ pub enum Unforkable {
     },
 }
 
-/// The run `into`, which begins with the rows of `from` up to and including row `at`. Pauses are left
-/// out: the new run is not paused. `head` is where the ledger of a closed run ended; from `seed` the new run draws
+/// The run `into`, which begins with the rows of `from` up to and including row `at`, each at its place: a guest may ask how
+/// many rows there are, and draws numbers by the places of rows. If `from` was paused there, one more row resumes the new
+/// run. `head` is where the ledger of a closed run ended; from `seed` the new run draws
 /// what is not among those rows.
 pub fn fork(
     from: RunId,
@@ -68,8 +69,7 @@ pub fn fork(
         return Err(Unforkable::Beyond { at, rows: there });
     }
     events.truncate(at.0 as usize + 1);
-    let kept = events.iter().filter(|event| !event.is_operators()).count();
-    let cut = Seq(u32::try_from(kept).unwrap_or(u32::MAX));
+    let cut = Seq(at.0 + 1);
     let mut forked = Fork {
         run: Run::new(into),
         rows: Vec::with_capacity(events.len()),
@@ -77,7 +77,6 @@ pub fn fork(
     };
     for (event, row) in events.into_iter().zip(rows) {
         let event = match event {
-            event if event.is_operators() => continue,
             Event::RunStarted { workflow, input, options } => {
                 let options = Arc::new(descended(&options, from, at, Source { from: cut, seed }));
                 Event::RunStarted { workflow, input, options }
@@ -88,6 +87,11 @@ pub fn fork(
         let chained = forked.run.append(row.at_ms, &event);
         let illegal = |illegal| Corrupt::Illegal { seq: row.seq, illegal };
         forked.rows.push(chained.map_err(illegal)?);
+    }
+    if forked.run.is_paused() {
+        let resumed = Event::RunResumed { reason: format!("it goes on from row {at} of run {from}") };
+        let chained = forked.run.append(rows[at.0 as usize].at_ms, &resumed);
+        forked.rows.push(chained.map_err(|illegal| Corrupt::Illegal { seq: cut, illegal })?);
     }
     if forked.run.is_open() { Ok(forked) } else { Err(Unforkable::Closing { at }) }
 }

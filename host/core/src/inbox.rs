@@ -169,7 +169,7 @@ pub const PASSED_ON: [i16; 5] = [SIGNAL, CANCEL, TERMINATE, PAUSE, RESUME];
 pub const HEARD_WHEN_PARKED: [i16; 4] = [TERMINATE, RETRY, REPAIR, TERMINATE_THIS];
 
 /// Kinds of the messages that a run which is paused or delayed does not hear before it goes on.
-pub const UNHEARD_WHEN_PAUSED_OR_DELAYED: [i16; 2] = [CANCEL, ATTEMPT_WANTED];
+pub const UNHEARD_WHEN_PAUSED_OR_DELAYED: [i16; 3] = [CANCEL, ATTEMPT_FREED, ATTEMPT_WANTED];
 
 /// The kind of signals: what a run takes as long as it has room for them.
 pub const SIGNALS: i16 = SIGNAL;

@@ -44,6 +44,7 @@ impl<E: Env> Scheduler<E> {
             deferred: None,
             waiting: Waiting::default(),
             closes: false,
+            unloads: false,
             then_load: false,
             goes_on: matches!(append.status, Some(StatusChange::Run)),
             due_ms: append.timers.iter().map(|timer| timer.due_ms).min(),
@@ -73,6 +74,9 @@ impl<E: Env> Scheduler<E> {
     fn on_committed(&mut self, sent: InFlight<E>, refused: &[RunId]) {
         let id = sent.run;
         let Waiting { batch, settled, started } = sent.waiting;
+        if sent.unloads {
+            self.unloading.remove(&id);
+        }
         self.done_with_messages(id, sent.consumed, sent.put_back);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
@@ -142,6 +146,9 @@ impl<E: Env> Scheduler<E> {
     /// written, so the run stands where its ledger says.
     fn on_poisoned(&mut self, sent: InFlight<E>, kind: PoisonKind, problem: &str) {
         let id = sent.run;
+        if sent.unloads {
+            self.unloading.remove(&id);
+        }
         for (run, item) in sent.consumed {
             self.in_hand.put_back(run, item);
         }

@@ -4,6 +4,8 @@
 //! lost when it is dropped: the row it came from is still there and comes again. No batch waits for a run that is being
 //! read: that may take long, and is nobody else's affair.
 
+use std::sync::Arc;
+
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Event, Fault, HeardId, Message, Op, Projection, Run, RunId, limits};
 use backstitch_ledger::{Append, ClaimedRun, DueTimer, InboxItem, StatusChange};
@@ -12,7 +14,7 @@ use uuid::Uuid;
 use crate::action::Action;
 use crate::env::Env;
 use crate::identity::RunIdentity;
-use crate::in_flight::{Arrival, Loading, Reading};
+use crate::in_flight::{Arrival, Left, Loading, Reading};
 use crate::input::Ended;
 use crate::job::PendingEvent;
 use crate::loaded::{Damaged, Loaded, LoadedRun, Wanted};
@@ -45,8 +47,9 @@ impl<E: Env> Scheduler<E> {
     /// A read that begins now: earlier ones of the same run do not count any more.
     fn begin_reading(&mut self, id: RunId) -> u64 {
         self.reads += 1;
-        // What is on its way may be committed after the rows were read, and the run may have gone by then.
-        let writes = self.slots.get(&id).is_some_and(Slot::is_writing);
+        // What is on its way may be committed after the rows were read, and the run may have gone by then. One that could not
+        // be loaded has gone already, and is about to be parked or closed.
+        let writes = self.slots.get(&id).map_or_else(|| self.unloading.contains(&id), Slot::is_writing);
         let reading = self.reading.entry(id).or_default();
         (reading.number, reading.has_written) = (self.reads, writes);
         self.reads
@@ -240,8 +243,12 @@ impl<E: Env> Scheduler<E> {
         if let Some(reason) = terminated {
             self.close_unreplayed(identity, reason, ledger, &mut append);
         }
+        // No row tells whether the database still knows that it is parked.
+        let (identity, head) = (Arc::new(identity.clone()), append.head());
+        self.left.put(id, Left { identity, head, is_doubtful: true });
+        self.unloading.insert(id);
         self.submit(id, append, |sent| {
-            sent.closes = true;
+            (sent.closes, sent.unloads) = (true, true);
             sent.put_back = unheard;
         });
     }

@@ -65,6 +65,8 @@ pub(crate) struct InFlight<E: Env> {
     pub(crate) waiting: Waiting<E>,
     /// The run is closed or parked by the append: who waits for its result is told.
     pub(crate) closes: bool,
+    /// The run could not be loaded, and is parked or closed by the append.
+    pub(crate) unloads: bool,
     /// The run is not in memory; its ledger is read once the append is committed.
     pub(crate) then_load: bool,
     /// The run goes on: its timers were not looked for while it was parked or paused.

@@ -196,7 +196,14 @@ impl<E: Env> Scheduler<E> {
         batch: Option<E::Batch>,
     ) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let is_next = slot.awaits_attempt(op, attempt);
+        if slot.run.is_paused() {
+            // Nothing is offered now, and what was said is with the message alone: it is heard when the run goes on.
+            return self.in_hand.put_back(id, item);
+        }
+        // A failover may bring back a task that was freed before; the attempt that followed is under way.
+        let is_made_here =
+            matches!(slot.attempts.get(&op), Some(Attempt::Queued | Attempt::Running { lease: None, .. }));
+        let is_next = slot.awaits_attempt(op, attempt) && !is_made_here;
         if is_next {
             slot.attempts.remove(&op);
         }

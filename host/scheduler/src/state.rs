@@ -1,6 +1,6 @@
 //! What a scheduler has and works with. What it does is in the files beside this one.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 
 use backstitch_core::matcher::Moment;
@@ -59,6 +59,8 @@ pub struct Scheduler<E: Env> {
     pub(crate) in_flight: HashMap<u64, InFlight<E>>,
     pub(crate) next_ticket: u64,
     pub(crate) in_hand: InHand,
+    /// Runs that could not be loaded, until the appends that park or close them have answers.
+    pub(crate) unloading: HashSet<RunId>,
     /// Runs that are being read and whose timers have been found due: nobody needs to find them again until then.
     pub(crate) absent: BTreeSet<RunId>,
     /// Messages that were consumed of late, and whether they have come again since: once may be because they were read
@@ -106,6 +108,7 @@ impl<E: Env> Scheduler<E> {
             in_flight: HashMap::new(),
             next_ticket: 0,
             in_hand: InHand::default(),
+            unloading: HashSet::new(),
             absent: BTreeSet::new(),
             consumed: lru::LruCache::new(CONSUMED_MAX),
             settling: HashMap::new(),

@@ -230,15 +230,16 @@ impl<E: Env> Scheduler<E> {
     /// The host before died while it had this attempt on trial.
     pub(crate) fn attempt_lost(&mut self, id: RunId, op: Op) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(OpenOp::Activity { attempts, .. }) = slot.run.open_op(op) else { return };
-        let attempt = attempts + 1;
+        let Some(OpenOp::Activity { attempts, heartbeat, .. }) = slot.run.open_op(op) else { return };
+        // What it has said itself is lost with its host; what those before it have said is not.
+        let (attempt, heartbeat) = (attempts + 1, heartbeat.clone());
         slot.attempts.remove(&op);
         let message = "the host that made this attempt died while it was under way";
         let failure = Failure {
             retryable: true,
             ..Failure::fatal(FailureKind::Application, "host-lost", message.to_owned())
         };
-        if let Some((event, timer)) = self.decide_retry(id, op, attempt, Err(failure), None) {
+        if let Some((event, timer)) = self.decide_retry(id, op, attempt, Err(failure), heartbeat) {
             self.outcome(id, event, None, |append| append.timers.extend(timer));
         }
     }

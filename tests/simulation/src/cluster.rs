@@ -9,12 +9,16 @@
 //! | scheduler, task matcher, guests' replay | the code that a host runs |
 //! | database, writer | [`crate::model`], which is held to Postgres |
 //! | driver, pollers, reads, guest threads, attempts | this module, as `engine::driver`, `pollers`, `loads`, `guests` do |
+//! | updates, forks and resets, heartbeats of workers | this module, as `server::service::update`, `fork`, `tasks` do |
 //! | workflows | [`crate::script`] |
 //! | remote workers, clients, operators | this module |
 //!
-//! What has to hold is in `checks`: at every action, and of all ledgers when everything has come to its end. Faults cease
-//! after 40 seconds of simulated time; what is open an hour later is stuck.
+//! What has to hold is in `checks`, at every action and of all ledgers; in `watch`, of the order in which a host asks for
+//! things; in `beside`, of what is committed together; in `said`, of what heartbeats say; in `sent`, of updates; and in
+//! `ends`, when everything has come to its end. `./x mutants` sees that these notice what they are there for. Faults cease after 40 seconds of simulated time; what is open an hour later is stuck.
 
+mod asking;
+mod attempts;
 mod beside;
 mod checks;
 mod driver;
@@ -23,7 +27,9 @@ mod env;
 mod event;
 mod expected;
 mod external;
+mod forks;
 mod guests;
+mod heartbeats;
 mod host;
 mod names;
 mod plan;
@@ -31,8 +37,11 @@ mod play;
 mod pollers;
 mod reads;
 mod report;
+mod said;
+mod sent;
 mod state;
 mod terms;
+mod updates;
 mod watch;
 mod watching;
 mod worker;

@@ -8,6 +8,7 @@
 //! | timers, and those that are missing | [`Database::due_timers`], [`Database::timers_lacking`] … |
 //! | the inbox, and messages of closed runs | [`Database::post`], [`Database::unread`], [`Database::pass_on`] … |
 //! | tasks and their ends | [`Database::take_tasks`], [`Database::settle_task`], [`Database::sweep_tasks`] … |
+//! | forks and resets | [`Database::insert_fork`] |
 //! | runs and their rows | [`Database::run_status`], [`Database::rows`] … |
 //!
 //! Faults are operations too: [`Reply::Lost`] (committed, and nobody was told), [`Reply::Never`] (the connection broke
@@ -31,6 +32,7 @@ mod claims;
 mod database;
 mod endings;
 mod fence;
+mod forks;
 mod inbox;
 mod inspect;
 mod lacking;

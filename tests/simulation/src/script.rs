@@ -24,7 +24,7 @@ mod rules;
 
 pub use guest::{Activation, Guest, Stopped};
 pub use names::{
-    ACTIVITIES_FAR, ACTIVITIES_HERE, ACTIVITY_INLINE, CHILD_IDS, SIGNALS, WORKFLOW_IDS, WORKFLOWS,
-    WORKFLOWS_CONFLUENT, activity_output, start_input,
+    ACTIVITIES_FAR, ACTIVITIES_HERE, ACTIVITY_INLINE, CHILD_IDS, SIGNALS, UPDATES, WORKFLOW_IDS, WORKFLOWS,
+    WORKFLOWS_CONFLUENT, activity_output, start_input, update_payload,
 };
 pub use rules::{CHILDREN_MAX, DEPTH_MAX, EVENTS_MAX, GENERATIONS_MAX, RUNS_MAX, Script};

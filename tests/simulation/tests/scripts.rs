@@ -14,7 +14,8 @@ use backstitch_core::{
 use simulation::rng::Rng;
 use simulation::script::{
     ACTIVITIES_FAR, ACTIVITIES_HERE, ACTIVITY_INLINE, CHILDREN_MAX, DEPTH_MAX, EVENTS_MAX, GENERATIONS_MAX,
-    Guest, RUNS_MAX, SIGNALS, Script, Stopped, WORKFLOWS, WORKFLOWS_CONFLUENT, activity_output, start_input,
+    Guest, RUNS_MAX, SIGNALS, Script, Stopped, UPDATES, WORKFLOWS, WORKFLOWS_CONFLUENT, activity_output,
+    start_input, update_payload,
 };
 use uuid::Uuid;
 
@@ -31,7 +32,7 @@ struct Outside {
     fails: bool,
 }
 
-const ROUGH: Outside = Outside { crashes: 300, signals: 200, cancels: 50, fails: true };
+const ROUGH: Outside = Outside { crashes: 300, signals: 300, cancels: 50, fails: true };
 const SILENT: Outside = Outside { crashes: 0, signals: 0, cancels: 0, fails: true };
 const FAITHFUL: Outside = Outside { crashes: 200, signals: 0, cancels: 0, fails: false };
 
@@ -151,8 +152,7 @@ impl Host {
         let event = if is_first && self.rng.chance(self.outside.cancels) {
             Event::CancelRequested { reason: "r".into(), id: None }
         } else if !is_first && self.rng.chance(self.outside.signals) {
-            let name = Arc::from(*self.rng.pick(&SIGNALS));
-            Event::SignalReceived { name, payload: Json::of(&self.rng.below(9)).unwrap(), id: None }
+            self.signal()
         } else if open.is_empty() {
             return;
         } else {
@@ -161,6 +161,17 @@ impl Host {
         };
         let row = self.append(&event);
         self.guest.replay().enqueue(row.seq, row.at_ms, event);
+    }
+
+    /// A signal, or an update.
+    fn signal(&mut self) -> Event {
+        let number = self.rng.next_u64();
+        let (names, payload) = if self.rng.chance(500) {
+            (&UPDATES[..], update_payload(&format!("u-{number:016x}"), number))
+        } else {
+            (&SIGNALS[..], Json::of(&(number % 9)).unwrap())
+        };
+        Event::SignalReceived { name: Arc::from(*self.rng.pick(names)), payload, id: None }
     }
 
     fn outcome(&mut self, op: Op, open: OpenOp) -> Event {
@@ -360,10 +371,11 @@ fn every_verb_and_every_end_comes_up() {
             Status::ContinueAsNew(_) => "continued".into(),
         });
     }
-    let names = [&ACTIVITIES_HERE[..], &ACTIVITIES_FAR, &[ACTIVITY_INLINE], &SIGNALS, &WORKFLOWS].concat();
+    let names =
+        [&ACTIVITIES_HERE[..], &ACTIVITIES_FAR, &[ACTIVITY_INLINE], &SIGNALS, &UPDATES, &WORKFLOWS].concat();
     let others = "timer cancel shield signal-child signal-workflow cancel-child cancel-workflow edit \
         attributes patch start-to-close schedule-to-close schedule-to-start heartbeat retry queue \
-        asked-id child-Terminate child-RequestCancel child-Abandon completed continued";
+        answer-ok answer-failed asked-id child-Terminate child-RequestCancel child-Abandon completed continued";
     for what in names.into_iter().chain(others.split_whitespace()) {
         assert!(seen.get(what).is_some_and(|count| *count >= 20), "{what} in {seen:#?}");
     }
@@ -404,7 +416,8 @@ fn facets(command: &Command) -> Vec<String> {
         Command::EditEntity { .. } => vec!["edit".into()],
         Command::SetAttributes { .. } => vec!["attributes".into()],
         Command::Patch { .. } => vec!["patch".into()],
-        Command::AnswerUpdate { .. } => unreachable!("scripts answer no updates"),
+        Command::AnswerUpdate { outcome: Ok(_), .. } => vec!["answer-ok".into()],
+        Command::AnswerUpdate { outcome: Err(_), .. } => vec!["answer-failed".into()],
     }
 }
 

@@ -24,6 +24,11 @@ pub(super) struct Beside {
 }
 
 impl Beside {
+    /// What the ledger of a run says, as far as it was looked at.
+    pub(super) fn run(&self, id: RunId) -> Option<&Run> {
+        self.seen.get(&id)
+    }
+
     /// Something of a run may have been committed.
     pub(super) fn committed(&mut self, id: RunId, database: &Database, now_ms: u64) -> Result<(), Broken> {
         let known = self.seen.remove(&id).filter(|run| database.has_row(id, run.next_seq(), run.chain()));
@@ -32,8 +37,8 @@ impl Beside {
             others_are_told(&run, &row, database)?;
             run.load(&row).map_err(|corrupt| format!("the ledger of run {id}: {corrupt}"))?;
         }
-        if run.status().is_none() {
-            // Its start was refused.
+        if run.status().is_none() || database.is_closed_damaged(id) {
+            // Its start was refused; or it was closed without a row.
             return Ok(());
         }
         timers(&run, database, now_ms)?;

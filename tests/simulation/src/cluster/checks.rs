@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use backstitch_core::{
     ActivityOptions, Command, Event, Op, Row, Run, RunId, RunStatus, Seq, StartOptions, TaskToken, limits,
 };
-use backstitch_ledger::Append;
+use backstitch_ledger::{Append, NewRun};
 use backstitch_scheduler::ActivationId;
 
 use crate::model::Database;
@@ -41,15 +41,18 @@ pub(super) type Broken = String;
 impl Checks {
     /// An append goes to the writer.
     pub(super) fn sent(&mut self, append: &Append) {
-        for new in &append.new_runs {
-            if let Ok(Event::RunStarted { options, .. }) = new.first.event() {
-                self.priorities.insert(new.run, options.priority());
-            }
-        }
+        append.new_runs.iter().for_each(|new| self.begun(new));
         for row in &append.rows {
             if let Ok(Event::Commanded { op, .. }) = row.event() {
                 self.commands.insert((append.run, op), row.seq);
             }
+        }
+    }
+
+    /// A run is to begin.
+    pub(super) fn begun(&mut self, new: &NewRun) {
+        if let Ok(Event::RunStarted { options, .. }) = new.first.event() {
+            self.priorities.insert(new.run, options.priority());
         }
     }
 
@@ -145,6 +148,10 @@ impl Checks {
     pub(super) fn all(&self, database: &Database, is_over: bool) -> Result<(), Broken> {
         let runs = database.runs();
         for (id, status) in &runs {
+            if database.is_closed_damaged(*id) {
+                // A ledger that could not be read has no row of its end.
+                continue;
+            }
             let rows = database.rows(*id, Seq(0), usize::MAX);
             self.ledger(*id, *status, &rows, database, is_over)?;
         }

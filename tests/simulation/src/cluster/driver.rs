@@ -4,22 +4,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use backstitch_core::matcher::{Action as MatcherAction, Moment};
-use backstitch_core::{Failure, FailureKind, Json, Message, Op, RunId, TaskToken};
+use backstitch_core::{Message, RunId, RunStatus};
 use backstitch_ledger::{Item, Outcome};
-use backstitch_scheduler::{
-    Action, Activated, ActivationError, AttemptEnd, Deferring, Input, NewAttempt, Now, StopAttempt,
-    new_inbox_item,
-};
+use backstitch_scheduler::{Action, Activated, ActivationError, Input, Now, new_inbox_item};
 
 use super::checks;
-use super::env::{Reply as Waits, SimEnv, Task};
-use super::event::{Event, HostEvent, Read, WorkerEvent};
-use super::host::{Attempt, Source};
+use super::env::{SimEnv, Task};
+use super::event::{Event, HostEvent, WorkerEvent};
+use super::host::Source;
 use super::names;
 use super::state::{Cluster, EPOCH_MS};
-use super::worker::Answering;
 use crate::model::Reply;
-use crate::script::activity_output;
 
 impl Cluster {
     pub(super) fn host(&mut self, host: usize, event: HostEvent) {
@@ -69,6 +64,7 @@ impl Cluster {
             Input::Activated(Activated { activation, result: Err(ActivationError::NoRoom(_)), .. }) => {
                 self.checks.comes_back(host, *activation);
             }
+            Input::Posted { from: (run, op), .. } => self.look_at_message(host, *run, *op),
             _ => {}
         }
         let makes_room = matches!(input, Input::ShortOfMemory);
@@ -76,10 +72,10 @@ impl Cluster {
         let now = Now { at: Moment(Duration::from_micros(self.now_us)), ms };
         let Some(term) = &mut self.hosts[host].term else { return };
         term.shared.now_ms.set(ms);
+        term.shared.now_us.set(self.now_us);
         term.shared.has_lease.set(self.now_us < term.lease_until_us);
         let epoch = self.hosts[host].epoch;
         let Some(term) = &mut self.hosts[host].term else { return };
-        term.watch.steps();
         if let Input::PlacesFree(places) = &input {
             term.watch.frees(*places);
         }
@@ -92,7 +88,23 @@ impl Cluster {
                 return self.crash(host);
             }
             self.note(|| format!("host {host}    -> {}", names::action(&action)));
+            let at = self.hosts[host].crash_at;
+            let is_last = at.is_some_and(|at| names::action(&action).starts_with(at));
+            let fails_over = self.hosts[host].fails_over_at;
+            let is_parked = |run: &RunId| self.database.status_of(*run) == Some(RunStatus::Parked);
+            let fails_over = fails_over.filter(|(at, _)| match &action {
+                Action::Closed(run) if is_parked(run) => *at == "parked",
+                action => names::action(action).starts_with(at),
+            });
             self.carry_out(host, action);
+            if let Some((_, commits)) = fails_over {
+                self.hosts[host].fails_over_at = None;
+                self.met("failover-at");
+                self.fail_over(commits);
+            }
+            if is_last {
+                return self.crash(host);
+            }
             if self.hosts[host].epoch != epoch || self.hosts[host].term.is_none() {
                 return;
             }
@@ -160,8 +172,8 @@ impl Cluster {
                     term.watch.delivers(token.lease);
                 }
                 let (name, input) = (attempt.task.name.to_string(), attempt.input);
-                let scope = attempt.identity.scope;
-                let woken = reservation.deliver(Task { scope, token, name, input });
+                let (scope, said) = (attempt.identity.scope, attempt.heartbeat);
+                let woken = reservation.deliver(Task { scope, token, name, input, said });
                 self.matched(host, woken);
             }
             Action::Offered(queue, name) => {
@@ -196,18 +208,6 @@ impl Cluster {
         }
     }
 
-    /// An attempt may give its token away.
-    fn deferred(&mut self, host: usize, reply: u64, token: TaskToken) {
-        if let Some(Answering::Defer) = self.answering.remove(&reply)
-            && let Some(term) = &mut self.hosts[host].term
-            && let Some(attempt) = term.attempts.get_mut(&(token.run, token.op))
-        {
-            attempt.token = Some(token);
-            let holds = term.watch.defers(token);
-            self.check(holds);
-        }
-    }
-
     /// A host has stopped.
     fn drained(&mut self, host: usize, reply: u64) {
         self.answering.remove(&reply);
@@ -223,6 +223,10 @@ impl Cluster {
 
     fn append(&mut self, host: usize, item: Item) {
         self.checks.sent(&item.append);
+        let holds = self.said.sent(&item.append, self.beside.run(item.append.run));
+        self.check_unless_lost(holds);
+        self.look_at_parking(&item.append);
+        self.look_at_last_words(&item.append);
         let Some(term) = &mut self.hosts[host].term else { return };
         let holds = term.watch.sends(&item);
         self.check_unless_lost(holds);
@@ -291,7 +295,7 @@ impl Cluster {
 
     /// The database carries out what an action asks for, now, and the answer is on its way.
     fn ask(&mut self, host: usize, action: Action<SimEnv>) {
-        let Some(term) = &self.hosts[host].term else { return };
+        let Some(term) = &mut self.hosts[host].term else { return };
         let (id, lease) = (term.id, term.lease);
         let answer = match action {
             Action::FindRun { from, scope, workflow_id } => {
@@ -306,6 +310,11 @@ impl Cluster {
                 // One whose reply is lost is sent again.
                 for _ in 0..self.rng.below(20) / 18 {
                     self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+                }
+                if self.rng.chance(100) {
+                    // So does whoever takes the run over before it knows what became of that.
+                    let us = self.delay(50_000);
+                    self.after(us, Event::Repost(scope, item.clone()));
                 }
                 let posted = self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
                 if let backstitch_ledger::Posted::Accepted { owner } = posted {
@@ -334,7 +343,7 @@ impl Cluster {
                 self.database.note_progress(id, &replayed, &went_on);
                 None
             }
-            Action::Read { run, number, .. } => return self.read(host, run, number),
+            Action::Read { run, number, program } => return self.read(host, run, number, program),
             Action::ReadClaimed(runs, batch) => return self.read_claimed(host, runs, &batch),
             Action::ReadToClose { run, number } => return self.read_to_close(host, run, number),
             _ => unreachable!("every other action was carried out"),
@@ -343,98 +352,6 @@ impl Cluster {
             let us = self.delay(600);
             self.tell_later(host, us, HostEvent::Tell(answer));
         }
-    }
-
-    fn start_attempt(&mut self, host: usize, new: NewAttempt) {
-        let (run, op) = (new.identity.run, new.op);
-        let holds = self.checks.attempts(run, op, &self.database);
-        self.check(holds);
-        self.look_at_attempt(host, &new);
-        let Some(term) = &mut self.hosts[host].term else { return };
-        term.attempts.insert((run, op), Attempt { number: new.attempt, token: None });
-        let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
-        let us = self.delay(60_000);
-        // A call without bounds whose host dies before its attempt has given the token away waits for an operator.
-        let is_bounded = new.until_ms.is_some() || new.bounds.close_by_ms.is_some();
-        if is_bounded && self.rng.chance(300) {
-            let us = us / 2;
-            self.tell_later(host, us, HostEvent::Defer(new.clone()));
-        }
-        let (us, outcome) =
-            if us > left_us { (left_us, Err(timeout())) } else { (us, self.attempt_outcome(&new)) };
-        self.tell_later(host, us, HostEvent::Attempted { new, end: AttemptEnd::Outcome(outcome) });
-    }
-
-    fn attempt_outcome(&mut self, new: &NewAttempt) -> Result<Json, Failure> {
-        let is_confluent = self.is_confluent(&new.identity.workflow);
-        if self.rng.chance(if is_confluent { 50 } else { 150 }) {
-            let retryable = is_confluent || self.rng.chance(800);
-            return Err(Failure {
-                retryable,
-                ..Failure::fatal(FailureKind::Application, "bad-luck", "again")
-            });
-        }
-        Ok(activity_output(&new.name, &new.input))
-    }
-
-    /// An attempt asks to leave its call to others.
-    fn defer(&mut self, host: usize, new: &NewAttempt) {
-        let (run, op, attempt) = (new.identity.run, new.op, new.attempt);
-        let Some(term) = &self.hosts[host].term else { return };
-        if term.attempts.get(&(run, op)).is_none_or(|known| known.number != attempt) {
-            return;
-        }
-        let reply = Waits::new(self.new_reply(Answering::Defer));
-        let deferring = Deferring { run, op, attempt, until_ms: new.until_ms, heartbeat: None, reply };
-        self.step(host, Input::Defer(deferring));
-    }
-
-    /// An attempt ends, unless it was stopped. One whose call is left to others may have failed: they hear of that.
-    fn attempted(&mut self, host: usize, new: &NewAttempt, end: AttemptEnd) {
-        let (run, op, attempt) = (new.identity.run, new.op, new.attempt);
-        let Some(term) = &mut self.hosts[host].term else { return };
-        let Some(known) = term.attempts.get(&(run, op)).copied().filter(|known| known.number == attempt)
-        else {
-            if term.late.remove(&(run, op, attempt)) {
-                self.step(host, Input::AttemptEnded { run, op, attempt, heartbeat: None, end });
-            }
-            return;
-        };
-        term.attempts.remove(&(run, op));
-        let end = match (known.token, end) {
-            (Some(token), AttemptEnd::Outcome(outcome)) => {
-                let scope = new.identity.scope;
-                if let Err(failure) = outcome {
-                    let message =
-                        Message::AttemptEnded { op, attempt, outcome: Err(failure), heartbeat: None };
-                    let item = new_inbox_item(self.new_id(), self.database_now_ms(), run, &message);
-                    self.database.settle_task(scope, token, &item);
-                } else {
-                    let (name, input) = (new.name.to_string(), new.input.clone());
-                    let task = Task { scope, token, name, input };
-                    let output = Some(activity_output(&new.name, &new.input));
-                    let us = self.delay(200_000);
-                    self.after(us, Event::Answer { task, output, tries: 0 });
-                }
-                AttemptEnd::Deferred(token.lease)
-            }
-            (_, end) => end,
-        };
-        self.step(host, Input::PlacesFree(1));
-        if self.hosts[host].term.is_some() {
-            self.step(host, Input::AttemptEnded { run, op, attempt, heartbeat: None, end });
-        }
-    }
-
-    fn stop_attempt(&mut self, host: usize, run: RunId, op: Op, how: StopAttempt) {
-        let Some(term) = &mut self.hosts[host].term else { return };
-        let Some(Attempt { number, .. }) = term.attempts.remove(&(run, op)) else { return };
-        if self.rng.chance(300) {
-            term.late.insert((run, op, number));
-        }
-        // One that is only told goes on for a while, and nobody waits for it: it keeps its place until then.
-        let us = if how == StopAttempt::Abort { 100 } else { self.delay(100_000) };
-        self.tell_later(host, us, HostEvent::Tell(Input::PlacesFree(1)));
     }
 
     /// What the matcher of a host wants done.
@@ -465,16 +382,6 @@ impl Cluster {
             self.hint(owner);
         }
     }
-
-    /// A read of a run begins.
-    fn read(&mut self, host: usize, run: RunId, number: u64) {
-        let read = Read { run, number, claimed: None, without: None, _batch: None };
-        self.host(host, HostEvent::ReadRows(read));
-    }
-}
-
-fn timeout() -> Failure {
-    Failure { retryable: true, ..Failure::fatal(FailureKind::Timeout, "start-to-close", "it took too long") }
 }
 
 fn short(runs: &[RunId]) -> String {

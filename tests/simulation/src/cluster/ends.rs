@@ -1,6 +1,6 @@
 //! What has to hold when everything has come to its end: of what hosts have in memory, and of what ledgers say.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ impl Cluster {
                 ("attempts under way", term.attempts.len()),
                 ("reservations", Rc::strong_count(&term.shared) - 2),
                 ("answers to give", self.unanswered(number, host.epoch)),
+                ("updates under way", self.sent.waiting),
             ];
             if let Some((what, count)) = left.into_iter().find(|(_, count)| *count > 0) {
                 return Err(format!("host {number} has {count} {what}, and all runs have closed"));
@@ -57,19 +58,38 @@ impl Cluster {
 
     /// Every run has come to an end that its workflow leads to, and what it left over has gone on.
     pub(super) fn expect_ends(&self) -> Result<(), Broken> {
-        let runs = self.database.named_runs();
-        let mut heard: BTreeSet<(&str, String)> = BTreeSet::new();
+        let mut runs = self.database.named_runs();
+        runs.sort_by(|one, other| (&one.1, one.2).cmp(&(&other.1, other.2)));
+        // By run: what those before it have heard that it goes on from.
+        let mut heard_before: BTreeMap<RunId, BTreeSet<String>> = BTreeMap::new();
+        let (mut heard, mut last_name) = (BTreeSet::new(), "");
         for (run, name, generation, status) in &runs {
+            if std::mem::replace(&mut last_name, name) != name {
+                heard.clear();
+            }
+            if self.database.is_closed_damaged(*run) {
+                continue;
+            }
             let rows = self.database.rows(*run, Seq(0), usize::MAX);
+            if let Some(Ok(Event::RunStarted { options, .. })) = rows.first().map(Row::event)
+                && let Some(forked) = &options.forked
+            {
+                heard = heard_before.get(&forked.run).cloned().unwrap_or_default();
+            }
+            heard_before.insert(*run, heard.clone());
             let unused = self.replayed(*run, *status, &rows)?;
             // What a run has left over comes to the next once more, and is new there.
             let is_left = |signal: &String| unused.as_ref().is_some_and(|unused| unused.contains(signal));
             for signal in signals(&rows).into_iter().filter(|signal| !is_left(signal)) {
-                if !heard.insert((name, signal.clone())) {
+                if !heard.insert(signal.clone()) {
                     return Err(format!("{name} has heard signal {signal} twice, in run {run} and before"));
                 }
             }
             let Some(unused) = unused else { continue };
+            if self.checks.has_lost_commits && self.sent.is_reset(name) {
+                // The run that was reset may be there again, beside the one that goes on from it.
+                continue;
+            }
             let next = runs.iter().find(|(_, other, number, _)| other == name && *number == generation + 1);
             let Some((next, ..)) = next else {
                 return Err(format!("run {run} ({name}) has continued as new, and nothing came after it"));

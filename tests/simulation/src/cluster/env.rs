@@ -27,6 +27,8 @@ pub(super) struct Task {
     pub(super) token: TaskToken,
     pub(super) name: String,
     pub(super) input: Json,
+    /// What the heartbeats before have said.
+    pub(super) said: Option<Json>,
 }
 
 /// A poll of a worker.
@@ -46,6 +48,10 @@ pub(super) struct Directory {
     pub(super) activities: BTreeSet<String>,
 }
 
+/// Until when a host cannot make a component ready, in microseconds from the beginning, and whether it need not try: the
+/// component is as good as broken.
+pub(super) type Unloadable = Rc<RefCell<BTreeMap<Digest, (u64, bool)>>>;
+
 /// What a scheduler asks, and its driver sets.
 pub(super) struct Shared {
     pub(super) directory: Rc<RefCell<Directory>>,
@@ -54,6 +60,9 @@ pub(super) struct Shared {
     pub(super) released: RefCell<Vec<MatcherAction>>,
     /// The database's clock as this host has it, in milliseconds.
     pub(super) now_ms: Cell<u64>,
+    /// The time of the simulation, in microseconds.
+    pub(super) now_us: Cell<u64>,
+    pub(super) unloadable: Unloadable,
     pub(super) has_lease: Cell<bool>,
     pub(super) is_cautious: Cell<bool>,
     pub(super) is_short: Cell<bool>,
@@ -62,19 +71,28 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(directory: Rc<RefCell<Directory>>, rng: Rng) -> Self {
+    pub(super) fn new(directory: Rc<RefCell<Directory>>, unloadable: Unloadable, rng: Rng) -> Self {
         let mut rng = rng;
         Self {
             directory,
             matcher: RefCell::new(Matcher::new(rng.next_u64())),
             released: RefCell::default(),
             now_ms: Cell::new(0),
+            now_us: Cell::new(0),
+            unloadable,
             has_lease: Cell::new(true),
             is_cautious: Cell::new(false),
             is_short: Cell::new(false),
             rng: RefCell::new(rng),
             last_id: Cell::new(0),
         }
+    }
+
+    /// Whether this host cannot make a component ready now; and whether there is no use in trying.
+    pub(super) fn lacks(&self, digest: Digest) -> Option<bool> {
+        let unloadable = self.unloadable.borrow();
+        let (_, is_final) = unloadable.get(&digest).filter(|(until_us, _)| *until_us > self.now_us.get())?;
+        Some(*is_final)
     }
 
     /// In the order of time, as far as this host is concerned.
@@ -146,7 +164,10 @@ impl Env for SimEnv {
     }
 
     fn program(&self, digest: Digest) -> Option<Program> {
-        self.0.directory.borrow().programs.get(&digest).cloned()
+        match self.0.lacks(digest) {
+            Some(_) => None,
+            None => self.0.directory.borrow().programs.get(&digest).cloned(),
+        }
     }
 
     fn reserve(&mut self, queue: &Queue, name: &str) -> Option<(Reservation, LeaseGrant)> {

@@ -4,27 +4,39 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use backstitch_core::matcher::PollerId;
-use backstitch_core::{Fault, Json, RunId};
-use backstitch_ledger::{Acks, ClaimedRun, InboxItem};
+use backstitch_core::{Fault, Json, RunId, Scope};
+use backstitch_ledger::{Acks, ClaimedRun, InboxItem, NewItem};
 use backstitch_scheduler::{Action, AttemptEnd, Input, Job, Ledgered, NewAttempt};
 
-use super::env::{SimEnv, Task};
+use super::asking::{Fork, Update};
+use super::env::{Program, SimEnv, Task};
+use super::plan::External;
 
 /// Something that happens at a time.
 #[expect(clippy::large_enum_variant, reason = "nearly all are of hosts: a box would cost each an allocation")]
 pub(super) enum Event {
     /// From outside, by its place in the plan.
     External(usize),
+    /// The same, once more: it could not be done.
+    Again(External),
+    /// A client goes on with its update.
+    Update(Update),
+    /// An operator goes on with a fork or a reset.
+    Fork(Fork),
     /// To a host, in the term that it was meant for.
     Host(usize, u64, HostEvent),
     /// A host begins a term.
     Register(usize),
     /// To a remote worker.
     Worker(usize, WorkerEvent),
+    /// A host sends a message that another one of its run has sent already.
+    Repost(Scope, NewItem),
     /// Somebody answers a task.
     Answer { task: Task, output: Option<Json>, tries: u32 },
     /// Somebody answers a task to the database.
     Settle { task: Task, output: Option<Json> },
+    /// A worker says that it is at work, and so many times more; then it answers.
+    Heartbeat { task: Task, output: Option<Json>, left: u32 },
 }
 
 /// Something that happens to a host.
@@ -82,10 +94,12 @@ pub(super) struct Read {
     pub(super) number: u64,
     /// As it was claimed; none: it is looked up.
     pub(super) claimed: Option<ClaimedRun>,
-    /// Why its component is not to be had.
-    pub(super) without: Option<Fault>,
+    /// Its component, or why that is not to be had; none: nobody knows yet.
+    pub(super) program: Option<Result<Program, Fault>>,
+    /// Since when it waits for its component, if it does, in microseconds.
+    pub(super) waits_since_us: Option<u64>,
     /// The batch that it is part of.
-    pub(super) _batch: Option<Rc<()>>,
+    pub(super) batch: Option<Rc<()>>,
 }
 
 /// Something that happens to a remote worker.

@@ -12,7 +12,11 @@ use super::state::Cluster;
 use crate::script::{Guest, Script, WORKFLOWS, activity_output, start_input};
 
 /// What a run says in its ledger, without what depends on its history: times, attempts that failed, an operator's words.
-type Said = Vec<String>;
+/// Of each, whether it is an outcome.
+type Said = Vec<(bool, String)>;
+
+/// A run, its workflow id, which run of that it is, and how it stands.
+type Named = (RunId, String, u32, RunStatus);
 
 impl Cluster {
     /// Whether runs of this workflow are confluent.
@@ -37,32 +41,54 @@ impl Cluster {
             if !CONFLUENT_IDS.contains(&id.as_str()) {
                 continue;
             }
-            let mut chain: Vec<_> = runs.iter().filter(|(_, name, ..)| name == id).collect();
-            chain.sort_by_key(|(_, _, generation, _)| *generation);
             let expected = expected(&self.plan.scripts, *workflow, start_input(*number));
-            // It may never have been there.
-            for ((run, .., status), expected) in chain.iter().zip(&expected) {
-                let said = said(&self.database.rows(*run, Seq(0), usize::MAX));
-                if *status == RunStatus::Terminated {
-                    continue;
-                }
-                if said != *expected {
-                    let place = said.iter().zip(expected).position(|(said, expected)| said != expected);
-                    let place = place.unwrap_or(said.len().min(expected.len()));
-                    return Err(format!(
-                        "run {run} ({id}) has {:?} where {:?} is to be, at {place} of {} and {}",
-                        said.get(place),
-                        expected.get(place),
-                        said.len(),
-                        expected.len()
-                    ));
-                }
-            }
-            if !chain.is_empty() && chain.len() != expected.len() {
-                return Err(format!("{id} has {} runs where {} are to be", chain.len(), expected.len()));
+            self.expect_chain(&runs, id, &expected, true)?;
+            let forks = self.sent.confluent.iter().filter(|(_, from, _)| from == id);
+            for (fork, _, generation) in forks {
+                // It goes on from where it was begun, and asks for the same. What its last command waits for may have come
+                // when its guest had decided to end, and had not yet done so.
+                self.expect_chain(&runs, fork, &expected[*generation as usize..], false)?;
             }
         }
         Ok(())
+    }
+
+    /// The runs of a workflow id say what they have to say.
+    fn expect_chain(
+        &self,
+        runs: &[Named],
+        id: &str,
+        expected: &[Said],
+        with_outcomes: bool,
+    ) -> Result<(), Broken> {
+        let heeded = |said: Said| -> Said {
+            said.into_iter().filter(|(is_outcome, _)| with_outcomes || !is_outcome).collect()
+        };
+        let mut chain: Vec<&Named> = runs.iter().filter(|(_, name, ..)| name == id).collect();
+        chain.sort_by_key(|(_, _, generation, _)| *generation);
+        // It may never have been there.
+        for ((run, .., status), expected) in chain.iter().zip(expected) {
+            let said = heeded(said(&self.database.rows(*run, Seq(0), usize::MAX)));
+            let expected = heeded(expected.clone());
+            if *status == RunStatus::Terminated {
+                continue;
+            }
+            if said != expected {
+                let place = said.iter().zip(&expected).position(|(said, expected)| said != expected);
+                let place = place.unwrap_or(said.len().min(expected.len()));
+                return Err(format!(
+                    "run {run} ({id}) has {:?} where {:?} is to be, at {place} of {} and {}",
+                    said.get(place),
+                    expected.get(place),
+                    said.len(),
+                    expected.len()
+                ));
+            }
+        }
+        match chain.is_empty() || chain.len() == expected.len() {
+            true => Ok(()),
+            false => Err(format!("{id} has {} runs where {} are to be", chain.len(), expected.len())),
+        }
     }
 }
 
@@ -72,8 +98,10 @@ fn said(rows: &[Row]) -> Said {
     events.filter_map(|event| told(&event)).collect()
 }
 
-fn told(event: &Event) -> Option<String> {
-    match event {
+fn told(event: &Event) -> Option<(bool, String)> {
+    let is_outcome =
+        matches!(event, Event::ActivityClosed { .. } | Event::ChildClosed { .. } | Event::TimerFired { .. });
+    let said = match event {
         Event::Commanded { op, command } => Some(format!("{op} {command:?}")),
         Event::ActivityClosed { op, outcome, .. } => Some(format!("{op} closed {outcome:?}")),
         Event::ChildClosed { op, outcome } => Some(format!("{op} child {outcome:?}")),
@@ -82,7 +110,8 @@ fn told(event: &Event) -> Option<String> {
         Event::RunContinued { input } => Some(format!("continued {input}")),
         Event::RunFailed { failure } => Some(format!("failed {}", failure.code)),
         _ => None,
-    }
+    };
+    said.map(|said| (is_outcome, said))
 }
 
 /// What the runs of one workflow id say that follow each other, if nothing is in their way.

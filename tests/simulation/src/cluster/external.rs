@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Message, RunId, RunStatus, StartOptions};
+use backstitch_core::{Digest, Message, RunId, RunStatus, StartOptions};
 use backstitch_ledger::Posted;
 use backstitch_scheduler::{Input, RunIdentity, Start};
 
 use super::env::Reply as Waits;
-use super::event::HostEvent;
+use super::event::{Event, HostEvent};
 use super::host::Source;
-use super::plan::External;
+use super::plan::{External, FAULTS_END_US};
 use super::state::Cluster;
 use super::worker::Answering;
 use crate::model::Reply;
@@ -29,6 +29,12 @@ impl Cluster {
                     self.checks.signalled(signal, run);
                 }
             }
+            External::Update { id, name, number } => self.begin_update(id, name, number),
+            External::Reset { id, number, drops_signals } => {
+                self.begin_fork(&id, None, number, drops_signals);
+            }
+            External::Fork { id, to, number } => self.begin_fork(&id, Some(to), number, false),
+            External::Retry { id } => drop(self.post(&id, &Message::Retry)),
             External::Cancel { id } => {
                 let reason = "a client asked for it".to_owned();
                 self.post(&id, &Message::Cancel { reason, id: None });
@@ -54,6 +60,7 @@ impl Cluster {
             External::Crash { host, after_actions } => {
                 self.hosts[host].crash_in = Some(after_actions);
             }
+            External::CrashAt { host, action } => self.hosts[host].crash_at = Some(action),
             External::Stop { host } => {
                 if self.hosts[host].term.is_some() {
                     let reply = self.new_reply(Answering::Stop { asked: (host, self.hosts[host].epoch) });
@@ -61,6 +68,17 @@ impl Cluster {
                 }
             }
             External::Freeze { host, us } => self.hosts[host].frozen_until_us = self.now_us + us,
+            External::FailoverAt { host, action, commits } => {
+                self.hosts[host].fails_over_at = Some((action, commits));
+            }
+            External::Misread { host } => self.hosts[host].misreads = true,
+            External::Unloadable { host, workflow, us, is_final } => {
+                let Some(digest) = self.directory.borrow().workflows.get(WORKFLOWS[workflow]).copied() else {
+                    return;
+                };
+                let until_us = (self.now_us + us).min(FAULTS_END_US);
+                self.hosts[host].unloadable.borrow_mut().insert(digest, (until_us, is_final));
+            }
             External::LoseReply { host } => self.hosts[host].next_reply = Some(Reply::Lost),
             External::LoseStatement { host } => self.hosts[host].next_reply = Some(Reply::Never),
             External::DeclareDead { host } => {
@@ -79,13 +97,13 @@ impl Cluster {
     }
 
     /// Another server takes over, and every host connects anew.
-    fn fail_over(&mut self, commits: u64) {
+    pub(super) fn fail_over(&mut self, commits: u64) {
         if self.database.lose(commits) > 0 {
             self.checks.has_lost_commits = true;
         }
         for host in 0..self.hosts.len() {
             if self.hosts[host].term.is_some() {
-                let us = self.delay(200_000);
+                let us = self.delay(600_000);
                 self.tell_later(host, us, HostEvent::Tell(Input::Reconnected));
             }
         }
@@ -103,6 +121,11 @@ impl Cluster {
         let run = RunId(self.new_id());
         let Some(digest) = self.directory.borrow().workflows.get(&*name).copied() else { return };
         let Some(program) = self.directory.borrow().programs.get(&digest).cloned() else { return };
+        if self.lacks(host, digest).is_some() {
+            // The client is told so, and tries once more.
+            let again = External::Start { workflow, id: id.to_owned(), number, delay_ms, timeout_ms };
+            return self.after(1_000_000, Event::Again(again));
+        }
         let options = StartOptions {
             start_at_ms: delay_ms.map(|ms| self.database_now_ms() + ms),
             run_timeout_ms: timeout_ms,
@@ -128,13 +151,20 @@ impl Cluster {
         self.tell_later(host, us, HostEvent::Tell(Input::Start(start)));
     }
 
+    /// Whether a host cannot make a component ready.
+    pub(super) fn lacks(&self, host: usize, digest: Digest) -> Option<bool> {
+        let shared = &self.hosts[host].term.as_ref()?.shared;
+        shared.now_us.set(self.now_us);
+        shared.lacks(digest)
+    }
+
     /// Sends a message to the latest run of a workflow id. None: it was not taken.
     fn post(&mut self, id: &str, message: &Message) -> Option<RunId> {
         let run = self.database.latest_run(self.scope(), id)?;
         self.post_to(run, message).then_some(run)
     }
 
-    fn post_to(&mut self, run: RunId, message: &Message) -> bool {
+    pub(super) fn post_to(&mut self, run: RunId, message: &Message) -> bool {
         let (item, now_ms) = (self.new_id(), self.database_now_ms());
         let posted = self.database.post(self.scope(), run, item, now_ms, &message.to_row());
         let Posted::Accepted { owner } = posted else { return false };

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use backstitch_core::{HostId, Op, RunId, TaskToken};
+use backstitch_core::{HostId, Json, Op, RunId, TaskToken};
 use backstitch_ledger::Lease;
 use backstitch_scheduler::{ActivationId, Scheduler};
 
-use super::env::{Shared, SimEnv};
+use super::env::{Shared, SimEnv, Unloadable};
 use super::watch::Watch;
 use crate::model::{Reply, Walk, Writer};
 
@@ -24,8 +24,16 @@ pub(super) struct Host {
     pub(super) frozen_until_us: u64,
     /// It dies when it has carried out so many more actions.
     pub(super) crash_in: Option<u32>,
+    /// It dies with the next action that is called so in the log.
+    pub(super) crash_at: Option<&'static str>,
     /// What becomes of the next statement of its writer.
     pub(super) next_reply: Option<Reply>,
+    /// A failover comes with the next action that is called so in the log, and loses so many commits.
+    pub(super) fails_over_at: Option<(&'static str, u64)>,
+    /// The ledger that it reads next does not come as it was written.
+    pub(super) misreads: bool,
+    /// Components that it cannot make ready.
+    pub(super) unloadable: Unloadable,
     /// Activations of the terms before.
     pub(super) activations: u64,
 }
@@ -75,9 +83,13 @@ pub(super) enum Source {
 }
 
 /// An attempt on this host.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) number: u32,
     /// It may give this away.
     pub(super) token: Option<TaskToken>,
+    /// What it says of how far it has come, or was told of the attempts before.
+    pub(super) said: Option<Json>,
+    /// The activity, and its arguments.
+    pub(super) call: (String, Json),
 }

@@ -81,7 +81,7 @@ pub(super) fn action(action: &Action<SimEnv>) -> String {
         Action::Settled(_, settlement) => format!("settled {settlement:?}"),
         Action::Deferred(_, token) => format!("deferred {token}"),
         Action::Read { run, number, .. } => format!("read {run} ({number})"),
-        Action::ReadClaimed(runs, _) => format!("read {} claimed", runs.len()),
+        Action::ReadClaimed(runs, _) => format!("{} claimed runs are read", runs.len()),
         Action::ReadToClose { run, number } => format!("read {run} to close ({number})"),
         Action::FindRun { workflow_id, .. } => format!("find {workflow_id}"),
         Action::FindSuccessor { of, .. } => format!("find the successor of {of}"),
@@ -95,7 +95,7 @@ pub(super) fn action(action: &Action<SimEnv>) -> String {
             format!("note {} replayed, {} went on", replayed.len(), went_on.len())
         }
         Action::Wake(after, wake) => format!("wake in {after:?}: {wake:?}"),
-        Action::ReadInbox => "read the inbox".to_owned(),
+        Action::ReadInbox => "look into the inbox".to_owned(),
         Action::TimerDue(due_ms) => format!("timer due at {due_ms}"),
         Action::Closed(run) => format!("closed {run}"),
         Action::Drained(_) => "drained".to_owned(),

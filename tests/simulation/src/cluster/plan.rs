@@ -2,7 +2,7 @@
 //! a plan which fails can be made smaller by leaving parts of it out.
 
 use crate::rng::Rng;
-use crate::script::{SIGNALS, Script, WORKFLOW_IDS};
+use crate::script::{CHILD_IDS, SIGNALS, Script, UPDATES, WORKFLOW_IDS, WORKFLOWS};
 
 /// Faults begin no later than this, in microseconds. From then on everything has to come to its end.
 pub const FAULTS_END_US: u64 = 40_000_000;
@@ -43,6 +43,12 @@ pub enum External {
         name: &'static str,
         number: u64,
     },
+    /// A client makes an update, and waits for its answer.
+    Update {
+        id: String,
+        name: &'static str,
+        number: u64,
+    },
     Cancel {
         id: String,
     },
@@ -55,13 +61,34 @@ pub enum External {
     Resume {
         id: String,
     },
+    /// An operator lets a run go on that is parked.
+    Retry {
+        id: String,
+    },
     Repair {
         id: String,
+    },
+    /// An operator has the next run of a workflow id begin with the first rows of this one, which ends.
+    Reset {
+        id: String,
+        number: u64,
+        drops_signals: bool,
+    },
+    /// An operator begins a run of another workflow id with the first rows of this one, which goes on.
+    Fork {
+        id: String,
+        to: &'static str,
+        number: u64,
     },
     /// A host dies as soon as it has carried out so many more actions.
     Crash {
         host: usize,
         after_actions: u32,
+    },
+    /// A host dies with the next action of this kind.
+    CrashAt {
+        host: usize,
+        action: &'static str,
     },
     /// A host is stopped as an operator stops it.
     Stop {
@@ -88,6 +115,12 @@ pub enum External {
     Failover {
         commits: u64,
     },
+    /// The same, with the next action of this kind that a host carries out.
+    FailoverAt {
+        host: usize,
+        action: &'static str,
+        commits: u64,
+    },
     /// The database's clock steps.
     ClockStep {
         ms: i64,
@@ -95,6 +128,17 @@ pub enum External {
     /// A component is deployed that serves an activity of remote workers.
     Serve {
         activity: &'static str,
+    },
+    /// A host cannot make a component ready for so long; or there is no use in trying.
+    Unloadable {
+        host: usize,
+        workflow: usize,
+        us: u64,
+        is_final: bool,
+    },
+    /// The next ledger that a host reads does not come as it was written.
+    Misread {
+        host: usize,
     },
     /// Guests of a host have too much memory.
     ShortOfMemory {
@@ -109,6 +153,10 @@ impl External {
             self,
             Self::Start { .. }
                 | Self::Signal { .. }
+                | Self::Update { .. }
+                | Self::Retry { .. }
+                | Self::Reset { .. }
+                | Self::Fork { .. }
                 | Self::Cancel { .. }
                 | Self::Terminate { .. }
                 | Self::Pause { .. }
@@ -119,6 +167,18 @@ impl External {
 
 /// Ids of confluent runs. Nobody sends them anything.
 pub(super) const CONFLUENT_IDS: [&str; 3] = ["cf0", "cf1", "cf2"];
+
+/// Ids of forks: of runs that are not confluent, and of such as are.
+const FORK_IDS: [&str; 2] = ["fk0", "fk1"];
+const CONFLUENT_FORK_IDS: [&str; 2] = ["cfk0", "cfk1"];
+
+/// Actions with which hosts die, by the first word of each in the log.
+const CRASHES: [&str; 10] =
+    ["activate", "append", "attempt", "begin", "deferred", "deliver", "find", "post", "read", "settled"];
+
+/// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
+/// committed.
+const FAILOVERS: [&str; 6] = ["attempt", "closed", "deliver", "parked", "read", "settled"];
 
 impl Plan {
     /// The plan of a seed.
@@ -137,18 +197,28 @@ impl Plan {
             let start = start(&mut rng, id, false);
             events.push((rng.below(FAULTS_END_US / 2), start));
         }
+        let updates: Vec<_> = events.iter().flat_map(|(at, start)| updates(&mut rng, *at, start)).collect();
+        events.extend(updates);
         for id in CONFLUENT_IDS.iter().take(rng.below(4) as usize) {
             let start = start(&mut rng, (*id).to_owned(), true);
             events.push((rng.below(FAULTS_END_US / 4), start));
         }
-        for _ in 0..rng.below(8) {
+        for _ in 0..rng.below(11) {
             let asked = asked(&mut rng);
             events.push((rng.below(FAULTS_END_US), asked));
         }
         // Some seeds have none: then everything has to go as if there were no faults at all.
-        for _ in 0..rng.below(9) {
+        for _ in 0..rng.below(10) {
             let fault = fault(&mut rng, hosts);
             events.push((rng.below(FAULTS_END_US), fault));
+        }
+        if rng.chance(50) {
+            // Hosts die over attempts, one after the other: so some are made on trial.
+            let first_us = rng.below(FAULTS_END_US / 2);
+            for place in 0..6 {
+                let host = rng.below(hosts as u64) as usize;
+                events.push((first_us + place * 3_000_000, External::CrashAt { host, action: "attempt" }));
+            }
         }
         events.sort_by_key(|(at, _)| *at);
         Self { seed, hosts, workers, scripts, events }
@@ -159,9 +229,21 @@ impl Plan {
         1 + (self.seed / 4 % 3) as usize
     }
 
+    /// Whether a host ever cannot make a component ready.
+    pub(super) fn lacks_components(&self) -> bool {
+        self.events.iter().any(|(_, event)| matches!(event, External::Unloadable { .. }))
+    }
+
+    /// Whether a host ever reads a ledger that is not as it was written.
+    pub(super) fn misreads(&self) -> bool {
+        self.events.iter().any(|(_, event)| matches!(event, External::Misread { .. }))
+    }
+
     /// Whether the database ever loses commits.
     pub(super) fn loses_commits(&self) -> bool {
-        self.events.iter().any(|(_, event)| matches!(event, External::Failover { .. }))
+        let loses =
+            |event: &External| matches!(event, External::Failover { .. } | External::FailoverAt { .. });
+        self.events.iter().any(|(_, event)| loses(event))
     }
 }
 
@@ -173,22 +255,48 @@ fn start(rng: &mut Rng, id: String, is_confluent: bool) -> External {
     External::Start { workflow, id, number: rng.next_u64(), delay_ms, timeout_ms }
 }
 
+/// Updates of a run while it is young, if its workflow may wait for some.
+fn updates(rng: &mut Rng, started_us: u64, start: &External) -> Vec<(u64, External)> {
+    let External::Start { id, workflow: 0..2, .. } = start else { return Vec::new() };
+    let count = if rng.chance(600) { 1 + rng.below(2) } else { 0 };
+    let update = |_| {
+        let update =
+            External::Update { id: id.clone(), name: UPDATES[rng.below(2) as usize], number: rng.next_u64() };
+        (started_us + rng.below(5_000_000), update)
+    };
+    (0..count).map(update).collect()
+}
+
 fn asked(rng: &mut Rng) -> External {
     let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
-    match rng.below(12) {
-        0..=5 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
-        6 | 7 => External::Cancel { id },
-        8 => External::Terminate { id },
-        9 => External::Pause { id },
+    match rng.below(20) {
+        0..=4 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
+        5 | 6 => External::Cancel { id },
+        7 => External::Terminate { id },
+        8 | 9 => External::Pause { id },
         10 => External::Resume { id },
+        11 => External::Retry { id },
+        12..=15 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },
+        16 | 17 => {
+            let id = if rng.chance(200) { (*rng.pick(&CHILD_IDS)).to_owned() } else { id };
+            External::Reset { id, number: rng.next_u64(), drops_signals: rng.chance(300) }
+        }
+        18 => {
+            let is_confluent = rng.chance(500);
+            let place = rng.below(2) as usize;
+            let id = if is_confluent { CONFLUENT_IDS[place].to_owned() } else { id };
+            let to = if is_confluent { CONFLUENT_FORK_IDS[place] } else { FORK_IDS[place] };
+            External::Fork { id, to, number: rng.next_u64() }
+        }
         _ => External::Repair { id },
     }
 }
 
 fn fault(rng: &mut Rng, hosts: usize) -> External {
     let host = rng.below(hosts as u64) as usize;
-    match rng.below(16) {
-        0..=3 => External::Crash { host, after_actions: rng.below(40) as u32 },
+    match rng.below(23) {
+        0..=2 => External::Crash { host, after_actions: rng.below(40) as u32 },
+        3 => External::CrashAt { host, action: CRASHES[rng.below(10) as usize] },
         4 => External::Stop { host },
         5 | 6 => External::Freeze { host, us: rng.below(8_000_000) },
         7 | 8 => External::LoseReply { host },
@@ -197,6 +305,15 @@ fn fault(rng: &mut Rng, hosts: usize) -> External {
         11 | 12 => External::Failover { commits: 1 + rng.below(12) },
         13 => External::ClockStep { ms: rng.below(4_000) as i64 - 2_000 },
         14 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
+        15 | 16 => {
+            let workflow = rng.below(WORKFLOWS.len() as u64) as usize;
+            External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(300) }
+        }
+        17..=19 => External::Misread { host },
+        20 | 21 => {
+            let action = FAILOVERS[rng.below(6) as usize];
+            External::FailoverAt { host, action, commits: 1 + rng.below(4) }
+        }
         _ => External::ShortOfMemory { host },
     }
 }

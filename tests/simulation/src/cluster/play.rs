@@ -73,6 +73,7 @@ impl Cluster {
     fn end(&self) -> Result<(), Broken> {
         self.checks.all(&self.database, true)?;
         self.checks.messages(&self.database)?;
+        self.updates_are_answered()?;
         self.expect_ends()?;
         self.expect_confluent()
     }
@@ -82,14 +83,22 @@ impl Cluster {
             Event::External(place) => {
                 let external = self.plan.events[place].1.clone();
                 self.note(|| format!("{external:?}"));
-                if matches!(external, External::Signal { .. }) && self.rng.chance(250) {
+                let is_repeated = matches!(external, External::Signal { .. } | External::Update { .. });
+                if is_repeated && self.rng.chance(400) {
                     // A client that is not sure says it once more.
-                    let us = self.delay(500_000);
+                    let us = self.delay(2_000_000);
                     self.after(us, Event::External(place));
                 }
                 self.external(external);
             }
+            Event::Again(external) => self.external(external),
+            Event::Update(update) => self.go_on_with_update(update),
+            Event::Fork(fork) => self.go_on_with_fork(fork),
+            Event::Heartbeat { task, output, left } => self.send_heartbeat(task, output, left),
             Event::Register(host) => self.register(host),
+            Event::Repost(scope, item) => {
+                self.database.post(scope, item.run, item.item_id, item.at_ms, &item.message);
+            }
             Event::Worker(worker, event) => self.worker(worker, event),
             Event::Answer { task, output, tries } => self.answer(task, output, tries),
             Event::Settle { task, output } => self.settle(&task, output),
@@ -108,6 +117,11 @@ impl Cluster {
     fn is_meant(&self, host: usize, epoch: u64) -> Option<u64> {
         let found = &self.hosts[host];
         (found.epoch == epoch && found.term.is_some()).then_some(found.frozen_until_us)
+    }
+
+    /// Something that no scheduler is told of has come up.
+    pub(super) fn met(&mut self, name: &'static str) {
+        *self.coverage.entry((name, None)).or_default() += 1;
     }
 
     pub(super) fn cover(&mut self, name: &'static str, run: Option<RunId>, host: usize) {

@@ -109,18 +109,14 @@ impl Cluster {
     }
 
     fn claim(&mut self, host: usize) {
+        let Some(term) = &mut self.hosts[host].term else { return };
+        // This look is the one that was due.
+        term.looks.insert(Source::Claims, u64::MAX);
+        let is_under_way = term.batches.iter().any(|(_, source)| *source == Source::Claims);
         self.look_soon(host, Source::Claims, CLAIM_US);
-        if self.hosts[host]
-            .term
-            .as_ref()
-            .is_none_or(|term| term.batches.iter().any(|(_, source)| *source == Source::Claims))
-        {
+        if is_under_way {
             return;
         }
-        if let Some(term) = &mut self.hosts[host].term {
-            term.looks.insert(Source::Claims, u64::MAX);
-        }
-        self.look_soon(host, Source::Claims, CLAIM_US);
         let now_ms = self.database_now_ms();
         self.database.declare_overdue_dead(now_ms);
         let Some((id, lease)) = self.hosts[host].term.as_ref().map(|term| (term.id, term.lease)) else {

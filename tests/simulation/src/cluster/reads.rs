@@ -3,21 +3,32 @@
 
 use std::rc::Rc;
 
-use backstitch_core::{Fault, FaultKind, RunId, Seq};
+use backstitch_core::{Chain, Digest, Fault, FaultKind, RunId, Seq, limits};
 use backstitch_ledger::{Awaited, ClaimedRun};
 use backstitch_scheduler::{
     Derived, Input, Ledgered, Loaded, LoadedRun, Wanted, awaited, fold, has_timers, waits_for_calls,
 };
 
-use super::env::SimEnv;
+use super::env::{Program, SimEnv};
 use super::event::{HostEvent, Read};
 use super::state::Cluster;
 
+/// How long a batch waits for a component, and how long a host waits before it tries once more, in microseconds.
+const BATCH_WAIT_US: u64 = 250_000;
+const LOAD_AGAIN_US: u64 = 400_000;
+
 impl Cluster {
+    /// A read of a run begins. `program`: its code, if it is in memory.
+    pub(super) fn read(&mut self, host: usize, run: RunId, number: u64, program: Option<Program>) {
+        let program = program.map(Ok);
+        let read = Read { run, number, claimed: None, program, waits_since_us: None, batch: None };
+        self.host(host, HostEvent::ReadRows(read));
+    }
+
     pub(super) fn read_claimed(&mut self, host: usize, runs: Vec<Wanted>, batch: &Rc<()>) {
         for Wanted { run, number } in runs {
             let (id, claimed, batch) = (run.run, Some(run), Some(Rc::clone(batch)));
-            let read = Read { run: id, number, claimed, without: None, _batch: batch };
+            let read = Read { run: id, number, claimed, program: None, waits_since_us: None, batch };
             let us = self.delay(2_000);
             self.tell_later(host, us, HostEvent::ReadRows(read));
         }
@@ -25,7 +36,8 @@ impl Cluster {
 
     pub(super) fn read_to_close(&mut self, host: usize, run: RunId, number: u64) {
         let without = Fault::new(FaultKind::Component, "its component was not ready when it was terminated");
-        let read = Read { run, number, claimed: None, without: Some(without), _batch: None };
+        let program = Some(Err(without));
+        let read = Read { run, number, claimed: None, program, waits_since_us: None, batch: None };
         self.tell_later(host, 1_000_000, HostEvent::ReadRows(read));
     }
 
@@ -36,7 +48,22 @@ impl Cluster {
             let loaded = Loaded { run: read.run, number: read.number, result: None };
             return self.tell_later(host, 100, HostEvent::Tell(Input::Loaded(Box::new(loaded))));
         };
-        let ledger = fold(read.run, &self.database.rows(read.run, Seq(0), usize::MAX));
+        let read = match read.program {
+            Some(_) => read,
+            None => match self.load(host, claimed.digest, read) {
+                Some(read) => read,
+                None => return,
+            },
+        };
+        let mut rows = self.database.rows(read.run, Seq(0), usize::MAX);
+        // Whatever is read is committed, whether its writer has heard of that or not.
+        self.checks.committed(read.run, &self.database);
+        if rows.len() > 1 && std::mem::take(&mut self.hosts[host].misreads) {
+            let place = self.rng.below(rows.len() as u64) as usize;
+            rows[place].chain = Chain(!rows[place].chain.0);
+            self.met("misread");
+        }
+        let ledger = fold(read.run, &rows);
         let us = self.delay(1_500);
         self.tell_later(host, us, HostEvent::ReadBeside(read, claimed, Box::new(ledger)));
     }
@@ -46,16 +73,42 @@ impl Cluster {
             Ok((run, _)) => self.derived(run),
             Err(_) => Derived::default(),
         };
-        let program = self.directory.borrow().programs.get(&claimed.digest).cloned();
-        let program = match (read.without, program) {
-            (Some(fault), _) => Err(fault),
-            (None, Some(program)) => Ok(program),
-            (None, None) => Err(Fault::new(FaultKind::Component, "there is no such component")),
-        };
+        let program = read.program.unwrap_or_else(|| Err(unloadable("nobody has loaded it")));
         let result = LoadedRun::<SimEnv>::new(claimed, program, ledger, derived, ((), false));
         let loaded = Loaded { run: read.run, number: read.number, result: Some(result) };
         let us = self.delay(500);
         self.tell_later(host, us, HostEvent::Tell(Input::Loaded(Box::new(loaded))));
+    }
+
+    /// The component of a run is made ready. None: this host cannot do that yet, and tries once more later.
+    fn load(&mut self, host: usize, digest: Digest, mut read: Read) -> Option<Read> {
+        let term = self.hosts[host].term.as_ref()?;
+        let lacks = term.shared.lacks(digest);
+        let since_us = *read.waits_since_us.get_or_insert(self.now_us);
+        let waited_us = self.now_us - since_us;
+        read.program = match lacks {
+            None => match self.directory.borrow().programs.get(&digest) {
+                Some(program) => Some(Ok(program.clone())),
+                None => Some(Err(unloadable("there is none"))),
+            },
+            Some(true) => Some(Err(unloadable("it is broken"))),
+            Some(false) if waited_us >= limits::COMPONENT_LOAD_MS_MAX * 1_000 => {
+                Some(Err(unloadable("this host could not make it ready")))
+            }
+            Some(false) => None,
+        };
+        if read.program.is_some() {
+            if lacks.is_some() {
+                self.met("component-missing");
+            }
+            return Some(read);
+        }
+        self.met("component-awaited");
+        if waited_us >= BATCH_WAIT_US {
+            read.batch = None;
+        }
+        self.tell_later(host, LOAD_AGAIN_US, HostEvent::ReadRows(read));
+        None
     }
 
     /// What is beside the ledger of a run.
@@ -74,4 +127,8 @@ impl Cluster {
         }
         derived
     }
+}
+
+fn unloadable(why: &str) -> Fault {
+    Fault::new(FaultKind::Component, format!("the component cannot be loaded: {why}"))
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use backstitch_scheduler::Standing;
 
-/// How often each input met a run that stood there; none: the run was not in memory.
+/// How often each input met a run that stood there; none: the run was not in memory, or it is nothing that a scheduler is
+/// told of.
 pub type Coverage = BTreeMap<(&'static str, Option<Standing>), u64>;
 
 /// What came of a plan.

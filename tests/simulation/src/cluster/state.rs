@@ -15,6 +15,8 @@ use super::event::{Event, Queue, WorkerEvent};
 use super::host::Host;
 use super::plan::Plan;
 use super::report::Coverage;
+use super::said::Said;
+use super::sent::Sent;
 use super::worker::{Answering, Worker};
 use crate::model::Database;
 use crate::rng::Rng;
@@ -39,6 +41,10 @@ pub struct Cluster {
     pub(super) queue: Queue,
     pub(super) checks: Checks,
     pub(super) beside: Beside,
+    /// What attempts have said of how far they have come.
+    pub(super) said: Said,
+    /// What became of updates and forks.
+    pub(super) sent: Sent,
     /// Since when everything has ended that was begun.
     pub(super) over_us: Option<u64>,
     pub(super) broken: Option<Broken>,
@@ -76,6 +82,8 @@ impl Cluster {
             queue: Queue::default(),
             checks: Checks::default(),
             beside: Beside::default(),
+            said: Said::default(),
+            sent: Sent::default(),
             over_us: None,
             broken: None,
             answering: BTreeMap::new(),

@@ -27,7 +27,8 @@ impl Cluster {
         }
         let id = HostId(self.new_id());
         let lease = self.database.register(id, LEASE_MS, self.database_now_ms());
-        let shared = Rc::new(Shared::new(Rc::clone(&self.directory), self.rng.fork()));
+        let unloadable = Rc::clone(&self.hosts[host].unloadable);
+        let shared = Rc::new(Shared::new(Rc::clone(&self.directory), unloadable, self.rng.fork()));
         let config = Config {
             host: id,
             began: Moment(Duration::from_micros(self.now_us)),
@@ -81,8 +82,8 @@ impl Cluster {
         let found = &mut self.hosts[host];
         let Some(term) = found.term.take() else { return };
         found.activations += term.scheduler.figures().activations;
-        found.crash_in = None;
-        found.next_reply = None;
+        (found.crash_in, found.crash_at) = (None, None);
+        (found.next_reply, found.misreads, found.fails_over_at) = (None, false, None);
         drop(term);
         self.note(|| format!("the term of host {host} is over: {why}"));
         self.after(down_us, Event::Register(host));

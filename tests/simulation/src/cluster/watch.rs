@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backstitch_core::{Event, Kind, Op, RunId, Seq, TaskLease, TaskToken, limits};
-use backstitch_ledger::{Append, Item, NewRun, NewTimer, StatusChange};
+use backstitch_core::{Event, Kind, Op, Row, RunId, Seq, TaskLease, TaskToken, limits};
+use backstitch_ledger::{Append, Item, NewRun, NewTask, NewTimer, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
 
 use super::checks::Broken;
@@ -15,10 +15,14 @@ pub(super) struct Watch {
     began_us: u64,
     /// Places of attempts that are taken.
     places: usize,
+    /// Something was on trial.
+    has_trials: bool,
     /// An attempt was on trial, which may have a place of its own.
     has_tried: bool,
     /// Attempts that have begun.
     attempted: BTreeSet<(RunId, Op, u32)>,
+    /// Calls of which one has.
+    begun: BTreeSet<(RunId, Op)>,
     /// Runs that it has paused and not resumed.
     paused: BTreeSet<RunId>,
     /// Messages that rows of this term have come from.
@@ -27,10 +31,12 @@ pub(super) struct Watch {
     owed: BTreeMap<u64, Owed>,
     /// Runs of whose end it has told.
     told: BTreeSet<RunId>,
+    /// Leases of tasks that are committed and that attempts leave to others.
+    left: BTreeSet<TaskLease>,
     /// Leases of tasks that it has delivered.
     delivered: BTreeSet<TaskLease>,
-    /// Priorities of the attempts that have begun in this step.
-    begun: Vec<u8>,
+    /// Calls whose commands are committed and whose first attempts are to be made here.
+    queued: BTreeSet<(RunId, Op)>,
 }
 
 /// What is to happen when an append is committed.
@@ -39,10 +45,14 @@ struct Owed {
     /// Its last row.
     last: Option<Seq>,
     closes: bool,
+    /// Calls that are made here.
+    calls: Vec<Op>,
     /// Tasks that it gives to workers who poll.
     reserved: Vec<TaskLease>,
     /// Tasks that attempts on this host leave to others.
     deferred: Vec<TaskLease>,
+    /// Their calls.
+    left: Vec<Op>,
 }
 
 impl Watch {
@@ -50,20 +60,18 @@ impl Watch {
         Self {
             began_us,
             places: 0,
+            has_trials: false,
             has_tried: false,
             attempted: BTreeSet::new(),
+            begun: BTreeSet::new(),
             paused: BTreeSet::new(),
             consumed: BTreeSet::new(),
             owed: BTreeMap::new(),
             told: BTreeSet::new(),
+            left: BTreeSet::new(),
             delivered: BTreeSet::new(),
-            begun: Vec::new(),
+            queued: BTreeSet::new(),
         }
-    }
-
-    /// A step begins.
-    pub(super) fn steps(&mut self) {
-        self.begun.clear();
     }
 
     pub(super) fn frees(&mut self, places: usize) {
@@ -79,6 +87,13 @@ impl Watch {
             } else if row.kind == Kind::RunResumed.tag() {
                 self.paused.remove(&run);
             }
+        }
+        let is_led_no_more =
+            matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. }));
+        if is_led_no_more || append.rows.iter().any(abandons) {
+            // Which calls still wait is the run's affair.
+            self.queued.retain(|(queued, _)| *queued != run);
+            self.owed.values_mut().filter(|owed| owed.run == run).for_each(|owed| owed.calls.clear());
         }
         self.owed.insert(*ticket, owed(append));
         append.new_runs.iter().try_for_each(|new| own_timers_are_set(new, append))?;
@@ -123,7 +138,7 @@ impl Watch {
     }
 
     /// An attempt begins.
-    pub(super) fn attempts(&mut self, new: &NewAttempt, is_tried: bool, priority: u8) -> Result<(), Broken> {
+    pub(super) fn attempts(&mut self, new: &NewAttempt, is_tried: bool) -> Result<(), Broken> {
         let (run, op) = (new.identity.run, new.op);
         self.places += 1;
         self.has_tried |= is_tried;
@@ -133,26 +148,41 @@ impl Watch {
         if self.paused.contains(&run) {
             return Err(format!("an attempt of op {op} of run {run} begins, which is paused"));
         }
-        if self.begun.last().is_some_and(|last| *last > priority) && !is_tried {
-            return Err(format!(
-                "attempts begin in the order of the priorities {:?}, {priority}",
-                self.begun
-            ));
-        }
-        self.begun.push(priority);
+        self.queued.remove(&(run, op));
+        self.begun.insert((run, op));
         match self.attempted.insert((run, op, new.attempt)) {
             true => Ok(()),
             false => Err(format!("attempt {} of op {op} of run {run} begins twice", new.attempt)),
         }
     }
 
+    /// Calls whose first attempts wait for their turn. None in a term with trials: calls may wait for those as well.
+    pub(super) fn queued(&self) -> impl Iterator<Item = (RunId, Op)> {
+        self.queued.iter().filter(|_| !self.has_trials).copied()
+    }
+
+    /// Whether nothing of a run is on its way to its ledger.
+    pub(super) fn is_settled(&self, run: RunId) -> bool {
+        self.owed.values().all(|owed| owed.run != run)
+    }
+
+    /// Whether the append is on its way that leaves a call to others.
+    pub(super) fn is_left(&self, run: RunId, op: Op) -> bool {
+        self.owed.values().any(|owed| owed.run == run && owed.left.contains(&op))
+    }
+
     /// An attempt leaves its call to others: the same may be made again.
     pub(super) fn defers(&mut self, token: TaskToken) -> Result<(), Broken> {
         self.attempted.remove(&(token.run, token.op, token.attempt));
-        match self.owed.values().any(|owed| owed.deferred.contains(&token.lease)) {
-            true => Err(format!("the token {token} is given away before its task is committed")),
-            false => Ok(()),
+        match self.left.remove(&token.lease) {
+            true => Ok(()),
+            false => Err(format!("the token {token} is given away before its task is committed")),
         }
+    }
+
+    /// Nobody will read what an attempt gives: its run was parked or is read again, and may have it made once more.
+    pub(super) fn aborts(&mut self, run: RunId, op: Op, attempt: u32) {
+        self.attempted.remove(&(run, op, attempt));
     }
 
     pub(super) fn tells(&mut self, run: RunId) {
@@ -164,7 +194,8 @@ impl Watch {
     }
 
     /// A trial is to begin.
-    pub(super) fn tries(&self, now_us: u64) -> Result<(), Broken> {
+    pub(super) fn tries(&mut self, now_us: u64) -> Result<(), Broken> {
+        self.has_trials = true;
         match now_us >= self.began_us + limits::TRIALS_AFTER_MS * 1_000 {
             true => Ok(()),
             false => Err("a trial begins in a young term".to_owned()),
@@ -173,14 +204,20 @@ impl Watch {
 
     /// These appends are about to have an answer.
     pub(super) fn answers(&mut self, tickets: &[u64]) -> Vec<Owes> {
-        tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).map(Owes).collect()
+        let owed: Vec<Owed> = tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).collect();
+        self.left.extend(owed.iter().flat_map(|owed| &owed.deferred));
+        owed.into_iter().map(Owes).collect()
     }
 
     /// They were committed, and the scheduler knows it. What it was to do is done.
-    pub(super) fn committed(&self, Owes(owed): &Owes, refused: &[RunId]) -> Result<(), Broken> {
+    pub(super) fn committed(&mut self, Owes(owed): &Owes, refused: &[RunId]) -> Result<(), Broken> {
         let run = owed.run;
         if refused.contains(&run) {
             return Ok(());
+        }
+        if !self.paused.contains(&run) {
+            let calls = owed.calls.iter().map(|op| (run, *op));
+            self.queued.extend(calls.filter(|call| !self.begun.contains(call)));
         }
         if owed.closes && !self.told.contains(&run) {
             return Err(format!("run {run} has closed or was parked, and nobody hears of it"));
@@ -215,7 +252,21 @@ fn own_timers_are_set(new: &NewRun, append: &Append) -> Result<(), Broken> {
     }
 }
 
+/// Whether a row may have calls wait no more that waited for their turn.
+fn abandons(row: &Row) -> bool {
+    let kinds = [Kind::OpCancelled, Kind::CancelRequested, Kind::RunPaused];
+    row.kind >= Kind::RunCompleted.tag() || kinds.iter().any(|kind| kind.tag() == row.kind)
+}
+
+/// Whether a task is nobody's to take, and has no end of its own.
+fn is_left(task: &NewTask) -> bool {
+    task.taken.as_ref().is_some_and(|grant| grant.lease_ms.is_none())
+}
+
 fn owed(append: &Append) -> Owed {
+    let scheduled = append.rows.iter().filter(|row| row.kind == Kind::ActivityScheduled.tag());
+    let calls = scheduled.filter_map(|row| row.op);
+    let is_over = append.rows.iter().any(abandons);
     let taken = append.tasks.iter().filter_map(|task| task.taken.as_ref());
     let (reserved, deferred): (Vec<_>, Vec<_>) = taken.partition(|grant| grant.lease_ms.is_some());
     let lease = |grants: Vec<&backstitch_core::task::LeaseGrant>| {
@@ -224,8 +275,10 @@ fn owed(append: &Append) -> Owed {
     Owed {
         run: append.run,
         last: append.rows.last().map(|row| row.seq),
+        calls: calls.filter(|op| append.tasks.iter().all(|task| task.op != *op) && !is_over).collect(),
         closes: matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. })),
         reserved: lease(reserved),
         deferred: lease(deferred),
+        left: append.tasks.iter().filter(|task| is_left(task)).map(|task| task.op).collect(),
     }
 }

@@ -1,12 +1,14 @@
 //! What is looked at while a cluster plays: jobs, attempts and answers of the writer.
 
-use backstitch_core::{Op, Run, RunId, Seq, limits};
-use backstitch_ledger::{Outcome, PoisonKind};
+use backstitch_core::run::OpenOp;
+use backstitch_core::{Fault, FaultKind, Op, Run, RunId, RunStatus, Seq, limits};
+use backstitch_ledger::{Append, Outcome, PoisonKind, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt};
 
 use super::checks::Broken;
 use super::env::SimEnv;
 use super::plan::External;
+use super::said::Said;
 use super::state::Cluster;
 use super::watch::Owes;
 
@@ -42,8 +44,20 @@ impl Cluster {
         }
     }
 
+    /// A host hears what became of a message. It has to know of the run that has sent it, if that waits for it.
+    pub(super) fn look_at_message(&mut self, host: usize, run: RunId, op: Op) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let waits = self.beside.run(run).is_some_and(|run| run.open_op(op).is_some());
+        let is_running = self.database.status_of(run) == Some(RunStatus::Running) && self.owns(host, run);
+        if waits && is_running && term.scheduler.standing(run).is_none() {
+            self.check_unless_lost(Err(format!(
+                "run {run} has left memory while its message of op {op} was sent"
+            )));
+        }
+    }
+
     /// Whether a host has a run. One that was frozen may have lost it, and not know.
-    fn owns(&self, host: usize, run: RunId) -> bool {
+    pub(super) fn owns(&self, host: usize, run: RunId) -> bool {
         self.hosts[host].term.as_ref().is_some_and(|term| self.database.owner_of(run) == Some(term.id))
     }
 
@@ -56,14 +70,63 @@ impl Cluster {
         if is_suspect(losses) && !is_tried {
             self.check_unless_lost(Err(format!("an attempt of run {run} begins after {losses} losses")));
         }
-        let priority = self.checks.priority(run);
+        if let Some((other, first)) = self.first_queued(host).filter(|_| !is_tried)
+            && first < self.checks.priority(run)
+        {
+            self.check_unless_lost(Err(format!(
+                "a call of run {other}, of priority {first}, waits for run {run}"
+            )));
+        }
+        let holds = Said::begins_here(new, self.beside.run(run));
+        self.check_unless_lost(holds);
         let Some(term) = &mut self.hosts[host].term else { return };
         let has_lease = self.now_us < term.lease_until_us;
-        let holds = term.watch.attempts(new, is_tried, priority);
+        let holds = term.watch.attempts(new, is_tried);
         self.check_unless_lost(holds);
         if !has_lease && !is_tried {
             self.check(Err(format!("an attempt of run {run} begins on host {host}, which has no lease")));
         }
+    }
+
+    /// Nothing parks a run but what went wrong with its component, its ledger or its hosts.
+    pub(super) fn look_at_parking(&mut self, append: &Append) {
+        let Some(StatusChange::Park { fault }) = &append.status else { return };
+        let kind = serde_json::from_str::<Fault>(fault).map(|fault| fault.kind);
+        let losses = self.database.losses_of(append.run).map_or(0, |(losses, _)| losses);
+        let has_reason = match kind {
+            Ok(FaultKind::HostLost) => losses >= limits::HOSTS_LOST_MAX,
+            Ok(FaultKind::Component) => self.plan.lacks_components(),
+            Ok(FaultKind::Corrupt) => self.plan.misreads(),
+            _ => false,
+        };
+        if !has_reason {
+            self.check(Err(format!("run {} is parked for no reason: {fault}", append.run)));
+        }
+    }
+
+    /// A run that is asked to end does so when that message is consumed.
+    pub(super) fn look_at_last_words(&mut self, append: &Append) {
+        let closes = matches!(append.status, Some(StatusChange::Close(_)));
+        let is_open = self.beside.run(append.run).is_some_and(Run::is_open);
+        let mut consumed = append.inbox_done.iter().filter(|_| !closes && is_open);
+        if let Some((run, item)) = consumed.find(|(run, item)| self.database.is_last_word(*run, *item)) {
+            self.check_unless_lost(Err(format!("message {item} asks run {run} to end, and it does not")));
+        }
+    }
+
+    /// A call of the first priority that waits for its first attempt, by its run, and that priority.
+    fn first_queued(&self, host: usize) -> Option<(RunId, u8)> {
+        let watch = &self.hosts[host].term.as_ref()?.watch;
+        let waits = |(run, op): &(RunId, Op)| {
+            let folded = self.beside.run(*run).filter(|run| run.status() == Some(RunStatus::Running));
+            let is_first = folded.is_some_and(|run| {
+                matches!(run.open_op(*op), Some(OpenOp::Activity { attempts: 0, retry_at_ms: None, .. }))
+            });
+            let losses = self.database.losses_of(*run).map_or(0, |(losses, _)| losses);
+            is_first && losses == 0 && self.owns(host, *run)
+        };
+        let waiting = watch.queued().filter(waits).map(|(run, _)| (run, self.checks.priority(run)));
+        waiting.min_by_key(|(_, priority)| *priority)
     }
 
     /// The scheduler has been told what became of appends.
@@ -78,7 +141,7 @@ impl Cluster {
             Outcome::Fenced => return,
         };
         for owes in owes {
-            let Some(term) = &self.hosts[host].term else { return };
+            let Some(term) = &mut self.hosts[host].term else { return };
             let holds =
                 term.watch.committed(owes, refused).and_then(|()| self.attempts_are_awaited(host, owes));
             self.check_unless_lost(holds);

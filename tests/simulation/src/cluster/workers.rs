@@ -157,7 +157,8 @@ impl Cluster {
             .into_iter()
             .filter_map(|task| {
                 let input = Json::new(task.input).ok()?;
-                Some(Task { scope, token: task.token, name: task.name, input })
+                let said = task.heartbeat.and_then(|said| Json::new(said).ok());
+                Some(Task { scope, token: task.token, name: task.name, input, said })
             })
             .collect();
         self.matched(host, actions);
@@ -189,6 +190,11 @@ impl Cluster {
 
     /// A worker does its work. It may die, be late, or say the same thing twice.
     fn carry_out_task(&mut self, task: Task) {
+        if task.said.is_some() {
+            self.met("heartbeat-told");
+        }
+        let holds = self.said.told(&task);
+        self.check_unless_lost(holds);
         let is_confluent = self.is_confluent_run(task.token.run);
         if self.rng.chance(80) {
             // It dies.
@@ -196,6 +202,11 @@ impl Cluster {
         }
         let fails = !is_confluent && self.rng.chance(150);
         let output = (!fails).then(|| activity_output(&task.name, &task.input));
+        if self.rng.chance(300) {
+            let left = 1 + self.rng.below(5) as u32;
+            let us = self.heartbeat_us();
+            return self.after(us, Event::Heartbeat { task, output, left });
+        }
         let us = self.delay(40_000);
         if self.rng.chance(50) {
             let us = us + self.delay(100_000);

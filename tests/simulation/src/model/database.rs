@@ -87,11 +87,13 @@ pub enum Mutant {
     PoisonsAWholeBatch,
     PoisonsWhatWasSentTwice,
     LeavesTheWholeBatchBehind,
+    ForksOverATakenId,
+    SetsNoTimersOfAFork,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::AppendsPastADeadLease,
         Self::AppendsUnderAnEarlierEpoch,
         Self::AppendsBehindARowThatIsMissing,
@@ -136,6 +138,8 @@ impl Mutant {
         Self::PoisonsAWholeBatch,
         Self::PoisonsWhatWasSentTwice,
         Self::LeavesTheWholeBatchBehind,
+        Self::ForksOverATakenId,
+        Self::SetsNoTimersOfAFork,
     ];
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use backstitch_core::inbox::SIGNALS;
-use backstitch_core::{Chain, Message, Op, RunId, RunStatus, Seq};
+use backstitch_core::{Chain, Message as Sent, Op, RunId, RunStatus, Seq};
+use uuid::Uuid;
 
 use super::database::Database;
-use super::rows::Trial;
+use super::rows::{Message, Trial};
 
 impl Database {
     /// All runs, and how they stand.
@@ -20,6 +21,16 @@ impl Database {
         named.map(|(id, run)| (*id, run.workflow_id.to_string(), run.generation, run.status)).collect()
     }
 
+    /// What the starter of a run called it, and which run of that workflow id it is.
+    pub fn name_of(&self, run: RunId) -> Option<(String, u32)> {
+        self.tables().runs.get(&run).map(|run| (run.workflow_id.to_string(), run.generation))
+    }
+
+    /// Whether a run was closed whose ledger could not be read, and took no row that says so.
+    pub fn is_closed_damaged(&self, run: RunId) -> bool {
+        self.end(run).is_some_and(|(_, chain)| chain == Chain(0))
+    }
+
     /// Where the ledger of a run ended when it closed.
     pub fn end(&self, run: RunId) -> Option<(Seq, Chain)> {
         self.tables().runs.get(&run)?.end
@@ -29,7 +40,7 @@ impl Database {
     pub fn has_signal(&self, run: RunId, id: &str) -> bool {
         let mut signals = self.tables().messages(run).filter(|(_, message)| message.row.kind == SIGNALS);
         signals.any(|(_, message)| {
-            matches!(message.row.message(), Ok(Message::Signal { id: Some(known), .. }) if *known == *id)
+            matches!(message.row.message(), Ok(Sent::Signal { id: Some(known), .. }) if *known == *id)
         })
     }
 
@@ -61,12 +72,21 @@ impl Database {
         Some((run.losses, trial))
     }
 
+    /// Whether a message asks its run to end, and no other one does.
+    pub fn is_last_word(&self, run: RunId, item: Uuid) -> bool {
+        let ends = |(id, message): (Uuid, &Message)| {
+            matches!(message.row.message(), Ok(Sent::Terminate { .. })).then_some(id)
+        };
+        let ending: Vec<Uuid> = self.tables().messages(run).filter_map(ends).collect();
+        ending == [item]
+    }
+
     /// Whether a run is asked to end by a message that waits for it; or to cancel, if that will do.
     pub fn has_request(&self, run: RunId, or_cancel: bool) -> bool {
         let mut messages = self.tables().messages(run).map(|(_, message)| message.row.message());
         messages.any(|message| match message {
-            Ok(Message::Terminate { .. }) => true,
-            Ok(Message::Cancel { .. }) => or_cancel,
+            Ok(Sent::Terminate { .. }) => true,
+            Ok(Sent::Cancel { .. }) => or_cancel,
             _ => false,
         })
     }

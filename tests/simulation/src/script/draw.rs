@@ -4,7 +4,7 @@ use backstitch_core::command::DEFAULT_TASK_QUEUE;
 use backstitch_core::{ActivityOptions, ChildOptions, ParentClose, RetryPolicy};
 
 use super::names::{
-    ACTIVITIES_FAR, ACTIVITIES_HERE, ACTIVITY_INLINE, CHILD_IDS, SIGNALS, WORKFLOW_IDS, WORKFLOWS,
+    ACTIVITIES_FAR, ACTIVITIES_HERE, ACTIVITY_INLINE, CHILD_IDS, SIGNALS, UPDATES, WORKFLOW_IDS, WORKFLOWS,
     WORKFLOWS_CONFLUENT,
 };
 use super::rules::{Edit, End, Place, Rule, Script, To, Value, Verb, shared};
@@ -20,8 +20,17 @@ impl Script {
     pub fn random(rng: &mut Rng) -> Self {
         let mut start = vec![call(rng, options)];
         start.extend(verbs(rng, 0, 4));
+        if rng.chance(500) {
+            start.push(update(rng));
+        }
         let start = Rule { verbs: start, end: End::No };
-        let others = (0..between(rng, 2, 7)).map(|_| Rule { verbs: verbs(rng, 1, 5), end: end(rng) });
+        let others = (0..between(rng, 2, 7)).map(|_| {
+            let mut verbs = verbs(rng, 1, 5);
+            if rng.chance(300) {
+                verbs.push(Verb::Answer { fails: rng.chance(300) });
+            }
+            Rule { verbs, end: end(rng) }
+        });
         Self { is_confluent: false, rules: std::iter::once(start).chain(others).collect() }
     }
 
@@ -55,7 +64,7 @@ fn verbs(rng: &mut Rng, least: u64, bound: u64) -> Vec<Verb> {
 }
 
 fn verb(rng: &mut Rng) -> Verb {
-    match rng.below(20) {
+    match rng.below(23) {
         0..6 => call(rng, options),
         6..8 => Verb::Sleep { ms: sleep_ms(rng) },
         8..11 => Verb::Wait { name: name(rng, &SIGNALS), ms: sleep_ms(rng), tidies: rng.chance(700) },
@@ -64,7 +73,18 @@ fn verb(rng: &mut Rng) -> Verb {
         15 => Verb::Shield(Place(rng.below(3) as u32)),
         16 => Verb::Signal { to: to(rng), name: name(rng, &SIGNALS) },
         17 => Verb::CancelRun(to(rng)),
+        18..20 => update(rng),
+        20 => Verb::Answer { fails: rng.chance(300) },
         _ => quiet(rng, true),
+    }
+}
+
+fn update(rng: &mut Rng) -> Verb {
+    Verb::Update {
+        name: name(rng, &UPDATES),
+        ms: sleep_ms(rng),
+        tidies: rng.chance(700),
+        at_once: rng.chance(400),
     }
 }
 

@@ -3,7 +3,7 @@
 //! It keeps to what a component keeps to: commands only at its start and with an event at hand, `blocked` only when there
 //! is no event left. Called by whoever plays the host, once for each batch of rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub struct Guest {
     /// Whose outcome it has not had.
     open: BTreeMap<Op, Awaited>,
     children: Vec<Op>,
+    /// Updates that have come and have no answer, the first one first.
+    updates: VecDeque<Arc<str>>,
     last_op: Option<Op>,
     last_failure: Option<Failure>,
 }
@@ -99,6 +101,8 @@ enum Awaited {
     Outcome,
     /// It may never come. `bound`: the timer that is of no use afterwards.
     Signal { bound: Option<Op> },
+    /// The same, of an update; whether it is answered as soon as it comes.
+    Update { bound: Option<Op>, at_once: bool },
     /// The timer that ends this wait.
     Bound { wait: Op },
 }
@@ -115,6 +119,7 @@ impl Guest {
             events: 0,
             open: BTreeMap::new(),
             children: Vec::new(),
+            updates: VecDeque::new(),
             last_op: None,
             last_failure: None,
         }
@@ -158,7 +163,7 @@ impl Guest {
         while let Some(delivery) = self.replay.next_event()? {
             self.events += 1;
             self.note(&delivery);
-            self.settle(delivery.op)?;
+            self.settle(&delivery)?;
             let rule = 1 + (self.hash % (self.script.rules.len() as u64 - 1)) as usize;
             if let Some(end) = self.carry_out(rule)? {
                 return Ok(end);
@@ -187,10 +192,22 @@ impl Guest {
         self.hash = rng::hash(self.hash, &text);
     }
 
+    /// Whether it would take an update with this input, now. A script that waits for updates takes three of four.
+    pub fn validates(&self, number: u64) -> bool {
+        !rng::hash(self.hash, &format!("{number:016x}")).is_multiple_of(4)
+    }
+
     /// The op has its outcome; gives up what is of no use without it.
-    fn settle(&mut self, op: Op) -> Result<(), Refusal> {
-        let useless = match self.open.remove(&op) {
-            Some(Awaited::Signal { bound }) => bound,
+    fn settle(&mut self, Delivery { op, outcome }: &Delivery) -> Result<(), Refusal> {
+        let awaited = self.open.remove(op);
+        if let (Some(Awaited::Update { at_once, .. }), Ok(payload)) = (&awaited, outcome) {
+            self.updates.extend(update_id(payload));
+            if *at_once {
+                self.answer(false)?;
+            }
+        }
+        let useless = match awaited {
+            Some(Awaited::Signal { bound } | Awaited::Update { bound, .. }) => bound,
             Some(Awaited::Bound { wait }) => Some(wait),
             Some(Awaited::Outcome) | None => None,
         };
@@ -207,7 +224,8 @@ impl Guest {
         for verb in &rule.verbs {
             self.act(verb)?;
         }
-        let is_answered = |awaited: &Awaited| !matches!(awaited, Awaited::Signal { .. });
+        let is_answered =
+            |awaited: &Awaited| !matches!(awaited, Awaited::Signal { .. } | Awaited::Update { .. });
         let may_wait = self.events < EVENTS_MAX && self.open.values().any(is_answered);
         Ok(match rule.end {
             End::No if may_wait => None,
@@ -236,7 +254,13 @@ impl Guest {
                 self.wait_for(Command::ScheduleActivity { name, input, options: options.clone() })
             }
             Verb::Sleep { ms } => self.wait_for(Command::StartTimer { ms: *ms }),
-            Verb::Wait { name, ms, tidies } => self.wait_for_signal(name, *ms, *tidies),
+            Verb::Wait { name, ms, tidies } => {
+                self.wait_for_signal(name, *ms, *tidies, |bound| Awaited::Signal { bound })
+            }
+            Verb::Update { name, ms, tidies, at_once } => {
+                self.wait_for_signal(name, *ms, *tidies, |bound| Awaited::Update { bound, at_once: *at_once })
+            }
+            Verb::Answer { fails } => self.answer(*fails),
             Verb::Child { workflow, options } => {
                 if self.given.depth >= DEPTH_MAX || self.children.len() >= CHILDREN_MAX {
                     return Ok(());
@@ -286,12 +310,25 @@ impl Guest {
         json(serde_json::json!([format!("{:016x}", self.hash), now_ms, format!("{random:016x}")]))
     }
 
-    fn wait_for_signal(&mut self, name: &str, ms: u64, tidies: bool) -> Result<(), Refusal> {
+    fn wait_for_signal(
+        &mut self,
+        name: &str,
+        ms: u64,
+        tidies: bool,
+        awaited: impl FnOnce(Option<Op>) -> Awaited,
+    ) -> Result<(), Refusal> {
         let wait = self.command(Command::AwaitSignal { name: shared(name) })?;
         let bound = self.command(Command::StartTimer { ms })?;
-        self.open.insert(wait, Awaited::Signal { bound: tidies.then_some(bound) });
+        self.open.insert(wait, awaited(tidies.then_some(bound)));
         self.open.insert(bound, Awaited::Bound { wait });
         Ok(())
+    }
+
+    /// Answers the update that has waited longest, if there is one.
+    fn answer(&mut self, fails: bool) -> Result<(), Refusal> {
+        let Some(update) = self.updates.pop_front() else { return Ok(()) };
+        let outcome = if fails { Err(self.failure(false)) } else { Ok(told(self.hash)) };
+        self.command(Command::AnswerUpdate { update, outcome }).map(drop)
     }
 
     fn wait_for(&mut self, command: Command) -> Result<(), Refusal> {
@@ -347,4 +384,10 @@ impl Guest {
             Value::None => None,
         }
     }
+}
+
+/// What its sender calls an update.
+fn update_id(payload: &Json) -> Option<Arc<str>> {
+    let payload: serde_json::Value = serde_json::from_str(payload.as_str()).ok()?;
+    payload["id"].as_str().map(Arc::from)
 }

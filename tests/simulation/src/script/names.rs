@@ -16,6 +16,9 @@ pub const ACTIVITY_INLINE: &str = "inline0";
 /// Signals that are waited for and sent.
 pub const SIGNALS: [&str; 3] = ["s0", "s1", "s2"];
 
+/// Names of the signals by which updates come.
+pub const UPDATES: [&str; 2] = ["update:u0", "update:u1"];
+
 /// Workflows that children are started of.
 pub const WORKFLOWS: [&str; 4] = ["w0", "w1", "w2", "w3"];
 
@@ -36,6 +39,11 @@ pub fn start_input(number: u64) -> Json {
 /// What an activity gives, as a function of its call alone: whoever carries out a call gives this or a failure.
 pub fn activity_output(name: &str, input: &Json) -> Json {
     told(rng::hash(rng::hash(0, name), input.as_str()))
+}
+
+/// What the signal of an update carries: what its sender calls it, and its input.
+pub fn update_payload(id: &str, number: u64) -> Json {
+    json(serde_json::json!({ "id": id, "input": format!("{number:016x}") }))
 }
 
 /// A number as JSON: a text, which nobody rounds.

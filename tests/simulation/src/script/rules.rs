@@ -61,6 +61,17 @@ pub(super) enum Verb {
         ms: u64,
         tidies: bool,
     },
+    /// For an update, in the same way. `at_once`: it is answered as soon as it comes, and otherwise by a later verb.
+    Update {
+        name: &'static str,
+        ms: u64,
+        tidies: bool,
+        at_once: bool,
+    },
+    /// To the update that has waited longest for its answer, if there is one.
+    Answer {
+        fails: bool,
+    },
     Child {
         workflow: &'static str,
         options: ChildOptions,

@@ -7,7 +7,7 @@ use backstitch_core::{
     Attribute, AttributeChanges, Chain, Digest, Kind, Op, Row, RunId, RunStatus, Scope, Seq, TenantId,
 };
 use backstitch_ledger::{
-    Append, Close, Head, NewItem, NewProjection, NewRun, NewTask, NewTimer, StatusChange,
+    Append, Close, ForkedRun, Head, NewItem, NewProjection, NewRun, NewTask, NewTimer, StatusChange,
 };
 use simulation::model::Reply;
 use uuid::Uuid;
@@ -83,7 +83,50 @@ pub(crate) fn step(known: &mut Known, random: &mut Random, model: &Modelled) -> 
     Step::Append { lease, appends, fault }
 }
 
+/// A run that begins with more than one row, and what belongs to it.
+pub(crate) fn fork(known: &mut Known, random: &mut Random, model: &Modelled) -> Step {
+    let (heads, closed) = (HashMap::new(), HashSet::new());
+    let (sent, consumed) = (HashSet::new(), HashSet::new());
+    let mut batch = Batch { known, random, model, heads, closed, sent, consumed, priority: 0 };
+    Step::Fork { fork: Box::new(batch.fork()) }
+}
+
 impl Batch<'_> {
+    fn fork(&mut self) -> ForkedRun {
+        let is_there = |run: &RunId| self.model.database.owner_of(*run).is_some();
+        let free: Vec<RunId> = runs().filter(|run| !is_there(run)).collect();
+        let any = run(self.random);
+        // Most often one that is not there.
+        let id = if self.random.one_in(4) { any } else { self.random.pick(&free).copied().unwrap_or(any) };
+        let scope = scope(self.known.shard, tenant(self.random));
+        let new = self.new_run(id, None);
+        let count = self.random.below(4);
+        let rows = self.rows(id, Head::at(new.further.last().unwrap_or(&new.first)), count);
+        let mut timers = Vec::new();
+        for op in OPS {
+            if self.random.one_in(3) {
+                let purpose = if self.random.one_in(3) { ALWAYS } else { 1 };
+                timers.push(NewTimer { run: id, op, due_ms: 100 * (1 + self.random.below(6)), purpose });
+            }
+        }
+        let mut projection = self.projection(id);
+        if self.random.one_in(3) {
+            projection = NewProjection { run: id, entity: None, attributes: AttributeChanges::new() };
+        }
+        let mut children = Vec::new();
+        let child = run(self.random);
+        if child != id && self.random.one_in(2) {
+            let call = op(self.random);
+            children.push(self.new_run(child, Some((id, call))));
+        }
+        let inbox = (0..self.random.below(3)).map(|_| {
+            let (item_id, message) = (self.known.new_id(), message(self.random).to_row());
+            NewItem { run: id, item_id, at_ms: AT_MS, message }
+        });
+        let inbox = inbox.collect();
+        ForkedRun { scope, run: new, rows, timers, projection, children, inbox }
+    }
+
     fn append(&mut self, run: RunId) -> Append {
         let scope = scope(self.known.shard, tenant(self.random));
         let known = |tenant: TenantId| self.model.database.run_status(Scope { tenant, ..scope }, run);

@@ -20,7 +20,8 @@ impl Known {
             return Step::Register { host: host(random) };
         }
         match random.below(100) {
-            0..=38 => appends::step(self, random, model),
+            0..=35 => appends::step(self, random, model),
+            36..=38 => appends::fork(self, random, model),
             39..=56 => self.lease_step(random, model),
             57..=75 => self.message_step(random, model),
             76..=90 => self.task_step(random, model),

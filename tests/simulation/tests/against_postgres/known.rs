@@ -81,6 +81,9 @@ impl Known {
                     appends.iter().flat_map(|append| &append.inbox).map(|item| (item.run, item.item_id)),
                 );
             }
+            Step::Fork { fork } => {
+                self.items.extend(fork.inbox.iter().map(|item| (item.run, item.item_id)));
+            }
             Step::Post { run, item, .. } => self.items.push((*run, *item)),
             Step::Mark => self.is_marked = true,
             _ => {}

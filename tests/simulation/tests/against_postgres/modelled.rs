@@ -207,6 +207,7 @@ impl Modelled {
                     database.rows(*run, Seq(1), 3)
                 )
             }
+            Step::Fork { fork } => format!("{:?}", database.insert_fork(fork)),
             Step::PostToOpen { tenant, runs, message, first } => {
                 let (scope, mut next) = (scope(shard, *tenant), first.as_u128());
                 let item_id = || {

@@ -192,6 +192,7 @@ impl<'a> Real<'a> {
                     ledger.rows(*run, Seq(1), 3).await.unwrap()
                 )
             }
+            Step::Fork { fork } => format!("{:?}", ledger.insert_fork(fork).await.unwrap()),
             Step::PostToOpen { tenant, runs, message, first } => {
                 let (scope, counter) = (scope(shard, *tenant), Counter::new(*first));
                 let posted = ledger.post_to_open(scope, runs, message, AT_MS, || counter.next()).await;

@@ -3,7 +3,7 @@
 use backstitch_core::inbox::MessageRow;
 use backstitch_core::task::LeaseGrant;
 use backstitch_core::{HostId, Kind, Op, RunId, Scope, Shard, TaskToken, TenantId};
-use backstitch_ledger::{Append, Awaited, Head, Lease, NewItem, NewTimer, Outcome, Reader};
+use backstitch_ledger::{Append, Awaited, ForkedRun, Head, Lease, NewItem, NewTimer, Outcome, Reader};
 use simulation::model::Reply;
 use uuid::Uuid;
 
@@ -58,6 +58,10 @@ pub(crate) enum Step {
         lease: Lease,
         limit: usize,
         first: Vec<RunId>,
+    },
+    /// A run that begins with rows of another.
+    Fork {
+        fork: Box<ForkedRun>,
     },
     Owned {
         host: HostId,
