@@ -269,11 +269,11 @@ fn updates(rng: &mut Rng, started_us: u64, start: &External) -> Vec<(u64, Extern
 
 fn asked(rng: &mut Rng) -> External {
     let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
-    match rng.below(20) {
+    match rng.below(22) {
         0..=4 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
         5 | 6 => External::Cancel { id },
         7 => External::Terminate { id },
-        8 | 9 => External::Pause { id },
+        8 | 9 | 20 | 21 => External::Pause { id },
         10 => External::Resume { id },
         11 => External::Retry { id },
         12..=15 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },
