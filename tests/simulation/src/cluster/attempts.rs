@@ -37,7 +37,7 @@ impl Cluster {
     /// An attempt begins: it ends when its time has come, and may leave its call to others before.
     pub(super) fn start_attempt(&mut self, host: usize, new: NewAttempt) {
         let (run, op) = (new.identity.run, new.op);
-        let holds = self.checks.attempts(run, op, &self.database);
+        let holds = self.checks.attempts(run, op, &self.database, self.owns(host, run));
         self.check(holds);
         self.look_at_attempt(host, &new);
         let Some(term) = &mut self.hosts[host].term else { return };

@@ -178,7 +178,8 @@ const CRASHES: [&str; 10] =
 
 /// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
 /// committed.
-const FAILOVERS: [&str; 6] = ["attempt", "closed", "deliver", "parked", "read", "settled"];
+const FAILOVERS: [&str; 8] =
+    ["attempt", "closed", "deliver", "parked", "parked", "parked", "read", "settled"];
 
 impl Plan {
     /// The plan of a seed.
@@ -307,11 +308,11 @@ fn fault(rng: &mut Rng, hosts: usize) -> External {
         14 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
         15 | 16 => {
             let workflow = rng.below(WORKFLOWS.len() as u64) as usize;
-            External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(300) }
+            External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(500) }
         }
         17..=19 => External::Misread { host },
         20 | 21 => {
-            let action = FAILOVERS[rng.below(6) as usize];
+            let action = FAILOVERS[rng.below(8) as usize];
             External::FailoverAt { host, action, commits: 1 + rng.below(4) }
         }
         _ => External::ShortOfMemory { host },
