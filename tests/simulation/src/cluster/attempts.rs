@@ -37,7 +37,7 @@ impl Cluster {
     /// An attempt begins: it ends when its time has come, and may leave its call to others before.
     pub(super) fn start_attempt(&mut self, host: usize, new: NewAttempt) {
         let (run, op) = (new.identity.run, new.op);
-        let holds = self.checks.attempts(run, op, &self.database);
+        let holds = self.checks.attempts(run, op, &self.database, self.owns(host, run));
         self.check(holds);
         self.look_at_attempt(host, &new);
         let Some(term) = &mut self.hosts[host].term else { return };
@@ -58,6 +58,10 @@ impl Cluster {
         }
         let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
         let mut us = self.delay(60_000);
+        if self.rng.chance(100) {
+            // Long enough for something to happen to its run meanwhile.
+            us += self.rng.below(1_500_000);
+        }
         // A call without bounds whose host dies before its attempt has given the token away waits for an operator.
         let is_bounded = new.until_ms.is_some() || new.bounds.close_by_ms.is_some();
         if is_bounded && self.rng.chance(300) {

@@ -21,6 +21,8 @@ const SLEEP: i16 = 1;
 #[derive(Default)]
 pub(super) struct Beside {
     seen: BTreeMap<RunId, Run>,
+    /// A failover may have brought back a task of an attempt that was then made elsewhere: it goes when its lease is over.
+    pub(super) has_lost_commits: bool,
 }
 
 impl Beside {
@@ -42,7 +44,9 @@ impl Beside {
             return Ok(());
         }
         timers(&run, database, now_ms)?;
-        tasks(&run, database)?;
+        if !self.has_lost_commits {
+            tasks(&run, database)?;
+        }
         children(&run, database)?;
         self.seen.insert(id, run);
         Ok(())

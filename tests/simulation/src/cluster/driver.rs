@@ -154,7 +154,11 @@ impl Cluster {
             Action::Append(item) => self.append(host, item),
             Action::Activate(job) => {
                 self.look_at_job(host, &job);
-                let us = self.delay(800);
+                let mut us = self.delay(800);
+                if self.rng.chance(50) {
+                    // Long enough for somebody to want it stopped.
+                    us += self.rng.below(300_000);
+                }
                 self.tell_later(host, us, HostEvent::Compute(job));
             }
             Action::AbandonActivation(run, activation) => {

@@ -100,6 +100,7 @@ impl Cluster {
     pub(super) fn fail_over(&mut self, commits: u64) {
         if self.database.lose(commits) > 0 {
             self.checks.has_lost_commits = true;
+            self.beside.has_lost_commits = true;
         }
         for host in 0..self.hosts.len() {
             if self.hosts[host].term.is_some() {

@@ -178,7 +178,8 @@ const CRASHES: [&str; 10] =
 
 /// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
 /// committed.
-const FAILOVERS: [&str; 6] = ["attempt", "closed", "deliver", "parked", "read", "settled"];
+const FAILOVERS: [&str; 8] =
+    ["attempt", "closed", "deliver", "parked", "parked", "parked", "read", "settled"];
 
 impl Plan {
     /// The plan of a seed.
@@ -269,11 +270,11 @@ fn updates(rng: &mut Rng, started_us: u64, start: &External) -> Vec<(u64, Extern
 
 fn asked(rng: &mut Rng) -> External {
     let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
-    match rng.below(20) {
+    match rng.below(22) {
         0..=4 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
         5 | 6 => External::Cancel { id },
         7 => External::Terminate { id },
-        8 | 9 => External::Pause { id },
+        8 | 9 | 20 | 21 => External::Pause { id },
         10 => External::Resume { id },
         11 => External::Retry { id },
         12..=15 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },
@@ -307,11 +308,11 @@ fn fault(rng: &mut Rng, hosts: usize) -> External {
         14 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
         15 | 16 => {
             let workflow = rng.below(WORKFLOWS.len() as u64) as usize;
-            External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(300) }
+            External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(500) }
         }
         17..=19 => External::Misread { host },
         20 | 21 => {
-            let action = FAILOVERS[rng.below(6) as usize];
+            let action = FAILOVERS[rng.below(8) as usize];
             External::FailoverAt { host, action, commits: 1 + rng.below(4) }
         }
         _ => External::ShortOfMemory { host },

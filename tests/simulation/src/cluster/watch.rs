@@ -21,7 +21,9 @@ pub(super) struct Watch {
     has_tried: bool,
     /// Attempts that have begun.
     attempted: BTreeSet<(RunId, Op, u32)>,
-    /// Calls of which one has.
+    /// Those that were aborted.
+    aborted: BTreeSet<(RunId, Op, u32)>,
+    /// Calls of which one has begun.
     begun: BTreeSet<(RunId, Op)>,
     /// Runs that it has paused and not resumed.
     paused: BTreeSet<RunId>,
@@ -63,6 +65,7 @@ impl Watch {
             has_trials: false,
             has_tried: false,
             attempted: BTreeSet::new(),
+            aborted: BTreeSet::new(),
             begun: BTreeSet::new(),
             paused: BTreeSet::new(),
             consumed: BTreeSet::new(),
@@ -90,6 +93,13 @@ impl Watch {
         }
         let is_led_no_more =
             matches!(append.status, Some(StatusChange::Close(_) | StatusChange::Park { .. }));
+        if matches!(append.status, Some(StatusChange::Park { .. })) {
+            // They are made once more when the run goes on.
+            let aborted = self.aborted.extract_if(.., |(aborted, ..)| *aborted == run);
+            aborted.for_each(|attempt| {
+                self.attempted.remove(&attempt);
+            });
+        }
         if is_led_no_more || append.rows.iter().any(abandons) {
             // Which calls still wait is the run's affair.
             self.queued.retain(|(queued, _)| *queued != run);
@@ -180,9 +190,9 @@ impl Watch {
         }
     }
 
-    /// Nobody will read what an attempt gives: its run was parked or is read again, and may have it made once more.
+    /// Nobody will read what an attempt gives.
     pub(super) fn aborts(&mut self, run: RunId, op: Op, attempt: u32) {
-        self.attempted.remove(&(run, op, attempt));
+        self.aborted.insert((run, op, attempt));
     }
 
     pub(super) fn tells(&mut self, run: RunId) {

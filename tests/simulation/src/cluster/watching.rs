@@ -96,7 +96,8 @@ impl Cluster {
         let has_reason = match kind {
             Ok(FaultKind::HostLost) => losses >= limits::HOSTS_LOST_MAX,
             Ok(FaultKind::Component) => self.plan.lacks_components(),
-            Ok(FaultKind::Corrupt) => self.plan.misreads(),
+            // Nothing may be left of a run that was claimed just before a failover.
+            Ok(FaultKind::Corrupt) => self.plan.misreads() || self.database.status_of(append.run).is_none(),
             _ => false,
         };
         if !has_reason {
