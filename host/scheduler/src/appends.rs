@@ -63,6 +63,9 @@ impl<E: Env> Scheduler<E> {
     pub(crate) fn on_acknowledged(&mut self, acks: Acks) {
         for ticket in acks.tickets {
             let Some(sent) = self.in_flight.remove(&ticket) else { continue };
+            if sent.unloads {
+                self.unloading.remove(&sent.run);
+            }
             match &acks.outcome {
                 Outcome::Committed { refused } => self.on_committed(sent, refused),
                 Outcome::Poisoned { kind, message } => self.on_poisoned(sent, *kind, message),
@@ -74,9 +77,6 @@ impl<E: Env> Scheduler<E> {
     fn on_committed(&mut self, sent: InFlight<E>, refused: &[RunId]) {
         let id = sent.run;
         let Waiting { batch, settled, started } = sent.waiting;
-        if sent.unloads {
-            self.unloading.remove(&id);
-        }
         self.done_with_messages(id, sent.consumed, sent.put_back);
         if let Some(slot) = self.slots.get_mut(&id) {
             slot.unacked = slot.unacked.saturating_sub(1);
@@ -146,9 +146,6 @@ impl<E: Env> Scheduler<E> {
     /// written, so the run stands where its ledger says.
     fn on_poisoned(&mut self, sent: InFlight<E>, kind: PoisonKind, problem: &str) {
         let id = sent.run;
-        if sent.unloads {
-            self.unloading.remove(&id);
-        }
         for (run, item) in sent.consumed {
             self.in_hand.put_back(run, item);
         }
