@@ -15,7 +15,8 @@
 //!
 //! What has to hold is in `checks`, at every action and of all ledgers; in `watch`, of the order in which a host asks for
 //! things; in `beside`, of what is committed together; in `said`, of what heartbeats say; in `sent`, of updates; and in
-//! `ends`, when everything has come to its end. `./x mutants` sees that these notice what they are there for. Faults cease after 40 seconds of simulated time; what is open an hour later is stuck.
+//! `ends`, when everything has come to its end. `./x mutants` sees that these notice what they are there for. Faults cease
+//! after 40 seconds of simulated time; what is open an hour later is stuck.
 
 mod asking;
 mod attempts;

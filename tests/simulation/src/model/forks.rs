@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use backstitch_core::{Row, RunStatus, TenantId};
+use backstitch_core::{Row, TenantId};
 use backstitch_ledger::{ForkedRun, NewRun};
 
 use super::database::{Database, Mutant, Tables};
-use super::rows::{Message, Run, Timer, Trial};
+use super::rows::{Message, Run, Timer};
 
 impl Database {
     /// Puts a run into the database that nobody owns, with all that belongs to it. False: its workflow id is taken in that
@@ -47,33 +47,12 @@ impl Database {
 
 /// Whether there is a run of this id, or of this workflow id and generation.
 fn is_taken(tables: &Tables, tenant: TenantId, new: &NewRun) -> bool {
-    let named = |run: &Run| {
-        (run.tenant, &run.workflow_id, run.generation) == (tenant, &new.workflow_id, new.generation)
-    };
-    tables.runs.contains_key(&new.run) || tables.runs.values().any(named)
+    tables.runs.contains_key(&new.run) || tables.runs.values().any(|run| run.is_called(tenant, new))
 }
 
 /// A run without an owner, with its first rows.
 fn insert_run(tables: &mut Tables, tenant: TenantId, new: &NewRun, rows: &[Row]) {
-    let run = Run {
-        tenant,
-        workflow_id: Arc::clone(&new.workflow_id),
-        generation: new.generation,
-        workflow: Arc::clone(&new.workflow),
-        digest: new.digest,
-        status: RunStatus::Running,
-        owner: None,
-        parent: new.parent,
-        output: None,
-        error: None,
-        fault: None,
-        end: None,
-        losses: 0,
-        trial: Trial::Over,
-        started_ms: new.first.at_ms,
-        closed_ms: None,
-    };
-    Arc::make_mut(&mut tables.runs).insert(new.run, run);
+    Arc::make_mut(&mut tables.runs).insert(new.run, Run::started(tenant, new, None));
     let ledger = Arc::make_mut(Arc::make_mut(&mut tables.ledger).entry(new.run).or_default());
     for row in std::iter::once(&new.first).chain(&new.further).chain(rows) {
         ledger.insert(row.seq, (tenant, row.clone()));

@@ -6,6 +6,7 @@ use backstitch_core::inbox::MessageRow;
 use backstitch_core::{
     Attribute, Chain, Digest, Epoch, HostId, Op, RunId, RunStatus, Seq, TaskLease, TenantId,
 };
+use backstitch_ledger::NewRun;
 
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
@@ -49,6 +50,33 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// One that is started now.
+    pub(super) fn started(tenant: TenantId, new: &NewRun, owner: Option<HostId>) -> Self {
+        Self {
+            tenant,
+            workflow_id: Arc::clone(&new.workflow_id),
+            generation: new.generation,
+            workflow: Arc::clone(&new.workflow),
+            digest: new.digest,
+            status: RunStatus::Running,
+            owner,
+            parent: new.parent,
+            output: None,
+            error: None,
+            fault: None,
+            end: None,
+            losses: 0,
+            trial: Trial::Over,
+            started_ms: new.first.at_ms,
+            closed_ms: None,
+        }
+    }
+
+    /// Whether it has the workflow id and the generation that `new` is to have.
+    pub(super) fn is_called(&self, tenant: TenantId, new: &NewRun) -> bool {
+        (self.tenant, &self.workflow_id, self.generation) == (tenant, &new.workflow_id, new.generation)
+    }
+
     /// Whether `host` owns it, and it is open.
     pub(super) fn is_open_of(&self, host: HostId) -> bool {
         self.owner == Some(host) && self.status.is_open()

@@ -9,7 +9,7 @@ use backstitch_ledger::{Append, Close, Item, Lease, NewTask, PoisonKind, StatusC
 
 use super::database::{Database, Mutant, Tables};
 use super::fence::rows_of;
-use super::rows::{Message, Run, Task, Timer, Trial, least};
+use super::rows::{Message, Run, Task, Timer, least};
 
 /// What a statement reports.
 pub(super) enum Appended {
@@ -81,35 +81,15 @@ impl Parts<'_> {
         for Item { append, .. } in self.items {
             let tenant = append.scope.tenant;
             for new in &append.new_runs {
-                let named = |run: &Run| {
-                    (run.tenant, &run.workflow_id, run.generation)
-                        == (tenant, &new.workflow_id, new.generation)
-                };
-                let is_named = !self.is(Mutant::StartsAWorkflowIdTwice) && after.runs.values().any(named);
+                let is_named = !self.is(Mutant::StartsAWorkflowIdTwice)
+                    && after.runs.values().any(|run| run.is_called(tenant, new));
                 if is_named || after.runs.contains_key(&new.run) {
                     self.refused.insert(new.run);
                     refused.push(new.run);
                     continue;
                 }
                 self.started.insert(new.run);
-                let run = Run {
-                    tenant,
-                    workflow_id: Arc::clone(&new.workflow_id),
-                    generation: new.generation,
-                    workflow: Arc::clone(&new.workflow),
-                    digest: new.digest,
-                    status: RunStatus::Running,
-                    owner: Some(self.host),
-                    parent: new.parent,
-                    output: None,
-                    error: None,
-                    fault: None,
-                    end: None,
-                    losses: 0,
-                    trial: Trial::Over,
-                    started_ms: new.first.at_ms,
-                    closed_ms: None,
-                };
+                let run = Run::started(tenant, new, Some(self.host));
                 Arc::make_mut(&mut after.runs).insert(new.run, run);
             }
         }
