@@ -45,8 +45,7 @@ impl<E: Env> Scheduler<E> {
                 }
             }
             Standing::Overdue => self.time_out(id),
-            Standing::Parked => self.rests(id),
-            Standing::OnHold => self.wait_on_hold(id),
+            Standing::Parked | Standing::OnHold => self.wait_on_hold(id),
             Standing::Cancelled => {
                 if let Some(request) = slot.cancel.take() {
                     self.request_cancel(id, request);
@@ -68,7 +67,7 @@ impl<E: Env> Scheduler<E> {
         }
     }
 
-    /// Nothing is done for a run that is paused, or whose start is delayed.
+    /// Nothing is done for a run that is parked or paused, or whose start is delayed.
     fn wait_on_hold(&mut self, id: RunId) {
         // What it does not hear now stays in its inbox, and is not looked for as long as it is on hold.
         if let Some(request) = self.slots.get_mut(&id).and_then(|slot| slot.cancel.take()) {

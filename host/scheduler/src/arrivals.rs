@@ -358,6 +358,8 @@ impl<E: Env> Scheduler<E> {
         match (Purpose::from_tag(timer.purpose), slot.run.open_op(op)) {
             // Its row goes with the run.
             (Some(Purpose::Deadline), _) => slot.overdue = Some(Overdue(batch)),
+            // It was read before the run was held. Its row stays, and is looked for when the run goes on.
+            _ if matches!(slot.guest, Guest::Parked) || slot.run.is_paused() => {}
             (Some(Purpose::Sleep), Some(OpenOp::Timer { .. })) => {
                 self.outcome(id, Event::TimerFired { op }, batch, |append| {
                     append.timers_done.push((id, op));

@@ -208,6 +208,7 @@ impl<E: Env> Scheduler<E> {
         let (rows, chain) = match ledger {
             Ok(mut run) => {
                 self.stop_children(identity.run, run.children_to_stop(), append);
+                append.tasks_given_up.extend(open_calls(&run));
                 if let Ok(row) = run.append(at_ms, &Event::RunTerminated { reason }) {
                     at_ms = row.at_ms;
                     append.rows.push(row);
@@ -275,11 +276,13 @@ impl<E: Env> Scheduler<E> {
 
 /// Open calls that may have a task: of a run that was parked, this host has forgotten which do.
 fn remote_calls<E: Env>(slot: &Slot<E>) -> Vec<Op> {
-    let calls = slot.run.open_ops().filter(|(op, open)| {
-        matches!(open, OpenOp::Activity { .. })
-            && slot.attempts.get(op).is_none_or(|attempt| attempt.has_task())
-    });
-    calls.map(|(op, _)| op).collect()
+    let may_have_one = |op: &Op| slot.attempts.get(op).is_none_or(|attempt| attempt.has_task());
+    open_calls(&slot.run).filter(may_have_one).collect()
+}
+
+/// Calls of activities that have no outcome yet.
+fn open_calls(run: &Run) -> impl Iterator<Item = Op> {
+    run.open_ops().filter(|(_, open)| matches!(open, OpenOp::Activity { .. })).map(|(op, _)| op)
 }
 
 /// Ops that have a row in the timers table.

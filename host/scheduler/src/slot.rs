@@ -21,7 +21,7 @@
 //! | `Reading` | its ledger is being read for its guest | nothing, until it was |
 //! | `Terminated` | an operator wants it to end | it is closed |
 //! | `Overdue` | it has taken as long as it may | it is closed |
-//! | `Parked` | its guest is not to be led | nothing, until an operator's word |
+//! | `Parked` | its guest is not to be led | as on hold: an operator's word brings it back |
 //! | `OnHold` | it is paused, or its start is delayed | nothing; the slot goes if all of it is in the database |
 //! | `Cancelled` | it is asked to cancel, and its guest waits | the request is recorded |
 //! | `Ready` | else | its guest is given what is pending, if there is something |

@@ -8,6 +8,7 @@ use backstitch_scheduler::{AttemptEnd, Deferring, Input, NewAttempt, Standing, S
 use super::env::{Reply as Waits, Task};
 use super::event::{Event, HostEvent};
 use super::host::Attempt;
+use super::plan::Slow;
 use super::said::heartbeat_details;
 use super::state::Cluster;
 use super::worker::Answering;
@@ -57,7 +58,7 @@ impl Cluster {
             self.end_late(host, us, (run, op, attempt));
         }
         let left_us = new.bounds.deadline_ms.saturating_sub(new.bounds.now_ms) * 1_000;
-        let mut us = self.delay(60_000);
+        let mut us = self.delay_of(Slow::Attempts, 60_000);
         if self.rng.chance(100) {
             // Long enough for something to happen to its run meanwhile.
             us += self.rng.below(1_500_000);

@@ -13,6 +13,7 @@ use super::env::{SimEnv, Task};
 use super::event::{Event, HostEvent, WorkerEvent};
 use super::host::Source;
 use super::names;
+use super::plan::{External, FAULTS_END_US, Slow};
 use super::state::{Cluster, EPOCH_MS};
 use crate::model::Reply;
 
@@ -88,28 +89,32 @@ impl Cluster {
                 return self.crash(host);
             }
             self.note(|| format!("host {host}    -> {}", names::action(&action)));
-            let at = self.hosts[host].crash_at;
-            let is_last = at.is_some_and(|at| names::action(&action).starts_with(at));
-            let fails_over = self.hosts[host].fails_over_at;
-            let is_parked = |run: &RunId| self.database.status_of(*run) == Some(RunStatus::Parked);
-            let fails_over = fails_over.filter(|(at, _)| match &action {
-                Action::Closed(run) if is_parked(run) => *at == "parked",
-                action => names::action(action).starts_with(at),
-            });
+            let then = self.comes_with(host, &action);
             self.carry_out(host, action);
-            if let Some((_, commits)) = fails_over {
-                self.hosts[host].fails_over_at = None;
-                self.met("failover-at");
-                self.fail_over(commits);
-            }
-            if is_last {
-                return self.crash(host);
-            }
+            then.into_iter().for_each(|external| self.external(external));
             if self.hosts[host].epoch != epoch || self.hosts[host].term.is_none() {
                 return;
             }
         }
         self.after_step(host);
+    }
+
+    /// What was to happen with an action of this kind.
+    fn comes_with(&mut self, host: usize, action: &Action<SimEnv>) -> Vec<External> {
+        if self.hosts[host].armed.is_empty() || self.now_us > FAULTS_END_US {
+            return Vec::new();
+        }
+        let (said, run) = (names::action(action), names::run_of(action));
+        let parks = run.is_some_and(|run| self.database.status_of(run) == Some(RunStatus::Parked));
+        let said = if parks && matches!(action, Action::Closed(_)) { "parked".to_owned() } else { said };
+        let scope = self.scope();
+        let is_about = |asked: &External| match asked.asked_of() {
+            Some(id) => run.is_some() && self.database.latest_run(scope, id) == run,
+            None => true,
+        };
+        let comes = |(at, then): &mut (&str, External)| said.starts_with(*at) && is_about(then);
+        let armed = self.hosts[host].armed.extract_if(.., comes);
+        armed.map(|(_, external)| external).collect()
     }
 
     /// Whether a host that is to be killed has done enough.
@@ -154,7 +159,7 @@ impl Cluster {
             Action::Append(item) => self.append(host, item),
             Action::Activate(job) => {
                 self.look_at_job(host, &job);
-                let mut us = self.delay(800);
+                let mut us = self.delay_of(Slow::Guests, 800);
                 if self.rng.chance(50) {
                     // Long enough for somebody to want it stopped.
                     us += self.rng.below(300_000);
@@ -239,7 +244,7 @@ impl Cluster {
         term.tickets.insert(item.ticket, started.chain([item.append.run]).collect());
         term.writer.send(item);
         if !std::mem::replace(&mut term.is_writing, true) {
-            let us = self.delay(300);
+            let us = self.delay_of(Slow::Writes, 300);
             self.tell_later(host, us, HostEvent::Write);
         }
     }
@@ -263,7 +268,7 @@ impl Cluster {
         term.is_writing = !term.writer.is_idle();
         let is_writing = term.is_writing;
         if is_writing {
-            let us = self.delay(800);
+            let us = self.delay_of(Slow::Writes, 800);
             self.tell_later(host, us, HostEvent::Write);
         }
         if !told.is_empty() {

@@ -49,6 +49,7 @@ impl Cluster {
             External::Serve { activity } => {
                 self.directory.borrow_mut().activities.insert(activity.to_owned());
             }
+            External::At { host, action, then } => self.hosts[host].armed.push((action, *then)),
             External::Failover { commits } => self.fail_over(commits),
             External::ClockStep { ms } => self.database_ms += ms,
             fault => self.fault(&fault),
@@ -57,10 +58,10 @@ impl Cluster {
 
     fn fault(&mut self, fault: &External) {
         match *fault {
+            External::Crash { host, after_actions: 0 } => self.crash(host),
             External::Crash { host, after_actions } => {
                 self.hosts[host].crash_in = Some(after_actions);
             }
-            External::CrashAt { host, action } => self.hosts[host].crash_at = Some(action),
             External::Stop { host } => {
                 if self.hosts[host].term.is_some() {
                     let reply = self.new_reply(Answering::Stop { asked: (host, self.hosts[host].epoch) });
@@ -68,9 +69,6 @@ impl Cluster {
                 }
             }
             External::Freeze { host, us } => self.hosts[host].frozen_until_us = self.now_us + us,
-            External::FailoverAt { host, action, commits } => {
-                self.hosts[host].fails_over_at = Some((action, commits));
-            }
             External::Misread { host } => self.hosts[host].misreads = true,
             External::Unloadable { host, workflow, us, is_final } => {
                 let Some(digest) = self.directory.borrow().workflows.get(WORKFLOWS[workflow]).copied() else {

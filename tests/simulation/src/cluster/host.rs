@@ -8,6 +8,7 @@ use backstitch_ledger::Lease;
 use backstitch_scheduler::{ActivationId, Scheduler};
 
 use super::env::{Shared, SimEnv, Unloadable};
+use super::plan::External;
 use super::watch::Watch;
 use crate::model::{Reply, Walk, Writer};
 
@@ -24,12 +25,10 @@ pub(super) struct Host {
     pub(super) frozen_until_us: u64,
     /// It dies when it has carried out so many more actions.
     pub(super) crash_in: Option<u32>,
-    /// It dies with the next action that is called so in the log.
-    pub(super) crash_at: Option<&'static str>,
+    /// What happens with the next action that is called so in the log.
+    pub(super) armed: Vec<(&'static str, External)>,
     /// What becomes of the next statement of its writer.
     pub(super) next_reply: Option<Reply>,
-    /// A failover comes with the next action that is called so in the log, and loses so many commits.
-    pub(super) fails_over_at: Option<(&'static str, u64)>,
     /// The ledger that it reads next does not come as it was written.
     pub(super) misreads: bool,
     /// Components that it cannot make ready.

@@ -1,7 +1,8 @@
 //! What inputs are called, and whose they are: for the log and for coverage.
 
 use backstitch_core::{Kind, Row, RunId};
-use backstitch_scheduler::{Action, ActivationError, Input, Wake};
+use backstitch_ledger::StatusChange;
+use backstitch_scheduler::{Action, ActivationError, Input, Loaded, Wake};
 
 use super::env::SimEnv;
 
@@ -27,7 +28,7 @@ pub(super) fn name(input: &Input<SimEnv>) -> (&'static str, Vec<RunId>) {
         Input::Lacking(runs) => ("lacking", runs.iter().map(|(run, _)| *run).collect()),
         Input::Found { from, .. } => ("found", vec![from.0]),
         Input::Posted { from, .. } => ("posted", vec![from.0]),
-        Input::Loaded(loaded) => ("loaded", vec![loaded.run]),
+        Input::Loaded(loaded) => (loaded_as(loaded), vec![loaded.run]),
         Input::Timers(due, _) => ("timers", due.iter().map(|timer| timer.run).collect()),
         Input::Inbox(items, _) => ("inbox", items.iter().map(|item| item.run).collect()),
         Input::Unreadable(_) => ("unreadable", Vec::new()),
@@ -49,14 +50,31 @@ pub(super) fn name(input: &Input<SimEnv>) -> (&'static str, Vec<RunId>) {
     }
 }
 
+fn loaded_as(loaded: &Loaded<SimEnv>) -> &'static str {
+    match &loaded.result {
+        None => "loaded-nothing",
+        Some(loaded) if loaded.ledger.is_err() => "loaded-damaged",
+        Some(loaded) if loaded.program.is_err() => "loaded-without-program",
+        Some(loaded) if loaded.parked => "loaded-parked",
+        Some(_) => "loaded",
+    }
+}
+
 /// What an action is, for the log.
 pub(super) fn action(action: &Action<SimEnv>) -> String {
     match action {
         Action::Append(item) => {
             let rows: Vec<String> =
                 item.append.rows.iter().map(|row| format!("{} {}", row.seq, kind(row))).collect();
+            let status = match &item.append.status {
+                None => "",
+                Some(StatusChange::Close(_)) => " (closes)",
+                Some(StatusChange::Park { .. }) => " (parks)",
+                Some(StatusChange::Pause) => " (pauses)",
+                Some(StatusChange::Run) => " (runs)",
+            };
             format!(
-                "append {} of {}: {:?}, starts {}, sends {}, consumes {}, tasks {}, timers {}-{}",
+                "append {} of {}{status}: {:?}, starts {}, sends {}, consumes {}, tasks {}, timers {}-{}",
                 item.ticket,
                 item.append.run,
                 rows,
@@ -99,6 +117,18 @@ pub(super) fn action(action: &Action<SimEnv>) -> String {
         Action::TimerDue(due_ms) => format!("timer due at {due_ms}"),
         Action::Closed(run) => format!("closed {run}"),
         Action::Drained(_) => "drained".to_owned(),
+    }
+}
+
+/// Which run an action is about, if it is about one.
+pub(super) fn run_of(action: &Action<SimEnv>) -> Option<RunId> {
+    match action {
+        Action::Append(item) => Some(item.append.run),
+        Action::Activate(job) => Some(job.key().0),
+        Action::StartAttempt(new) => Some(new.identity.run),
+        Action::Deliver(_, attempt) => Some(attempt.identity.run),
+        Action::Read { run, .. } | Action::Closed(run) => Some(*run),
+        _ => None,
     }
 }
 

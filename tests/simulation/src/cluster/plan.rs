@@ -19,6 +19,8 @@ pub struct Plan {
     pub hosts: usize,
     /// Remote workers.
     pub workers: usize,
+    /// What takes its time.
+    pub(super) slow: Vec<Slow>,
     /// What the workflows do, by their numbers.
     pub scripts: Vec<Script>,
     /// When what happens, in microseconds from the beginning, in this order.
@@ -80,15 +82,10 @@ pub enum External {
         to: &'static str,
         number: u64,
     },
-    /// A host dies as soon as it has carried out so many more actions.
+    /// A host dies as soon as it has carried out so many more actions; none: now.
     Crash {
         host: usize,
         after_actions: u32,
-    },
-    /// A host dies with the next action of this kind.
-    CrashAt {
-        host: usize,
-        action: &'static str,
     },
     /// A host is stopped as an operator stops it.
     Stop {
@@ -115,12 +112,6 @@ pub enum External {
     Failover {
         commits: u64,
     },
-    /// The same, with the next action of this kind that a host carries out.
-    FailoverAt {
-        host: usize,
-        action: &'static str,
-        commits: u64,
-    },
     /// The database's clock steps.
     ClockStep {
         ms: i64,
@@ -144,13 +135,19 @@ pub enum External {
     ShortOfMemory {
         host: usize,
     },
+    /// The same happens with the next action of this kind that a host carries out, by its first word in the log.
+    At {
+        host: usize,
+        action: &'static str,
+        then: Box<External>,
+    },
 }
 
 impl External {
     /// Whether it is a fault, and not something that a client asks for.
     pub fn is_fault(&self) -> bool {
         !matches!(
-            self,
+            self.what(),
             Self::Start { .. }
                 | Self::Signal { .. }
                 | Self::Update { .. }
@@ -163,7 +160,43 @@ impl External {
                 | Self::Resume { .. }
         )
     }
+
+    /// What happens, whenever that is.
+    pub fn what(&self) -> &Self {
+        match self {
+            Self::At { then, .. } => then.what(),
+            now => now,
+        }
+    }
+
+    /// Whom a client or an operator asks something of.
+    pub(super) fn asked_of(&self) -> Option<&str> {
+        match self {
+            Self::Signal { id, .. }
+            | Self::Update { id, .. }
+            | Self::Cancel { id }
+            | Self::Terminate { id }
+            | Self::Pause { id }
+            | Self::Resume { id }
+            | Self::Retry { id }
+            | Self::Repair { id }
+            | Self::Reset { id, .. }
+            | Self::Fork { id, .. } => Some(id),
+            _ => None,
+        }
+    }
 }
+
+/// What takes its time in some seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slow {
+    Guests,
+    Attempts,
+    Reads,
+    Writes,
+}
+
+const SLOW: [Slow; 4] = [Slow::Guests, Slow::Attempts, Slow::Reads, Slow::Writes];
 
 /// Ids of confluent runs. Nobody sends them anything.
 pub(super) const CONFLUENT_IDS: [&str; 3] = ["cf0", "cf1", "cf2"];
@@ -176,8 +209,10 @@ const CONFLUENT_FORK_IDS: [&str; 2] = ["cfk0", "cfk1"];
 const CRASHES: [&str; 10] =
     ["activate", "append", "attempt", "begin", "deferred", "deliver", "find", "post", "read", "settled"];
 
-/// Actions with which failovers come, named in the same way: a run is read, or somebody has just been told of what was
-/// committed.
+/// Actions with which clients and operators ask for something of a run, which is what the action is about.
+const ASKED_AT: [&str; 6] = ["activate", "activate", "append", "attempt", "deliver", "read"];
+
+/// Actions with which failovers come: a run is read, or somebody has just been told of what was committed.
 const FAILOVERS: [&str; 8] =
     ["attempt", "closed", "deliver", "parked", "parked", "parked", "read", "settled"];
 
@@ -204,25 +239,36 @@ impl Plan {
             let start = start(&mut rng, (*id).to_owned(), true);
             events.push((rng.below(FAULTS_END_US / 4), start));
         }
+        // Of every kind a little says less than much of some: each seed has kinds of its own.
+        let kinds = some_of(&mut rng, ASKED_KINDS, 500);
         for _ in 0..rng.below(11) {
-            let asked = asked(&mut rng);
-            events.push((rng.below(FAULTS_END_US), asked));
+            let (kind, at_us) = (*rng.pick(&kinds), rng.below(FAULTS_END_US));
+            let asked = asked(&mut rng, kind);
+            if let (External::Pause { id }, true) = (&asked, rng.chance(500)) {
+                events.push((at_us + rng.below(2_000_000), External::Resume { id: id.clone() }));
+            }
+            let at_once = rng.chance(600);
+            let (action, host) = (ASKED_AT[rng.below(6) as usize], rng.below(hosts as u64) as usize);
+            events.push((at_us, if at_once { asked } else { at(host, action, asked) }));
         }
+        let kinds = some_of(&mut rng, FAULT_KINDS, 300);
         // Some seeds have none: then everything has to go as if there were no faults at all.
         for _ in 0..rng.below(10) {
-            let fault = fault(&mut rng, hosts);
-            events.push((rng.below(FAULTS_END_US), fault));
+            let kind = *rng.pick(&kinds);
+            events.push((rng.below(FAULTS_END_US), fault(&mut rng, hosts, kind)));
         }
         if rng.chance(50) {
             // Hosts die over attempts, one after the other: so some are made on trial.
             let first_us = rng.below(FAULTS_END_US / 2);
             for place in 0..6 {
                 let host = rng.below(hosts as u64) as usize;
-                events.push((first_us + place * 3_000_000, External::CrashAt { host, action: "attempt" }));
+                let crash = at(host, "attempt", External::Crash { host, after_actions: 0 });
+                events.push((first_us + place * 3_000_000, crash));
             }
         }
         events.sort_by_key(|(at, _)| *at);
-        Self { seed, hosts, workers, scripts, events }
+        let slow = SLOW.into_iter().filter(|_| rng.chance(200)).collect();
+        Self { seed, hosts, workers, slow, scripts, events }
     }
 
     /// How many guests each host keeps in memory: from one, so that they come and go all the time.
@@ -242,10 +288,12 @@ impl Plan {
 
     /// Whether the database ever loses commits.
     pub(super) fn loses_commits(&self) -> bool {
-        let loses =
-            |event: &External| matches!(event, External::Failover { .. } | External::FailoverAt { .. });
-        self.events.iter().any(|(_, event)| loses(event))
+        self.events.iter().any(|(_, event)| matches!(event.what(), External::Failover { .. }))
     }
+}
+
+fn at(host: usize, action: &'static str, then: External) -> External {
+    External::At { host, action, then: Box::new(then) }
 }
 
 fn start(rng: &mut Rng, id: String, is_confluent: bool) -> External {
@@ -268,53 +316,68 @@ fn updates(rng: &mut Rng, started_us: u64, start: &External) -> Vec<(u64, Extern
     (0..count).map(update).collect()
 }
 
-fn asked(rng: &mut Rng) -> External {
+/// Kinds out of so many, each with this chance in a thousand, and at least one.
+fn some_of(rng: &mut Rng, kinds: u64, per_mille: u64) -> Vec<u64> {
+    let at_least = rng.below(kinds);
+    (0..kinds).filter(|kind| rng.chance(per_mille) || *kind == at_least).collect()
+}
+
+/// How many kinds of things are asked of runs.
+const ASKED_KINDS: u64 = 10;
+
+fn asked(rng: &mut Rng, kind: u64) -> External {
     let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
-    match rng.below(22) {
-        0..=4 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
-        5 | 6 => External::Cancel { id },
-        7 => External::Terminate { id },
-        8 | 9 | 20 | 21 => External::Pause { id },
-        10 => External::Resume { id },
-        11 => External::Retry { id },
-        12..=15 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },
-        16 | 17 => {
+    match kind {
+        0 | 1 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
+        2 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },
+        3 => External::Cancel { id },
+        4 => External::Terminate { id },
+        5 if rng.chance(600) => External::Pause { id },
+        5 => External::Resume { id },
+        6 => External::Retry { id },
+        7 => External::Repair { id },
+        8 => {
             let id = if rng.chance(200) { (*rng.pick(&CHILD_IDS)).to_owned() } else { id };
             External::Reset { id, number: rng.next_u64(), drops_signals: rng.chance(300) }
         }
-        18 => {
+        _ => {
             let is_confluent = rng.chance(500);
             let place = rng.below(2) as usize;
             let id = if is_confluent { CONFLUENT_IDS[place].to_owned() } else { id };
             let to = if is_confluent { CONFLUENT_FORK_IDS[place] } else { FORK_IDS[place] };
             External::Fork { id, to, number: rng.next_u64() }
         }
-        _ => External::Repair { id },
     }
 }
 
-fn fault(rng: &mut Rng, hosts: usize) -> External {
+/// How many kinds of faults there are to draw from.
+const FAULT_KINDS: u64 = 13;
+
+fn fault(rng: &mut Rng, hosts: usize, kind: u64) -> External {
     let host = rng.below(hosts as u64) as usize;
-    match rng.below(23) {
-        0..=2 => External::Crash { host, after_actions: rng.below(40) as u32 },
-        3 => External::CrashAt { host, action: CRASHES[rng.below(10) as usize] },
-        4 => External::Stop { host },
-        5 | 6 => External::Freeze { host, us: rng.below(8_000_000) },
-        7 | 8 => External::LoseReply { host },
-        9 => External::LoseStatement { host },
-        10 => External::DeclareDead { host },
-        11 | 12 => External::Failover { commits: 1 + rng.below(12) },
-        13 => External::ClockStep { ms: rng.below(4_000) as i64 - 2_000 },
-        14 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
-        15 | 16 => {
+    match kind {
+        0 => External::Crash { host, after_actions: rng.below(40) as u32 },
+        1 => {
+            let action = CRASHES[rng.below(10) as usize];
+            at(host, action, External::Crash { host, after_actions: 0 })
+        }
+        2 => External::Stop { host },
+        3 => External::Freeze { host, us: rng.below(8_000_000) },
+        4 => External::LoseReply { host },
+        5 => External::LoseStatement { host },
+        6 => External::DeclareDead { host },
+        7 if rng.chance(500) => External::Failover { commits: 1 + rng.below(12) },
+        7 => {
+            let action = FAILOVERS[rng.below(8) as usize];
+            at(host, action, External::Failover { commits: 1 + rng.below(4) })
+        }
+        8 => External::ClockStep { ms: rng.below(4_000) as i64 - 2_000 },
+        9 => External::Serve { activity: if rng.chance(500) { "far0" } else { "far1" } },
+        10 => {
             let workflow = rng.below(WORKFLOWS.len() as u64) as usize;
             External::Unloadable { host, workflow, us: rng.below(FAULTS_END_US), is_final: rng.chance(500) }
         }
-        17..=19 => External::Misread { host },
-        20 | 21 => {
-            let action = FAILOVERS[rng.below(8) as usize];
-            External::FailoverAt { host, action, commits: 1 + rng.below(4) }
-        }
+        11 => External::Misread { host },
         _ => External::ShortOfMemory { host },
     }
 }

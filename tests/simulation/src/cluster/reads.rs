@@ -11,6 +11,7 @@ use backstitch_scheduler::{
 
 use super::env::{Program, SimEnv};
 use super::event::{HostEvent, Read};
+use super::plan::Slow;
 use super::state::Cluster;
 
 /// How long a batch waits for a component, and how long a host waits before it tries once more, in microseconds.
@@ -64,7 +65,7 @@ impl Cluster {
             self.met("misread");
         }
         let ledger = fold(read.run, &rows);
-        let us = self.delay(1_500);
+        let us = self.delay_of(Slow::Reads, 1_500);
         self.tell_later(host, us, HostEvent::ReadBeside(read, claimed, Box::new(ledger)));
     }
 
@@ -76,7 +77,7 @@ impl Cluster {
         let program = read.program.unwrap_or_else(|| Err(unloadable("nobody has loaded it")));
         let result = LoadedRun::<SimEnv>::new(claimed, program, ledger, derived, ((), false));
         let loaded = Loaded { run: read.run, number: read.number, result: Some(result) };
-        let us = self.delay(500);
+        let us = self.delay_of(Slow::Reads, 500);
         self.tell_later(host, us, HostEvent::Tell(Input::Loaded(Box::new(loaded))));
     }
 

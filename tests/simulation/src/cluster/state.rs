@@ -13,7 +13,7 @@ use super::checks::{Broken, Checks};
 use super::env::{Directory, Program, TENANT};
 use super::event::{Event, Queue, WorkerEvent};
 use super::host::Host;
-use super::plan::Plan;
+use super::plan::{Plan, Slow};
 use super::report::Coverage;
 use super::said::Said;
 use super::sent::Sent;
@@ -129,6 +129,12 @@ impl Cluster {
             _ => 1,
         };
         1 + self.rng.below(usual_us * factor)
+    }
+
+    /// The same, of what may take its time in this seed.
+    pub(super) fn delay_of(&mut self, what: Slow, usual_us: u64) -> u64 {
+        let us = self.delay(usual_us);
+        if self.plan.slow.contains(&what) && self.rng.chance(400) { us + self.rng.below(500_000) } else { us }
     }
 
     /// The database's clock, in milliseconds since the epoch.

@@ -82,8 +82,8 @@ impl Cluster {
         let found = &mut self.hosts[host];
         let Some(term) = found.term.take() else { return };
         found.activations += term.scheduler.figures().activations;
-        (found.crash_in, found.crash_at) = (None, None);
-        (found.next_reply, found.misreads, found.fails_over_at) = (None, false, None);
+        (found.crash_in, found.next_reply, found.misreads) = (None, None, false);
+        found.armed.retain(|(_, external)| !external.is_fault());
         drop(term);
         self.note(|| format!("the term of host {host} is over: {why}"));
         self.after(down_us, Event::Register(host));
