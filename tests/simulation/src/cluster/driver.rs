@@ -65,6 +65,11 @@ impl Cluster {
             Input::Activated(Activated { activation, result: Err(ActivationError::NoRoom(_)), .. }) => {
                 self.checks.comes_back(host, *activation);
             }
+            Input::Activated(Activated { run, result: Err(ActivationError::Abandoned), .. }) => {
+                if let Some(term) = &mut self.hosts[host].term {
+                    term.watch.falls_behind(*run);
+                }
+            }
             Input::Posted { from: (run, op), .. } => self.look_at_message(host, *run, *op),
             _ => {}
         }
@@ -151,6 +156,7 @@ impl Cluster {
             self.tell_later(host, us, HostEvent::Tick);
         }
         done.into_iter().for_each(|source| self.look_soon(host, source, 1_000));
+        self.look_at_those_behind(host);
         self.matched(host, released);
     }
 

@@ -7,9 +7,6 @@ use crate::script::{CHILD_IDS, SIGNALS, Script, UPDATES, WORKFLOW_IDS, WORKFLOWS
 /// Faults begin no later than this, in microseconds. From then on everything has to come to its end.
 pub const FAULTS_END_US: u64 = 40_000_000;
 
-/// Attempts of activities that a host makes at a time.
-pub(super) const ATTEMPTS_MAX: usize = 3;
-
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -19,6 +16,8 @@ pub struct Plan {
     pub hosts: usize,
     /// Remote workers.
     pub workers: usize,
+    /// Attempts of activities that each host makes at a time.
+    pub(super) attempts_max: usize,
     /// What takes its time.
     pub(super) slow: Vec<Slow>,
     /// What the workflows do, by their numbers.
@@ -239,36 +238,13 @@ impl Plan {
             let start = start(&mut rng, (*id).to_owned(), true);
             events.push((rng.below(FAULTS_END_US / 4), start));
         }
-        // Of every kind a little says less than much of some: each seed has kinds of its own.
-        let kinds = some_of(&mut rng, ASKED_KINDS, 500);
-        for _ in 0..rng.below(11) {
-            let (kind, at_us) = (*rng.pick(&kinds), rng.below(FAULTS_END_US));
-            let asked = asked(&mut rng, kind);
-            if let (External::Pause { id }, true) = (&asked, rng.chance(500)) {
-                events.push((at_us + rng.below(2_000_000), External::Resume { id: id.clone() }));
-            }
-            let at_once = rng.chance(600);
-            let (action, host) = (ASKED_AT[rng.below(6) as usize], rng.below(hosts as u64) as usize);
-            events.push((at_us, if at_once { asked } else { at(host, action, asked) }));
-        }
-        let kinds = some_of(&mut rng, FAULT_KINDS, 300);
-        // Some seeds have none: then everything has to go as if there were no faults at all.
-        for _ in 0..rng.below(10) {
-            let kind = *rng.pick(&kinds);
-            events.push((rng.below(FAULTS_END_US), fault(&mut rng, hosts, kind)));
-        }
-        if rng.chance(50) {
-            // Hosts die over attempts, one after the other: so some are made on trial.
-            let first_us = rng.below(FAULTS_END_US / 2);
-            for place in 0..6 {
-                let host = rng.below(hosts as u64) as usize;
-                let crash = at(host, "attempt", External::Crash { host, after_actions: 0 });
-                events.push((first_us + place * 3_000_000, crash));
-            }
-        }
+        let ids: Vec<String> = events.iter().filter_map(|(_, event)| started(event)).collect();
+        events.extend(asked_of_runs(&mut rng, hosts, &ids));
+        events.extend(faults(&mut rng, hosts, &ids));
         events.sort_by_key(|(at, _)| *at);
-        let slow = SLOW.into_iter().filter(|_| rng.chance(200)).collect();
-        Self { seed, hosts, workers, slow, scripts, events }
+        let slow = SLOW.into_iter().filter(|_| rng.chance(300)).collect();
+        let attempts_max = 1 + rng.below(3) as usize;
+        Self { seed, hosts, workers, attempts_max, slow, scripts, events }
     }
 
     /// How many guests each host keeps in memory: from one, so that they come and go all the time.
@@ -316,6 +292,67 @@ fn updates(rng: &mut Rng, started_us: u64, start: &External) -> Vec<(u64, Extern
     (0..count).map(update).collect()
 }
 
+/// Whose start this is, if others may send it something.
+fn started(event: &External) -> Option<String> {
+    match event {
+        External::Start { id, .. } if !CONFLUENT_IDS.contains(&id.as_str()) => Some(id.clone()),
+        _ => None,
+    }
+}
+
+/// A run that is started, or now and then one that may not be there.
+fn some_id(rng: &mut Rng, ids: &[String]) -> String {
+    if rng.chance(850) { rng.pick(ids).clone() } else { (*rng.pick(&WORKFLOW_IDS)).to_owned() }
+}
+
+/// What clients and operators want of runs. Of every kind a little says less than much of some: each seed has kinds of its
+/// own.
+fn asked_of_runs(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, External)> {
+    let kinds = some_of(rng, ASKED_KINDS, 500);
+    let mut events = Vec::new();
+    for _ in 0..rng.below(11) {
+        let (kind, id) = (*rng.pick(&kinds), some_id(rng, ids));
+        let asked = asked(rng, kind, id);
+        let is_armed = rng.chance(400);
+        // Runs are young for the most part.
+        let at_us = rng.below(if is_armed { FAULTS_END_US / 2 } else { FAULTS_END_US });
+        if let (External::Pause { id }, true) = (&asked, rng.chance(500)) {
+            events.push((at_us + rng.below(2_000_000), External::Resume { id: id.clone() }));
+        }
+        let (action, host) = (ASKED_AT[rng.below(6) as usize], rng.below(hosts as u64) as usize);
+        events.push((at_us, if is_armed { at(host, action, asked) } else { asked }));
+    }
+    events
+}
+
+fn faults(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, External)> {
+    let kinds = some_of(rng, FAULT_KINDS, 300);
+    let mut events = Vec::new();
+    // Some seeds have none: then everything has to go as if there were no faults at all.
+    for _ in 0..rng.below(10) {
+        let kind = *rng.pick(&kinds);
+        let (at_us, fault) = (rng.below(FAULTS_END_US), fault(rng, hosts, kind));
+        if matches!(fault, External::Unloadable { .. }) && rng.chance(400) {
+            // Runs come to a host that cannot load them, and are wanted no more.
+            let host = rng.below(hosts as u64) as usize;
+            let crash = External::Crash { host, after_actions: rng.below(20) as u32 };
+            events.push((at_us + rng.below(1_000_000), crash));
+            events.push((at_us + rng.below(9_000_000), External::Terminate { id: some_id(rng, ids) }));
+        }
+        events.push((at_us, fault));
+    }
+    if rng.chance(50) {
+        // Hosts die over attempts, one after the other: so some are made on trial.
+        let first_us = rng.below(FAULTS_END_US / 2);
+        for place in 0..6 {
+            let host = rng.below(hosts as u64) as usize;
+            let crash = at(host, "attempt", External::Crash { host, after_actions: 0 });
+            events.push((first_us + place * 3_000_000, crash));
+        }
+    }
+    events
+}
+
 /// Kinds out of so many, each with this chance in a thousand, and at least one.
 fn some_of(rng: &mut Rng, kinds: u64, per_mille: u64) -> Vec<u64> {
     let at_least = rng.below(kinds);
@@ -325,8 +362,7 @@ fn some_of(rng: &mut Rng, kinds: u64, per_mille: u64) -> Vec<u64> {
 /// How many kinds of things are asked of runs.
 const ASKED_KINDS: u64 = 10;
 
-fn asked(rng: &mut Rng, kind: u64) -> External {
-    let id = (*rng.pick(&WORKFLOW_IDS)).to_owned();
+fn asked(rng: &mut Rng, kind: u64, id: String) -> External {
     match kind {
         0 | 1 => External::Signal { id, name: SIGNALS[rng.below(3) as usize], number: rng.next_u64() },
         2 => External::Update { id, name: UPDATES[rng.below(2) as usize], number: rng.next_u64() },

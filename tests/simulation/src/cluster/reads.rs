@@ -3,10 +3,10 @@
 
 use std::rc::Rc;
 
-use backstitch_core::{Chain, Digest, Fault, FaultKind, RunId, Seq, limits};
+use backstitch_core::{Chain, Digest, Fault, FaultKind, Row, RunId, Seq, limits};
 use backstitch_ledger::{Awaited, ClaimedRun};
 use backstitch_scheduler::{
-    Derived, Input, Ledgered, Loaded, LoadedRun, Wanted, awaited, fold, has_timers, waits_for_calls,
+    Derived, Input, Ledgered, Loaded, LoadedRun, Standing, Wanted, awaited, fold, has_timers, waits_for_calls,
 };
 
 use super::env::{Program, SimEnv};
@@ -60,13 +60,28 @@ impl Cluster {
         // Whatever is read is committed, whether its writer has heard of that or not.
         self.checks.committed(read.run, &self.database);
         if rows.len() > 1 && std::mem::take(&mut self.hosts[host].misreads) {
-            let place = self.rng.below(rows.len() as u64) as usize;
-            rows[place].chain = Chain(!rows[place].chain.0);
-            self.met("misread");
+            self.misread(host, read.run, &mut rows);
         }
         let ledger = fold(read.run, &rows);
         let us = self.delay_of(Slow::Reads, 1_500);
         self.tell_later(host, us, HostEvent::ReadBeside(read, claimed, Box::new(ledger)));
+    }
+
+    /// A ledger comes otherwise than it was written: from a replica that lags, if there is a guest whose host knows better, or
+    /// damaged.
+    fn misread(&mut self, host: usize, run: RunId, rows: &mut Vec<Row>) {
+        let place = self.rng.below(rows.len() as u64) as usize;
+        let is_short = self.rng.chance(700);
+        if let Some(term) = &mut self.hosts[host].term
+            && is_short
+            && term.scheduler.standing(run) == Some(Standing::Reading)
+        {
+            term.watch.begins_anew(run);
+            rows.truncate(place.max(1));
+            return self.met("read-short");
+        }
+        rows[place].chain = Chain(!rows[place].chain.0);
+        self.met("misread");
     }
 
     pub(super) fn read_beside(&mut self, host: usize, read: Read, claimed: ClaimedRun, ledger: Ledgered) {

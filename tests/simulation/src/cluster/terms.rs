@@ -10,7 +10,6 @@ use backstitch_scheduler::{Config, Scheduler};
 use super::env::{Shared, SimEnv};
 use super::event::{Event, HostEvent};
 use super::host::{LEASE_MS, Term};
-use super::plan::ATTEMPTS_MAX;
 use super::state::Cluster;
 use super::watch::Watch;
 use crate::model::Writer;
@@ -34,7 +33,7 @@ impl Cluster {
             began: Moment(Duration::from_micros(self.now_us)),
             activations: self.hosts[host].activations,
             warm_runs_max: self.plan.warm_max(),
-            attempts_max: ATTEMPTS_MAX,
+            attempts_max: self.plan.attempts_max,
             check_activations: self.plan.seed.is_multiple_of(4),
         };
         let scheduler = Scheduler::new(config, SimEnv(Rc::clone(&shared)));
@@ -56,7 +55,7 @@ impl Cluster {
             attempts: Default::default(),
             abandoned: Default::default(),
             late: Default::default(),
-            watch: Watch::new(self.now_us),
+            watch: Watch::new(self.now_us, self.plan.attempts_max),
             is_reading: false,
             walk: None,
             looks: Default::default(),

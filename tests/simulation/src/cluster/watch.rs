@@ -8,11 +8,12 @@ use backstitch_scheduler::{Job, NewAttempt, PendingEvent, own_timers};
 
 use super::checks::Broken;
 use super::env::SimEnv;
-use super::plan::ATTEMPTS_MAX;
 
 /// What is known of one term.
 pub(super) struct Watch {
     began_us: u64,
+    /// Attempts that a host makes at a time.
+    attempts_max: usize,
     /// Places of attempts that are taken.
     places: usize,
     /// Something was on trial.
@@ -39,6 +40,10 @@ pub(super) struct Watch {
     delivered: BTreeSet<TaskLease>,
     /// Calls whose commands are committed and whose first attempts are to be made here.
     queued: BTreeSet<(RunId, Op)>,
+    /// Runs whose calls may wait no more since appends had an answer.
+    given_up: BTreeSet<RunId>,
+    /// Runs whose guests were abandoned on their way: no other guest has had what they were given.
+    behind: BTreeSet<RunId>,
 }
 
 /// What is to happen when an append is committed.
@@ -58,9 +63,10 @@ struct Owed {
 }
 
 impl Watch {
-    pub(super) fn new(began_us: u64) -> Self {
+    pub(super) fn new(began_us: u64, attempts_max: usize) -> Self {
         Self {
             began_us,
+            attempts_max,
             places: 0,
             has_trials: false,
             has_tried: false,
@@ -74,6 +80,8 @@ impl Watch {
             left: BTreeSet::new(),
             delivered: BTreeSet::new(),
             queued: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            behind: BTreeSet::new(),
         }
     }
 
@@ -102,6 +110,7 @@ impl Watch {
         }
         if is_led_no_more || append.rows.iter().any(abandons) {
             // Which calls still wait is the run's affair.
+            self.given_up.insert(run);
             self.queued.retain(|(queued, _)| *queued != run);
             self.owed.values_mut().filter(|owed| owed.run == run).for_each(|owed| owed.calls.clear());
         }
@@ -122,12 +131,13 @@ impl Watch {
 
     /// A guest is given outcomes. At most one is not committed, and then nothing before it is on its way.
     pub(super) fn activates(
-        &self,
+        &mut self,
         job: &Job<SimEnv>,
         is_committed: impl Fn(RunId, Seq) -> bool,
     ) -> Result<(), Broken> {
         let (run, _) = job.key();
         let (Job::Begin { events, .. } | Job::Resume { events, .. }) = job;
+        self.behind.remove(&run);
         if self.paused.contains(&run) {
             return Err(format!("the guest of run {run} goes on, which is paused"));
         }
@@ -152,8 +162,8 @@ impl Watch {
         let (run, op) = (new.identity.run, new.op);
         self.places += 1;
         self.has_tried |= is_tried;
-        if self.places > ATTEMPTS_MAX + usize::from(self.has_tried) {
-            return Err(format!("{} attempts have places, of {ATTEMPTS_MAX}", self.places));
+        if self.places > self.attempts_max + usize::from(self.has_tried) {
+            return Err(format!("{} attempts have places, of {}", self.places, self.attempts_max));
         }
         if self.paused.contains(&run) {
             return Err(format!("an attempt of op {op} of run {run} begins, which is paused"));
@@ -169,6 +179,21 @@ impl Watch {
     /// Calls whose first attempts wait for their turn. None in a term with trials: calls may wait for those as well.
     pub(super) fn queued(&self) -> impl Iterator<Item = (RunId, Op)> {
         self.queued.iter().filter(|_| !self.has_trials).copied()
+    }
+
+    /// A run is about to be rewound: attempts whose outcomes are not recorded are made once more.
+    pub(super) fn begins_anew(&mut self, run: RunId) {
+        self.attempted.retain(|(attempted, ..)| *attempted != run);
+    }
+
+    /// A guest was abandoned on its way.
+    pub(super) fn falls_behind(&mut self, run: RunId) {
+        self.behind.insert(run);
+    }
+
+    /// Runs that no other guest leads since, although nothing of them is on its way.
+    pub(super) fn behind(&self) -> impl Iterator<Item = RunId> {
+        self.behind.iter().copied().filter(|run| self.is_settled(*run))
     }
 
     /// Whether nothing of a run is on its way to its ledger.
@@ -215,6 +240,7 @@ impl Watch {
     /// These appends are about to have an answer.
     pub(super) fn answers(&mut self, tickets: &[u64]) -> Vec<Owes> {
         let owed: Vec<Owed> = tickets.iter().filter_map(|ticket| self.owed.remove(ticket)).collect();
+        self.given_up.clear();
         self.left.extend(owed.iter().flat_map(|owed| &owed.deferred));
         owed.into_iter().map(Owes).collect()
     }
@@ -225,7 +251,7 @@ impl Watch {
         if refused.contains(&run) {
             return Ok(());
         }
-        if !self.paused.contains(&run) {
+        if !self.paused.contains(&run) && !self.given_up.contains(&run) {
             let calls = owed.calls.iter().map(|op| (run, *op));
             self.queued.extend(calls.filter(|call| !self.begun.contains(call)));
         }

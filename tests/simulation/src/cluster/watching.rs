@@ -3,7 +3,7 @@
 use backstitch_core::run::OpenOp;
 use backstitch_core::{Fault, FaultKind, Op, Run, RunId, RunStatus, Seq, limits};
 use backstitch_ledger::{Append, Outcome, PoisonKind, StatusChange};
-use backstitch_scheduler::{Job, NewAttempt};
+use backstitch_scheduler::{Job, NewAttempt, Standing};
 
 use super::checks::Broken;
 use super::env::SimEnv;
@@ -22,7 +22,7 @@ impl Cluster {
         let (Job::Begin { events, .. } | Job::Resume { events, .. }) = job;
         let holds = self.checks.activates(host, run, activation, events.last().map(|event| event.seq));
         self.check(holds);
-        let Some(term) = &self.hosts[host].term else { return };
+        let Some(term) = &mut self.hosts[host].term else { return };
         let holds = term.watch.activates(job, |run, seq| self.checks.is_committed(run, seq));
         self.check_unless_lost(holds);
         let is_resumed = matches!(job, Job::Resume { .. });
@@ -41,6 +41,20 @@ impl Cluster {
             && !self.plan.events.iter().any(steps)
         {
             self.check(Err(format!("run {run} begins before its time, {at_ms}")));
+        }
+    }
+
+    /// Whatever could be led is, after every step.
+    pub(super) fn look_at_those_behind(&mut self, host: usize) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let waits = |run: &RunId| {
+            term.scheduler.standing(*run) == Some(Standing::Ready)
+                && self.owns(host, *run)
+                && self.database.losses_of(*run).is_some_and(|(losses, _)| losses == 0)
+        };
+        let found = term.watch.behind().find(waits);
+        if let Some(run) = found {
+            self.check_unless_lost(Err(format!("the guest of run {run} was abandoned, and nobody goes on")));
         }
     }
 
