@@ -17,7 +17,7 @@ const LINES_MAX: usize = 400_000;
 #[derive(Debug, Parser)]
 struct Cli {
     /// How many seeds
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = simulation::SEEDS)]
     seeds: u64,
     /// Play this seed alone, and show all that happens
     #[arg(long)]

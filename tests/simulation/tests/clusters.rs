@@ -5,10 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use simulation::SEEDS;
 use simulation::cluster::{Cluster, External, Plan};
-
-/// Seeds that CI plays. All of them, in about a minute on two cores.
-const SEEDS: u64 = 10_000;
 
 fn play(seed: u64) -> Option<String> {
     let failure = Cluster::new(Plan::new(seed)).run().failure?;

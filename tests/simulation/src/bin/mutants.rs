@@ -26,8 +26,8 @@ const MEMORY_KIB: &str = "6000000";
 struct Cli {
     /// These alone; none: all
     names: Vec<String>,
-    /// How many seeds may pass before a mutant has survived
-    #[arg(long, default_value_t = 3_000)]
+    /// How many seeds may pass before a mutant has survived; unless told, as many as CI plays
+    #[arg(long, default_value_t = simulation::SEEDS)]
     seeds: u64,
     /// Say at the end what came of each, as JSON on the standard output
     #[arg(long)]

@@ -16,6 +16,8 @@ pub struct Plan {
     pub hosts: usize,
     /// Remote workers.
     pub workers: usize,
+    /// When they come, in microseconds.
+    pub(super) workers_from_us: u64,
     /// Attempts of activities that each host makes at a time.
     pub(super) attempts_max: usize,
     /// What takes its time.
@@ -244,7 +246,8 @@ impl Plan {
         events.sort_by_key(|(at, _)| *at);
         let slow = SLOW.into_iter().filter(|_| rng.chance(300)).collect();
         let attempts_max = 1 + rng.below(3) as usize;
-        Self { seed, hosts, workers, attempts_max, slow, scripts, events }
+        let workers_from_us = if rng.chance(200) { FAULTS_END_US } else { 1_000 };
+        Self { seed, hosts, workers, workers_from_us, attempts_max, slow, scripts, events }
     }
 
     /// How many guests each host keeps in memory: from one, so that they come and go all the time.
@@ -325,6 +328,33 @@ fn asked_of_runs(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, Exter
     events
 }
 
+/// What makes a fault matter that is harmless mostly, and how much later it comes.
+fn comes_with(rng: &mut Rng, hosts: usize, ids: &[String], fault: &External) -> Vec<(u64, External)> {
+    match fault {
+        // Runs come to a host that cannot load them, and are wanted no more.
+        External::Unloadable { .. } if rng.chance(600) => {
+            let host = rng.below(hosts as u64) as usize;
+            let crash = External::Crash { host, after_actions: rng.below(20) as u32 };
+            let mut events = vec![(rng.below(1_000_000), crash)];
+            for id in ids {
+                events.push((rng.below(9_000_000), External::Terminate { id: id.clone() }));
+            }
+            events
+        }
+        // What is asked of a run while its ledger is read.
+        External::Misread { host } if rng.chance(500) => {
+            let asked = ids.iter().map(|id| {
+                let id = id.clone();
+                let asked =
+                    if rng.chance(700) { External::Cancel { id } } else { External::Terminate { id } };
+                (0, at(*host, "read", asked))
+            });
+            asked.collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn faults(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, External)> {
     let kinds = some_of(rng, FAULT_KINDS, 300);
     let mut events = Vec::new();
@@ -332,13 +362,7 @@ fn faults(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, External)> {
     for _ in 0..rng.below(10) {
         let kind = *rng.pick(&kinds);
         let (at_us, fault) = (rng.below(FAULTS_END_US), fault(rng, hosts, kind));
-        if matches!(fault, External::Unloadable { .. }) && rng.chance(400) {
-            // Runs come to a host that cannot load them, and are wanted no more.
-            let host = rng.below(hosts as u64) as usize;
-            let crash = External::Crash { host, after_actions: rng.below(20) as u32 };
-            events.push((at_us + rng.below(1_000_000), crash));
-            events.push((at_us + rng.below(9_000_000), External::Terminate { id: some_id(rng, ids) }));
-        }
+        events.extend(comes_with(rng, hosts, ids, &fault).into_iter().map(|(us, event)| (at_us + us, event)));
         events.push((at_us, fault));
     }
     if rng.chance(50) {

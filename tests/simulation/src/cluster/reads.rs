@@ -59,11 +59,13 @@ impl Cluster {
         let mut rows = self.database.rows(read.run, Seq(0), usize::MAX);
         // Whatever is read is committed, whether its writer has heard of that or not.
         self.checks.committed(read.run, &self.database);
+        let mut us = self.delay_of(Slow::Reads, 1_500);
         if rows.len() > 1 && std::mem::take(&mut self.hosts[host].misreads) {
             self.misread(host, read.run, &mut rows);
+            // Whoever answers so is slow as well.
+            us += self.rng.below(100_000);
         }
         let ledger = fold(read.run, &rows);
-        let us = self.delay_of(Slow::Reads, 1_500);
         self.tell_later(host, us, HostEvent::ReadBeside(read, claimed, Box::new(ledger)));
     }
 

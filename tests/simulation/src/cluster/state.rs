@@ -110,7 +110,7 @@ impl Cluster {
             self.after(0, Event::Register(host));
         }
         for worker in 0..self.workers.len() {
-            self.after(1_000, Event::Worker(worker, WorkerEvent::Poll));
+            self.after(self.plan.workers_from_us, Event::Worker(worker, WorkerEvent::Poll));
         }
         for place in 0..self.plan.events.len() {
             self.queue.push(self.plan.events[place].0, Event::External(place));

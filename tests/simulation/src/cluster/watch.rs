@@ -42,6 +42,8 @@ pub(super) struct Watch {
     queued: BTreeSet<(RunId, Op)>,
     /// Runs whose calls may wait no more since appends had an answer.
     given_up: BTreeSet<RunId>,
+    /// Runs that were to begin anew from what was read of them.
+    rewound: BTreeSet<RunId>,
     /// Runs whose guests were abandoned on their way: no other guest has had what they were given.
     behind: BTreeSet<RunId>,
 }
@@ -81,6 +83,7 @@ impl Watch {
             delivered: BTreeSet::new(),
             queued: BTreeSet::new(),
             given_up: BTreeSet::new(),
+            rewound: BTreeSet::new(),
             behind: BTreeSet::new(),
         }
     }
@@ -170,7 +173,9 @@ impl Watch {
         }
         self.queued.remove(&(run, op));
         self.begun.insert((run, op));
-        match self.attempted.insert((run, op, new.attempt)) {
+        let attempt = (run, op, new.attempt);
+        let is_again = self.is_rewound(run) && self.aborted.remove(&attempt);
+        match self.attempted.insert(attempt) || is_again {
             true => Ok(()),
             false => Err(format!("attempt {} of op {op} of run {run} begins twice", new.attempt)),
         }
@@ -181,9 +186,14 @@ impl Watch {
         self.queued.iter().filter(|_| !self.has_trials).copied()
     }
 
-    /// A run is about to be rewound: attempts whose outcomes are not recorded are made once more.
+    /// A run is about to be rewound: attempts that are aborted by that are made once more.
     pub(super) fn begins_anew(&mut self, run: RunId) {
-        self.attempted.retain(|(attempted, ..)| *attempted != run);
+        self.rewound.insert(run);
+    }
+
+    /// Whether that may have happened to a run.
+    pub(super) fn is_rewound(&self, run: RunId) -> bool {
+        self.rewound.contains(&run)
     }
 
     /// A guest was abandoned on its way.

@@ -63,7 +63,8 @@ impl Cluster {
         let Some(term) = &self.hosts[host].term else { return };
         let waits = self.beside.run(run).is_some_and(|run| run.open_op(op).is_some());
         let is_running = self.database.status_of(run) == Some(RunStatus::Running) && self.owns(host, run);
-        if waits && is_running && term.scheduler.standing(run).is_none() {
+        let has_left = term.scheduler.standing(run).is_none() && !term.watch.is_rewound(run);
+        if waits && is_running && has_left {
             self.check_unless_lost(Err(format!(
                 "run {run} has left memory while its message of op {op} was sent"
             )));
