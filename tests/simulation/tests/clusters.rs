@@ -1,4 +1,7 @@
 //! Clusters in simulated time, with faults: what is promised holds for every seed.
+//!
+//! A seed that finds a defect means something else as soon as plans are drawn otherwise. So what is kept of it is a mutant in
+//! `mutants.txt`, which puts the defect back.
 
 #![allow(clippy::unwrap_used, reason = "a test may stop at what it did not expect")]
 
@@ -54,7 +57,7 @@ fn every_kind_of_fault_comes_up() {
         plan.events.into_iter().filter(|(_, event)| event.is_fault()).map(|(_, event)| kind(&event))
     };
     let met: BTreeSet<String> = (0..500).map(Plan::new).flat_map(kinds).collect();
-    assert_eq!(met.len(), 15, "{met:?}");
+    assert_eq!(met.len(), 14, "{met:?}");
 }
 
 /// What no scheduler is told of, and happens around it.
@@ -67,7 +70,8 @@ fn whatever_clients_workers_and_operators_do_comes_up() {
         }
     }
     let names = "update-refused update-unanswered update-answered update-failed reset fork misread \
-        failover heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing";
+        failover heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing \
+        read-short";
     for name in names.split_whitespace() {
         assert!(met.contains_key(name), "{name} in {met:?}");
     }
@@ -75,20 +79,4 @@ fn whatever_clients_workers_and_operators_do_comes_up() {
 
 fn kind(event: &External) -> String {
     format!("{event:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
-}
-
-/// Seeds that have found a defect. Each is here for what it found; as the simulation changes, it may meet that no more.
-#[test]
-fn seeds_that_have_failed_do_not_fail_again() {
-    // 137, 139: a failover took back a task that no row tells of, and the run that waited for it was not in memory.
-    // 19,342: a failover took back a claim, and the host closed a run that was not its own: rows without a status.
-    // 113: a run whose parking was on its way was led on, and was parked for ever.
-    // 1,014: a failover took back that a run was parked which had never been in memory.
-    // 1,119: what attempts had said was forgotten with one that was lost on trial.
-    // 1,628: a fork of a run that was paused left rows out, and all behind them moved up.
-    // 4,613: an attempt began twice, for a failover brought back its task.
-    // 6,172: what was said with a task was forgotten, for its run was paused when it was given back.
-    let seeds = [113, 137, 139, 1_014, 1_119, 1_628, 4_613, 6_172, 19_342];
-    let failed: Vec<String> = seeds.into_iter().filter_map(play).collect();
-    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }

@@ -157,6 +157,7 @@ impl Cluster {
         }
         done.into_iter().for_each(|source| self.look_soon(host, source, 1_000));
         self.look_at_those_behind(host);
+        self.look_at_those_left(host);
         self.matched(host, released);
     }
 
@@ -242,6 +243,7 @@ impl Cluster {
         self.check_unless_lost(holds);
         self.look_at_parking(&item.append);
         self.look_at_last_words(&item.append);
+        self.look_at_fired(host, &item.append);
         let Some(term) = &mut self.hosts[host].term else { return };
         let holds = term.watch.sends(&item);
         self.check_unless_lost(holds);

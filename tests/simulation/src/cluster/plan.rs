@@ -331,6 +331,10 @@ fn asked_of_runs(rng: &mut Rng, hosts: usize, ids: &[String]) -> Vec<(u64, Exter
 /// What makes a fault matter that is harmless mostly, and how much later it comes.
 fn comes_with(rng: &mut Rng, hosts: usize, ids: &[String], fault: &External) -> Vec<(u64, External)> {
     match fault {
+        // The database forgets that a run was parked.
+        External::Unloadable { host, .. } | External::Misread { host } if rng.chance(200) => {
+            vec![(0, at(*host, "parked", External::Failover { commits: 1 + rng.below(4) }))]
+        }
         // Runs come to a host that cannot load them, and are wanted no more.
         External::Unloadable { .. } if rng.chance(600) => {
             let host = rng.below(hosts as u64) as usize;

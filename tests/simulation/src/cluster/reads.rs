@@ -62,8 +62,8 @@ impl Cluster {
         let mut us = self.delay_of(Slow::Reads, 1_500);
         if rows.len() > 1 && std::mem::take(&mut self.hosts[host].misreads) {
             self.misread(host, read.run, &mut rows);
-            // Whoever answers so is slow as well.
-            us += self.rng.below(100_000);
+            // Whoever answers so may be slow as well.
+            us += self.rng.below(2) * self.rng.below(100_000);
         }
         let ledger = fold(read.run, &rows);
         self.tell_later(host, us, HostEvent::ReadBeside(read, claimed, Box::new(ledger)));

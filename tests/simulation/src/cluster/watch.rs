@@ -206,6 +206,11 @@ impl Watch {
         self.behind.iter().copied().filter(|run| self.is_settled(*run))
     }
 
+    /// Whether a run is paused, as far as its host knows.
+    pub(super) fn is_paused(&self, run: RunId) -> bool {
+        self.paused.contains(&run)
+    }
+
     /// Whether nothing of a run is on its way to its ledger.
     pub(super) fn is_settled(&self, run: RunId) -> bool {
         self.owed.values().all(|owed| owed.run != run)

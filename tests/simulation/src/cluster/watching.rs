@@ -1,7 +1,7 @@
 //! What is looked at while a cluster plays: jobs, attempts and answers of the writer.
 
 use backstitch_core::run::OpenOp;
-use backstitch_core::{Fault, FaultKind, Op, Run, RunId, RunStatus, Seq, limits};
+use backstitch_core::{Fault, FaultKind, Kind, Op, Run, RunId, RunStatus, Seq, limits};
 use backstitch_ledger::{Append, Outcome, PoisonKind, StatusChange};
 use backstitch_scheduler::{Job, NewAttempt, Standing};
 
@@ -58,6 +58,16 @@ impl Cluster {
         }
     }
 
+    /// Attempts are stopped when their run leaves memory.
+    pub(super) fn look_at_those_left(&mut self, host: usize) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let has_left = |(run, _): &&(RunId, Op)| term.scheduler.standing(*run).is_none();
+        let found = term.attempts.keys().find(has_left).copied();
+        if let Some((run, op)) = found {
+            self.check(Err(format!("run {run} has left memory, and an attempt of its op {op} goes on")));
+        }
+    }
+
     /// A host hears what became of a message. It has to know of the run that has sent it, if that waits for it.
     pub(super) fn look_at_message(&mut self, host: usize, run: RunId, op: Op) {
         let Some(term) = &self.hosts[host].term else { return };
@@ -100,6 +110,19 @@ impl Cluster {
         self.check_unless_lost(holds);
         if !has_lease && !is_tried {
             self.check(Err(format!("an attempt of run {run} begins on host {host}, which has no lease")));
+        }
+    }
+
+    /// No sleep ends, and no time of a retry comes, while a run is parked or paused.
+    pub(super) fn look_at_fired(&mut self, host: usize, append: &Append) {
+        let Some(term) = &self.hosts[host].term else { return };
+        let is_parked = self.database.status_of(append.run) == Some(RunStatus::Parked);
+        let is_held = term.watch.is_paused(append.run) || is_parked && term.watch.is_settled(append.run);
+        let is_of_a_timer =
+            append.rows.iter().all(|row| row.kind == Kind::TimerFired.tag()) && append.inbox_done.is_empty();
+        let fires = is_of_a_timer && !append.timers_done.is_empty() && append.status.is_none();
+        if is_held && fires && self.owns(host, append.run) {
+            self.check_unless_lost(Err(format!("a timer of run {} fires, which is held", append.run)));
         }
     }
 
