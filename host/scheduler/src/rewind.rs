@@ -112,8 +112,9 @@ impl<E: Env> Scheduler<E> {
     pub(crate) fn rewind(&mut self, id: RunId) {
         self.abandon_activation(id);
         self.abort_attempts(id);
-        self.drop_speculative(id);
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        // What led here was on its way, or the ledger of a guest that was dropped: nothing is kept back beside either.
+        debug_assert!(slot.speculative.is_none(), "a run is rewound that has something kept back");
         (slot.is_stale, slot.is_reloaded) = (true, true);
         if !matches!(slot.guest, Guest::Busy { .. }) {
             slot.guest = Guest::Evicted;

@@ -9,7 +9,6 @@
 //! | a speculative append | the guest comes back | both are sent as one, if they may join, or one behind the other |
 //! | a speculative append | anything else of the run is to be sent | it is sent before that |
 //! | a speculative append | it is [`SPECULATIVE_MAX`] old | it is sent, and what the guest makes of it follows alone |
-//! | a speculative append | the run is rewound | it is dropped: what led to it comes again |
 //!
 //! Nothing that follows from it leaves the host before the commit, but for attempts of components without imports.
 
@@ -83,16 +82,6 @@ impl<E: Env> Scheduler<E> {
         // The run may have gone on since.
         let upto = append.rows.last().map_or(Seq(1), |row| Seq(row.seq.0 + 1));
         self.submit(id, append, |sent| (sent.upto, sent.waiting) = (upto, waiting));
-    }
-
-    /// Drops what was kept back. The messages that it would have consumed come again.
-    pub(crate) fn drop_speculative(&mut self, id: RunId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(Speculative { append, waiting, .. }) = slot.speculative.take() else { return };
-        for (run, item) in &append.inbox_done {
-            self.in_hand.put_back(*run, *item);
-        }
-        self.disappoint(waiting);
     }
 
     /// Sends those that have waited for long enough, and forgets those that have gone.

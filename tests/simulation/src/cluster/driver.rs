@@ -74,6 +74,7 @@ impl Cluster {
             _ => {}
         }
         let makes_room = matches!(input, Input::ShortOfMemory);
+        let loaded = if let Input::Loaded(loaded) = &input { Some(loaded.run) } else { None };
         let ms = self.host_now_ms(host);
         let now = Now { at: Moment(Duration::from_micros(self.now_us)), ms };
         let Some(term) = &mut self.hosts[host].term else { return };
@@ -102,6 +103,7 @@ impl Cluster {
             }
         }
         self.after_step(host);
+        loaded.into_iter().for_each(|run| self.look_at_parked(host, run));
     }
 
     /// What was to happen with an action of this kind.

@@ -58,6 +58,14 @@ impl Cluster {
         }
     }
 
+    /// A run that is parked is in the database alone: nothing but that says whether it still is.
+    pub(super) fn look_at_parked(&mut self, host: usize, run: RunId) {
+        let Some(term) = &self.hosts[host].term else { return };
+        if term.scheduler.standing(run) == Some(Standing::Parked) && term.watch.is_settled(run) {
+            self.check(Err(format!("run {run} is parked, and stays in memory")));
+        }
+    }
+
     /// Attempts are stopped when their run leaves memory.
     pub(super) fn look_at_those_left(&mut self, host: usize) {
         let Some(term) = &self.hosts[host].term else { return };
