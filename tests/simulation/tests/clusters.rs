@@ -70,7 +70,7 @@ fn whatever_clients_workers_and_operators_do_comes_up() {
         }
     }
     let names = "update-refused update-unanswered update-answered update-failed reset fork misread \
-        failover heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing \
+        with-an-action heartbeat-kept heartbeat-told heartbeat-to-stop heartbeat-too-late component-awaited component-missing \
         read-short";
     for name in names.split_whitespace() {
         assert!(met.contains_key(name), "{name} in {met:?}");

@@ -121,7 +121,9 @@ impl Cluster {
         };
         let comes = |(at, then): &mut (&str, External)| said.starts_with(*at) && is_about(then);
         let armed = self.hosts[host].armed.extract_if(.., comes);
-        armed.map(|(_, external)| external).collect()
+        let external: Vec<External> = armed.map(|(_, external)| external).collect();
+        external.iter().for_each(|_| self.met("with-an-action"));
+        external
     }
 
     /// Whether a host that is to be killed has done enough.
