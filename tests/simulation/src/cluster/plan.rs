@@ -136,7 +136,8 @@ pub enum External {
     ShortOfMemory {
         host: usize,
     },
-    /// The same happens with the next action of this kind that a host carries out, by its first word in the log.
+    /// Something of the above happens, but only with the next action of this kind that a host carries out: the first word of
+    /// that in the log. What is asked of a run waits for an action that is about that run.
     At {
         host: usize,
         action: &'static str,
@@ -145,21 +146,11 @@ pub enum External {
 }
 
 impl External {
-    /// Whether it is a fault, and not something that a client asks for.
+    /// Whether it is a fault, or there to mend one, and not something that a client asks for.
     pub fn is_fault(&self) -> bool {
-        !matches!(
-            self.what(),
-            Self::Start { .. }
-                | Self::Signal { .. }
-                | Self::Update { .. }
-                | Self::Retry { .. }
-                | Self::Reset { .. }
-                | Self::Fork { .. }
-                | Self::Cancel { .. }
-                | Self::Terminate { .. }
-                | Self::Pause { .. }
-                | Self::Resume { .. }
-        )
+        let what = self.what();
+        let is_asked = matches!(what, Self::Start { .. }) || what.asked_of().is_some();
+        !is_asked || matches!(what, Self::Repair { .. })
     }
 
     /// What happens, whenever that is.
