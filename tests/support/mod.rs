@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use backstitch_client::history::Part;
 use backstitch_client::views::{RowView, RunView};
 use backstitch_client::{Client, ClientError, StartRun};
-use backstitch_core::{Json, RunStatus, Seq};
-use backstitch_ledger::Cluster;
+use backstitch_core::{Json, Row, Run, RunId, RunStatus, Scope, Seq};
+use backstitch_ledger::{Cluster, ConnectOptions, Ledger, Page, RunFilter, RunInfo, RunRef};
 use sqlx::{Connection, PgConnection};
 
 /// How long anything may take before the test gives up: never reached by a machine that works.
@@ -400,9 +400,6 @@ impl Drop for TestHost {
 /// Checks what must hold of every ledger in a database, whatever happened: every place once, no gap,
 /// every chain unbroken, every closed run's head where its row says.
 pub async fn check_ledgers(database: &str) {
-    use backstitch_core::{Run, Scope};
-    use backstitch_ledger::{ConnectOptions, Ledger, Page, RunFilter, RunRef};
-
     let ledger = Ledger::connect(ConnectOptions::new(database)).await.unwrap();
     let mut before = None;
     loop {
@@ -411,18 +408,30 @@ pub async fn check_ledgers(database: &str) {
         let Some(last) = runs.last() else { break };
         before = Some(last.run);
         for summary in &runs {
-            let rows = ledger.rows(summary.run, Seq(0), u32::MAX >> 1).await.unwrap();
+            let (rows, info) = rows_and_info(&ledger, summary.run).await;
             let (run, _) = Run::load_all(summary.run, &rows).unwrap_or_else(|corrupt| {
                 panic!("run {} of {}: {corrupt}", summary.run, summary.workflow_id)
             });
-            let info = ledger.run(Scope::DEFAULT, RunRef::Id(summary.run)).await.unwrap().unwrap();
             if let Some((rows, chain)) = info.head {
                 assert_eq!((run.next_seq(), run.chain()), (rows, chain), "head of {}", summary.run);
             }
-            assert_eq!(run.is_open(), summary.status.is_open(), "{summary:?}");
+            assert_eq!(run.is_open(), info.summary.status.is_open(), "{:?}", info.summary);
         }
     }
     ledger.close().await;
+}
+
+/// The rows of a run and what is said of it, of one moment although the run may close meanwhile.
+async fn rows_and_info(ledger: &Ledger, run: RunId) -> (Vec<Row>, RunInfo) {
+    let info = async || ledger.run(Scope::DEFAULT, RunRef::Id(run)).await.unwrap().unwrap();
+    loop {
+        let before = info().await;
+        let rows = ledger.rows(run, Seq(0), u32::MAX >> 1).await.unwrap();
+        let after = info().await;
+        if before.head == after.head {
+            return (rows, after);
+        }
+    }
 }
 
 /// Says that something could not be shown here. Past the harness, which keeps what a test that passes prints to itself.
