@@ -8,7 +8,7 @@
 //! | nothing on its way | a start or an outcome comes, and [`may_speculate`](Slot::may_speculate) | it is kept, and the guest is given it |
 //! | a speculative append | the guest comes back | both are sent as one, if they may join, or one behind the other |
 //! | a speculative append | anything else of the run is to be sent | it is sent before that |
-//! | a speculative append | it is [`SPECULATIVE_MAX`] old | it is sent, and what the guest makes of it follows alone |
+//! | a speculative append | a tick finds it [`SPECULATIVE_MAX`] old | it is sent, and what the guest makes of it follows alone |
 //!
 //! Nothing that follows from it leaves the host before the commit, but for attempts of components without imports.
 
@@ -84,7 +84,8 @@ impl<E: Env> Scheduler<E> {
         self.submit(id, append, |sent| (sent.upto, sent.waiting) = (upto, waiting));
     }
 
-    /// Sends those that have waited for long enough, and forgets those that have gone.
+    /// Sends those that have waited for long enough. For a tick only, and not for every input: what their guests made of
+    /// them may be among the inputs that are there already, and each that goes alone costs an append more.
     pub(crate) fn send_expired(&mut self) {
         let now = self.now.at;
         while let Some((id, until)) = self.deadlines.0.pop_front_if(|(_, until)| *until <= now) {
@@ -93,6 +94,10 @@ impl<E: Env> Scheduler<E> {
                 self.send_speculative(id);
             }
         }
+    }
+
+    /// Forgets the oldest deadlines of those that were sent: nobody has to wake up for them.
+    pub(crate) fn forget_joined(&mut self) {
         let slots = &self.slots;
         let is_gone =
             |(id, _): &mut (RunId, Moment)| slots.get(id).is_none_or(|slot| slot.speculative.is_none());

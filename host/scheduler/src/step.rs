@@ -19,7 +19,7 @@ impl<E: Env> Scheduler<E> {
     pub fn on(&mut self, now: Now, input: Input<E>) -> Vec<Action<E>> {
         self.now = now;
         self.take(input);
-        self.send_expired();
+        self.forget_joined();
         self.start_attempts();
         self.look_at_drain();
         std::mem::take(&mut self.actions)
@@ -52,8 +52,7 @@ impl<E: Env> Scheduler<E> {
             Input::TrialEnded(trial, went_on) => self.on_trial_ended(trial, went_on),
             Input::Woken(wake) => self.on_woken(wake),
             Input::ShortOfMemory => self.make_room(),
-            // What it may lead to is looked for after every input.
-            Input::Tick => {}
+            Input::Tick => self.send_expired(),
             Input::Drain(reply) => self.draining = Some(reply),
         }
     }
