@@ -36,7 +36,7 @@ impl<E: Env> Scheduler<E> {
     fn go_on(&mut self, id: RunId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         match slot.standing(self.now.ms) {
-            Standing::Leaving | Standing::Computing | Standing::Reading => {}
+            Standing::Stale | Standing::Leaving | Standing::Computing | Standing::Reading => {}
             Standing::Gone => self.leave(id),
             Standing::Abandoned => self.abandon_activation(id),
             Standing::Terminated => {

@@ -14,7 +14,8 @@
 //!
 //! | standing | holds if | then |
 //! |---|---|---|
-//! | `Leaving` | it is closed or stale, and something of it is on its way | nothing, until that has an answer |
+//! | `Stale` | it was rewound or parked, and something of it is on its way | nothing, until that has an answer: none of its attempts goes on |
+//! | `Leaving` | it is closed, and something of it is on its way | nothing, until that has an answer |
 //! | `Gone` | it is closed or stale | the slot goes; a stale one may be read again |
 //! | `Abandoned` | its guest computes, and nobody wants what comes of it | the guest is told |
 //! | `Computing` | its guest computes | nothing, until it comes back |
@@ -64,6 +65,7 @@ pub(crate) enum Guest<G> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the table says what each is")]
 pub enum Standing {
+    Stale,
     Leaving,
     Gone,
     Abandoned,
@@ -207,6 +209,8 @@ impl<E: Env> Slot<E> {
     pub(crate) fn standing(&self, now_ms: u64) -> Standing {
         let is_over = !self.run.is_open() || self.is_stale;
         match &self.guest {
+            Guest::Busy { .. } if self.is_stale => Standing::Stale,
+            _ if self.is_stale && self.unacked > 0 => Standing::Stale,
             Guest::Busy { .. } if is_over => Standing::Leaving,
             _ if is_over && self.unacked > 0 => Standing::Leaving,
             _ if is_over => Standing::Gone,

@@ -66,13 +66,16 @@ impl Cluster {
         }
     }
 
-    /// Attempts are stopped when their run leaves memory.
+    /// Attempts are stopped when their run leaves memory, or is to because it was rewound or parked.
     pub(super) fn look_at_those_left(&mut self, host: usize) {
         let Some(term) = &self.hosts[host].term else { return };
-        let has_left = |(run, _): &&(RunId, Op)| term.scheduler.standing(*run).is_none();
+        let has_left =
+            |(run, _): &&(RunId, Op)| matches!(term.scheduler.standing(*run), None | Some(Standing::Stale));
         let found = term.attempts.keys().find(has_left).copied();
         if let Some((run, op)) = found {
-            self.check(Err(format!("run {run} has left memory, and an attempt of its op {op} goes on")));
+            self.check(Err(format!(
+                "run {run} has left memory or is stale, and an attempt of its op {op} goes on"
+            )));
         }
     }
 
