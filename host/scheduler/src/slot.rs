@@ -208,11 +208,10 @@ impl<E: Env> Slot<E> {
     /// Where the run stands: see the table of this file.
     pub(crate) fn standing(&self, now_ms: u64) -> Standing {
         let is_over = !self.run.is_open() || self.is_stale;
+        let is_on_its_way = matches!(self.guest, Guest::Busy { .. }) || self.unacked > 0;
         match &self.guest {
-            Guest::Busy { .. } if self.is_stale => Standing::Stale,
-            _ if self.is_stale && self.unacked > 0 => Standing::Stale,
-            Guest::Busy { .. } if is_over => Standing::Leaving,
-            _ if is_over && self.unacked > 0 => Standing::Leaving,
+            _ if self.is_stale && is_on_its_way => Standing::Stale,
+            _ if is_over && is_on_its_way => Standing::Leaving,
             _ if is_over => Standing::Gone,
             Guest::Busy { .. } if self.is_unwanted() => Standing::Abandoned,
             Guest::Busy { .. } => Standing::Computing,
